@@ -1,0 +1,12 @@
+//! Pure decisions of Tidegate: no I/O, no async, no clock, no randomness. Time and chance are arguments.
+//!
+//! Everything here can be tested in microseconds and replayed from a seed. What performs the effects of
+//! these decisions lives in the crates above (`wire`, `upstream`, `proxy`, `server`).
+
+pub mod address;
+pub mod credential;
+pub mod plan;
+pub mod receipt;
+pub mod refusal;
+pub mod route;
+pub mod tick;

@@ -1,0 +1,235 @@
+//! The receipt: the one record of an exchange.
+//!
+//! It is opened when the request's head has arrived, written to by every stage, travels inside the response
+//! body, and is settled exactly once: when the last byte has left, or when the client or a panic ended it.
+//! Access log, metrics, traces and `GET /explain/ID` are all made from it.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode, Uri, Version};
+use smallvec::SmallVec;
+
+use crate::refusal::Kind;
+use crate::tick::Tick;
+
+/// The most events one receipt keeps; what comes after is counted in [`Receipt::events_dropped`].
+pub const EVENTS_MAX: usize = 64;
+
+/// The record of one exchange.
+#[derive(Debug)]
+pub struct Receipt {
+    /// The request's id, told to the client, the upstream, the log and `/explain`.
+    pub request_id: RequestId,
+    /// When the request's head had arrived.
+    pub started: Tick,
+    /// The request's method.
+    pub method: Method,
+    /// The request's target, as received.
+    pub uri: Uri,
+    /// The request's authority, lower case; empty if it has none.
+    pub host: Arc<str>,
+    /// The request's HTTP version.
+    pub version: Version,
+    /// The address of the client, after trusted proxies were believed.
+    pub client: IpAddr,
+    /// The listener's address it came in by.
+    pub listener: SocketAddr,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// The route's name, once routed.
+    pub route: Option<Arc<str>>,
+    /// The tenant's id, once identified.
+    pub tenant: Option<Arc<str>>,
+    /// The upstream's name, once forwarded.
+    pub upstream: Option<Arc<str>>,
+    /// The endpoint that answered, or was tried last.
+    pub endpoint: Option<SocketAddr>,
+    /// Upstream calls made, the first included, hedges too.
+    pub tries: u32,
+    /// The status told to the client; `None` while none was.
+    pub status: Option<StatusCode>,
+    /// The refusal, if Tidegate answered by itself with a "no".
+    pub refusal: Option<&'static Kind>,
+    /// Request body bytes received.
+    pub request_bytes: u64,
+    /// Response body bytes sent.
+    pub response_bytes: u64,
+    /// When the response's head was handed to the connection.
+    pub answered: Option<Tick>,
+    /// Time spent waiting at the upstream's gate.
+    pub gate_wait: Duration,
+    /// Time spent in upstream calls until their heads.
+    pub upstream_time: Duration,
+    /// How the exchange ended.
+    pub end: End,
+    /// What happened, in order.
+    pub events: SmallVec<[Event; 8]>,
+    /// Events that did not fit.
+    pub events_dropped: u32,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Not yet.
+    Open,
+    /// The whole response was handed to the connection.
+    Complete,
+    /// The client went away first.
+    ClientGone,
+    /// The upstream broke off in the middle of the response's body.
+    UpstreamBroke,
+    /// An Upgrade's tunnel closed.
+    TunnelClosed,
+    /// A panic ended it.
+    Panicked,
+}
+
+impl End {
+    /// The name used in log and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            End::Open => "open",
+            End::Complete => "complete",
+            End::ClientGone => "client-gone",
+            End::UpstreamBroke => "upstream-broke",
+            End::TunnelClosed => "tunnel-closed",
+            End::Panicked => "panicked",
+        }
+    }
+}
+
+/// One thing that happened to an exchange.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When.
+    pub at: Tick,
+    /// What.
+    pub step: Step,
+}
+
+/// What happened to an exchange. Names are shared, so that recording one allocates nothing.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// The route was chosen.
+    Routed,
+    /// The tenant was identified by this kind of credential (`api-key`, `jwt`, `header`, `host`, `address`).
+    Identified(&'static str),
+    /// This limit decided: `remaining` requests were left.
+    Limited {
+        /// The limit's name.
+        limit: Arc<str>,
+        /// Whole requests left after this one.
+        remaining: u64,
+    },
+    /// Waited at the gate of this upstream.
+    Waited(Duration),
+    /// A try began.
+    Try {
+        /// The try's number, from 1.
+        number: u32,
+        /// Where to.
+        endpoint: SocketAddr,
+        /// Why there: `round-robin`, `least-request`, `peak-ewma`, `ring-hash`, `random`, `panic`, `hedge`, …
+        because: &'static str,
+    },
+    /// A connection was made for the try (none of the pool was idle).
+    Connected(Duration),
+    /// The try failed, for this reason (a refusal's code).
+    TryFailed(&'static str),
+    /// The try was answered with this status.
+    TryAnswered(StatusCode),
+    /// Another try comes after this pause.
+    Backoff(Duration),
+    /// No further try, for this reason (`budget`, `deadline`, `tries`, `unsafe`, `body`, `answered`, `breaker`).
+    NoRetry(&'static str),
+    /// A second try was sent beside the slow first one.
+    Hedged,
+    /// The ladder's next rung was taken (`upstream NAME`, `fixed`).
+    Fallback(Arc<str>),
+    /// It was refused with this code.
+    Refused(&'static str),
+    /// The response's head was handed to the connection.
+    Answered(StatusCode),
+}
+
+impl Receipt {
+    /// Opens a receipt for a request whose head has just arrived.
+    #[must_use]
+    pub fn open(request_id: RequestId, started: Tick, client: IpAddr, listener: SocketAddr) -> Receipt {
+        Receipt {
+            request_id,
+            started,
+            method: Method::GET,
+            uri: Uri::default(),
+            host: empty(),
+            version: Version::HTTP_11,
+            client,
+            listener,
+            tls: false,
+            route: None,
+            tenant: None,
+            upstream: None,
+            endpoint: None,
+            tries: 0,
+            status: None,
+            refusal: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            answered: None,
+            gate_wait: Duration::ZERO,
+            upstream_time: Duration::ZERO,
+            end: End::Open,
+            events: SmallVec::new(),
+            events_dropped: 0,
+        }
+    }
+
+    /// Notes that something happened.
+    pub fn note(&mut self, at: Tick, step: Step) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push(Event { at, step });
+        } else {
+            self.events_dropped += 1;
+        }
+    }
+}
+
+fn empty() -> Arc<str> {
+    static EMPTY: std::sync::OnceLock<Arc<str>> = std::sync::OnceLock::new();
+    EMPTY.get_or_init(|| Arc::from("")).clone()
+}
+
+/// A request's id: 128 bits, shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub u128);
+
+impl RequestId {
+    /// The 32 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn hex(self) -> [u8; 32] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut out = [0u8; 32];
+        for (index, byte) in self.0.to_be_bytes().into_iter().enumerate() {
+            out[index * 2] = DIGITS[usize::from(byte >> 4)];
+            out[index * 2 + 1] = DIGITS[usize::from(byte & 15)];
+        }
+        out
+    }
+
+    /// Parses what [`RequestId::hex`] printed.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<RequestId> {
+        (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten().map(RequestId)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:032x}", self.0)
+    }
+}

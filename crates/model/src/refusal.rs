@@ -1,0 +1,167 @@
+//! A refusal: an expected "no", told to the client with a stable code.
+//!
+//! Each [`Kind`] is a row of [`KINDS`]: code, status, who is to blame, whether a repeat may help, the
+//! RFC 9209 error type, the gRPC status, and the page that `tidegate explain CODE` prints.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An expected "no" with all that the client is told.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Which refusal it is.
+    pub kind: &'static Kind,
+    /// One sentence about this case, safe to show to the client.
+    pub detail: Cow<'static, str>,
+    /// When a repeat may succeed.
+    pub retry_after: Option<Duration>,
+    /// The limits that were violated (`violated-policies` in the problem body).
+    pub violated: Option<Arc<str>>,
+}
+
+/// Who has to act so that it does not happen again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The client sent what it must not send.
+    Client,
+    /// The tenant asks for more than its plan entitles it to.
+    Tenant,
+    /// The application behind Tidegate failed or was too slow.
+    Upstream,
+    /// Whoever runs Tidegate: configuration or capacity.
+    Operator,
+}
+
+/// Whether a repeat of the same request may succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// It will be refused again until the request changes.
+    Never,
+    /// Later, at `Retry-After` if given.
+    Later,
+    /// At once.
+    Now,
+}
+
+/// One row of the table of refusals.
+#[derive(Debug)]
+pub struct Kind {
+    /// Stable dotted code, `area.reason`.
+    pub code: &'static str,
+    /// HTTP status.
+    pub status: u16,
+    /// Short title, the same for every occurrence.
+    pub title: &'static str,
+    /// Who has to act.
+    pub blame: Blame,
+    /// Whether a repeat may help.
+    pub repeat: Repeat,
+    /// RFC 9209 proxy error type.
+    pub proxy_error: &'static str,
+    /// gRPC status code.
+    pub grpc: u8,
+    /// The page, in Markdown.
+    pub page: &'static str,
+}
+
+impl Refusal {
+    /// A refusal of this kind with one sentence about the case.
+    #[must_use]
+    pub fn new(kind: &'static Kind, detail: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { kind, detail: detail.into(), retry_after: None, violated: None }
+    }
+
+    /// The same refusal, telling the client when to come back.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Refusal {
+        self.retry_after = Some(wait);
+        self
+    }
+}
+
+/// The row with this code.
+#[must_use]
+pub fn find(code: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.code == code).copied()
+}
+
+macro_rules! kinds {
+    ($($name:ident = $code:literal, $status:literal, $title:literal, $blame:ident, $repeat:ident, $proxy:literal, $grpc:literal;)*) => {
+        $(
+            #[doc = concat!("`", $code, "`: ", $title, " (", stringify!($status), ").")]
+            pub static $name: Kind = Kind {
+                code: $code, status: $status, title: $title, blame: Blame::$blame, repeat: Repeat::$repeat,
+                proxy_error: $proxy, grpc: $grpc,
+                page: include_str!(concat!("../../../docs/refusals/", $code, ".md")),
+            };
+        )*
+        /// Every refusal there is, in the order of the documentation.
+        pub static KINDS: &[&Kind] = &[$(&$name),*];
+    };
+}
+
+kinds! {
+    // The bytes of the request.
+    REQUEST_MALFORMED = "request.malformed", 400, "Malformed request", Client, Never, "http_request_error", 13;
+    REQUEST_FRAMING = "request.framing", 400, "Ambiguous message framing", Client, Never, "http_request_error", 13;
+    REQUEST_HOST = "request.host", 400, "Missing or invalid Host", Client, Never, "http_request_error", 13;
+    REQUEST_PATH = "request.path", 400, "Invalid path", Client, Never, "http_request_error", 13;
+    REQUEST_HEADERS_TOO_LARGE = "request.headers-too-large", 431, "Header fields too large", Client, Never, "http_request_error", 8;
+    REQUEST_BODY_TOO_LARGE = "request.body-too-large", 413, "Request body too large", Client, Never, "http_request_error", 8;
+    REQUEST_TIMEOUT = "request.timeout", 408, "Request not received in time", Client, Later, "http_request_error", 1;
+    REQUEST_EXPECTATION = "request.expectation", 417, "Expectation not supported", Client, Never, "http_request_error", 13;
+    REQUEST_METHOD = "request.method", 501, "Method not supported", Client, Never, "http_request_error", 12;
+    // Finding the route.
+    ROUTE_NOT_FOUND = "route.not-found", 404, "No route matches", Client, Never, "http_request_denied", 12;
+    ROUTE_METHOD = "route.method-not-allowed", 405, "Method not allowed on this path", Client, Never, "http_request_denied", 12;
+    ROUTE_ADDRESS = "route.address-denied", 403, "Address not allowed", Client, Never, "http_request_denied", 7;
+    // Who is asking.
+    CREDENTIAL_MISSING = "credential.missing", 401, "Credential required", Client, Never, "http_request_denied", 16;
+    CREDENTIAL_INVALID = "credential.invalid", 401, "Invalid credential", Client, Never, "http_request_denied", 16;
+    CREDENTIAL_EXPIRED = "credential.expired", 401, "Expired credential", Client, Never, "http_request_denied", 16;
+    CREDENTIAL_THROTTLED = "credential.throttled", 429, "Too many failed identifications", Client, Later, "http_request_denied", 8;
+    CREDENTIAL_UNAVAILABLE = "credential.unavailable", 503, "Credentials cannot be verified now", Operator, Later, "proxy_internal_error", 14;
+    TENANT_UNKNOWN = "tenant.unknown", 403, "Unknown tenant", Client, Never, "http_request_denied", 7;
+    // What the tenant is entitled to.
+    LIMIT_RATE = "limit.rate", 429, "Rate limit exceeded", Tenant, Later, "http_request_denied", 8;
+    LIMIT_CONCURRENCY = "limit.concurrency", 429, "Too many requests at once", Tenant, Later, "http_request_denied", 8;
+    LIMIT_BODY = "limit.body", 413, "Request body larger than the plan allows", Tenant, Never, "http_request_denied", 8;
+    // Time.
+    DEADLINE_EXCEEDED = "deadline.exceeded", 504, "Deadline exceeded", Upstream, Later, "connection_read_timeout", 4;
+    DEADLINE_UNREACHABLE = "deadline.unreachable", 504, "Deadline cannot be met", Client, Later, "http_request_denied", 4;
+    // The upstream.
+    UPSTREAM_CONNECT = "upstream.connect", 502, "Upstream refused the connection", Upstream, Later, "connection_refused", 14;
+    UPSTREAM_CONNECT_TIMEOUT = "upstream.connect-timeout", 504, "Upstream connection timed out", Upstream, Later, "connection_timeout", 14;
+    UPSTREAM_TLS = "upstream.tls", 502, "TLS to the upstream failed", Operator, Never, "tls_protocol_error", 14;
+    UPSTREAM_RESET = "upstream.reset", 502, "Upstream closed the connection", Upstream, Later, "connection_terminated", 14;
+    UPSTREAM_PROTOCOL = "upstream.protocol", 502, "Invalid response from the upstream", Upstream, Later, "http_protocol_error", 13;
+    UPSTREAM_RESOLVE = "upstream.resolve", 503, "Upstream has no address", Operator, Later, "dns_error", 14;
+    UPSTREAM_UNAVAILABLE = "upstream.unavailable", 503, "No usable endpoint", Upstream, Later, "destination_unavailable", 14;
+    UPSTREAM_BREAKER = "upstream.breaker-open", 503, "Circuit breaker open", Upstream, Later, "destination_unavailable", 14;
+    UPSTREAM_SATURATED = "upstream.saturated", 503, "Upstream saturated", Upstream, Later, "connection_limit_reached", 8;
+    // Tidegate itself.
+    SERVER_CONNECTIONS = "server.connections", 503, "Too many connections", Operator, Later, "connection_limit_reached", 14;
+    SERVER_DRAINING = "server.draining", 503, "Server is shutting down", Operator, Now, "destination_unavailable", 14;
+    SERVER_INTERNAL = "server.internal", 500, "Internal error", Operator, Later, "proxy_internal_error", 13;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_dotted_and_have_a_page_of_their_own() {
+        let mut seen = std::collections::HashSet::new();
+        for kind in KINDS {
+            assert!(seen.insert(kind.code), "{} stands twice", kind.code);
+            assert_eq!(kind.code.split('.').count(), 2, "{} is not area.reason", kind.code);
+            assert!(
+                kind.page.starts_with(&format!("# {}\n", kind.code)),
+                "{}: page lacks its title",
+                kind.code
+            );
+            assert!((400..600).contains(&kind.status));
+        }
+    }
+}

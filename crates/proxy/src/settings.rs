@@ -1,0 +1,236 @@
+//! What an exchange's stages are told: resolved settings with units and defaults.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
+use tidegate_model::address::AddressSet;
+use tidegate_model::credential::Digest;
+use tidegate_model::plan::{Plan, Rate};
+use tidegate_model::route::{Match, Split};
+use tidegate_upstream::settings::RetrySettings;
+
+/// Everything the stages of an exchange read, resolved. One snapshot is swapped in by a reload.
+#[derive(Clone, Debug)]
+pub struct ProxySettings {
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and tenant headers count.
+    pub trusted_proxies: AddressSet,
+    /// Who the tenants are.
+    pub tenants: TenantSettings,
+    /// The routes, in the file's order, which never matters.
+    pub routes: Vec<Arc<RouteSettings>>,
+    /// A header in which clients may send their own deadline in milliseconds.
+    pub deadline_header: Option<HeaderName>,
+}
+
+/// Who the tenants are and how one is recognised.
+#[derive(Clone, Debug)]
+pub struct TenantSettings {
+    /// Where credentials are looked for, in this order; the first one present decides.
+    pub from: Vec<TenantSource>,
+    /// Plan of a tenant that is not listed; `None`: such a tenant is refused.
+    pub unknown: Option<Arc<Plan>>,
+    /// Plans by name.
+    pub plans: HashMap<Arc<str>, Arc<Plan>>,
+    /// Listed tenants by id.
+    pub listed: HashMap<Arc<str>, ListedTenant>,
+    /// Most tenants with state of their own; further unlisted ones share a bucket.
+    pub tracked_max: usize,
+    /// Failed identifications per client address.
+    pub failures: Rate,
+}
+
+/// A tenant in the configuration.
+#[derive(Clone, Debug)]
+pub struct ListedTenant {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Its plan.
+    pub plan: Arc<Plan>,
+    /// Its API keys.
+    pub keys: Vec<ApiKey>,
+}
+
+/// An API key as it is stored: never the key itself.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    /// Its name, for logs.
+    pub id: Arc<str>,
+    /// SHA-256 of the key.
+    pub digest: Digest,
+    /// Seconds since the Unix epoch after which it is refused.
+    pub expires: Option<u64>,
+}
+
+/// Where a tenant is recognised.
+#[derive(Clone, Debug)]
+pub enum TenantSource {
+    /// An API key in `Authorization: Bearer`.
+    ApiKeyBearer,
+    /// An API key in this header.
+    ApiKeyHeader(HeaderName),
+    /// A JWT in `Authorization: Bearer`.
+    Jwt(Arc<JwtSettings>),
+    /// The one label of the host name in place of `{tenant}`.
+    Host {
+        /// What stands before it, usually nothing.
+        prefix: String,
+        /// What stands after it, `.example.com`.
+        suffix: String,
+    },
+    /// A header, counted from trusted proxies only.
+    Header(HeaderName),
+    /// The client's address itself (`ip:…`), never listed.
+    ClientAddress,
+}
+
+/// How a JWT is verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JwtSettings {
+    /// The name in the configuration.
+    pub name: Arc<str>,
+    /// Where its keys come from.
+    pub keys: JwtKeys,
+    /// Accepted `iss`.
+    pub issuer: Option<String>,
+    /// Accepted `aud`.
+    pub audience: Option<String>,
+    /// The claim that names the tenant.
+    pub tenant_claim: String,
+    /// Tolerance for `exp` and `nbf`.
+    pub clock_skew: Duration,
+    /// How often a JWKS is fetched again, also asked for (not more often than every 10 s) by an unknown `kid`.
+    pub refresh: Duration,
+}
+
+/// Where the keys of a JWT come from.
+#[derive(Clone, PartialEq)]
+pub enum JwtKeys {
+    /// A JSON Web Key Set at a URL.
+    Url(http::Uri),
+    /// A JSON Web Key Set in a file, watched.
+    File(PathBuf),
+    /// A shared secret (HS256, HS384, HS512).
+    Secret(Bytes),
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct RouteSettings {
+    /// Its name; state, metrics and records key on it.
+    pub name: Arc<str>,
+    /// What it matches.
+    pub matches: Match,
+    /// Addresses that may use it; empty: all.
+    pub allow: AddressSet,
+    /// Addresses that may not, even if allowed.
+    pub deny: AddressSet,
+    /// What is done.
+    pub action: Action,
+    /// Rates per tenant on this route.
+    pub rates: Vec<Rate>,
+    /// Exchanges at once per tenant on this route.
+    pub concurrency: Option<u32>,
+    /// Largest request body in bytes.
+    pub body_bytes_max: Option<u64>,
+    /// To the response's head, in total.
+    pub deadline: Duration,
+    /// Tries and hedges.
+    pub retry: RetrySettings,
+    /// What comes after a failed forward, in order.
+    pub fallback: Vec<Rung>,
+    /// Changes to the path and the headers of the request before it is forwarded.
+    pub request: RequestChanges,
+    /// Changes to the response's headers.
+    pub response: HeaderChanges,
+    /// What is shed first under overload.
+    pub priority: Priority,
+}
+
+/// What a route does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Forwards to one of these upstreams.
+    Forward(Split),
+    /// Redirects.
+    Redirect {
+        /// 301, 302, 303, 307 or 308.
+        status: StatusCode,
+        /// The target; `{path}` (with query), `{host}` are replaced.
+        to: String,
+    },
+    /// Answers by itself.
+    Respond(Arc<FixedResponse>),
+}
+
+/// A response from the configuration.
+#[derive(Clone, Debug)]
+pub struct FixedResponse {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// One rung of the ladder taken after a failed forward.
+#[derive(Clone, Debug)]
+pub enum Rung {
+    /// Another upstream.
+    Upstream(Arc<str>),
+    /// A fixed response.
+    Respond(Arc<FixedResponse>),
+}
+
+/// Changes to a request before it is forwarded.
+#[derive(Clone, Debug, Default)]
+pub struct RequestChanges {
+    /// Replaces the matched prefix, `/v1` by `/api`.
+    pub prefix: Option<String>,
+    /// Its headers.
+    pub headers: HeaderChanges,
+}
+
+/// Changes to headers: removed, then set, then added.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderChanges {
+    /// Removed.
+    pub remove: Vec<HeaderName>,
+    /// Replaced or created.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Appended beside what is there.
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What is shed first under overload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// First.
+    Sheddable,
+    /// After the sheddable.
+    #[default]
+    Default,
+    /// Last.
+    Critical,
+}
+
+impl std::fmt::Debug for JwtKeys {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            JwtKeys::Url(url) => write!(out, "Url({url})"),
+            JwtKeys::File(path) => write!(out, "File({})", path.display()),
+            JwtKeys::Secret(_) => write!(out, "Secret(hidden)"),
+        }
+    }
+}
+
+/// A client address key, used where a tenant is the address itself.
+#[must_use]
+pub fn address_tenant(address: IpAddr) -> Arc<str> {
+    Arc::from(format!("ip:{address}"))
+}
