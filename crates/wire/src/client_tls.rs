@@ -1,0 +1,142 @@
+//! TLS to endpoints: whom to trust, which name to ask for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::settings::{ClientTlsSettings, Protocol};
+
+/// TLS to the endpoints of one upstream.
+#[derive(Debug)]
+pub struct ClientTls {
+    /// The name to ask for and to verify; `None`: the endpoint's address.
+    pub name: Option<ServerName<'static>>,
+    http1: Arc<ClientConfig>,
+    h2: Arc<ClientConfig>,
+    both: Arc<ClientConfig>,
+}
+
+/// Why TLS to an upstream cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientTlsError {
+    /// Not a DNS name and not an address.
+    #[error("`{0}` is not a server name")]
+    Name(String),
+    /// The file of authorities cannot be used.
+    #[error("{}: {why}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// rustls refused.
+    #[error("TLS settings")]
+    Rustls(#[from] rustls::Error),
+}
+
+impl ClientTls {
+    /// TLS as configured; `host` is the name the endpoints were resolved from, if they were.
+    ///
+    /// # Errors
+    /// A name or a file of authorities that cannot be used.
+    pub fn new(settings: &ClientTlsSettings, host: Option<&str>) -> Result<ClientTls, ClientTlsError> {
+        let name = match settings.server_name.as_deref().or(host) {
+            Some(name) => Some(
+                ServerName::try_from(name.to_owned()).map_err(|_| ClientTlsError::Name(name.to_owned()))?,
+            ),
+            None => None,
+        };
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
+        let config = if settings.insecure {
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+                .with_no_client_auth()
+        } else {
+            builder.with_root_certificates(authorities(settings)?).with_no_client_auth()
+        };
+        let speaking = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            Arc::new(config)
+        };
+        Ok(ClientTls {
+            name,
+            http1: speaking(&[b"http/1.1"]),
+            h2: speaking(&[b"h2"]),
+            both: speaking(&[b"h2", b"http/1.1"]),
+        })
+    }
+
+    pub(crate) fn config(&self, protocol: Protocol) -> &Arc<ClientConfig> {
+        match protocol {
+            Protocol::Http1 => &self.http1,
+            Protocol::H2 => &self.h2,
+            Protocol::Auto => &self.both,
+        }
+    }
+}
+
+fn authorities(settings: &ClientTlsSettings) -> Result<RootCertStore, ClientTlsError> {
+    let mut store = RootCertStore::empty();
+    let Some(path) = &settings.ca else {
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(store);
+    };
+    let unusable = |why: String| ClientTlsError::Authorities { path: path.clone(), why };
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))? {
+        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+        store.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(unusable("no certificate in it".to_owned()));
+    }
+    Ok(store)
+}
+
+/// `insecure = true`: any certificate, though the handshake's signatures must still be right.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

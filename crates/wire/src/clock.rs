@@ -1,0 +1,80 @@
+//! The one home of time: the monotonic clock as [`Tick`]s, the wall clock, and waiting.
+
+use std::future::Future;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
+
+use tidegate_model::tick::{Tick, nanos};
+use tokio::time;
+
+/// Ticks begin this long before the first one is asked for, so that "an hour ago" is a tick too.
+const BEFORE_START: Duration = Duration::from_secs(3600);
+
+fn origin() -> Instant {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
+    *ORIGIN.get_or_init(|| Instant::now().checked_sub(BEFORE_START).unwrap_or_else(Instant::now))
+}
+
+/// Now, on the monotonic clock.
+#[must_use]
+pub fn now() -> Tick {
+    #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
+    Tick(nanos(Instant::now().saturating_duration_since(origin())))
+}
+
+/// Now, on the wall clock.
+#[must_use]
+pub fn wall() -> SystemTime {
+    #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
+    SystemTime::now()
+}
+
+/// The same moment for tokio's timers. [`Tick::MAX`] and whatever lies too far ahead becomes thirty years.
+#[must_use]
+pub fn instant(tick: Tick) -> time::Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    let ahead = tick.since(Tick(0)).min(FAR);
+    time::Instant::from_std(origin() + ahead)
+}
+
+/// Waits until this tick.
+pub async fn sleep_until(tick: Tick) {
+    time::sleep_until(instant(tick)).await;
+}
+
+/// Waits this long.
+pub async fn sleep(wait: Duration) {
+    time::sleep(wait).await;
+}
+
+/// The tick came before the future was ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("time is up")]
+pub struct Elapsed;
+
+/// Waits for a future until this tick.
+///
+/// # Errors
+/// [`Elapsed`], when the tick came first.
+pub async fn timeout_at<F: Future>(tick: Tick, future: F) -> Result<F::Output, Elapsed> {
+    time::timeout_at(instant(tick), future).await.map_err(|_| Elapsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_never_go_back_and_have_an_hour_behind_them() {
+        let first = now();
+        assert!(first >= Tick(nanos(BEFORE_START)) || first.0 > 0);
+        assert!(now() >= first);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_that_is_ready_wins_against_any_tick() {
+        assert_eq!(timeout_at(Tick(0), async { 7 }).await, Ok(7));
+        assert_eq!(timeout_at(now(), std::future::pending::<()>()).await, Err(Elapsed));
+    }
+}

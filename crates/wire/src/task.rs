@@ -1,0 +1,28 @@
+//! The one home of tasks: local to the core that spawns them.
+
+use std::future::Future;
+
+/// Runs a future on this core beside the caller. A panic in it ends the task alone and is reported by the process's panic hook.
+///
+/// # Panics
+/// Outside a `tokio::runtime::LocalRuntime` (or a `LocalSet`).
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    #[expect(clippy::disallowed_methods, reason = "this is the tasks' one home")]
+    drop(tokio::task::spawn_local(future));
+}
+
+/// Runs hyper's own tasks (HTTP/2 streams) on this core.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        spawn(async move {
+            future.await;
+        });
+    }
+}
