@@ -5,8 +5,10 @@
 
 pub mod address;
 pub mod credential;
+pub mod limit;
 pub mod plan;
 pub mod receipt;
 pub mod refusal;
 pub mod route;
+pub mod tenant;
 pub mod tick;

@@ -1,0 +1,194 @@
+//! Rates by GCRA (the generic cell rate algorithm, ITU-T I.371): one atomic word a limit, exact over all cores.
+//!
+//! The word is the *theoretical arrival time*: the tick at which the limit will be full again. It says nothing of
+//! the rate, so a changed plan keeps what was spent. A request is let through while the word lies at most a burst
+//! ahead of now, and moves it ahead by one request's share of the window. N cores never let N times the rate pass:
+//! all of them compare and exchange the same word.
+
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::plan::Rate;
+use crate::tick::{Tick, nanos};
+
+/// The state of one limit: the tick at which it is full again.
+#[derive(Debug, Default)]
+pub struct Word(AtomicU64);
+
+/// What a limit said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let through.
+    Passed {
+        /// Requests left that may come at once.
+        remaining: u64,
+        /// Until the limit is full again.
+        reset: Duration,
+    },
+    /// Refused: nothing was spent.
+    Refused {
+        /// Until one request may pass.
+        retry_after: Duration,
+    },
+}
+
+impl Word {
+    /// Spends one request of `rate`.
+    pub fn take(&self, rate: &Rate, now: Tick) -> Verdict {
+        let share = share_nanos(rate);
+        let burst = share.saturating_mul(rate.burst);
+        let mut full_at = self.0.load(Relaxed);
+        loop {
+            let after = full_at.max(now.0).saturating_add(share);
+            let ahead = after - now.0;
+            if ahead > burst {
+                return Verdict::Refused { retry_after: Duration::from_nanos(ahead - burst) };
+            }
+            match self.0.compare_exchange_weak(full_at, after, Relaxed, Relaxed) {
+                Ok(_) => {
+                    return Verdict::Passed {
+                        remaining: (burst - ahead) / share,
+                        reset: Duration::from_nanos(ahead),
+                    };
+                }
+                Err(seen) => full_at = seen,
+            }
+        }
+    }
+
+    /// Gives back what [`Word::take`] spent, when another limit refused the same request.
+    ///
+    /// Until then a concurrent request may see it as spent: for an instant a limit may be stricter, never laxer.
+    pub fn give_back(&self, rate: &Rate) {
+        self.0.fetch_sub(share_nanos(rate), Relaxed);
+    }
+
+    /// Whether nothing is spent any more.
+    #[must_use]
+    pub fn is_full(&self, now: Tick) -> bool {
+        self.0.load(Relaxed) <= now.0
+    }
+
+    /// Until one request may pass; zero if one may now. Spends nothing.
+    #[must_use]
+    pub fn wait(&self, rate: &Rate, now: Tick) -> Duration {
+        let share = share_nanos(rate);
+        let ahead = self.0.load(Relaxed).max(now.0).saturating_add(share) - now.0;
+        Duration::from_nanos(ahead.saturating_sub(share.saturating_mul(rate.burst)))
+    }
+
+    /// Spends bytes of a pace and tells how long to wait before the next ones. Bytes are delayed, never refused.
+    ///
+    /// A tenth of a second's worth may come at once, so that small answers are not chopped up.
+    pub fn spend_bytes(&self, bytes: u64, per_second: NonZeroU64, now: Tick) -> Duration {
+        const BURST: u64 = 100_000_000;
+        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(per_second.get());
+        let cost = u64::try_from(cost).unwrap_or(u64::MAX);
+        let mut full_at = self.0.load(Relaxed);
+        loop {
+            let after = full_at.max(now.0).saturating_add(cost);
+            match self.0.compare_exchange_weak(full_at, after, Relaxed, Relaxed) {
+                Ok(_) => return Duration::from_nanos((after - now.0).saturating_sub(BURST)),
+                Err(seen) => full_at = seen,
+            }
+        }
+    }
+}
+
+/// One request's share of the window, at least a nanosecond.
+fn share_nanos(rate: &Rate) -> u64 {
+    (nanos(rate.window) / rate.limit.max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn rate(limit: u64, window_ms: u64, burst: u64) -> Rate {
+        Rate { name: Arc::from("r"), limit, window: Duration::from_millis(window_ms), burst }
+    }
+
+    fn passed(verdict: Verdict) -> bool {
+        matches!(verdict, Verdict::Passed { .. })
+    }
+
+    #[test]
+    fn lets_a_burst_pass_then_one_a_share() {
+        let (word, rate) = (Word::default(), rate(10, 1000, 3));
+        let start = Tick(5_000_000_000);
+        let left: Vec<Verdict> = (0..3).map(|_| word.take(&rate, start)).collect();
+        assert_eq!(left[0], Verdict::Passed { remaining: 2, reset: Duration::from_millis(100) });
+        assert_eq!(left[2], Verdict::Passed { remaining: 0, reset: Duration::from_millis(300) });
+        assert_eq!(word.take(&rate, start), Verdict::Refused { retry_after: Duration::from_millis(100) });
+        assert!(passed(word.take(&rate, start.after(Duration::from_millis(100)))));
+        assert!(!word.is_full(start.after(Duration::from_millis(399))));
+        assert!(word.is_full(start.after(Duration::from_millis(400))));
+    }
+
+    #[test]
+    fn what_was_given_back_may_be_spent_again() {
+        let (word, rate) = (Word::default(), rate(1, 1000, 1));
+        let now = Tick(1);
+        assert!(passed(word.take(&rate, now)));
+        assert!(!passed(word.take(&rate, now)));
+        word.give_back(&rate);
+        assert!(passed(word.take(&rate, now)));
+    }
+
+    #[test]
+    fn threads_share_one_rate_exactly() {
+        let (word, rate) = (Word::default(), rate(1_000, 1000, 50));
+        let ticks = AtomicU64::new(1);
+        let total: usize = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        // Each step of simulated time is 100 microseconds: 20,000 of them are two seconds.
+                        (0..5_000)
+                            .filter(|_| passed(word.take(&rate, Tick(ticks.fetch_add(100_000, Relaxed)))))
+                            .count()
+                    })
+                })
+                .collect();
+            workers.into_iter().map(|worker| worker.join().expect("no panic")).sum()
+        });
+        // burst + rate * 2 s, and of it at least what one thread alone would get.
+        assert!((2_000..=2_050).contains(&total), "{total}");
+    }
+
+    #[test]
+    fn bytes_are_delayed_to_their_pace() {
+        let (word, pace) = (Word::default(), NonZeroU64::new(1_000).expect("not zero"));
+        assert_eq!(word.spend_bytes(100, pace, Tick(0)), Duration::ZERO);
+        assert_eq!(word.spend_bytes(1_000, pace, Tick(0)), Duration::from_secs(1));
+    }
+
+    proptest! {
+        #[test]
+        fn never_lets_more_pass_than_burst_and_rate(
+            limit in 1u64..1000, window_ms in 1u64..5000, burst in 1u64..50,
+            steps in proptest::collection::vec(0u64..50_000_000, 1..200),
+        ) {
+            let (word, rate) = (Word::default(), rate(limit, window_ms, burst));
+            let mut now = Tick(1);
+            let mut count = 0u64;
+            let start = now;
+            for step in steps {
+                now = Tick(now.0 + step);
+                let wait = word.wait(&rate, now);
+                let verdict = word.take(&rate, now);
+                prop_assert_eq!(passed(verdict), wait.is_zero());
+                if let Verdict::Refused { retry_after } = verdict {
+                    prop_assert_eq!(wait, retry_after);
+                } else {
+                    count += 1;
+                }
+                let earned = nanos(now.since(start)) / share_nanos(&rate);
+                prop_assert!(count <= burst + earned, "{} > {} + {}", count, burst, earned);
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn plan(limit: u64, burst: u64, concurrency: Option<u32>) -> Arc<Plan> {
+    Arc::new(Plan {
+        name: Arc::from("p"),
+        rates: vec![Rate { name: Arc::from("r"), limit, window: SECOND, burst }],
+        concurrency,
+        body_bytes_max: None,
+        request_bytes_per_second: None,
+        response_bytes_per_second: None,
+        weight: 1,
+    })
+}
+
+fn no_limits() -> RouteLimits {
+    RouteLimits { name: Arc::from("route"), rates: Vec::new(), concurrency: None }
+}
+
+fn route_rate(limit: u64) -> RouteLimits {
+    let rate = Rate { name: Arc::from("route-rate"), limit, window: SECOND, burst: limit };
+    RouteLimits { rates: vec![rate], ..no_limits() }
+}
+
+/// How many of `asked` exchanges pass at once.
+fn check(
+    tenants: &Tenants,
+    id: &str,
+    plan: &Arc<Plan>,
+    route: &RouteLimits,
+    asked: usize,
+    now: Tick,
+) -> usize {
+    (0..asked).filter(|_| tenants.admit(&tenants.find_or_add(id, plan, now), route, now).is_ok()).count()
+}
+
+#[test]
+fn refuses_when_burst_is_spent_and_others_are_untouched() {
+    let (tenants, plan) = (Tenants::new(10), plan(5, 5, None));
+    assert_eq!(check(&tenants, "greedy", &plan, &no_limits(), 50, Tick(1)), 5);
+    assert_eq!(check(&tenants, "calm", &plan, &no_limits(), 3, Tick(1)), 3);
+    let refusal = tenants.admit(&tenants.find("greedy").unwrap(), &no_limits(), Tick(1)).unwrap_err();
+    assert_eq!((refusal.kind.code, refusal.retry_after), ("limit.rate", Some(SECOND / 5)));
+}
+
+#[test]
+fn a_request_refused_by_the_route_spends_nothing_of_the_plan() {
+    let (tenants, plan) = (Tenants::new(10), plan(10, 10, None));
+    assert_eq!(check(&tenants, "a", &plan, &route_rate(2), 8, Tick(1)), 2);
+    assert_eq!(check(&tenants, "a", &plan, &no_limits(), 20, Tick(1)), 8);
+}
+
+#[test]
+fn holds_concurrency_until_the_permit_is_dropped() {
+    let (tenants, plan) = (Tenants::new(10), plan(100, 100, Some(2)));
+    let tenant = tenants.find_or_add("a", &plan, Tick(1));
+    let first = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
+    let _second = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
+    let refusal = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap_err();
+    assert_eq!(refusal.kind.code, "limit.concurrency");
+    drop(first);
+    assert!(tenants.admit(&tenant, &no_limits(), Tick(1)).is_ok());
+}
+
+#[test]
+fn a_flood_of_unlisted_tenants_neither_grows_the_table_nor_refills_anybody() {
+    let (tenants, plan) = (Tenants::new(50), plan(1, 1, None));
+    let first: usize =
+        (0..50).map(|n| check(&tenants, &format!("t{n}"), &plan, &no_limits(), 1, Tick(1))).sum();
+    assert_eq!(first, 50);
+    // Nobody is full again: all further ones share the overflow's one request, and nobody gets a second one.
+    let flood: usize =
+        (0..1000).map(|n| check(&tenants, &format!("x{n}"), &plan, &no_limits(), 1, Tick(2))).sum();
+    assert_eq!(flood, 1);
+    assert_eq!(
+        (0..50).map(|n| check(&tenants, &format!("t{n}"), &plan, &no_limits(), 1, Tick(3))).sum::<usize>(),
+        0
+    );
+    assert_eq!(tenants.len(), 50);
+    // A second later all are full again and make room.
+    let later = Tick(1).after(SECOND * 2);
+    let fresh: usize =
+        (0..1000).map(|n| check(&tenants, &format!("y{n}"), &plan, &no_limits(), 1, later)).sum();
+    assert_eq!(fresh, 51, "fifty new tenants and the overflow");
+    assert!(tenants.len() <= 50);
+}
+
+#[test]
+fn a_tenant_with_something_in_flight_stays() {
+    let (tenants, plan) = (Tenants::new(1), plan(1, 1, None));
+    let tenant = tenants.find_or_add("held", &plan, Tick(1));
+    let permit = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
+    let later = Tick(1).after(SECOND * 5);
+    assert_eq!(&**tenants.find_or_add("other", &plan, later).id(), OVERFLOW);
+    drop(permit);
+    assert_eq!(&**tenants.find_or_add("other", &plan, later).id(), "other");
+}
+
+#[test]
+fn whoever_holds_an_evicted_tenant_is_admitted_as_the_one_in_the_table() {
+    let (tenants, plan) = (Tenants::new(1), plan(1, 1, None));
+    let evicted = tenants.find_or_add("a", &plan, Tick(1));
+    let _other = tenants.find_or_add("b", &plan, Tick(1));
+    let later = Tick(1).after(SECOND * 5);
+    let (permit, _) = tenants.admit(&evicted, &no_limits(), later).unwrap();
+    assert!(!Arc::ptr_eq(permit.tenant(), &evicted));
+    assert!(tenants.admit(&evicted, &no_limits(), later).is_err(), "the table's own limit counts");
+}
+
+#[test]
+fn a_reload_keeps_what_was_spent_by_name() {
+    let tenants = Tenants::new(10);
+    let (id, small, large) = (Arc::from("a"), plan(2, 2, None), plan(4, 4, None));
+    tenants.apply([(&id, &small)], None);
+    assert_eq!(check(&tenants, "a", &small, &no_limits(), 9, Tick(1)), 2);
+    tenants.apply([(&id, &large)], None);
+    // A second's worth is spent: of the larger plan too.
+    assert_eq!(check(&tenants, "a", &large, &no_limits(), 9, Tick(1)), 0);
+    assert_eq!(check(&tenants, "a", &large, &no_limits(), 9, Tick(1).after(SECOND)), 4);
+}
+
+#[test]
+fn a_tenant_no_longer_listed_may_leave() {
+    let (tenants, plan) = (Tenants::new(1), plan(1, 1, None));
+    tenants.apply([(&Arc::from("a"), &plan)], Some(&plan));
+    tenants.apply([], Some(&plan));
+    assert_eq!(&**tenants.find_or_add("b", &plan, Tick(1)).id(), "b");
+    assert!(tenants.find("a").is_none());
+}
+
+#[test]
+fn threads_never_pass_more_than_the_rate_together_while_tenants_come_and_go() {
+    let (tenants, plan) = (Tenants::new(4), plan(1_000, 10, None));
+    let clock = AtomicU64::new(1);
+    let passed: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|thread| {
+                let (tenants, plan, clock) = (&tenants, &plan, &clock);
+                scope.spawn(move || {
+                    (0..2_000)
+                        .filter(|n| {
+                            let now = Tick(clock.fetch_add(50_000, Relaxed));
+                            let _ =
+                                check(tenants, &format!("noise-{thread}-{n}"), plan, &no_limits(), 1, now);
+                            check(tenants, "shared", plan, &no_limits(), 1, now) == 1
+                        })
+                        .count()
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().expect("no panic")).sum()
+    });
+    // 8,000 steps of 50 microseconds are 0.4 s: 400 by rate and 10 by burst, and the overflow's as many while it is there.
+    assert!(passed <= 2 * 410, "{passed}");
+}
