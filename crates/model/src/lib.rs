@@ -5,7 +5,10 @@
 
 pub mod address;
 pub mod credential;
+pub mod deadline;
+pub mod host;
 pub mod limit;
+pub mod path;
 pub mod plan;
 pub mod receipt;
 pub mod refusal;
