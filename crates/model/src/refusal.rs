@@ -45,7 +45,7 @@ pub enum Repeat {
 }
 
 /// One row of the table of refusals.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
     /// Stable dotted code, `area.reason`.
     pub code: &'static str,

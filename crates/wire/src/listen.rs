@@ -1,0 +1,92 @@
+//! Listening sockets: one a core for each address (SO_REUSEPORT), so that no core waits for another.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that the kernel keeps for a core that is busy.
+const BACKLOG: i32 = 4096;
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {}", reason(.source))]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the system says.
+    #[source]
+    pub source: io::Error,
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is in use by another process".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not permitted (a port below 1024 needs CAP_NET_BIND_SERVICE)".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Binds one socket for each of `cores`. With port 0 the kernel chooses one port for all of them.
+///
+/// # Errors
+/// [`BindError`], also when another process listens there already with SO_REUSEPORT.
+pub fn bind(address: SocketAddr, cores: usize) -> Result<Vec<TcpListener>, BindError> {
+    let failed = |source| BindError { address, source };
+    // Bound once without SO_REUSEPORT, a port that another process shares is found to be in use.
+    let probe = socket(address, false).map_err(failed)?;
+    let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
+    drop(probe);
+    (0..cores.max(1)).map(|_| socket(address, true).map(Into::into).map_err(failed)).collect()
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` and `0.0.0.0` are two addresses: each is listed if it is wanted.
+        socket.set_only_v6(true)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    if shared {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+/// Whether an address stands for all of the machine's.
+#[must_use]
+pub fn is_unspecified(address: SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(v4) => *v4.ip() == Ipv4Addr::UNSPECIFIED,
+        SocketAddr::V6(v6) => *v6.ip() == Ipv6Addr::UNSPECIFIED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_cores_share_the_port_that_the_kernel_chose() {
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let ports: std::collections::HashSet<u16> =
+            sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
+        assert_eq!((sockets.len(), ports.len()), (3, 1));
+    }
+
+    #[test]
+    fn a_port_in_use_is_told() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = bind(other.local_addr().unwrap(), 2).unwrap_err();
+        assert!(error.to_string().contains("in use by another process"), "{error}");
+    }
+}
