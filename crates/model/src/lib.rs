@@ -6,6 +6,7 @@
 pub mod address;
 pub mod credential;
 pub mod deadline;
+pub mod forwarded;
 pub mod host;
 pub mod limit;
 pub mod path;

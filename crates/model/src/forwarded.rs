@@ -1,0 +1,199 @@
+//! What the upstream is told of the client: `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded` (RFC 7239).
+//!
+//! From a trusted proxy the lists are kept and the peer is appended, and what it said of scheme and host
+//! stays. From anybody else all four are replaced: the upstream may believe them.
+
+use std::net::IpAddr;
+
+use http::header::FORWARDED;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::address::{X_FORWARDED_FOR, is_token};
+
+/// The scheme that the client used.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The host that the client asked for.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The values for one inbound connection, made once: every request on a kept-alive connection is told alike.
+#[derive(Debug)]
+pub struct Forwarding {
+    peer: HeaderValue,
+    scheme: HeaderValue,
+    /// `for=…;proto=…`, without the host.
+    element: String,
+    /// The last host, and the whole element with it.
+    last: Option<(HeaderValue, HeaderValue)>,
+}
+
+impl Forwarding {
+    /// The values for a connection from this peer.
+    #[must_use]
+    pub fn new(peer: IpAddr, tls: bool) -> Forwarding {
+        let peer = peer.to_canonical();
+        let scheme = if tls { "https" } else { "http" };
+        let element = match peer {
+            IpAddr::V4(address) => format!("for={address};proto={scheme}"),
+            IpAddr::V6(address) => format!("for=\"[{address}]\";proto={scheme}"),
+        };
+        Forwarding {
+            peer: HeaderValue::try_from(peer.to_string()).expect("an address is a header value"),
+            scheme: HeaderValue::from_static(scheme),
+            element,
+            last: None,
+        }
+    }
+
+    /// Writes them into the headers of a request to this host, which came from a trusted proxy or not.
+    pub fn apply(&mut self, headers: &mut HeaderMap, host: Option<&HeaderValue>, trusted: bool) {
+        let forwarded = self.element_for(host);
+        if !trusted {
+            headers.insert(&X_FORWARDED_FOR, self.peer.clone());
+            headers.insert(&X_FORWARDED_PROTO, self.scheme.clone());
+            match host {
+                Some(host) => drop(headers.insert(&X_FORWARDED_HOST, host.clone())),
+                None => drop(headers.remove(&X_FORWARDED_HOST)),
+            }
+            headers.insert(FORWARDED, forwarded);
+            return;
+        }
+        append(headers, &X_FORWARDED_FOR, &self.peer);
+        append(headers, &FORWARDED, &forwarded);
+        if !headers.contains_key(&X_FORWARDED_PROTO) {
+            headers.insert(&X_FORWARDED_PROTO, self.scheme.clone());
+        }
+        if let Some(host) = host
+            && !headers.contains_key(&X_FORWARDED_HOST)
+        {
+            headers.insert(&X_FORWARDED_HOST, host.clone());
+        }
+    }
+
+    fn element_for(&mut self, host: Option<&HeaderValue>) -> HeaderValue {
+        match (&self.last, host) {
+            (Some((last, element)), Some(host)) if last == host => return element.clone(),
+            _ => {}
+        }
+        let mut text = String::with_capacity(self.element.len() + 64);
+        text.push_str(&self.element);
+        if let Some(host) = host.and_then(|host| host.to_str().ok()) {
+            text.push_str(";host=");
+            push_value(&mut text, host);
+        }
+        let element = HeaderValue::try_from(text).expect("printable text is a header value");
+        self.last = host.map(|host| (host.clone(), element.clone()));
+        element
+    }
+}
+
+/// A token as it is, anything else quoted.
+fn push_value(out: &mut String, value: &str) {
+    if !value.is_empty() && value.bytes().all(is_token) {
+        return out.push_str(value);
+    }
+    out.push('"');
+    for character in value.chars() {
+        if matches!(character, '"' | '\\') {
+            out.push('\\');
+        }
+        out.push(character);
+    }
+    out.push('"');
+}
+
+/// Appends to a list, on one line: some applications read the first line alone.
+fn append(headers: &mut HeaderMap, name: &HeaderName, element: &HeaderValue) {
+    if !headers.contains_key(name) {
+        headers.insert(name, element.clone());
+        return;
+    }
+    let mut list: Vec<u8> = Vec::with_capacity(128);
+    for value in headers.get_all(name).iter().chain([element]) {
+        if !list.is_empty() {
+            list.extend_from_slice(b", ");
+        }
+        list.extend_from_slice(value.as_bytes());
+    }
+    let joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).expect("values joined are a value");
+    headers.insert(name, joined);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is forwarded as `for | proto | host | forwarded`.
+    fn check(
+        peer: &str,
+        tls: bool,
+        trusted: bool,
+        host: &str,
+        lines: &[(&'static str, &str)],
+        expected: [&str; 4],
+    ) {
+        let mut forwarding = Forwarding::new(peer.parse().expect("an address"), tls);
+        let host = (!host.is_empty()).then(|| HeaderValue::from_str(host).expect("a host"));
+        // Twice on one connection: the second is told from memory.
+        for _ in 0..2 {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, HeaderValue::from_str(value).expect("a value"));
+            }
+            forwarding.apply(&mut headers, host.as_ref(), trusted);
+            let names = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED];
+            let told = names.map(|name| {
+                assert!(headers.get_all(&name).iter().count() <= 1);
+                headers.get(&name).map_or(String::new(), |value| value.to_str().expect("text").to_owned())
+            });
+            assert_eq!(told, expected);
+        }
+    }
+
+    const SPOOFED: &[(&str, &str)] = &[
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-forwarded-for", "7.7.7.7"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil.example"),
+        ("forwarded", "for=6.6.6.6"),
+    ];
+
+    #[test]
+    fn replaces_what_an_untrusted_client_sent() {
+        let told =
+            ["192.0.2.1", "http", "api.example:8080", "for=192.0.2.1;proto=http;host=\"api.example:8080\""];
+        check("::ffff:192.0.2.1", false, false, "api.example:8080", SPOOFED, told);
+        check("192.0.2.1", false, false, "", SPOOFED, ["192.0.2.1", "http", "", "for=192.0.2.1;proto=http"]);
+    }
+
+    #[test]
+    fn quotes_ipv6_and_hosts_that_are_no_tokens() {
+        let told = ["2001:db8::1", "https", "a.example", "for=\"[2001:db8::1]\";proto=https;host=a.example"];
+        check("2001:db8::1", true, false, "a.example", &[], told);
+        let told = ["1.2.3.4", "http", "a\"\\b", "for=1.2.3.4;proto=http;host=\"a\\\"\\\\b\""];
+        check("1.2.3.4", false, false, "a\"\\b", &[], told);
+    }
+
+    #[test]
+    fn appends_to_what_a_trusted_proxy_sent() {
+        let told = [
+            "6.6.6.6, 7.7.7.7, 10.0.0.1",
+            "https",
+            "evil.example",
+            "for=6.6.6.6, for=10.0.0.1;proto=http;host=a.example",
+        ];
+        check("10.0.0.1", false, true, "a.example", SPOOFED, told);
+        let told = ["10.0.0.1", "http", "a.example", "for=10.0.0.1;proto=http;host=a.example"];
+        check("10.0.0.1", false, true, "a.example", &[], told);
+    }
+
+    #[test]
+    fn another_host_on_the_same_connection_is_told_as_such() {
+        let mut forwarding = Forwarding::new("192.0.2.1".parse().expect("an address"), false);
+        for host in ["a.example", "b.example", "a.example"] {
+            let mut headers = HeaderMap::new();
+            forwarding.apply(&mut headers, Some(&HeaderValue::from_static(host)), false);
+            assert_eq!(headers[FORWARDED], format!("for=192.0.2.1;proto=http;host={host}"));
+        }
+    }
+}
