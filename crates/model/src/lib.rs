@@ -4,6 +4,8 @@
 //! these decisions lives in the crates above (`wire`, `upstream`, `proxy`, `server`).
 
 pub mod address;
+pub mod balance;
+pub mod breaker;
 pub mod credential;
 pub mod deadline;
 pub mod forwarded;
@@ -13,6 +15,7 @@ pub mod path;
 pub mod plan;
 pub mod receipt;
 pub mod refusal;
+pub mod retry;
 pub mod route;
 pub mod tenant;
 pub mod tick;
