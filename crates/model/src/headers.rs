@@ -1,0 +1,349 @@
+//! Header fields on their way through: what belongs to one connection stays behind, what only Tidegate may
+//! say is taken from clients, and the operator's changes are made.
+//!
+//! All of it works in place and allocates nothing for an ordinary request.
+//!
+//! Hop-by-hop fields (RFC 9110, 7.6.1) are removed in both directions, and so is what `Connection`
+//! nominates, with one exception: a client must not use `Connection` to make a front door drop a field that
+//! the application relies on (`Connection: authorization`, `Connection: x-forwarded-for`). Fields with an
+//! end-to-end meaning of their own are therefore not removed by nomination.
+//!
+//! `Trailer` stays: it announces what follows the body end to end, and HTTP/1.1 trailers are sent only when
+//! announced.
+
+use http::header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// CGI programs read it as the variable `HTTP_PROXY` ("httpoxy", CVE-2016-5385); no standard defines it.
+const PROXY: HeaderName = HeaderName::from_static("proxy");
+
+/// The prefix of the fields that only Tidegate may say.
+const OWN_PREFIX: &[u8] = b"tidegate-";
+
+/// Fields that a nomination by `Connection` does not remove, besides those of [`KEPT_PREFIXES`].
+const KEPT: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "age",
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "etag",
+    "expect",
+    "expires",
+    "forwarded",
+    "host",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "last-modified",
+    "location",
+    "origin",
+    "range",
+    "referer",
+    "retry-after",
+    "server",
+    "set-cookie",
+    "strict-transport-security",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "user-agent",
+    "vary",
+    "via",
+    "www-authenticate",
+];
+
+const KEPT_PREFIXES: &[&str] =
+    &["access-control-", "content-security-policy", "grpc-", "sec-", "tidegate-", "x-"];
+
+/// Removes what belongs to the client's connection alone, and what a client must not say: `Tidegate-*`,
+/// `Proxy`, and look-alikes with `_` that CGI-like applications would take for a field Tidegate writes.
+///
+/// `TE: trailers` stays, as gRPC demands it. `Upgrade` goes too: who forwards an upgrade writes it anew.
+pub fn strip_request(headers: &mut HeaderMap) {
+    let trailers = headers.contains_key(TE) && wants_trailers(headers);
+    strip_hop(headers);
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    headers.remove(HTTP2_SETTINGS);
+    headers.remove(PROXY_AUTHORIZATION);
+    headers.remove(PROXY);
+    strip_own(headers);
+}
+
+/// Removes what belongs to the upstream's connection alone.
+pub fn strip_response(headers: &mut HeaderMap) {
+    strip_hop(headers);
+    headers.remove(TE);
+    headers.remove(PROXY_AUTHENTICATE);
+}
+
+/// Removes, then replaces or creates, then appends.
+pub fn change(
+    headers: &mut HeaderMap,
+    remove: &[HeaderName],
+    set: &[(HeaderName, HeaderValue)],
+    add: &[(HeaderName, HeaderValue)],
+) {
+    for name in remove {
+        headers.remove(name);
+    }
+    for (name, value) in set {
+        headers.insert(name, value.clone());
+    }
+    for (name, value) in add {
+        headers.append(name, value.clone());
+    }
+}
+
+/// Whether the operator's changes may name this field: not those that frame or route the message, which
+/// Tidegate itself writes.
+#[must_use]
+pub fn may_be_changed(name: &HeaderName) -> bool {
+    let reserved = [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS];
+    !reserved.contains(name) && *name != http::header::CONTENT_LENGTH && *name != http::header::TRAILER
+}
+
+/// Whether `Connection` holds this option, in any case.
+#[must_use]
+pub fn connection_has(headers: &HeaderMap, option: &str) -> bool {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .any(|value| options(value).any(|one| one.eq_ignore_ascii_case(option.as_bytes())))
+}
+
+fn strip_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        // Values are reference-counted: this copies no bytes.
+        let values: SmallVec<[HeaderValue; 2]> = headers.get_all(CONNECTION).iter().cloned().collect();
+        for option in values.iter().flat_map(options) {
+            if let Ok(name) = std::str::from_utf8(option)
+                && !is_kept(option)
+            {
+                headers.remove(name);
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(TRANSFER_ENCODING);
+    headers.remove(UPGRADE);
+}
+
+fn options(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
+}
+
+fn is_kept(option: &[u8]) -> bool {
+    KEPT.iter().any(|name| option.eq_ignore_ascii_case(name.as_bytes()))
+        || KEPT_PREFIXES.iter().any(|prefix| {
+            option.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+        })
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(TE).iter().any(|value| {
+        options(value).any(|coding| {
+            coding
+                .split(|&byte| byte == b';')
+                .next()
+                .is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        })
+    })
+}
+
+fn strip_own(headers: &mut HeaderMap) {
+    // Collected first, as removing needs the map; nearly always empty.
+    let own: SmallVec<[HeaderName; 4]> =
+        headers.keys().filter(|name| is_own(name.as_str().as_bytes())).cloned().collect();
+    for name in &own {
+        headers.remove(name);
+    }
+}
+
+/// Whether a field is `Tidegate-*`, or would be read as a field that Tidegate writes by whoever takes `_`
+/// for `-` (CGI, WSGI, PHP). Names are lower case.
+fn is_own(name: &[u8]) -> bool {
+    if name.starts_with(OWN_PREFIX) {
+        return true;
+    }
+    if !name.contains(&b'_') {
+        return false;
+    }
+    let written = [&b"x-forwarded-for"[..], b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"];
+    same(name.get(..OWN_PREFIX.len()).unwrap_or(name), OWN_PREFIX)
+        || written.iter().any(|field| same(name, field))
+}
+
+fn same(name: &[u8], field: &[u8]) -> bool {
+    name.len() == field.len() && name.iter().zip(field).all(|(&a, &b)| a == b || (a == b'_' && b == b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn headers(lines: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            let (name, value) = line.split_once(": ").expect("a header");
+            let name: HeaderName = name.parse().expect("a name");
+            headers.append(name, HeaderValue::from_str(value).expect("a value"));
+        }
+        headers
+    }
+
+    #[track_caller]
+    fn check(strip: fn(&mut HeaderMap), sent: &[&str], forwarded: &[&str]) {
+        let mut stripped = headers(sent);
+        strip(&mut stripped);
+        assert_eq!(stripped, headers(forwarded));
+    }
+
+    #[test]
+    fn removes_what_belongs_to_the_connection() {
+        let hop = [
+            "connection: close, keep-alive",
+            "connection: upgrade",
+            "keep-alive: timeout=5",
+            "proxy-connection: close",
+            "transfer-encoding: chunked",
+            "upgrade: h2c",
+            "te: gzip",
+            "accept: */*",
+            "trailer: x-sum",
+        ];
+        check(strip_request, &hop, &["accept: */*", "trailer: x-sum"]);
+        check(strip_response, &hop, &["accept: */*", "trailer: x-sum"]);
+        let request = [
+            "http2-settings: AAMAAABkAAQAAP__",
+            "proxy-authorization: Basic x",
+            "proxy: http://evil.example",
+        ];
+        check(strip_request, &request, &[]);
+        check(strip_response, &["proxy-authenticate: Basic"], &[]);
+    }
+
+    #[test]
+    fn removes_what_connection_nominates() {
+        check(
+            strip_request,
+            &["connection: Hop-One,, hop-two", "hop-one: 1", "hop-two: 2", "other: 3"],
+            &["other: 3"],
+        );
+        check(strip_request, &["connection: hop", "connection: hip", "hop: 1", "hop: 2", "hip: 3"], &[]);
+        check(strip_response, &["connection: (not a token), \u{e9}", "other: 3"], &["other: 3"]);
+    }
+
+    #[test]
+    fn connection_cannot_nominate_what_the_application_relies_on() {
+        let kept = [
+            "host: a.example",
+            "authorization: Bearer x",
+            "content-length: 3",
+            "content-type: text/plain",
+            "cookie: a=b",
+            "x-forwarded-for: 192.0.2.1",
+            "x-api-key: k",
+            "idempotency-key: i",
+        ];
+        let names = "Host, AUTHORIZATION, content-length, content-type, cookie, X-Forwarded-For, x-api-key, idempotency-key";
+        let nominated = format!("connection: {names}");
+        let sent: Vec<&str> = std::iter::once(nominated.as_str()).chain(kept).collect();
+        check(strip_request, &sent, &kept);
+    }
+
+    #[test]
+    fn keeps_te_trailers_and_nothing_else_of_te() {
+        check(strip_request, &["te: gzip;q=0.5, Trailers ; q=1"], &["te: trailers"]);
+        check(strip_request, &["te: trailers", "connection: te"], &["te: trailers"]);
+        check(strip_request, &["te: trailersx"], &[]);
+        check(strip_response, &["te: trailers"], &[]);
+    }
+
+    #[test]
+    fn takes_from_clients_what_only_tidegate_may_say() {
+        let sent = [
+            "tidegate-tenant: acme",
+            "tidegate_tenant: acme",
+            "Tidegate-Deadline-Ms: 5",
+            "x_forwarded_for: 10.0.0.1",
+            "x-request_id: 1",
+            "x-forwarded-for: 10.0.0.1",
+            "my_field: stays",
+            "tidegate: stays",
+        ];
+        check(strip_request, &sent, &["x-forwarded-for: 10.0.0.1", "my_field: stays", "tidegate: stays"]);
+        check(strip_response, &["tidegate-load: 3"], &["tidegate-load: 3"]);
+    }
+
+    #[test]
+    fn changes_are_removed_then_set_then_added() {
+        let mut changed = headers(&["a: 1", "b: 1", "b: 2", "c: 1"]);
+        let pair = |name: &'static str, value: &'static str| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let remove = [HeaderName::from_static("a"), HeaderName::from_static("missing")];
+        change(&mut changed, &remove, &[pair("b", "3"), pair("d", "1")], &[pair("c", "2"), pair("a", "2")]);
+        assert_eq!(changed, headers(&["b: 3", "c: 1", "c: 2", "d: 1", "a: 2"]));
+    }
+
+    #[test]
+    fn framing_is_not_the_operators_to_change() {
+        for name in ["content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"] {
+            assert!(!may_be_changed(&HeaderName::from_static(name)), "{name}");
+        }
+        for name in ["host", "authorization", "x-any", "server"] {
+            assert!(may_be_changed(&HeaderName::from_static(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn finds_an_option_of_connection() {
+        assert!(connection_has(&headers(&["connection: keep-alive, Upgrade"]), "upgrade"));
+        assert!(!connection_has(&headers(&["connection: upgraded"]), "upgrade"));
+        assert!(!connection_has(&HeaderMap::new(), "upgrade"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_stripped_holds_nothing_of_the_hop(
+            names in prop::collection::vec("connection|te|upgrade|keep-alive|tidegate-x|hop-[ab]|host|x-y", 0..12),
+            values in prop::collection::vec("(close|hop-[ab]|te|host|trailers|,| ){0,4}", 12),
+        ) {
+            let mut stripped = HeaderMap::new();
+            for (name, value) in names.iter().zip(&values) {
+                let name: HeaderName = name.parse().expect("a name");
+                stripped.append(name, HeaderValue::from_str(value).expect("a value"));
+            }
+            let hosts = stripped.get_all("host").iter().count();
+            strip_request(&mut stripped);
+            prop_assert_eq!(stripped.get_all("host").iter().count(), hosts);
+            for gone in ["connection", "upgrade", "keep-alive", "tidegate-x"] {
+                prop_assert!(!stripped.contains_key(gone));
+            }
+            prop_assert!(stripped.get_all(TE).iter().all(|value| value == "trailers"));
+            let once = stripped.clone();
+            strip_request(&mut stripped);
+            prop_assert_eq!(once, stripped);
+        }
+    }
+}
