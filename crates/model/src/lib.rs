@@ -14,6 +14,7 @@ pub mod host;
 pub mod limit;
 pub mod path;
 pub mod plan;
+pub mod problem;
 pub mod receipt;
 pub mod refusal;
 pub mod retry;

@@ -59,6 +59,8 @@ pub struct Kind {
     pub repeat: Repeat,
     /// RFC 9209 proxy error type.
     pub proxy_error: &'static str,
+    /// The value of `Proxy-Status` (RFC 9209), whole. Code and error type are tokens: nothing to escape.
+    pub proxy_status: &'static str,
     /// gRPC status code.
     pub grpc: u8,
     /// The page, in Markdown.
@@ -93,6 +95,7 @@ macro_rules! kinds {
             pub static $name: Kind = Kind {
                 code: $code, status: $status, title: $title, blame: Blame::$blame, repeat: Repeat::$repeat,
                 proxy_error: $proxy, grpc: $grpc,
+                proxy_status: concat!("tidegate; error=", $proxy, "; details=\"", $code, "\""),
                 page: include_str!(concat!("../../../docs/refusals/", $code, ".md")),
             };
         )*
