@@ -1,3 +1,23 @@
 //! What every upstream call goes through: resolving, health, balancing, pools, gate, breaker, tries.
+//!
+//! [`Upstreams`] is the process's: endpoints, their health and every breaker, shared by all cores as atomics.
+//! [`Caller`] is a core's: its connections. A call needs a [`tidegate_model::tenant::Permit`], so that nothing reaches
+//! an application without having been limited.
 
+mod answer;
+mod attempt;
+mod caller;
+mod discovery;
+mod endpoint;
+mod gate;
+mod health;
+mod pick;
+mod pool;
+mod replay;
 pub mod settings;
+mod upstreams;
+
+pub use answer::{Answer, AnswerBody};
+pub use caller::{Caller, Terms};
+pub use endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
+pub use upstreams::{Upstream, UpstreamStatus, Upstreams};

@@ -1,0 +1,112 @@
+//! An exchange while it is answered: the request, and the open receipt that every stage writes to.
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use http::request::Parts;
+use tidegate_model::receipt::{End, Receipt, Step};
+use tidegate_model::refusal::Refusal;
+use tidegate_model::tick::Tick;
+use tidegate_wire::body::Incoming;
+use tidegate_wire::clock;
+use tidegate_wire::server::Connection;
+
+use crate::recorder::Recorder;
+
+/// One request, from its head to the last byte of its answer.
+pub struct Exchange {
+    /// The request's head. Taken when it is forwarded.
+    pub head: Parts,
+    /// The request's body. Taken when it is forwarded.
+    pub body: Option<Incoming>,
+    /// The connection it came by.
+    pub connection: Rc<Connection>,
+    /// The host it asks for: lower case, without port.
+    pub host: String,
+    /// The client's address, trusted proxies believed.
+    pub client: IpAddr,
+    /// Whether the peer is a trusted proxy.
+    pub trusted: bool,
+    /// When its head had arrived.
+    pub started: Tick,
+    /// The record.
+    pub open: Box<Open>,
+}
+
+impl Exchange {
+    /// Notes that something happened just now.
+    pub fn note(&self, step: Step) {
+        self.open.receipt_mut().note(clock::now(), step);
+    }
+}
+
+/// An open receipt. It is recorded exactly once: when it is settled, or when it is dropped because the client
+/// went away or a panic ended the exchange.
+pub struct Open {
+    receipt: RefCell<Receipt>,
+    request_bytes: Rc<Cell<u64>>,
+    recorder: Rc<dyn Recorder>,
+    settled: Cell<bool>,
+}
+
+impl Open {
+    /// Opens a receipt that will be handed to `recorder`.
+    #[must_use]
+    pub fn new(receipt: Receipt, recorder: Rc<dyn Recorder>) -> Box<Open> {
+        Box::new(Open {
+            receipt: RefCell::new(receipt),
+            request_bytes: Rc::default(),
+            recorder,
+            settled: Cell::new(false),
+        })
+    }
+
+    /// The cell itself, for the stages that write to it while they wait.
+    pub fn receipt_cell(&self) -> &RefCell<Receipt> {
+        &self.receipt
+    }
+
+    /// The receipt, to read.
+    pub fn receipt(&self) -> Ref<'_, Receipt> {
+        self.receipt.borrow()
+    }
+
+    /// The receipt, to write.
+    pub fn receipt_mut(&self) -> RefMut<'_, Receipt> {
+        self.receipt.borrow_mut()
+    }
+
+    /// Where the request body's bytes are counted while they pass.
+    #[must_use]
+    pub fn request_bytes(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.request_bytes)
+    }
+
+    /// Notes a refusal: it is what the client is told.
+    pub fn refused(&self, refusal: &Refusal) {
+        let mut receipt = self.receipt.borrow_mut();
+        receipt.refusal = Some(refusal.kind);
+        receipt.note(clock::now(), Step::Refused(refusal.kind.code));
+    }
+
+    /// Settles the receipt. Later calls change nothing.
+    pub fn settle(&self, end: End) {
+        if self.settled.replace(true) {
+            return;
+        }
+        let now = clock::now();
+        let blank = Receipt::open(self.receipt().request_id, now, self.receipt().client, self.receipt().listener);
+        let mut receipt = self.receipt.replace(blank);
+        receipt.end = end;
+        receipt.request_bytes = self.request_bytes.get();
+        receipt.ended = now;
+        self.recorder.record(receipt);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.settle(if std::thread::panicking() { End::Panicked } else { End::ClientGone });
+    }
+}

@@ -1,0 +1,99 @@
+//! The life of an exchange, on one screen.
+//!
+//! ```text
+//! admit -> route -> identify -> authorize -> limit -> decide -> forward, redirect or respond -> settle
+//! ```
+//!
+//! A straight function over stage modules: the stages are a closed set in a fixed order. What a stage found out is
+//! handed on as evidence: [`Permitted`] is made by [`limit`] alone and is the only way into [`forward`], so that
+//! "forwarded without being limited" does not compile. Every stage may end the exchange with a [`Refusal`].
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tidegate_model::refusal::Refusal;
+use tidegate_upstream::Caller;
+use tidegate_wire::body::Incoming;
+use tidegate_wire::clock;
+use tidegate_wire::server::{Connection, Handler};
+
+use crate::decide::{Decision, decide};
+use crate::entropy::Entropy;
+use crate::exchange::Exchange;
+use crate::limit::Permitted;
+use crate::recorder::Recorder;
+use crate::respond::Answer;
+use crate::settle::ExchangeBody;
+use crate::site::Site;
+use crate::{admit, authorize, forward, limit, respond, route};
+
+/// The proxy of one core.
+pub struct Proxy {
+    /// What the stages read; swapped by a reload.
+    site: RefCell<Rc<Arc<Site>>>,
+    /// The way to the upstreams.
+    pub(crate) caller: Caller,
+    /// Where receipts go.
+    pub(crate) recorder: Rc<dyn Recorder>,
+    /// Chance.
+    pub(crate) entropy: Entropy,
+}
+
+impl Proxy {
+    /// A proxy with its first site.
+    #[must_use]
+    pub fn new(site: Arc<Site>, caller: Caller, recorder: Rc<dyn Recorder>, entropy: Entropy) -> Proxy {
+        Proxy { site: RefCell::new(Rc::new(site)), caller, recorder, entropy }
+    }
+
+    /// Swaps the site. Exchanges under way keep the one they pinned.
+    pub fn swap(&self, site: Arc<Site>) {
+        *self.site.borrow_mut() = Rc::new(site);
+    }
+
+    /// Answers one request, whatever happens.
+    async fn exchange(self: Rc<Self>, request: Request<Incoming>, connection: Rc<Connection>) -> Response<ExchangeBody> {
+        let site = Rc::clone(&self.site.borrow());
+        let mut exchange = match admit::admit(&self, &site, request, connection) {
+            Ok(exchange) => exchange,
+            Err(refused) => return refused.into_response(),
+        };
+        match self.answer(&site, &mut exchange).await {
+            Ok(answer) => respond::complete(exchange, answer),
+            Err(refusal) => respond::refuse(exchange, &refusal),
+        }
+    }
+
+    /// The stages in their order.
+    async fn answer(&self, site: &Site, exchange: &mut Exchange) -> Result<Answer, Refusal> {
+        let routed = route::route(site, exchange)?;
+        let identified = limit::identify(site, exchange)?;
+        authorize::authorize(&routed.route.settings, exchange.client)?;
+        let permitted: Permitted = limit::limit(identified, &routed, exchange)?;
+        match decide(&routed, &permitted) {
+            Decision::Forward(ladder) => forward::forward(self, site, exchange, &routed, permitted, ladder).await,
+            Decision::Redirect => Ok(respond::redirect(&routed, exchange, permitted)),
+            Decision::Respond(fixed) => Ok(respond::fixed(&fixed, permitted)),
+        }
+    }
+}
+
+impl Handler for Proxy {
+    type Body = ExchangeBody;
+
+    fn handle(
+        self: &Rc<Self>,
+        request: Request<Incoming>,
+        connection: &Rc<Connection>,
+    ) -> impl Future<Output = Response<ExchangeBody>> + 'static {
+        Rc::clone(self).exchange(request, Rc::clone(connection))
+    }
+
+    fn refuse(&self, connection: &Connection, refusal: Refusal) -> Response<Bytes> {
+        respond::refuse_bytes(self, connection, &refusal, clock::now())
+    }
+}

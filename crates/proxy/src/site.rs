@@ -1,0 +1,121 @@
+//! The site: one immutable snapshot of what the stages read. A reload swaps it; an exchange keeps the one it pinned.
+
+use std::sync::Arc;
+
+use tidegate_model::route::{Match, Split, Table, Tie};
+use tidegate_model::tenant::{RouteLimits, Tenants};
+use tidegate_upstream::{Upstream, Upstreams};
+
+use crate::identify::Identity;
+use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung};
+
+/// One snapshot.
+pub struct Site {
+    /// What was configured.
+    pub settings: ProxySettings,
+    /// Which route a request matches.
+    pub table: Table<Arc<Route>>,
+    /// Who a request is made for.
+    pub identity: Identity,
+}
+
+/// A route with everything that it names looked up.
+pub struct Route {
+    /// What was configured.
+    pub settings: Arc<RouteSettings>,
+    /// The limits of each tenant on it.
+    pub limits: RouteLimits,
+    /// What it does.
+    pub ladder: Ladder,
+}
+
+/// What answers a request on a route.
+pub enum Ladder {
+    /// Rungs: the first is one of these upstreams, by share and tenant; the rest come after it has failed.
+    Forward {
+        /// By weight.
+        split: Split,
+        /// In the split's order.
+        first: Vec<Arc<Upstream>>,
+        /// What comes after a failed forward.
+        rest: Vec<Fallback>,
+    },
+    /// A redirect.
+    Redirect,
+    /// A fixed response.
+    Respond(Arc<FixedResponse>),
+}
+
+/// A rung taken after a failed forward.
+pub enum Fallback {
+    /// Another upstream.
+    Upstream(Arc<Upstream>),
+    /// A fixed response.
+    Respond(Arc<FixedResponse>),
+}
+
+/// Why a site cannot be built. `check` finds all of these first.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// A route names an upstream that is not there.
+    #[error("route `{route}` forwards to upstream `{upstream}`, which does not exist")]
+    UpstreamMissing {
+        /// The route.
+        route: Arc<str>,
+        /// The upstream.
+        upstream: Arc<str>,
+    },
+    /// Two routes match the same requests equally well.
+    #[error("routes are ambiguous: {0:?}")]
+    Ambiguous(Vec<Tie>),
+}
+
+impl Site {
+    /// Looks up everything that the settings name.
+    ///
+    /// # Errors
+    /// An upstream that is missing, or routes that are ambiguous.
+    pub fn build(settings: ProxySettings, upstreams: &Upstreams, tenants: Arc<Tenants>) -> Result<Site, SiteError> {
+        let routes = settings
+            .routes
+            .iter()
+            .map(|route| Ok((route.matches.clone(), Arc::new(Route::build(route, upstreams)?))))
+            .collect::<Result<Vec<(Match, Arc<Route>)>, SiteError>>()?;
+        let table = Table::build(routes).map_err(SiteError::Ambiguous)?;
+        let identity = Identity::new(&settings.tenants, tenants);
+        Ok(Site { settings, table, identity })
+    }
+}
+
+impl Route {
+    fn build(settings: &Arc<RouteSettings>, upstreams: &Upstreams) -> Result<Route, SiteError> {
+        let find = |name: &Arc<str>| {
+            upstreams.get(name).ok_or_else(|| SiteError::UpstreamMissing {
+                route: Arc::clone(&settings.name),
+                upstream: Arc::clone(name),
+            })
+        };
+        let ladder = match &settings.action {
+            Action::Forward(split) => Ladder::Forward {
+                split: split.clone(),
+                first: split.to.iter().map(|(name, _)| find(name)).collect::<Result<_, _>>()?,
+                rest: settings
+                    .fallback
+                    .iter()
+                    .map(|rung| match rung {
+                        Rung::Upstream(name) => find(name).map(Fallback::Upstream),
+                        Rung::Respond(response) => Ok(Fallback::Respond(Arc::clone(response))),
+                    })
+                    .collect::<Result<_, _>>()?,
+            },
+            Action::Redirect { .. } => Ladder::Redirect,
+            Action::Respond(response) => Ladder::Respond(Arc::clone(response)),
+        };
+        let limits = RouteLimits {
+            name: Arc::clone(&settings.name),
+            rates: settings.rates.clone(),
+            concurrency: settings.concurrency,
+        };
+        Ok(Route { settings: Arc::clone(settings), limits, ladder })
+    }
+}

@@ -1,0 +1,417 @@
+//! A call: tries until one is answered, or until no further one may be made.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, request};
+use http_body::Body as _;
+use tidegate_model::balance::mix;
+use tidegate_model::breaker::{self, Verdict};
+use tidegate_model::receipt::{Receipt, Step};
+use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::retry::{Sent, backoff, may_repeat};
+use tidegate_model::tenant::Permit;
+use tidegate_model::tick::Tick;
+use tidegate_wire::body::Body;
+use tidegate_wire::{clock, task};
+
+use crate::answer::Answer;
+use crate::attempt::{Answered, Failed, Plan};
+use crate::gate::Slot;
+use crate::pick::Picker;
+use crate::pool::Pools;
+use crate::replay::Replay;
+use crate::settings::{Balance, HashOn, RetrySettings, UpstreamSettings};
+use crate::upstreams::Upstream;
+
+/// How often idle connections are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Idle connections of an endpoint that no longer exists are closed after this.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// What one exchange asks of a call.
+#[derive(Debug)]
+pub struct Terms<'a> {
+    /// To the response's head, tries and pauses included.
+    pub deadline: Tick,
+    /// Tries and hedges.
+    pub retry: &'a RetrySettings,
+    /// The client's address, for consistent hashing.
+    pub client: IpAddr,
+    /// An Upgrade: never tried twice.
+    pub upgrade: bool,
+}
+
+/// The way to the upstreams of one core.
+#[derive(Clone)]
+pub struct Caller {
+    pub(crate) state: Rc<CallerState>,
+}
+
+/// What the calls of one core share.
+pub(crate) struct CallerState {
+    pub(crate) pools: Pools,
+    pickers: RefCell<HashMap<u64, Rc<Picker>>>,
+    chance: Cell<u64>,
+}
+
+impl CallerState {
+    /// A word of chance.
+    pub(crate) fn chance(&self) -> u64 {
+        let next = self.chance.get().wrapping_add(1);
+        self.chance.set(next);
+        mix(next)
+    }
+
+    pub(crate) fn picker(&self, upstream: &Upstream) -> Rc<Picker> {
+        Rc::clone(self.pickers.borrow_mut().entry(upstream.id).or_default())
+    }
+}
+
+impl Caller {
+    /// The way to the upstreams of one of `cores` cores; `seed` is its chance.
+    #[must_use]
+    pub fn new(cores: usize, seed: u64) -> Caller {
+        let state = CallerState {
+            pools: Pools::new(cores),
+            pickers: RefCell::default(),
+            chance: Cell::new(mix(seed)),
+        };
+        Caller { state: Rc::new(state) }
+    }
+
+    /// Closes idle connections in time, for as long as the caller lives.
+    pub fn sweep(&self) {
+        let state = Rc::downgrade(&self.state);
+        task::spawn(async move {
+            while let Some(state) = state.upgrade() {
+                state.pools.sweep(IDLE_MAX, clock::now());
+                drop(state);
+                clock::sleep(SWEEP).await;
+            }
+        });
+    }
+
+    /// Makes a request to an upstream. The permit is the evidence that it may be made.
+    ///
+    /// # Errors
+    /// Why there is no answer: the refusal of the last try, or of what came before the first.
+    pub async fn call(
+        &self,
+        upstream: &Arc<Upstream>,
+        _permit: &Permit,
+        request: Request<Body>,
+        terms: &Terms<'_>,
+        receipt: &RefCell<Receipt>,
+    ) -> Result<Answer, Refusal> {
+        let settings = upstream.settings();
+        let hash = hash_key(&settings, request.headers(), _permit.tenant().id(), terms.client);
+        let plan = Plan {
+            upstream,
+            settings: &settings,
+            deadline: terms.deadline,
+            try_timeout: terms.retry.try_timeout,
+            key: hash.key,
+            receipt,
+        };
+        let now = clock::now();
+        admit(&plan, now)?;
+        upstream.budget.earn(settings.retry_budget_percent);
+        let answered = Tries::new(self, &plan, terms, request).run().await?;
+        let sticky = hash.cookie.and_then(|name| {
+            HeaderValue::from_str(&format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax", hash.key)).ok()
+        });
+        Ok(Answer { endpoint: answered.endpoint.address, response: answered.response, sticky })
+    }
+}
+
+/// What is refused before the first try.
+fn admit(plan: &Plan<'_>, now: Tick) -> Result<(), Refusal> {
+    let left = plan.deadline.since(now);
+    let fastest = plan.upstream.latencies.quantile(0.01).unwrap_or_default();
+    if left.is_zero() || left < fastest / 2 {
+        return Err(Refusal::new(
+            &refusal::DEADLINE_UNREACHABLE,
+            format!("{} ms are left, and the upstream has never answered that fast", left.as_millis()),
+        ));
+    }
+    let Some(breaker) = &plan.settings.breaker else { return Ok(()) };
+    let terms = breaker::Terms { consecutive: breaker.consecutive, cooldown: breaker.cooldown };
+    match plan.upstream.breaker.ask(&terms, now) {
+        Verdict::Closed | Verdict::Probe => Ok(()),
+        Verdict::Open { wait } => Err(Refusal::new(
+            &refusal::UPSTREAM_BREAKER,
+            "the upstream failed too often in a row and is left alone for a while",
+        )
+        .retry_after(wait)),
+    }
+}
+
+/// The key of consistent hashing, and the cookie that is to carry it.
+struct HashKey<'a> {
+    key: u64,
+    cookie: Option<&'a str>,
+}
+
+fn hash_key<'a>(
+    settings: &'a UpstreamSettings,
+    headers: &HeaderMap,
+    tenant: &str,
+    client: IpAddr,
+) -> HashKey<'a> {
+    let Balance::RingHash(on) = &settings.balance else { return HashKey { key: 0, cookie: None } };
+    let of =
+        |bytes: &[u8]| bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| mix(hash ^ u64::from(byte)));
+    let by_address = || of(client.to_string().as_bytes());
+    let key = match on {
+        HashOn::Tenant => of(tenant.as_bytes()),
+        HashOn::ClientAddress => by_address(),
+        HashOn::Header(name) => headers.get(name).map_or_else(by_address, |value| of(value.as_bytes())),
+        HashOn::Cookie(name) => {
+            let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+            let mut pairs =
+                cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+            return match pairs.find(|(held, _)| held == name) {
+                Some((_, value)) => {
+                    let key = u64::from_str_radix(value, 16).unwrap_or_else(|_| of(value.as_bytes()));
+                    HashKey { key, cookie: None }
+                }
+                None => HashKey { key: mix(by_address() ^ clock::now().0), cookie: Some(name) },
+            };
+        }
+    };
+    HashKey { key, cookie: None }
+}
+
+/// The tries of one call.
+struct Tries<'a> {
+    caller: &'a Caller,
+    plan: &'a Plan<'a>,
+    terms: &'a Terms<'a>,
+    /// The request, while nothing of it was sent.
+    unsent: Option<Request<Body>>,
+    /// What it takes to make it again.
+    again: Option<Again>,
+    method: Method,
+    tried: smallvec::SmallVec<[u64; 4]>,
+}
+
+/// A request that can be made again.
+struct Again {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Option<Replay>,
+}
+
+impl Again {
+    fn request(&self) -> Request<Body> {
+        let mut request = Request::new(self.body.as_ref().map_or(Body::Empty, Replay::body));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
+    fn is_whole(&self) -> bool {
+        self.body.as_ref().is_none_or(Replay::is_whole)
+    }
+}
+
+/// What comes after a try.
+enum Next {
+    Done(Answered),
+    Failed(Refusal),
+    Again(Duration),
+}
+
+impl<'a> Tries<'a> {
+    fn new(
+        caller: &'a Caller,
+        plan: &'a Plan<'a>,
+        terms: &'a Terms<'a>,
+        request: Request<Body>,
+    ) -> Tries<'a> {
+        let method = request.method().clone();
+        let retry = terms.retry;
+        let repeatable = may_repeat(&method, Sent::Perhaps, retry.idempotent) && !terms.upgrade;
+        let (unsent, again) = if repeatable && (retry.tries > 1 || retry.hedge.is_some()) {
+            let (request::Parts { method, uri, headers, .. }, body) = request.into_parts();
+            let body = (!body.is_end_stream()).then(|| Replay::new(body, retry.body_bytes));
+            let again = Again { method, uri, headers, body };
+            (None, Some(again))
+        } else {
+            (Some(request), None)
+        };
+        Tries { caller, plan, terms, unsent, again, method, tried: smallvec::SmallVec::new() }
+    }
+
+    async fn run(mut self) -> Result<Answered, Refusal> {
+        let mut number = 1;
+        loop {
+            let (slot, waited) = self.plan.upstream.enter(self.plan.settings, self.plan.deadline).await?;
+            if !waited.is_zero() {
+                self.plan.receipt.borrow_mut().gate_wait += waited;
+                self.plan.note(Step::Waited(waited));
+            }
+            let request = match (self.unsent.take(), &self.again) {
+                (Some(request), _) => request,
+                (None, Some(again)) => again.request(),
+                (None, None) => unreachable!("a try without a request is never asked for"),
+            };
+            let result = self.attempt(slot, request).await;
+            match self.next(result, number) {
+                Next::Done(answered) => return Ok(answered),
+                Next::Failed(refusal) => return Err(refusal),
+                Next::Again(pause) => {
+                    self.plan.note(Step::Backoff(pause));
+                    clock::sleep(pause).await;
+                    number += 1;
+                }
+            }
+        }
+    }
+
+    /// One try, with a hedge beside it where that is wanted.
+    async fn attempt(&mut self, slot: Slot, request: Request<Body>) -> Result<Answered, Failed> {
+        let first = self.caller.attempt(self.plan, slot, &self.tried, request);
+        let hedge =
+            self.terms.retry.hedge.as_ref().zip(self.again.as_ref().filter(|again| again.body.is_none()));
+        let Some((hedge, again)) = hedge.filter(|_| self.method.is_safe()) else { return first.await };
+        let Some(quantile) = self.plan.upstream.latencies.quantile(hedge.quantile) else {
+            return first.await;
+        };
+        let mut first = pin!(first);
+        let late = clock::now().after(quantile.max(hedge.min));
+        if let Ok(result) = clock::timeout_at(late, first.as_mut()).await {
+            return result;
+        }
+        // The second goes elsewhere, takes only a free slot and spends of the budget.
+        let before = self.plan.receipt.borrow().endpoint;
+        let elsewhere: smallvec::SmallVec<[u64; 4]> = self
+            .plan
+            .upstream
+            .endpoints()
+            .endpoints
+            .iter()
+            .filter(|e| Some(e.address) == before)
+            .map(|e| e.id)
+            .collect();
+        let slot = self.plan.upstream.try_enter(self.plan.settings).filter(|_| self.spend());
+        let Some(slot) = slot else { return first.await };
+        self.plan.note(Step::Hedged);
+        let second = self.caller.attempt(self.plan, slot, &elsewhere, again.request());
+        first_good(first, pin!(second)).await
+    }
+
+    fn spend(&self) -> bool {
+        self.plan.upstream.budget.spend(self.plan.settings.retry_budget_min_per_second, clock::now())
+    }
+
+    fn next(&mut self, result: Result<Answered, Failed>, number: u32) -> Next {
+        let retry = self.terms.retry;
+        let (sent, pause) = match &result {
+            Ok(answered) if !retry.statuses.contains(&answered.response.status()) => {
+                return Next::Done(result.unwrap_or_else(|_| unreachable!("it is an answer")));
+            }
+            Ok(answered) => (Sent::Perhaps, answered.retry_after.unwrap_or_default()),
+            Err(failed) => (failed.sent, Duration::ZERO),
+        };
+        let pause = pause.max(backoff(retry.backoff, retry.backoff_max, number, self.caller.state.chance()));
+        let hindrance = self.hindrance(&result, sent, number, pause);
+        match (hindrance, result) {
+            (None, Ok(answered)) => {
+                self.tried.push(answered.endpoint.id);
+                // Its connection is worth more than the few bytes that are left of a small answer.
+                drain(answered);
+                Next::Again(pause)
+            }
+            (None, Err(failed)) => {
+                self.tried.extend(failed.endpoint);
+                self.unsent = failed.request;
+                Next::Again(pause)
+            }
+            (Some(why), result) => {
+                if retry.tries > 1 {
+                    self.plan.note(Step::NoRetry(why));
+                }
+                match result {
+                    Ok(answered) => Next::Done(answered),
+                    Err(failed) => Next::Failed(failed.refusal),
+                }
+            }
+        }
+    }
+
+    /// Why no further try may be made.
+    fn hindrance(
+        &self,
+        result: &Result<Answered, Failed>,
+        sent: Sent,
+        number: u32,
+        pause: Duration,
+    ) -> Option<&'static str> {
+        let retry = self.terms.retry;
+        let unsent = matches!(result, Err(Failed { request: Some(_), .. }));
+        if number >= retry.tries {
+            return Some("tries");
+        }
+        if self.terms.upgrade && !unsent || !may_repeat(&self.method, sent, retry.idempotent) {
+            return Some("unsafe");
+        }
+        if matches!(result, Err(failed) if failed.refusal.kind.blame == refusal::Blame::Client) {
+            return Some("client");
+        }
+        if !unsent && !self.again.as_ref().is_some_and(Again::is_whole) {
+            return Some("body");
+        }
+        if clock::now().after(pause) >= self.plan.deadline {
+            return Some("deadline");
+        }
+        (!self.spend()).then_some("budget")
+    }
+}
+
+/// The first of two tries that is answered well; of two bad ones, the last.
+async fn first_good(
+    mut first: std::pin::Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
+    mut second: std::pin::Pin<&mut impl Future<Output = Result<Answered, Failed>>>,
+) -> Result<Answered, Failed> {
+    let good = |result: &Result<Answered, Failed>| {
+        result.as_ref().is_ok_and(|answered| answered.response.status() < StatusCode::INTERNAL_SERVER_ERROR)
+    };
+    tokio::select! {
+        result = first.as_mut() => if good(&result) { result } else { second.await },
+        result = second.as_mut() => if good(&result) { result } else { first.await },
+    }
+}
+
+/// Reads what is left of an answer that is not wanted, if it is little, so that its connection can be used again.
+fn drain(answered: Answered) {
+    const BYTES_MAX: u64 = 64 * 1024;
+    const TIME_MAX: Duration = Duration::from_secs(1);
+    let mut body = answered.response.into_body();
+    if body.is_end_stream() || body.size_hint().lower() > BYTES_MAX {
+        return;
+    }
+    task::spawn(async move {
+        let by = clock::now().after(TIME_MAX);
+        let read = async {
+            let mut left = BYTES_MAX;
+            while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut body).await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        let _ = clock::timeout_at(by, read).await;
+    });
+}
