@@ -149,6 +149,28 @@ fn every_refusal_can_be_told_in_every_form() {
     }
 }
 
+#[test]
+fn every_page_states_what_is_told_and_answers_what_is_asked() {
+    for kind in KINDS {
+        let told = format!("{}: status {}, gRPC {} (", kind.title, kind.status, kind.grpc);
+        let sections = [
+            "**What happened.** ",
+            "**What the client should do.** ",
+            "**What to look at.** ",
+            "**How to mend it.** ",
+        ];
+        for part in [told.as_str()].iter().chain(&sections) {
+            assert!(kind.page.contains(part), "docs/refusals/{}.md lacks {part:?}", kind.code);
+        }
+        let metric = format!("tidegate_refusals_total{{code=\"{}\"}}", kind.code);
+        assert!(
+            kind.page.replace('\n', " ").contains(&metric),
+            "docs/refusals/{}.md lacks {metric}",
+            kind.code
+        );
+    }
+}
+
 /// Reads a JSON string from its opening quote on; what is left after it.
 fn read_string(json: &str) -> (String, &str) {
     let mut out = String::new();

@@ -157,6 +157,32 @@ fn tells_how_much_of_the_path_was_matched() {
     }
 }
 
+/// The example of docs/routing.md, as it is told there.
+#[test]
+fn the_documented_example_is_true() {
+    check(
+        &[
+            "* /",
+            "api.example.com /v1",
+            "GET api.example.com /v1/orders",
+            "GET api.example.com /v1/orders x-beta",
+            "api.example.com =/v1/status",
+            "*.example.com /",
+        ],
+        &[
+            ("GET api.example.com /v1/orders/7", "GET api.example.com /v1/orders"),
+            ("GET api.example.com /v1/orders/7 x-beta:1", "GET api.example.com /v1/orders x-beta"),
+            ("HEAD api.example.com /v1/orders", "GET api.example.com /v1/orders"),
+            ("POST api.example.com /v1/orders", "405 GET, HEAD"),
+            ("GET api.example.com /v1/ordersx", "api.example.com /v1"),
+            ("GET api.example.com /v1/status", "api.example.com =/v1/status"),
+            ("GET api.example.com /v1/status/", "api.example.com /v1"),
+            ("GET api.example.com /about", "*.example.com /"),
+            ("GET example.com /v1", "* /"),
+        ],
+    );
+}
+
 #[test]
 fn a_tie_names_both_routes() {
     let tie = |first, second| Tie { first, second };
