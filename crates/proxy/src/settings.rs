@@ -143,6 +143,8 @@ pub struct RouteSettings {
     pub retry: RetrySettings,
     /// What comes after a failed forward, in order.
     pub fallback: Vec<Rung>,
+    /// Answers of an upstream that count as failed, when there is a further rung.
+    pub fallback_statuses: Vec<StatusCode>,
     /// Changes to the path and the headers of the request before it is forwarded.
     pub request: RequestChanges,
     /// Changes to the response's headers.
