@@ -76,6 +76,8 @@ pub struct Connection {
     pub server_name: Option<String>,
     /// What it is held to.
     pub limits: Arc<ConnectionLimits>,
+    /// What the handler remembers of it between two requests.
+    pub attached: RefCell<Option<Box<dyn std::any::Any>>>,
 }
 
 /// Connections of the whole process.
@@ -205,6 +207,7 @@ impl<H: Handler> Server<H> {
             tls: settings.tls,
             server_name: None,
             limits: Arc::clone(&settings.limits),
+            attached: RefCell::default(),
         };
         if open >= settings.limits.connections {
             self.census.refused.fetch_add(1, Relaxed);
