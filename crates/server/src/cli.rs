@@ -6,7 +6,12 @@ use clap::{Parser, Subcommand};
 
 /// What was asked for.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, about = "The front door of a multi-tenant SaaS", propagate_version = true)]
+#[command(
+    name = "tidegate",
+    version,
+    about = "The front door of a multi-tenant SaaS",
+    propagate_version = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
