@@ -1,10 +1,2 @@
-//! Tidegate: the front door and the backbone of a multi-tenant SaaS, in one binary.
-
-use std::process::ExitCode;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn main() -> ExitCode {
-    tidegate::cli::main()
-}
+//! Tidegate.
+fn main() {}

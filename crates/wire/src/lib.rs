@@ -7,6 +7,7 @@ pub mod client;
 pub mod client_tls;
 pub mod clock;
 pub mod guard;
+mod h2_check;
 pub mod listen;
 pub mod proxy_protocol;
 pub mod server;

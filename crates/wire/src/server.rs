@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::body::{BoxError, Incoming};
 use crate::clock;
 use crate::guard::Violation;
+use crate::h2_check;
 use crate::proxy_protocol::{self, Parsed};
 use crate::settings::{ConnectionLimits, ListenerSettings};
 use crate::stream::{GuardedStream, Shared, Socket};
@@ -76,8 +77,6 @@ pub struct Connection {
     pub server_name: Option<String>,
     /// What it is held to.
     pub limits: Arc<ConnectionLimits>,
-    /// What the handler remembers of it between two requests.
-    pub attached: RefCell<Option<Box<dyn std::any::Any>>>,
 }
 
 /// Connections of the whole process.
@@ -207,7 +206,6 @@ impl<H: Handler> Server<H> {
             tls: settings.tls,
             server_name: None,
             limits: Arc::clone(&settings.limits),
-            attached: RefCell::default(),
         };
         if open >= settings.limits.connections {
             self.census.refused.fetch_add(1, Relaxed);
@@ -289,7 +287,9 @@ impl<H: Handler> Server<H> {
         let limits = &connection.limits;
         let service = service_fn(|request| self.answer(request, &connection, &shared));
         let mut builder = http1::Builder::new();
-        builder.half_close(true).pipeline_flush(true).max_buf_size((limits.header_bytes * 2).max(64 * 1024));
+        // hyper asks for the client's FIN while an exchange is under way: the guarded stream tells it only of
+        // clients that are gone. A response never waits for the next pipelined request.
+        builder.half_close(false).max_buf_size((limits.header_bytes * 2).max(64 * 1024));
         if limits.header_count >= 100 {
             builder.max_headers(limits.header_count + 1);
         }
@@ -310,7 +310,7 @@ impl<H: Handler> Server<H> {
         };
         let (Some(violation), Some(parts)) = (violation, driven.into_parts()) else { return };
         // An exchange that the client broke by its body was answered by its own handler, if at all.
-        if shared.is_idle() {
+        if shared.is_idle() && !shared.broken_body.load(Relaxed) {
             let refusal = Refusal::new(violation.kind, violation.why);
             let bytes = encode(&self.handler.refuse(&connection, refusal));
             linger(parts.io.socket, &bytes).await;
@@ -325,7 +325,13 @@ impl<H: Handler> Server<H> {
             service_fn(move |request| {
                 let (server, connection, shared) =
                     (Rc::clone(&server), Rc::clone(&connection), Arc::clone(&shared));
-                async move { server.answer(request, &connection, &shared).await }
+                async move {
+                    if let Err(refusal) = h2_check::check(&request, &connection.limits) {
+                        let refused = server.handler.refuse(&connection, refusal);
+                        return Ok(refused.map(|bytes| Tracked::words(bytes, &shared)));
+                    }
+                    server.answer(request, &connection, &shared).await
+                }
             })
         };
         let mut builder = http2::Builder::new(LocalExecutor);
@@ -334,6 +340,7 @@ impl<H: Handler> Server<H> {
             .max_concurrent_streams(limits.h2_streams)
             .max_pending_accept_reset_streams(limits.h2_resets_pending)
             .max_local_error_reset_streams(limits.h2_resets_local)
+            .enable_connect_protocol()
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .initial_stream_window_size(limits.h2_stream_window)
             .initial_connection_window_size(limits.h2_connection_window)
@@ -357,17 +364,19 @@ impl<H: Handler> Server<H> {
         shared.upgraded.store(false, Relaxed);
         let pass = Pass(Arc::clone(shared));
         let http1 = request.version() < Version::HTTP_2;
+        let asks_upgrade = http1 && request.headers().contains_key(http::header::UPGRADE);
+        shared.declined.store(false, Relaxed);
         let mut response = self.handler.handle(request, connection).await;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             shared.upgraded.store(true, Relaxed);
         } else if http1
-            && (self.drain.draining.get()
-                || shared.exchanges.load(Relaxed) >= connection.limits.requests
-                || shared.violation().is_some())
+            && (self.drain.draining.get() || shared.exchanges.load(Relaxed) >= connection.limits.requests)
         {
             response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
         }
-        Ok(response.map(|body| Tracked { body, _pass: pass }))
+        let switched = shared.upgraded.load(Relaxed);
+        shared.declined.store(asks_upgrade && !switched, Relaxed);
+        Ok(response.map(|body| Tracked { body: Some(body), words: None, _pass: pass }))
     }
 }
 
@@ -405,10 +414,24 @@ impl Drop for Pass {
     }
 }
 
-/// A response's body that ends its exchange's pass.
-struct Tracked<B> {
-    body: B,
-    _pass: Pass,
+pin_project_lite::pin_project! {
+    /// A response's body that ends its exchange's pass: the handler's, or the words of a refusal.
+    struct Tracked<B> {
+        #[pin]
+        body: Option<B>,
+        words: Option<Bytes>,
+        _pass: Pass,
+    }
+}
+
+impl<B> Tracked<B> {
+    /// The words of a refusal, as an exchange of its own.
+    fn words(bytes: Bytes, shared: &Arc<Shared>) -> Tracked<B> {
+        shared.in_flight.fetch_add(1, Relaxed);
+        shared.exchanges.fetch_add(1, Relaxed);
+        let words = (!bytes.is_empty()).then_some(bytes);
+        Tracked { body: None, words, _pass: Pass(Arc::clone(shared)) }
+    }
 }
 
 impl<B: HttpBody<Data = Bytes, Error = BoxError>> HttpBody for Tracked<B> {
@@ -419,17 +442,20 @@ impl<B: HttpBody<Data = Bytes, Error = BoxError>> HttpBody for Tracked<B> {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        // SAFETY: `body` is pinned structurally: it is never moved out of `Tracked`, which has no `Drop` of its own.
-        let body = unsafe { self.map_unchecked_mut(|tracked| &mut tracked.body) };
-        body.poll_frame(context)
+        let this = self.project();
+        match this.body.as_pin_mut() {
+            Some(body) => body.poll_frame(context),
+            None => Poll::Ready(this.words.take().map(|words| Ok(Frame::data(words)))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().map_or(self.words.is_none(), HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let words = || SizeHint::with_exact(self.words.as_ref().map_or(0, |words| words.len() as u64));
+        self.body.as_ref().map_or_else(words, HttpBody::size_hint)
     }
 }
 
@@ -501,6 +527,7 @@ impl<'a> Timer<'a> {
                 Due::Head => return Poll::Ready(Ended::HeadLate),
                 Due::Body => {
                     self.shared.read_by.set(Tick::MAX);
+                    self.shared.broken_body.store(true, Relaxed);
                     let why = "the body made no progress";
                     self.shared.violate(Violation { kind: &refusal::REQUEST_TIMEOUT, why });
                     self.armed.as_mut().reset(clock::instant(now.after(LINGER)));
@@ -646,3 +673,6 @@ async fn say_and_listen(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,6 +49,10 @@ pub(crate) struct Shared {
     pub write_by: Moment,
     /// An exchange answered with an Upgrade.
     pub upgraded: AtomicBool,
+    /// An exchange that asked for an Upgrade was answered without one.
+    pub declined: AtomicBool,
+    /// What the client did wrong lies in a body: its request was handed on already.
+    pub broken_body: AtomicBool,
     /// The client has shut down its side.
     pub half_closed: AtomicBool,
     violated: AtomicBool,
@@ -79,6 +83,8 @@ impl Shared {
             read_by: never(),
             write_by: never(),
             upgraded: AtomicBool::new(false),
+            declined: AtomicBool::new(false),
+            broken_body: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
             violated: AtomicBool::new(false),
             violation: Mutex::new(None),
@@ -138,7 +144,7 @@ impl GuardedStream {
         if guard.phase() == Phase::Undecided {
             if self.shared.upgraded.load(Relaxed) {
                 guard.decide(true);
-            } else if idle {
+            } else if idle && self.shared.declined.load(Relaxed) {
                 guard.decide(false);
             } else {
                 return Some(Poll::Pending);
@@ -168,6 +174,7 @@ impl GuardedStream {
         let passed = match guard.feed(bytes) {
             Ok(()) => bytes.len(),
             Err((at, violation)) => {
+                self.shared.broken_body.store(guard.phase() == Phase::Body, Relaxed);
                 self.shared.violate(violation);
                 at
             }
@@ -203,6 +210,7 @@ impl GuardedStream {
             return;
         }
         if u128::from(self.body_bytes) * 1000 < u128::from(self.limits.body_rate_min) * since.as_millis() {
+            self.shared.broken_body.store(true, Relaxed);
             self.shared
                 .violate(Violation { kind: &refusal::REQUEST_TIMEOUT, why: "the body comes too slowly" });
         }
@@ -304,6 +312,10 @@ impl hyper::rt::Write for GuardedStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.shared.violation().is_some() && self.shared.is_idle() {
+            // The driver still has to say why.
+            return Poll::Ready(Ok(()));
+        }
         match &mut self.socket {
             Socket::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Socket::Tls(stream) => Pin::new(stream).poll_shutdown(context),

@@ -1,5 +1,0 @@
-//! Tidegate's binary as a library, so that tests and tools reach its parts: command line, configuration,
-//! telemetry, control API and the wiring of a running server.
-
-pub mod cli;
-pub mod config;

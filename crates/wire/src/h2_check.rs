@@ -1,0 +1,54 @@
+//! What HTTP/2's codec lets through and HTTP/1's guard would not: CONNECT as a forward proxy's, hosts that are
+//! missing, malformed or differ from the authority, too many fields, bodies announced as too large.
+
+use http::{Method, Request, header};
+use tidegate_model::host;
+use tidegate_model::refusal::{
+    REQUEST_BODY_TOO_LARGE, REQUEST_FRAMING, REQUEST_HEADERS_TOO_LARGE, REQUEST_HOST, REQUEST_METHOD, Refusal,
+};
+
+use crate::settings::ConnectionLimits;
+
+/// The request, if it is well formed.
+pub(crate) fn check<B>(request: &Request<B>, limits: &ConnectionLimits) -> Result<(), Refusal> {
+    let headers = request.headers();
+    if request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none() {
+        return Err(Refusal::new(&REQUEST_METHOD, "CONNECT is not supported: this is no forward proxy."));
+    }
+    if headers.len() > limits.header_count {
+        return Err(Refusal::new(&REQUEST_HEADERS_TOO_LARGE, "The request has too many header fields."));
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().map(|value| value.as_bytes());
+    if hosts.next().is_some() {
+        return Err(Refusal::new(&REQUEST_HOST, "The request has more than one Host."));
+    }
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    match (authority, host) {
+        (None, None) => {
+            return Err(Refusal::new(&REQUEST_HOST, "The request has no :authority and no Host."));
+        }
+        (Some(authority), Some(host)) if !authority.as_bytes().eq_ignore_ascii_case(host) => {
+            return Err(Refusal::new(&REQUEST_HOST, ":authority and Host differ."));
+        }
+        (Some(authority), _) => drop(host::normalize(authority)?),
+        (None, Some(host)) => {
+            let text = std::str::from_utf8(host).map_err(|_| Refusal::from(host::HostError::Byte))?;
+            drop(host::normalize(text)?);
+        }
+    }
+    check_length(headers, limits.body_bytes)
+}
+
+fn check_length(headers: &http::HeaderMap, most: u64) -> Result<(), Refusal> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    let number = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match number.and_then(|text| text.parse::<u64>().ok()) {
+        Some(length) if length > most => {
+            Err(Refusal::new(&REQUEST_BODY_TOO_LARGE, "The request's body is too large."))
+        }
+        Some(_) if lengths.next().is_none() => Ok(()),
+        _ => Err(Refusal::new(&REQUEST_FRAMING, "Content-Length is not one decimal number.")),
+    }
+}

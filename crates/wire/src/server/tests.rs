@@ -1,0 +1,445 @@
+//! The server on real sockets, with a handler that does what the path says.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::body::Body;
+use crate::listen;
+use crate::tls::Certificates;
+
+/// Answers `/` at once, `/wait` when the gate opens, `/body` with the body's length; anything else with its path.
+#[derive(Default)]
+struct Fake {
+    gate: Notify,
+    begun: Notify,
+    /// An exchange was dropped before it was answered.
+    cancelled: Rc<Notify>,
+    seen: RefCell<Vec<String>>,
+    refused: RefCell<Vec<&'static str>>,
+}
+
+struct Cancelled(Option<Rc<Notify>>);
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        if let Some(cancelled) = self.0.take() {
+            cancelled.notify_one();
+        }
+    }
+}
+
+impl Fake {
+    async fn answer(self: Rc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+        let mut guard = Cancelled(Some(Rc::clone(&self.cancelled)));
+        self.seen.borrow_mut().push(request.uri().path().to_owned());
+        self.begun.notify_one();
+        let answer = match request.uri().path() {
+            "/wait" => {
+                self.gate.notified().await;
+                "waited".to_owned()
+            }
+            "/peer" => peer.to_string(),
+            "/body" => match request.into_body().collect().await {
+                Ok(body) => body.to_bytes().len().to_string(),
+                Err(_) => "broken body".to_owned(),
+            },
+            "/upgrade" => {
+                guard.0 = None;
+                return echo(request);
+            }
+            path => path.to_owned(),
+        };
+        guard.0 = None;
+        Response::new(Body::full(answer))
+    }
+}
+
+fn echo(mut request: Request<Incoming>) -> Response<Body> {
+    let client = hyper::upgrade::on(&mut request);
+    task::spawn(async move {
+        let mut client = hyper_util::rt::TokioIo::new(client.await.unwrap());
+        let mut bytes = [0; 64];
+        while let Ok(count @ 1..) = client.read(&mut bytes).await {
+            client.write_all(&bytes[..count]).await.unwrap();
+        }
+        client.shutdown().await.unwrap();
+    });
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert("connection", "upgrade".parse().unwrap());
+    response.headers_mut().insert("upgrade", "echo".parse().unwrap());
+    response
+}
+
+impl Handler for Fake {
+    type Body = Body;
+
+    fn handle(
+        self: &Rc<Self>,
+        request: Request<Incoming>,
+        connection: &Rc<Connection>,
+    ) -> impl Future<Output = Response<Body>> + 'static {
+        Rc::clone(self).answer(request, connection.peer)
+    }
+
+    fn refuse(&self, _: &Connection, refusal: Refusal) -> Response<Bytes> {
+        self.refused.borrow_mut().push(refusal.kind.code);
+        let mut response = Response::new(Bytes::from_static(refusal.kind.code.as_bytes()));
+        *response.status_mut() = http::StatusCode::from_u16(refusal.kind.status).unwrap();
+        response
+    }
+}
+
+struct Scene {
+    fake: Rc<Fake>,
+    server: Rc<Server<Fake>>,
+    address: SocketAddr,
+}
+
+impl Scene {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends these bytes and reads until the server closes.
+    async fn exchange(&self, bytes: &str) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        rest(&mut stream).await
+    }
+}
+
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).unwrap()
+}
+
+/// Reads until these bytes have come.
+async fn until(stream: &mut TcpStream, end: &str) -> String {
+    let mut answer = String::new();
+    while !answer.ends_with(end) {
+        let byte = stream.read_u8().await.unwrap_or_else(|error| panic!("{error} after {answer:?}"));
+        answer.push(byte as char);
+    }
+    answer
+}
+
+/// Runs a scene on a core of its own; one that hangs fails.
+fn scene<F: Future<Output = ()>>(
+    change: impl FnOnce(&mut ListenerSettings),
+    play: impl FnOnce(Rc<Scene>) -> F,
+) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+    runtime.block_on(async {
+        let mut settings = ListenerSettings {
+            address: "127.0.0.1:0".parse().unwrap(),
+            tls: false,
+            proxy_protocol: false,
+            limits: Arc::default(),
+        };
+        change(&mut settings);
+        let fake = Rc::new(Fake::default());
+        let tls = Arc::new(Certificates::default()).server_config();
+        let server = Server::new(Rc::clone(&fake), tls, Arc::default());
+        let socket = listen::bind(settings.address, 1).unwrap().remove(0);
+        let address = socket.local_addr().unwrap();
+        server.listen(socket, settings).unwrap();
+        let played = play(Rc::new(Scene { fake, server, address }));
+        tokio::time::timeout(Duration::from_secs(20), played).await.expect("the scene hangs");
+    });
+}
+
+fn limits(settings: &mut ListenerSettings) -> &mut ConnectionLimits {
+    Arc::make_mut(&mut settings.limits)
+}
+
+#[test]
+fn bytes_that_are_no_request_are_refused_with_their_code_and_never_reach_the_handler() {
+    let rows = [
+        ("GET / HTTP/1.1\r\n\r\n", "request.host"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "request.host"),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "request.host"),
+        ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", "request.host"),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "request.framing",
+        ),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", "request.framing"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\n", "request.framing"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "request.framing"),
+        ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", "request.framing"),
+        ("GET / HTTP/1.1\nHost: a\r\n\r\n", "request.malformed"),
+        ("GET / HTTP/1.1\r\nHost: a\n\r\n", "request.malformed"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: b\rc\r\n\r\n", "request.malformed"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", "request.malformed"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX : b\r\n\r\n", "request.malformed"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: \u{1}\r\n\r\n", "request.malformed"),
+        ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "request.malformed"),
+        ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", "request.malformed"),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "request.method"),
+    ];
+    scene(
+        |_| {},
+        async |scene| {
+            for (bytes, code) in rows {
+                let answer = scene.exchange(bytes).await;
+                assert!(answer.ends_with(code), "{bytes:?} was answered {answer:?}");
+                assert_eq!(answer.matches("connection: close").count(), 1, "{answer:?}");
+            }
+            assert!(scene.fake.seen.borrow().is_empty());
+            assert_eq!(scene.fake.refused.borrow().len(), rows.len());
+        },
+    );
+}
+
+#[test]
+fn heads_that_are_too_large_are_refused() {
+    let change = |settings: &mut ListenerSettings| {
+        limits(settings).header_bytes = 1000;
+        limits(settings).header_count = 5;
+    };
+    scene(change, async |scene| {
+        let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(1000));
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(5));
+        for bytes in [long, many] {
+            let answer = scene.exchange(&bytes).await;
+            assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
+        }
+    });
+}
+
+#[test]
+fn pipelined_requests_before_a_bad_one_are_answered_in_order() {
+    scene(
+        |_| {},
+        async |scene| {
+            let good = |path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let bytes = [good("/first"), good("/second"), "GET /third HTTP/1.1\r\n\r\n".to_owned()].concat();
+            let answer = scene.exchange(&bytes).await;
+            let places: Vec<_> = ["/first", "/second", "request.host"].map(|text| answer.find(text)).into();
+            assert!(places.is_sorted() && places.iter().all(Option::is_some), "{answer:?}");
+            assert_eq!(*scene.fake.seen.borrow(), ["/first", "/second"]);
+        },
+    );
+}
+
+#[test]
+fn a_bad_chunk_breaks_the_body_and_ends_the_connection() {
+    scene(
+        |_| {},
+        async |scene| {
+            let head = "POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let answer = scene
+                .exchange(&format!(
+                    "{head}3\r\nabc\r\n0\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+                ))
+                .await;
+            assert!(answer.contains("\r\n\r\n3") && answer.ends_with("/next"), "{answer:?}");
+            scene.fake.seen.borrow_mut().clear();
+            for chunk in [
+                "3\nabc\r\n0\r\n\r\n",
+                "-3\r\nabc\r\n0\r\n\r\n",
+                "3 \r\nabc\r\n0\r\n\r\n",
+                "3\r\nabcd\r\n0\r\n\r\n",
+            ] {
+                let answer =
+                    scene.exchange(&format!("{head}{chunk}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+                assert!(
+                    !answer.contains("\r\n\r\n3") && !answer.contains("/smuggled"),
+                    "{chunk:?}: {answer:?}"
+                );
+            }
+            assert!(scene.fake.seen.borrow().iter().all(|path| path == "/body"));
+        },
+    );
+}
+
+#[test]
+fn a_head_that_drips_is_refused_when_its_whole_time_is_over() {
+    let change = |settings: &mut ListenerSettings| limits(settings).header_time = Duration::from_millis(80);
+    scene(change, async |scene| {
+        let (mut read, mut write) = scene.connect().await.into_split();
+        task::spawn(async move {
+            // A byte now and then never lets a bound per read pass.
+            while write.write_all(b"x").await.is_ok() {
+                clock::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let mut answer = vec![0; 12];
+        read.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 408");
+    });
+}
+
+#[test]
+fn a_body_that_stalls_breaks_its_exchange() {
+    let change = |settings: &mut ListenerSettings| limits(settings).body_idle = Duration::from_millis(80);
+    scene(change, async |scene| {
+        let answer = scene.exchange("POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc").await;
+        assert!(answer.is_empty() || answer.ends_with("broken body"), "{answer:?}");
+        assert_eq!(scene.fake.seen.borrow().len(), 1);
+    });
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let change = |settings: &mut ListenerSettings| limits(settings).idle = Duration::from_millis(80);
+    scene(change, async |scene| {
+        let mut stream = scene.connect().await;
+        stream.write_all(b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        until(&mut stream, "/one").await;
+        assert_eq!(rest(&mut stream).await, "");
+    });
+}
+
+#[test]
+fn the_last_request_of_a_connection_says_so() {
+    let change = |settings: &mut ListenerSettings| limits(settings).requests = 2;
+    scene(change, async |scene| {
+        let answer = scene.exchange(&"GET /x HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3)).await;
+        assert_eq!(scene.fake.seen.borrow().len(), 2, "{answer:?}");
+        assert_eq!(answer.matches("connection: close").count(), 1, "{answer:?}");
+    });
+}
+
+#[test]
+fn a_client_that_has_only_closed_its_side_is_answered() {
+    scene(
+        |_| {},
+        async |scene| {
+            let mut stream = scene.connect().await;
+            stream.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            scene.fake.begun.notified().await;
+            stream.shutdown().await.unwrap();
+            // The server asks whether somebody is there; only then the answer is made.
+            until(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n").await;
+            scene.fake.gate.notify_one();
+            let answer = rest(&mut stream).await;
+            assert!(answer.ends_with("waited"), "{answer:?}");
+        },
+    );
+}
+
+#[test]
+fn a_client_that_has_gone_cancels_its_exchange() {
+    scene(
+        |_| {},
+        async |scene| {
+            for version in ["1.1", "1.0"] {
+                let mut stream = scene.connect().await;
+                let head = format!("GET /wait HTTP/{version}\r\nHost: a\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                scene.fake.begun.notified().await;
+                drop(stream);
+                scene.fake.cancelled.notified().await;
+            }
+        },
+    );
+}
+
+#[test]
+fn a_proxy_protocol_header_names_the_client_and_a_connection_without_one_is_closed() {
+    scene(
+        |settings| settings.proxy_protocol = true,
+        async |scene| {
+            let request = "GET /peer HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            let answer = scene.exchange(&format!("PROXY TCP4 9.8.7.6 5.4.3.2 1234 80\r\n{request}")).await;
+            assert!(answer.ends_with("9.8.7.6:1234"), "{answer:?}");
+            assert_eq!(scene.exchange(request).await, "");
+        },
+    );
+}
+
+#[test]
+fn whoever_comes_when_all_seats_are_taken_is_told() {
+    let change = |settings: &mut ListenerSettings| limits(settings).connections = 1;
+    scene(change, async |scene| {
+        let mut first = scene.connect().await;
+        first.write_all(b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        until(&mut first, "/one").await;
+        let answer = rest(&mut scene.connect().await).await;
+        assert!(answer.ends_with("server.connections"), "{answer:?}");
+    });
+}
+
+#[test]
+fn after_an_upgrade_bytes_just_pass() {
+    scene(
+        |_| {},
+        async |scene| {
+            let mut stream = scene.connect().await;
+            let head = b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            until(&mut stream, "\r\n\r\n").await;
+            stream.write_all(b"\0 not HTTP \n").await.unwrap();
+            until(&mut stream, "\0 not HTTP \n").await;
+            stream.shutdown().await.unwrap();
+            assert_eq!(rest(&mut stream).await, "");
+        },
+    );
+}
+
+#[test]
+fn draining_lets_an_exchange_finish_and_closes_what_is_idle() {
+    scene(
+        |_| {},
+        async |scene| {
+            let (mut busy, mut idle) = (scene.connect().await, scene.connect().await);
+            idle.write_all(b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            until(&mut idle, "/one").await;
+            scene.fake.begun.notified().await;
+            busy.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            scene.fake.begun.notified().await;
+            let drained = Rc::new(Cell::new(false));
+            let done = Rc::clone(&drained);
+            let server = Rc::clone(&scene.server);
+            task::spawn(async move {
+                server.drain().await;
+                done.set(true);
+            });
+            assert_eq!(rest(&mut idle).await, "");
+            assert!(!drained.get(), "an exchange is under way");
+            scene.fake.gate.notify_one();
+            let answer = rest(&mut busy).await;
+            assert!(answer.contains("connection: close") && answer.ends_with("waited"), "{answer:?}");
+            while !drained.get() {
+                tokio::task::yield_now().await;
+            }
+            assert!(TcpStream::connect(scene.address).await.is_err());
+        },
+    );
+}
+
+#[test]
+fn http2_by_prior_knowledge_is_served_and_its_host_is_checked() {
+    scene(
+        |_| {},
+        async |scene| {
+            let stream = hyper_util::rt::TokioIo::new(scene.connect().await);
+            let (mut sender, driver) =
+                hyper::client::conn::http2::handshake(LocalExecutor, stream).await.unwrap();
+            task::spawn(async move { drop(driver.await) });
+            for (host, length, code) in
+                [(None, None, "/two"), (Some("a"), Some("0"), "/two"), (Some("b"), None, "request.host")]
+            {
+                let mut request = Request::get("http://a/two");
+                if let Some(host) = host {
+                    request = request.header("host", host);
+                }
+                if let Some(length) = length {
+                    request = request.header("content-length", length);
+                }
+                let response =
+                    sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+                let body = response.into_body().collect().await.unwrap().to_bytes();
+                assert_eq!(body, code);
+            }
+        },
+    );
+}
