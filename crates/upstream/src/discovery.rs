@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use tidegate_wire::{clock, task};
 
@@ -78,11 +80,11 @@ fn discover(upstreams: Arc<Upstreams>, upstream: Arc<Upstream>) {
             let discovery = upstream.settings().discovery.clone();
             let wait = match &discovery {
                 Discovery::Static(_) => None,
-                Discovery::Dns { host, port, refresh } => {
-                    Some(found(&upstream, addresses(host, *port, *refresh).await, &mut failures))
+                Discovery::Dns { host, port, refresh, resolver } => {
+                    Some(found(&upstream, addresses(host, *port, *refresh, *resolver).await, &mut failures))
                 }
-                Discovery::Srv { name, refresh } => {
-                    Some(found(&upstream, services(name, *refresh).await, &mut failures))
+                Discovery::Srv { name, refresh, resolver } => {
+                    Some(found(&upstream, services(name, *refresh, *resolver).await, &mut failures))
                 }
                 Discovery::File(path) => {
                     let modified = std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
@@ -127,10 +129,21 @@ fn found(upstream: &Upstream, found: Found, failures: &mut u32) -> Duration {
     }
 }
 
-fn resolver() -> Result<TokioResolver, String> {
-    TokioResolver::builder_tokio()
-        .and_then(|builder| builder.build())
-        .map_err(|error| format!("no resolver: {error}"))
+/// Made anew each time: nothing of an old answer is in its cache, and a change of the system's settings is seen.
+fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, String> {
+    let builder = match server {
+        None => TokioResolver::builder_tokio(),
+        Some(server) => {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = server.port();
+                connection
+            });
+            let server = NameServerConfig::new(server.ip(), true, connections.to_vec());
+            let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+            Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
+        }
+    };
+    builder.and_then(|builder| builder.build()).map_err(|error| format!("no resolver: {error}"))
 }
 
 fn bounded(until: std::time::Instant, bounds: RefreshBounds) -> Duration {
@@ -138,8 +151,8 @@ fn bounded(until: std::time::Instant, bounds: RefreshBounds) -> Duration {
     until.saturating_duration_since(left).clamp(bounds.min, bounds.max.max(bounds.min))
 }
 
-async fn addresses(host: &str, port: u16, bounds: RefreshBounds) -> Found {
-    let answer = resolver()?.lookup_ip(host).await.map_err(|error| format!("{host}: {error}"))?;
+async fn addresses(host: &str, port: u16, bounds: RefreshBounds, server: Option<SocketAddr>) -> Found {
+    let answer = resolver(server)?.lookup_ip(host).await.map_err(|error| format!("{host}: {error}"))?;
     let wait = bounded(answer.valid_until(), bounds);
     let mut endpoints: Vec<EndpointSettings> =
         answer.iter().map(|ip| EndpointSettings { address: SocketAddr::new(ip, port), weight: 1 }).collect();
@@ -148,8 +161,8 @@ async fn addresses(host: &str, port: u16, bounds: RefreshBounds) -> Found {
     if endpoints.is_empty() { Err(format!("{host}: no address")) } else { Ok((endpoints, wait)) }
 }
 
-async fn services(name: &str, bounds: RefreshBounds) -> Found {
-    let resolver = resolver()?;
+async fn services(name: &str, bounds: RefreshBounds, server: Option<SocketAddr>) -> Found {
+    let resolver = resolver(server)?;
     let answer = resolver.lookup(name, RecordType::SRV).await.map_err(|error| format!("{name}: {error}"))?;
     let wait = bounded(answer.valid_until(), bounds);
     let records: Vec<(u16, u16, u16, String)> = answer

@@ -67,6 +67,8 @@ pub enum Discovery {
         port: u16,
         /// Bounds of the TTL.
         refresh: RefreshBounds,
+        /// The name server to ask (`resolver = "127.0.0.1:8600"`); else the system's.
+        resolver: Option<SocketAddr>,
     },
     /// The targets of an SRV record: ports and weights from it, lowest priority number first.
     Srv {
@@ -74,6 +76,8 @@ pub enum Discovery {
         name: String,
         /// Bounds of the TTL.
         refresh: RefreshBounds,
+        /// The name server to ask; else the system's.
+        resolver: Option<SocketAddr>,
     },
     /// One `ADDRESS [weight=N]` a line, `#` comments; read again when the file changes.
     File(PathBuf),
