@@ -73,6 +73,12 @@ impl Breaker {
         self.open_until.load(Relaxed) > now.0
     }
 
+    /// How much longer calls are turned away; `None`: they are not.
+    #[must_use]
+    pub fn open_for(&self, now: Tick) -> Option<Duration> {
+        self.is_open(now).then(|| Tick(self.open_until.load(Relaxed)).since(now))
+    }
+
     /// Whether it has opened and not closed since.
     #[must_use]
     pub fn is_tripped(&self) -> bool {

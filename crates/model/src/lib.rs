@@ -10,6 +10,7 @@ pub mod credential;
 pub mod deadline;
 pub mod forwarded;
 pub mod headers;
+pub mod health;
 pub mod host;
 pub mod limit;
 pub mod path;

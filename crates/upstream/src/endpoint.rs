@@ -1,5 +1,10 @@
 //! Endpoints: one address of an upstream, with all that is known of it, shared by all cores.
+//!
+//! What the traffic reads and writes is atomics; the lock is for what checks and operators say. An [`EndpointSet`] is
+//! never changed: discovery swaps it for another that holds the same [`Endpoint`]s where the addresses are the same,
+//! so that counters, averages, health and ejections survive a re-resolve and a reload.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -9,6 +14,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_model::balance::{Candidate, Ewma, slow_start};
 use tidegate_model::breaker::Breaker;
+use tidegate_model::health::{Health, State, Terms, Transition};
 use tidegate_model::tick::Tick;
 
 use crate::settings::EndpointSettings;
@@ -35,8 +41,9 @@ pub struct Endpoint {
     pub address: SocketAddr,
     weight: AtomicU32,
     admin: AtomicU8,
+    /// What the record of its checks comes to, for the traffic to read.
     healthy: AtomicBool,
-    health_error: Mutex<Option<String>>,
+    checks: Mutex<Checks>,
     /// Ejects it after failures in a row.
     pub(crate) breaker: Breaker,
     /// When it began, or began again, to serve.
@@ -52,9 +59,19 @@ pub struct Endpoint {
     pub(crate) connects: AtomicU64,
 }
 
+/// What active checks have found.
+#[derive(Debug, Default)]
+struct Checks {
+    health: Health,
+    done: u64,
+    error: Option<String>,
+}
+
 /// The endpoints of an upstream. Never changed: swapped.
 #[derive(Debug, Default)]
 pub struct EndpointSet {
+    /// Grows with each swap: what was computed from a set is good for its version alone.
+    pub version: u64,
     /// In the order of configuration or discovery.
     pub endpoints: Vec<Arc<Endpoint>>,
 }
@@ -68,10 +85,20 @@ pub struct EndpointStatus {
     pub weight: u32,
     /// What the operator wants.
     pub admin: Admin,
-    /// `up`, `unhealthy`, `ejected`.
+    /// `up`; or why it gets nothing: `unhealthy`, `ejected`, `paused` (it asked for it by `Retry-After`).
     pub state: &'static str,
-    /// The last failed health check, while unhealthy.
+    /// What active checks come to: `unknown`, `healthy`, `unhealthy`.
+    pub health: &'static str,
+    /// For how long they have come to that.
+    pub health_since_ms: u64,
+    /// Checks answered ever, well or not.
+    pub checks: u64,
+    /// What went wrong with the last check; `None`: it went well.
     pub health_error: Option<String>,
+    /// How much longer it stays ejected.
+    pub ejected_ms: Option<u64>,
+    /// How much longer it asked to be left alone.
+    pub paused_ms: Option<u64>,
     /// Calls under way.
     pub active: u32,
     /// Connections open.
@@ -89,15 +116,15 @@ pub struct EndpointStatus {
 }
 
 impl Endpoint {
-    fn new(settings: &EndpointSettings, now: Tick) -> Endpoint {
+    fn new(settings: &EndpointSettings, admin: Admin, now: Tick) -> Endpoint {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Endpoint {
             id: NEXT.fetch_add(1, Relaxed),
             address: settings.address,
             weight: AtomicU32::new(settings.weight),
-            admin: AtomicU8::new(0),
+            admin: AtomicU8::new(admin as u8),
             healthy: AtomicBool::new(true),
-            health_error: Mutex::new(None),
+            checks: Mutex::new(Checks { health: Health::unknown(now), ..Checks::default() }),
             breaker: Breaker::default(),
             serving_since: AtomicU64::new(now.0),
             busy_until: AtomicU64::new(0),
@@ -130,14 +157,27 @@ impl Endpoint {
         }
     }
 
-    /// Notes what an active check found. `true`: it changed something.
-    pub fn set_health(&self, healthy: bool, error: Option<String>, now: Tick) -> bool {
-        *self.health_error.lock() = error;
-        let before = self.healthy.swap(healthy, Relaxed);
-        if healthy && !before {
+    /// Notes what an active check found. The transition, if it made one.
+    pub fn checked(&self, found: Result<(), String>, terms: Terms, now: Tick) -> Option<Transition> {
+        let mut checks = self.checks.lock();
+        checks.done += 1;
+        let transition = checks.health.answered(found.is_ok(), terms, now);
+        checks.error = found.err();
+        let transition = transition?;
+        self.healthy.store(transition.to != State::Unhealthy, Relaxed);
+        if transition.from == State::Unhealthy {
             self.serving_since.store(now.0, Relaxed);
         }
-        before != healthy
+        Some(transition)
+    }
+
+    /// Forgets what active checks have found: they were switched off, and nobody would ever take it back.
+    pub fn forget_checks(&self, now: Tick) {
+        let mut checks = self.checks.lock();
+        if checks.health.state() != State::Unknown {
+            *checks = Checks { health: Health::unknown(now), done: checks.done, error: None };
+            self.healthy.store(true, Relaxed);
+        }
     }
 
     /// Whether active checks find it healthy.
@@ -201,17 +241,26 @@ impl Endpoint {
     /// What an operator sees.
     #[must_use]
     pub fn status(&self, now: Tick) -> EndpointStatus {
-        let state = match (self.is_healthy(), self.breaker.is_open(now)) {
-            (false, _) => "unhealthy",
-            (true, true) => "ejected",
-            (true, false) => "up",
+        let ejected = self.breaker.open_for(now);
+        let paused = Tick(self.busy_until.load(Relaxed)).since(now);
+        let state = match (self.is_healthy(), ejected, paused.is_zero()) {
+            (false, ..) => "unhealthy",
+            (true, Some(_), _) => "ejected",
+            (true, None, false) => "paused",
+            (true, None, true) => "up",
         };
+        let checks = self.checks.lock();
         EndpointStatus {
             address: self.address,
             weight: self.weight.load(Relaxed),
             admin: self.admin(),
             state,
-            health_error: self.health_error.lock().clone(),
+            health: checks.health.state().name(),
+            health_since_ms: millis(now.since(checks.health.since())),
+            checks: checks.done,
+            health_error: checks.error.clone(),
+            ejected_ms: ejected.map(millis),
+            paused_ms: (!paused.is_zero()).then(|| millis(paused)),
             active: self.active.load(Relaxed),
             connections: self.connections.load(Relaxed),
             requests: self.requests.load(Relaxed),
@@ -233,20 +282,45 @@ impl Drop for Busy {
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl EndpointSet {
-    /// These addresses; what was known of one that stays is kept.
+    /// These addresses, each once; what was known of one that stays is kept. A new one begins as `admin` says.
     #[must_use]
-    pub fn update(&self, settings: &[EndpointSettings], now: Tick) -> EndpointSet {
-        let kept = |settings: &EndpointSettings| {
-            let held = self.endpoints.iter().find(|held| held.address == settings.address)?;
-            held.weight.store(settings.weight, Relaxed);
-            Some(Arc::clone(held))
-        };
+    pub fn update(
+        &self,
+        settings: &[EndpointSettings],
+        admin: impl Fn(SocketAddr) -> Admin,
+        now: Tick,
+    ) -> EndpointSet {
+        let held: HashMap<SocketAddr, &Arc<Endpoint>> =
+            self.endpoints.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
+        let mut seen = HashSet::new();
         let endpoints = settings
             .iter()
-            .map(|one| kept(one).unwrap_or_else(|| Arc::new(Endpoint::new(one, now))))
+            .filter(|one| seen.insert(one.address))
+            .map(|one| match held.get(&one.address) {
+                Some(&held) => {
+                    held.weight.store(one.weight, Relaxed);
+                    Arc::clone(held)
+                }
+                None => Arc::new(Endpoint::new(one, admin(one.address), now)),
+            })
             .collect();
-        EndpointSet { endpoints }
+        EndpointSet { version: self.version + 1, endpoints }
+    }
+
+    /// Whether these addresses and weights are what it holds already, in this order.
+    #[must_use]
+    pub fn is(&self, settings: &[EndpointSettings]) -> bool {
+        self.endpoints.len() == settings.len()
+            && self
+                .endpoints
+                .iter()
+                .zip(settings)
+                .all(|(held, one)| held.address == one.address && held.weight.load(Relaxed) == one.weight)
     }
 }
 
@@ -254,29 +328,73 @@ impl EndpointSet {
 mod tests {
     use super::*;
 
-    fn set(addresses: &[&str]) -> Vec<EndpointSettings> {
+    const TERMS: Terms = Terms { healthy: 2, unhealthy: 2 };
+
+    fn listed(addresses: &[&str]) -> Vec<EndpointSettings> {
         addresses.iter().map(|a| EndpointSettings { address: a.parse().unwrap(), weight: 1 }).collect()
+    }
+
+    fn set(before: &EndpointSet, addresses: &[&str]) -> EndpointSet {
+        before.update(&listed(addresses), |_| Admin::Enabled, Tick(1))
     }
 
     #[test]
     fn an_endpoint_that_stays_keeps_what_is_known_of_it() {
-        let first = EndpointSet::default().update(&set(&["127.0.0.1:1", "127.0.0.1:2"]), Tick(1));
+        let first = set(&EndpointSet::default(), &["127.0.0.1:1", "127.0.0.1:2"]);
         first.endpoints[1].set_admin(Admin::Draining, Tick(1));
-        let second = first.update(&set(&["127.0.0.1:3", "127.0.0.1:2"]), Tick(2));
+        let second = set(&first, &["127.0.0.1:3", "127.0.0.1:2"]);
         assert_eq!(second.endpoints[1].id, first.endpoints[1].id);
         assert_eq!(second.endpoints[1].admin(), Admin::Draining);
         assert_ne!(second.endpoints[0].id, first.endpoints[0].id);
+        assert!(second.version > first.version);
+    }
+
+    #[test]
+    fn an_address_listed_twice_is_one_endpoint() {
+        let twice = listed(&["127.0.0.1:1", "127.0.0.1:1"]);
+        assert_eq!(EndpointSet::default().update(&twice, |_| Admin::Enabled, Tick(1)).endpoints.len(), 1);
+    }
+
+    #[test]
+    fn a_set_knows_whether_anything_would_change() {
+        let held = set(&EndpointSet::default(), &["127.0.0.1:1"]);
+        assert!(held.is(&listed(&["127.0.0.1:1"])));
+        assert!(!held.is(&listed(&["127.0.0.1:2"])));
+        assert!(!held.is(&[EndpointSettings { weight: 2, ..listed(&["127.0.0.1:1"])[0].clone() }]));
     }
 
     #[test]
     fn is_usable_only_when_nothing_speaks_against_it() {
-        let set = EndpointSet::default().update(&set(&["127.0.0.1:1"]), Tick(1));
+        let set = set(&EndpointSet::default(), &["127.0.0.1:1"]);
         let endpoint = &set.endpoints[0];
+        let later = Tick(2_000_000_000);
         assert!(endpoint.is_usable(Tick(1)));
         endpoint.busy_for(Duration::from_secs(1), Tick(1));
-        assert!(!endpoint.is_usable(Tick(2)) && endpoint.is_usable(Tick(2_000_000_000)));
-        endpoint.set_health(false, Some("refused".into()), Tick(1));
-        assert_eq!(endpoint.status(Tick(2_000_000_000)).state, "unhealthy");
-        assert!(!endpoint.is_usable(Tick(2_000_000_000)));
+        assert_eq!(endpoint.status(Tick(1)).paused_ms, Some(1000));
+        assert!(!endpoint.is_usable(Tick(2)) && endpoint.is_usable(later));
+        endpoint.checked(Err("refused".into()), TERMS, Tick(1));
+        assert_eq!(endpoint.status(later).state, "unhealthy");
+        assert!(!endpoint.is_usable(later));
+    }
+
+    #[test]
+    fn one_good_check_of_two_wanted_leaves_it_unhealthy_and_tells_so() {
+        let set = set(&EndpointSet::default(), &["127.0.0.1:1"]);
+        let endpoint = &set.endpoints[0];
+        endpoint.checked(Err("refused".into()), TERMS, Tick(1));
+        assert_eq!(endpoint.status(Tick(1)).health_error.as_deref(), Some("refused"));
+        endpoint.checked(Ok(()), TERMS, Tick(2));
+        let status = endpoint.status(Tick(2));
+        assert_eq!((status.health, status.checks, status.health_error), ("unhealthy", 2, None));
+        endpoint.checked(Ok(()), TERMS, Tick(3));
+        assert_eq!(endpoint.status(Tick(3)).state, "up");
+    }
+
+    #[test]
+    fn switching_checks_off_takes_their_verdict_back() {
+        let set = set(&EndpointSet::default(), &["127.0.0.1:1"]);
+        set.endpoints[0].checked(Err("refused".into()), TERMS, Tick(1));
+        set.endpoints[0].forget_checks(Tick(2));
+        assert!(set.endpoints[0].is_usable(Tick(2)));
     }
 }

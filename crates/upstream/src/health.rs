@@ -1,66 +1,106 @@
-//! Active health checks: each endpoint is asked in its interval; a run of answers alike changes what is thought of it.
+//! Active health checks: each endpoint is asked in its interval; the model decides what its answers come to.
+//!
+//! Each check makes a connection of its own: that an endpoint still accepts connections is part of the question. The
+//! first check of an endpoint comes at once. Checks run on the control runtime.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, header};
 use tidegate_model::balance::mix;
+use tidegate_model::health::{State, Terms};
+use tidegate_model::tick::Tick;
 use tidegate_wire::body::Body;
 use tidegate_wire::client::{self, Target};
-use tidegate_wire::{clock, task};
+use tidegate_wire::clock;
+use tokio::sync::watch;
 
+use crate::discovery::{Leash, leashed};
 use crate::endpoint::{Admin, Endpoint};
 use crate::settings::HealthSettings;
 use crate::upstreams::Upstream;
 
-/// Checks an endpoint for as long as `wanted` says so.
-pub(crate) fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>, wanted: impl Fn() -> bool + 'static) {
-    task::spawn(async move {
-        let mut run = Run::default();
-        let mut round = endpoint.id;
-        while wanted() {
-            let settings = upstream.settings();
-            let Some(health) = &settings.health else { return };
-            round = round.wrapping_add(1);
-            clock::sleep(jittered(health.interval, mix(round))).await;
-            if endpoint.admin() == Admin::Disabled {
-                continue;
+/// Checks all endpoints of an upstream for as long as it is there.
+pub(crate) async fn supervise(upstream: Arc<Upstream>) {
+    let mut changes = upstream.changes();
+    let mut watched: HashMap<u64, Leash> = HashMap::new();
+    loop {
+        changes.mark_unchanged();
+        let set = upstream.endpoints();
+        if upstream.settings().health.is_some() {
+            watched.retain(|id, _| set.endpoints.iter().any(|endpoint| endpoint.id == *id));
+            for endpoint in &set.endpoints {
+                watched
+                    .entry(endpoint.id)
+                    .or_insert_with(|| leashed(watch(Arc::clone(&upstream), Arc::clone(endpoint))));
             }
-            let by = clock::now().after(health.timeout);
-            let found = match clock::timeout_at(by, Box::pin(check(&upstream, &endpoint, health))).await {
-                Ok(found) => found,
-                Err(_) => Err(format!("no answer within {:?}", health.timeout)),
-            };
-            let Some(healthy) = run.add(found.is_ok(), health) else { continue };
-            let error = found.err();
-            if endpoint.set_health(healthy, error.clone(), clock::now()) {
-                let why = error.unwrap_or_default();
-                tracing::warn!(upstream = %settings.name, endpoint = %endpoint.address, healthy, why, "health changed");
-            }
+        } else {
+            watched.clear();
+            set.endpoints.iter().for_each(|endpoint| endpoint.forget_checks(clock::now()));
         }
-    });
-}
-
-/// Answers alike in a row.
-#[derive(Debug, Default)]
-struct Run {
-    good: bool,
-    length: u32,
-}
-
-impl Run {
-    /// Adds an answer. What is thought now, once the run is long enough to tell.
-    fn add(&mut self, good: bool, settings: &HealthSettings) -> Option<bool> {
-        self.length = if self.good == good { self.length.saturating_add(1) } else { 1 };
-        self.good = good;
-        let enough = if good { settings.healthy } else { settings.unhealthy };
-        (self.length >= enough).then_some(good)
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 
+/// Checks an endpoint until its leash is dropped.
+async fn watch(upstream: Arc<Upstream>, endpoint: Arc<Endpoint>) {
+    let mut changes = upstream.changes();
+    let mut round = endpoint.id;
+    // The first checks of a hundred endpoints need not fall on one moment, but traffic waits for what they find.
+    let mut began = clock::now();
+    let spread = |health: &HealthSettings| health.interval.min(Duration::from_millis(50));
+    let mut due = upstream
+        .settings()
+        .health
+        .as_ref()
+        .map(spread)
+        .map_or(began, |spread| began.after(spread.mul_f64(fraction(mix(round)))));
+    loop {
+        wait(&upstream, &mut changes, began, &mut due).await;
+        let settings = upstream.settings();
+        let Some(health) = &settings.health else { return };
+        began = clock::now();
+        round = mix(round);
+        due = began.after(jittered(health.interval, round));
+        // One that is not used is not bothered; coming back, it is checked within an interval.
+        if endpoint.admin() == Admin::Disabled {
+            continue;
+        }
+        let by = began.after(health.timeout);
+        let found = match clock::timeout_at(by, Box::pin(check(&upstream, &endpoint, health))).await {
+            Ok(found) => found,
+            Err(_) => Err(format!("no answer within {:?}", health.timeout)),
+        };
+        let why = found.as_ref().err().cloned().unwrap_or_default();
+        let terms = Terms { healthy: health.healthy, unhealthy: health.unhealthy };
+        let Some(transition) = endpoint.checked(found, terms, clock::now()) else { continue };
+        let (from, to) = (transition.from.name(), transition.to.name());
+        if transition.to == State::Unhealthy {
+            tracing::warn!(upstream = %settings.name, endpoint = %endpoint.address, from, to, after = ?transition.after, why, "health changed");
+        } else {
+            tracing::info!(upstream = %settings.name, endpoint = %endpoint.address, from, to, after = ?transition.after, "health changed");
+        }
+    }
+}
+
+/// Waits for the next check. A reload that shortens the interval brings it forward.
+async fn wait(upstream: &Upstream, changes: &mut watch::Receiver<u64>, began: Tick, due: &mut Tick) {
+    while clock::timeout_at(*due, changes.changed()).await.is_ok() {
+        let Some(health) = &upstream.settings().health else { return };
+        *due = began.after(health.interval).min(*due);
+    }
+}
+
+fn fraction(chance: u64) -> f64 {
+    chance as f64 / u64::MAX as f64
+}
+
+/// Nine to eleven tenths.
 fn jittered(interval: Duration, chance: u64) -> Duration {
-    // Nine to eleven tenths.
-    interval.mul_f64(0.9 + 0.2 * (chance as f64 / u64::MAX as f64))
+    interval.mul_f64(0.9 + 0.2 * fraction(chance))
 }
 
 async fn check(upstream: &Upstream, endpoint: &Endpoint, health: &HealthSettings) -> Result<(), String> {
@@ -73,9 +113,9 @@ async fn check(upstream: &Upstream, endpoint: &Endpoint, health: &HealthSettings
     let mut sender = client::connect(&target).await.map_err(|error| chain(&error))?;
     let host = health.host.clone().unwrap_or_else(|| endpoint.address.to_string());
     let mut request = Request::get(path.as_str()).header(header::USER_AGENT, "tidegate-health");
-    if sender.try_clone().is_some() {
+    if sender.is_http2() {
         let scheme = if upstream.is_tls() { "https" } else { "http" };
-        request = Request::get(format!("{scheme}://{host}{path}"));
+        request = request.uri(format!("{scheme}://{host}{path}"));
     } else {
         request = request.header(header::HOST, host);
     }
@@ -87,7 +127,7 @@ async fn check(upstream: &Upstream, endpoint: &Endpoint, health: &HealthSettings
 }
 
 /// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -98,22 +138,4 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_takes_a_run_to_change_what_is_thought() {
-        let settings = HealthSettings {
-            path: None,
-            host: None,
-            statuses: (200, 299),
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-            healthy: 2,
-            unhealthy: 3,
-        };
-        let mut run = Run::default();
-        let told: Vec<_> = "bbgbbbggb".chars().map(|answer| run.add(answer == 'g', &settings)).collect();
-        assert_eq!(told, [None, None, None, None, None, Some(false), None, Some(true), None]);
-    }
-}
+mod tests;

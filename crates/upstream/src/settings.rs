@@ -1,5 +1,6 @@
 //! What an upstream is told: resolved settings with units and defaults.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,7 +71,9 @@ pub enum Discovery {
         /// The name server to ask (`resolver = "127.0.0.1:8600"`); else the system's.
         resolver: Option<SocketAddr>,
     },
-    /// The targets of an SRV record: ports and weights from it, lowest priority number first.
+    /// The targets of an SRV record: ports and weights from it; those of the lowest priority number alone are used.
+    /// With TLS, `server_name` says which name all of them are verified by: a target's own name comes from DNS, which
+    /// proves nothing.
     Srv {
         /// The record's name, `_http._tcp.app.internal`.
         name: String,
@@ -81,6 +84,17 @@ pub enum Discovery {
     },
     /// One `ADDRESS [weight=N]` a line, `#` comments; read again when the file changes.
     File(PathBuf),
+}
+
+impl fmt::Display for Discovery {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Discovery::Static(_) => out.write_str("static"),
+            Discovery::Dns { host, port, .. } => write!(out, "dns {host}:{port}"),
+            Discovery::Srv { name, .. } => write!(out, "srv {name}"),
+            Discovery::File(path) => write!(out, "file {}", path.display()),
+        }
+    }
 }
 
 /// Bounds on how often a name is resolved again.
@@ -217,4 +231,41 @@ pub struct HedgeSettings {
     pub quantile: f64,
     /// Never earlier than this.
     pub min: Duration,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An upstream without endpoints, for tests to change.
+    pub(crate) fn upstream(name: &str) -> UpstreamSettings {
+        UpstreamSettings {
+            name: name.into(),
+            discovery: Discovery::Static(Vec::new()),
+            protocol: Protocol::Http1,
+            tls: None,
+            host: HostHeader::Client,
+            balance: Balance::RoundRobin,
+            slow_start: Duration::ZERO,
+            health: None,
+            outlier: OutlierSettings {
+                consecutive: 5,
+                base: Duration::from_secs(10),
+                max: Duration::from_secs(60),
+                max_percent: 50,
+            },
+            panic_threshold: 50,
+            concurrency: None,
+            waiting: WaitingSettings { limit: 10, wait: Duration::from_secs(1) },
+            breaker: None,
+            retry_budget_percent: 20,
+            retry_budget_min_per_second: 10,
+            connect_timeout: Duration::from_secs(1),
+            connections_max: 100,
+            idle_max: 10,
+            idle_timeout: Duration::from_secs(60),
+            lifetime_max: Duration::from_secs(600),
+            body_idle: Duration::from_secs(30),
+        }
+    }
 }

@@ -1,6 +1,10 @@
 //! The upstreams of the process: what all cores share of them, kept by name over a reload.
+//!
+//! A reload either takes all settings or none. What the settings say and which endpoints there are is changed under
+//! one lock per upstream, so that an answer of the discovery from before a reload never overwrites what came with it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -15,8 +19,9 @@ use tidegate_model::tick::Tick;
 use tidegate_wire::client_tls::{ClientTls, ClientTlsError};
 use tidegate_wire::clock;
 use tidegate_wire::settings::Protocol;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use crate::discovery::ENDPOINTS_MAX;
 use crate::endpoint::{Admin, EndpointSet, EndpointStatus};
 use crate::gate::{Gate, Slot};
 use crate::settings::{Discovery, EndpointSettings, UpstreamSettings};
@@ -33,10 +38,21 @@ pub struct Upstream {
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
     pub(crate) latencies: Latencies,
-    /// What discovery says went wrong last.
-    discovery_error: Mutex<Option<String>>,
-    /// Tells the drivers of discovery and health that the settings have changed or that it is gone.
-    pub(crate) changed: Notify,
+    /// Held while settings or endpoints are changed.
+    known: Mutex<Known>,
+    /// Tells the drivers of discovery and health that settings or endpoints have changed.
+    changes: watch::Sender<u64>,
+}
+
+/// What is known of an upstream's endpoints beyond the set that is in use.
+#[derive(Debug, Default)]
+struct Known {
+    /// When discovery last found them.
+    found_at: Option<Tick>,
+    /// What went wrong when discovery last failed; `None`: it did not.
+    error: Option<String>,
+    /// What the operator wants of endpoints, where it is not [`Admin::Enabled`]: kept while the address is away.
+    admin: HashMap<SocketAddr, Admin>,
 }
 
 /// An upstream as an operator sees it.
@@ -58,62 +74,123 @@ pub struct UpstreamStatus {
     pub p50_ms: Option<f64>,
     /// The 99th percentile of its latency, in milliseconds.
     pub p99_ms: Option<f64>,
-    /// What discovery says went wrong last.
+    /// Where its endpoints come from: `static`, `dns NAME`, `srv NAME`, `file PATH`.
+    pub discovery: String,
+    /// How long ago they were found last; `None`: never.
+    pub discovered_ms: Option<u64>,
+    /// What went wrong when they were last looked for. Those known stay in use.
     pub discovery_error: Option<String>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
 
 impl Upstream {
-    fn new(settings: UpstreamSettings, now: Tick) -> Result<Upstream, ClientTlsError> {
+    fn new(settings: UpstreamSettings, tls: Option<Arc<ClientTls>>, now: Tick) -> Upstream {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let upstream = Upstream {
             id: NEXT.fetch_add(1, Relaxed),
-            tls: ArcSwap::from_pointee(tls_of(&settings)?),
+            tls: ArcSwap::from_pointee(tls),
             gate: Gate::new(settings.concurrency),
             settings: ArcSwap::from_pointee(settings),
             endpoints: ArcSwap::from_pointee(EndpointSet::default()),
             breaker: Breaker::default(),
             budget: Budget::default(),
             latencies: Latencies::default(),
-            discovery_error: Mutex::new(None),
-            changed: Notify::new(),
+            known: Mutex::default(),
+            changes: watch::Sender::new(0),
         };
-        upstream.listed(now);
-        Ok(upstream)
+        upstream.take_listed(&mut upstream.known.lock(), now);
+        upstream
     }
 
-    fn change(&self, settings: UpstreamSettings, now: Tick) -> Result<(), ClientTlsError> {
+    fn change(&self, settings: UpstreamSettings, tls: Option<Arc<ClientTls>>, now: Tick) {
+        let mut known = self.known.lock();
+        // The files of TLS may have changed under the same settings.
+        self.tls.store(Arc::new(tls));
         if **self.settings.load() == settings {
-            return Ok(());
+            return;
         }
-        self.tls.store(Arc::new(tls_of(&settings)?));
         self.gate.resize(settings.concurrency);
         self.settings.store(Arc::new(settings));
-        self.listed(now);
-        self.changed.notify_waiters();
-        Ok(())
+        self.take_listed(&mut known, now);
+        drop(known);
+        self.tell();
     }
 
     /// Takes the endpoints that the configuration lists.
-    fn listed(&self, now: Tick) {
+    fn take_listed(&self, known: &mut Known, now: Tick) {
         if let Discovery::Static(endpoints) = &self.settings.load().discovery {
-            self.discovered(endpoints, now);
+            self.take(known, endpoints, now);
         }
     }
 
-    /// Takes what discovery found. What was known of endpoints that stay is kept.
-    pub(crate) fn discovered(&self, endpoints: &[EndpointSettings], now: Tick) {
-        *self.discovery_error.lock() = None;
-        self.endpoints.store(Arc::new(self.endpoints.load().update(endpoints, now)));
+    /// Swaps the set, if that changes anything. `true`: it did.
+    fn take(&self, known: &mut Known, endpoints: &[EndpointSettings], now: Tick) -> bool {
+        known.found_at = Some(now);
+        known.error = None;
+        let held = self.endpoints.load();
+        if held.is(endpoints) {
+            return false;
+        }
+        let admin = |address| known.admin.get(&address).copied().unwrap_or_default();
+        self.endpoints.store(Arc::new(held.update(endpoints, admin, now)));
+        true
+    }
+
+    /// Takes what discovery found. What was known of endpoints that stay is kept. An answer to what is no longer
+    /// asked is dropped.
+    pub(crate) fn discovered(&self, asked: &Discovery, endpoints: &[EndpointSettings], now: Tick) {
+        let mut known = self.known.lock();
+        if self.settings.load().discovery != *asked {
+            return;
+        }
+        let changed = self.take(&mut known, endpoints, now);
+        drop(known);
+        if changed {
+            let set = self.endpoints.load();
+            let addresses: Vec<_> = set.endpoints.iter().take(16).map(|endpoint| endpoint.address).collect();
+            tracing::info!(upstream = %self.settings.load().name, count = set.endpoints.len(), first = ?addresses, "endpoints changed");
+            self.tell();
+        }
     }
 
     /// Discovery failed; the endpoints that there are stay. `true`: it is another failure than before.
-    pub(crate) fn not_discovered(&self, error: String) -> bool {
-        let mut held = self.discovery_error.lock();
-        let news = held.as_deref() != Some(&error);
-        *held = Some(error);
+    pub(crate) fn not_discovered(&self, error: &str) -> bool {
+        let mut known = self.known.lock();
+        let news = known.error.as_deref() != Some(error);
+        known.error = Some(error.to_owned());
         news
+    }
+
+    /// Says what the operator wants of an endpoint. `false`: there is no such one, nor was one set before.
+    fn set_endpoint(&self, address: SocketAddr, admin: Admin, now: Tick) -> bool {
+        let mut known = self.known.lock();
+        let set = self.endpoints.load();
+        let endpoint = set.endpoints.iter().find(|endpoint| endpoint.address == address);
+        if let Some(endpoint) = endpoint {
+            endpoint.set_admin(admin, now);
+        } else if !known.admin.contains_key(&address) {
+            return false;
+        }
+        if admin == Admin::Enabled {
+            known.admin.remove(&address);
+        } else {
+            if known.admin.len() >= ENDPOINTS_MAX {
+                // What the operator said of addresses that have gone is forgotten first.
+                known.admin.retain(|held, _| set.endpoints.iter().any(|endpoint| endpoint.address == *held));
+            }
+            known.admin.insert(address, admin);
+        }
+        true
+    }
+
+    fn tell(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Hears of every change of settings and endpoints from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Its settings.
@@ -170,6 +247,7 @@ impl Upstream {
         let settings = self.settings.load();
         let (in_use, waiting) = self.gate.usage(settings.concurrency);
         let millis = |share: f64| self.latencies.quantile(share).map(|latency| latency.as_secs_f64() * 1e3);
+        let known = self.known.lock();
         UpstreamStatus {
             name: Arc::clone(&settings.name),
             breaker: if self.breaker.is_tripped() { "open" } else { "closed" },
@@ -179,7 +257,11 @@ impl Upstream {
             waiting,
             p50_ms: millis(0.5),
             p99_ms: millis(0.99),
-            discovery_error: self.discovery_error.lock().clone(),
+            discovery: settings.discovery.to_string(),
+            discovered_ms: known
+                .found_at
+                .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
+            discovery_error: known.error.clone(),
             endpoints: self.endpoints.load().endpoints.iter().map(|endpoint| endpoint.status(now)).collect(),
         }
     }
@@ -197,6 +279,9 @@ fn tls_of(settings: &UpstreamSettings) -> Result<Option<Arc<ClientTls>>, ClientT
 #[derive(Debug, Default)]
 pub struct Upstreams {
     by_name: ArcSwap<HashMap<Arc<str>, Arc<Upstream>>>,
+    /// One reload at a time.
+    applying: Mutex<()>,
+    /// Tells [`Upstreams::drive`] that upstreams came or went.
     pub(crate) changed: Notify,
 }
 
@@ -215,27 +300,31 @@ impl Upstreams {
     /// Makes the upstreams these. State of those that stay is kept by name; the drivers of the others end.
     ///
     /// # Errors
-    /// TLS to an upstream cannot be set up; nothing is changed then but upstreams that came before it in the list.
+    /// TLS to an upstream cannot be set up; nothing is changed then.
     pub fn apply(&self, settings: Vec<UpstreamSettings>) -> Result<(), UpstreamError> {
+        let _applying = self.applying.lock();
         let now = clock::now();
         let before = self.by_name.load();
+        let ready: Vec<_> = settings
+            .into_iter()
+            .map(|one| match tls_of(&one) {
+                Ok(tls) => Ok((one, tls)),
+                Err(source) => Err(UpstreamError { name: one.name, source }),
+            })
+            .collect::<Result<_, _>>()?;
         let mut after = HashMap::new();
-        for one in settings {
+        for (one, tls) in ready {
             let name = Arc::clone(&one.name);
-            let failed = |source| UpstreamError { name: Arc::clone(&name), source };
             let upstream = match before.get(&name) {
                 Some(held) => {
-                    held.change(one, now).map_err(failed)?;
+                    held.change(one, tls, now);
                     Arc::clone(held)
                 }
-                None => Arc::new(Upstream::new(one, now).map_err(failed)?),
+                None => Arc::new(Upstream::new(one, tls, now)),
             };
             after.insert(name, upstream);
         }
         self.by_name.store(Arc::new(after));
-        for upstream in before.values() {
-            upstream.changed.notify_waiters();
-        }
         self.changed.notify_one();
         Ok(())
     }
@@ -244,11 +333,6 @@ impl Upstreams {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<Upstream>> {
         self.by_name.load().get(name).cloned()
-    }
-
-    /// Whether this very upstream is still one of the process's.
-    pub(crate) fn has(&self, upstream: &Upstream) -> bool {
-        self.by_name.load().get(&upstream.settings.load().name).is_some_and(|held| held.id == upstream.id)
     }
 
     /// All of them, by name.
@@ -266,15 +350,14 @@ impl Upstreams {
         self.all().iter().map(|upstream| upstream.status(now)).collect()
     }
 
-    /// Says what the operator wants of an endpoint. `false`: there is no such one.
-    pub fn set_endpoint(&self, upstream: &str, address: std::net::SocketAddr, admin: Admin) -> bool {
-        let endpoint = self.get(upstream).and_then(|upstream| {
-            upstream.endpoints.load().endpoints.iter().find(|endpoint| endpoint.address == address).cloned()
-        });
-        if let Some(endpoint) = &endpoint {
-            endpoint.set_admin(admin, clock::now());
+    /// Says what the operator wants of an endpoint. It holds over reloads, and over the absence of the address from
+    /// what discovery finds. `false`: there is no such endpoint.
+    pub fn set_endpoint(&self, upstream: &str, address: SocketAddr, admin: Admin) -> bool {
+        let Some(held) = self.get(upstream) else { return false };
+        let known = held.set_endpoint(address, admin, clock::now());
+        if known {
             tracing::info!(upstream, %address, ?admin, "endpoint state set");
         }
-        endpoint.is_some()
+        known
     }
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::client::conn::{http1, http2};
@@ -26,6 +27,10 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// HTTP/2 receive windows, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// An HTTP/2 connection on which streams wait, and nothing has come for this long, is asked whether it is there.
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// How long it may take to answer; then it is closed, and its streams fail.
+const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where to connect, and how to speak there.
 #[derive(Clone, Debug)]
@@ -146,6 +151,8 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PONG_WITHIN)
         .handshake(io)
         .await
         .map_err(|error| ConnectError::Http(address, error.into()))?;
@@ -174,6 +181,12 @@ impl Sender {
             Sender::Http1(sender) => sender.is_closed(),
             Sender::Http2(sender) => sender.is_closed(),
         }
+    }
+
+    /// Whether it speaks HTTP/2: requests need an absolute target then (RFC 9113 section 8.3.1).
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        matches!(self, Sender::Http2(_))
     }
 
     /// Waits until a request may be sent.
@@ -215,26 +228,39 @@ impl Sender {
 
 /// What hyper's error means for whoever may try again.
 fn kind(error: &hyper::Error) -> SendErrorKind {
-    if refused(error) {
+    let h2 = h2_cause(error);
+    if h2.is_some_and(is_refusal) {
         SendErrorKind::Refused
-    } else if error.is_user() {
-        SendErrorKind::Body
-    } else if error.is_parse() {
+    } else if error.is_parse() || h2.is_some_and(h2::Error::is_library) {
         SendErrorKind::Protocol
+    } else if error.is_user() || h2.is_some_and(is_ours) {
+        SendErrorKind::Body
     } else {
         SendErrorKind::Closed
     }
 }
 
-/// RFC 9113 section 8.7: `REFUSED_STREAM`, and a stream above GOAWAY's last id, were not processed.
-fn refused(error: &hyper::Error) -> bool {
+fn h2_cause(error: &hyper::Error) -> Option<&h2::Error> {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM)
-                || (h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR));
+            return Some(h2);
         }
         cause = error.source();
     }
-    false
+    None
 }
+
+/// hyper resets a stream whose request body has failed.
+fn is_ours(h2: &h2::Error) -> bool {
+    h2.is_reset() && !h2.is_remote() && !h2.is_library()
+}
+
+/// RFC 9113 section 8.7: `REFUSED_STREAM`, and a stream above GOAWAY's last id, were not processed.
+fn is_refusal(h2: &h2::Error) -> bool {
+    h2.reason() == Some(h2::Reason::REFUSED_STREAM)
+        || (h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR))
+}
+
+#[cfg(test)]
+mod tests;

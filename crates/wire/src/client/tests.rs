@@ -1,0 +1,301 @@
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{StatusCode, Version};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use hyper::service::service_fn;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::body::BoxError;
+use crate::settings::ClientTlsSettings;
+
+type Served = Result<Response<Body>, std::convert::Infallible>;
+
+async fn hello(request: Request<Incoming>) -> Served {
+    let body = format!("{:?} {}", request.version(), request.uri());
+    Ok(Response::new(Body::full(body)))
+}
+
+async fn listening() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Serves one connection with what `serve` makes of it.
+async fn serving<F>(serve: impl FnOnce(TcpStream) -> F + 'static) -> SocketAddr
+where
+    F: Future<Output = ()>,
+{
+    let (listener, address) = listening().await;
+    task::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        serve(stream).await;
+    });
+    address
+}
+
+async fn serve_http1<I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static>(io: I) {
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service_fn(hello)).await;
+}
+
+async fn serve_http2<I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static>(io: I) {
+    let builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+    let _ = builder.serve_connection(io, service_fn(hello)).await;
+}
+
+fn plain(address: SocketAddr, protocol: Protocol) -> Target {
+    Target { address, protocol, tls: None }
+}
+
+fn get(uri: &str) -> Request<Body> {
+    Request::get(uri).header("host", "app").body(Body::Empty).unwrap()
+}
+
+/// Sends a request, and tells the body of the response.
+async fn text(sender: &mut Sender, uri: &str) -> String {
+    let response = sender.send(get(uri)).await.unwrap();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What a request comes to on a server that answers with these bytes and closes.
+async fn check_answer(answer: impl Into<Vec<u8>>, expected: SendErrorKind) {
+    let answer = answer.into();
+    let address = serving(async move |mut stream: TcpStream| {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(&answer).await;
+    })
+    .await;
+    let mut sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
+    let error = sender.send(get("/")).await.unwrap_err();
+    assert_eq!(error.kind, expected, "{:?}", error.source);
+    assert!(error.request.is_none(), "it was sent");
+}
+
+#[tokio::test(flavor = "local")]
+async fn speaks_http1_and_keeps_the_connection() {
+    let address = serving(async |stream| serve_http1(TokioIo::new(stream)).await).await;
+    let mut sender = connect(&plain(address, Protocol::Auto)).await.unwrap();
+    assert_eq!(text(&mut sender, "/a").await, "HTTP/1.1 /a");
+    sender.ready().await.unwrap();
+    assert_eq!(text(&mut sender, "/b").await, "HTTP/1.1 /b");
+    assert!(sender.try_clone().is_none() && !sender.is_http2());
+}
+
+#[tokio::test(flavor = "local")]
+async fn speaks_http2_by_prior_knowledge_with_many_requests_at_once() {
+    let address = serving(async |stream| serve_http2(TokioIo::new(stream)).await).await;
+    let mut first = connect(&plain(address, Protocol::H2)).await.unwrap();
+    let mut second = first.try_clone().unwrap();
+    let (one, two) = tokio::join!(text(&mut first, "http://app/a"), text(&mut second, "http://app/b"));
+    assert_eq!((one.as_str(), two.as_str()), ("HTTP/2.0 http://app/a", "HTTP/2.0 http://app/b"));
+}
+
+#[tokio::test(flavor = "local")]
+async fn tells_where_nobody_listens() {
+    let (listener, address) = listening().await;
+    drop(listener);
+    let error = connect(&plain(address, Protocol::Http1)).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Tcp(at, _) if at == address), "{error:?}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn gives_a_request_back_that_was_not_sent() {
+    let address = serving(async |stream| drop(stream)).await;
+    let mut sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
+    // The connection's task hears of the end while nothing is under way.
+    while !sender.is_closed() {
+        tokio::task::yield_now().await;
+    }
+    let error = sender.send(get("/kept")).await.unwrap_err();
+    assert_eq!(error.kind, SendErrorKind::Closed);
+    assert_eq!(error.request.unwrap().uri(), "/kept");
+}
+
+#[tokio::test(flavor = "local")]
+async fn tells_malformed_answers_from_closed_connections() {
+    check_answer("", SendErrorKind::Closed).await;
+    check_answer("HTTP/1.1 200 OK\r\ncontent-le", SendErrorKind::Closed).await;
+    check_answer("what?\r\n\r\n", SendErrorKind::Protocol).await;
+    check_answer("HTTP/1.1 200 OK\r\n folded: 1\r\n\r\n", SendErrorKind::Protocol).await;
+    check_answer("HTTP/1.1 200 OK\r\nspaced : 1\r\n\r\n", SendErrorKind::Protocol).await;
+    check_answer(
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        SendErrorKind::Protocol,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn bounds_the_head_of_a_response() {
+    let many = "a: b\r\n".repeat(HEADERS_MAX + 1);
+    check_answer(format!("HTTP/1.1 200 OK\r\n{many}\r\n"), SendErrorKind::Protocol).await;
+    let long = "b".repeat(HEAD_BYTES_MAX);
+    check_answer(format!("HTTP/1.1 200 OK\r\na: {long}\r\n\r\n"), SendErrorKind::Protocol).await;
+}
+
+/// A body whose first frame is an error.
+struct Broken;
+
+impl http_body::Body for Broken {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(Some(Err("the client went away".into())))
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn blames_the_request_for_its_own_body() {
+    for (protocol, uri) in [(Protocol::Http1, "/"), (Protocol::H2, "http://app/")] {
+        let address = serving(async move |stream| match protocol {
+            Protocol::H2 => serve_http2(TokioIo::new(stream)).await,
+            // Waits for the body.
+            _ => drop({ stream }.read_to_end(&mut Vec::new()).await),
+        })
+        .await;
+        let mut sender = connect(&plain(address, protocol)).await.unwrap();
+        let request = Request::post(uri).header("host", "app").body(Body::boxed(Broken)).unwrap();
+        let error = sender.send(request).await.unwrap_err();
+        assert_eq!(error.kind, SendErrorKind::Body, "{protocol:?}: {:?}", error.source);
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn knows_a_refused_stream_from_a_reset_one() {
+    for (reason, expected) in [
+        (h2::Reason::REFUSED_STREAM, SendErrorKind::Refused),
+        (h2::Reason::INTERNAL_ERROR, SendErrorKind::Closed),
+    ] {
+        let address = serving(async move |stream| {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_reset(reason);
+            }
+        })
+        .await;
+        let mut sender = connect(&plain(address, Protocol::H2)).await.unwrap();
+        let error = sender.send(get("http://app/")).await.unwrap_err();
+        assert_eq!(error.kind, expected, "{:?}", error.source);
+    }
+}
+
+/// A TLS server for `app.test`, and the file of the authority that vouches for it.
+struct Secure {
+    acceptor: TlsAcceptor,
+    ca: std::path::PathBuf,
+}
+
+impl Drop for Secure {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.ca);
+    }
+}
+
+fn secure(alpn: &[&[u8]]) -> Secure {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let certified = rcgen::generate_simple_self_signed(["app.test".to_owned()]).unwrap();
+    let ca = std::env::temp_dir().join(format!("tidegate-ca-{}-{count}.pem", std::process::id()));
+    std::fs::write(&ca, certified.cert.pem()).unwrap();
+    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Secure { acceptor: TlsAcceptor::from(Arc::new(config)), ca }
+}
+
+/// What a connection with these settings comes to: the HTTP version it speaks, or where it failed.
+async fn check_tls(
+    alpn: &[&[u8]],
+    protocol: Protocol,
+    settings: fn(&Secure) -> ClientTlsSettings,
+    expected: &str,
+) {
+    let server = secure(alpn);
+    let acceptor = server.acceptor.clone();
+    let address = serving(async move |stream| {
+        let Ok(stream) = acceptor.accept(stream).await else { return };
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => serve_http2(TokioIo::new(stream)).await,
+            _ => serve_http1(TokioIo::new(stream)).await,
+        }
+    })
+    .await;
+    let tls = Arc::new(ClientTls::new(&settings(&server), None).unwrap());
+    let found = match connect(&Target { address, protocol, tls: Some(tls) }).await {
+        Ok(mut sender) => {
+            let uri = if sender.is_http2() { "https://app.test/" } else { "/" };
+            let response = sender.send(get(uri)).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            if response.version() == Version::HTTP_2 { "h2" } else { "http/1.1" }
+        }
+        Err(ConnectError::Tcp(..)) => "tcp",
+        Err(ConnectError::Tls(..)) => "tls",
+        Err(ConnectError::Http(..)) => "http",
+    };
+    assert_eq!(found, expected, "{alpn:?} {protocol:?}");
+}
+
+fn trusting(server: &Secure) -> ClientTlsSettings {
+    let (server_name, ca) = (Some("app.test".to_owned()), Some(server.ca.clone()));
+    ClientTlsSettings { server_name, ca, insecure: false }
+}
+
+#[tokio::test(flavor = "local")]
+async fn verifies_the_authority_and_the_name() {
+    check_tls(&[], Protocol::Http1, trusting, "http/1.1").await;
+    check_tls(&[], Protocol::Http1, |server| ClientTlsSettings { ca: None, ..trusting(server) }, "tls").await;
+    let other = |server: &Secure| ClientTlsSettings {
+        server_name: Some("other.test".to_owned()),
+        ..trusting(server)
+    };
+    check_tls(&[], Protocol::Http1, other, "tls").await;
+    // Without a name the address is what is verified, and the certificate does not have it.
+    check_tls(
+        &[],
+        Protocol::Http1,
+        |server| ClientTlsSettings { server_name: None, ..trusting(server) },
+        "tls",
+    )
+    .await;
+    let any = |_: &Secure| ClientTlsSettings { insecure: true, ..ClientTlsSettings::default() };
+    check_tls(&[], Protocol::Http1, any, "http/1.1").await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn speaks_what_alpn_chooses() {
+    let both: &[&[u8]] = &[b"h2", b"http/1.1"];
+    check_tls(both, Protocol::Auto, trusting, "h2").await;
+    check_tls(&[b"http/1.1"], Protocol::Auto, trusting, "http/1.1").await;
+    check_tls(&[], Protocol::Auto, trusting, "http/1.1").await;
+    check_tls(both, Protocol::Http1, trusting, "http/1.1").await;
+    check_tls(both, Protocol::H2, trusting, "h2").await;
+    check_tls(&[], Protocol::H2, trusting, "http").await;
+    check_tls(&[b"http/1.1"], Protocol::H2, trusting, "tls").await;
+}
+
+#[test]
+fn an_unusable_authority_or_name_is_told_when_it_is_configured() {
+    let missing =
+        ClientTlsSettings { ca: Some("/nonexistent/ca.pem".into()), ..ClientTlsSettings::default() };
+    let error = ClientTls::new(&missing, None).unwrap_err();
+    assert!(error.to_string().starts_with("/nonexistent/ca.pem: "), "{error}");
+    let error = ClientTls::new(&ClientTlsSettings::default(), Some("not a name")).unwrap_err();
+    assert_eq!(error.to_string(), "`not a name` is not a server name");
+}
