@@ -21,6 +21,9 @@ use crate::endpoint::{Admin, Endpoint};
 use crate::settings::HealthSettings;
 use crate::upstreams::Upstream;
 
+/// No endpoint is asked more often than this, nor more seldom, whatever the configuration says.
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3600));
+
 /// Checks all endpoints of an upstream for as long as it is there.
 pub(crate) async fn supervise(upstream: Arc<Upstream>) {
     let mut changes = upstream.changes();
@@ -100,7 +103,7 @@ fn fraction(chance: u64) -> f64 {
 
 /// Nine to eleven tenths.
 fn jittered(interval: Duration, chance: u64) -> Duration {
-    interval.mul_f64(0.9 + 0.2 * fraction(chance))
+    interval.clamp(INTERVAL.0, INTERVAL.1).mul_f64(0.9 + 0.2 * fraction(chance))
 }
 
 async fn check(upstream: &Upstream, endpoint: &Endpoint, health: &HealthSettings) -> Result<(), String> {

@@ -105,7 +105,7 @@ impl Upstream {
 
     fn change(&self, settings: UpstreamSettings, tls: Option<Arc<ClientTls>>, now: Tick) {
         let mut known = self.known.lock();
-        // The files of TLS may have changed under the same settings.
+        // Even under the same settings: the file of authorities may be another.
         self.tls.store(Arc::new(tls));
         if **self.settings.load() == settings {
             return;
@@ -115,6 +115,14 @@ impl Upstream {
         self.take_listed(&mut known, now);
         drop(known);
         self.tell();
+    }
+
+    /// Its TLS, if these settings ask for the same. A file of authorities may have changed under the same name.
+    fn same_tls(&self, settings: &UpstreamSettings) -> Option<Option<Arc<ClientTls>>> {
+        let held = self.settings.load();
+        let same = held.tls == settings.tls && host_of(&held) == host_of(settings);
+        let read = settings.tls.as_ref().is_some_and(|tls| tls.ca.is_some());
+        (same && !read).then(|| self.tls())
     }
 
     /// Takes the endpoints that the configuration lists.
@@ -159,7 +167,17 @@ impl Upstream {
         let mut known = self.known.lock();
         let news = known.error.as_deref() != Some(error);
         known.error = Some(error.to_owned());
+        drop(known);
+        if news {
+            self.tell();
+        }
         news
+    }
+
+    /// Whether its endpoints were looked for, and found or not.
+    fn was_looked_for(&self) -> bool {
+        let known = self.known.lock();
+        known.found_at.is_some() || known.error.is_some()
     }
 
     /// Says what the operator wants of an endpoint. `false`: there is no such one, nor was one set before.
@@ -268,11 +286,17 @@ impl Upstream {
 }
 
 fn tls_of(settings: &UpstreamSettings) -> Result<Option<Arc<ClientTls>>, ClientTlsError> {
-    let host = match &settings.discovery {
-        Discovery::Dns { host, .. } => Some(host.as_str()),
-        Discovery::Static(_) | Discovery::Srv { .. } | Discovery::File(_) => None,
-    };
+    let host = host_of(settings);
     settings.tls.as_ref().map(|tls| ClientTls::new(tls, host).map(Arc::new)).transpose()
+}
+
+/// The name that its endpoints are resolved from, and verified by.
+fn host_of(settings: &UpstreamSettings) -> Option<&str> {
+    match &settings.discovery {
+        // The dot at the end of a full name belongs to DNS, not to certificates.
+        Discovery::Dns { host, .. } => Some(host.strip_suffix('.').unwrap_or(host)),
+        Discovery::Static(_) | Discovery::Srv { .. } | Discovery::File(_) => None,
+    }
 }
 
 /// All upstreams of the process.
@@ -307,9 +331,12 @@ impl Upstreams {
         let before = self.by_name.load();
         let ready: Vec<_> = settings
             .into_iter()
-            .map(|one| match tls_of(&one) {
-                Ok(tls) => Ok((one, tls)),
-                Err(source) => Err(UpstreamError { name: one.name, source }),
+            .map(|one| match before.get(&one.name).and_then(|held| held.same_tls(&one)) {
+                Some(tls) => Ok((one, tls)),
+                None => match tls_of(&one) {
+                    Ok(tls) => Ok((one, tls)),
+                    Err(source) => Err(UpstreamError { name: one.name, source }),
+                },
             })
             .collect::<Result<_, _>>()?;
         let mut after = HashMap::new();
@@ -327,6 +354,22 @@ impl Upstreams {
         self.by_name.store(Arc::new(after));
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Waits until the endpoints of every upstream were looked for once, or until this tick: who serves from then on
+    /// does not refuse the first requests for want of an address that is just being resolved. `true`: all were.
+    ///
+    /// Something must drive them meanwhile ([`Upstreams::drive`]).
+    pub async fn looked_for(&self, by: Tick) -> bool {
+        for upstream in self.all() {
+            let mut changes = upstream.changes();
+            while !upstream.was_looked_for() {
+                if clock::timeout_at(by, changes.changed()).await.is_err() {
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     /// The upstream of this name.

@@ -35,6 +35,9 @@ pub enum ClientTlsError {
         /// Why.
         why: String,
     },
+    /// Nobody vouches for anybody.
+    #[error("the system has no certificate authorities: name a file of them (`ca`)")]
+    NoAuthorities,
     /// rustls refused.
     #[error("TLS settings")]
     Rustls(#[from] rustls::Error),
@@ -89,7 +92,7 @@ fn authorities(settings: &ClientTlsSettings) -> Result<RootCertStore, ClientTlsE
     let mut store = RootCertStore::empty();
     let Some(path) = &settings.ca else {
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok(store);
+        return if store.is_empty() { Err(ClientTlsError::NoAuthorities) } else { Ok(store) };
     };
     let unusable = |why: String| ClientTlsError::Authorities { path: path.clone(), why };
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))? {

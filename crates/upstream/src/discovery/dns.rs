@@ -19,6 +19,8 @@ use crate::settings::{Discovery, EndpointSettings, RefreshBounds};
 
 /// The most targets of an SRV record.
 const TARGETS_MAX: usize = 256;
+/// No name is asked more often than this, whatever its TTL and the configuration say.
+const REFRESH_MIN: Duration = Duration::from_millis(10);
 /// The largest weight of an endpoint.
 const WEIGHT_MAX: u32 = 1000;
 
@@ -142,7 +144,8 @@ async fn addresses(resolver: &TokioResolver, host: &str) -> Result<(Vec<IpAddr>,
 
 fn bounded(until: Instant, bounds: RefreshBounds) -> Duration {
     let now = clock::instant(clock::now()).into_std();
-    until.saturating_duration_since(now).clamp(bounds.min, bounds.max.max(bounds.min))
+    let least = bounds.min.max(REFRESH_MIN);
+    until.saturating_duration_since(now).clamp(least, bounds.max.max(least))
 }
 
 #[cfg(test)]

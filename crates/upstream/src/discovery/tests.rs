@@ -161,6 +161,18 @@ async fn there_is_no_endpoint_until_the_first_answer() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn a_start_can_wait_for_the_first_answer_but_not_for_ever() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (upstreams, _app, _leash) = driven(dns(silent.local_addr().unwrap()));
+    assert!(!upstreams.looked_for(clock::now().after(Duration::from_millis(20))).await);
+    let server = NameServer::default();
+    server.set("app.test.", vec![v4(1)]);
+    let (upstreams, app, _leash) = driven(dns(server.start().await));
+    assert!(upstreams.looked_for(clock::now().after(Duration::from_secs(30))).await);
+    assert_eq!(addresses(&app), ["127.0.0.1:80"]);
+}
+
+#[tokio::test(flavor = "local")]
 async fn an_srv_record_gives_targets_ports_and_weights() {
     let server = NameServer::default();
     let name = "_http._tcp.app.test.";

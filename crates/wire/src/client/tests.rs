@@ -224,7 +224,7 @@ fn secure(alpn: &[&[u8]]) -> Secure {
 async fn check_tls(
     alpn: &[&[u8]],
     protocol: Protocol,
-    settings: fn(&Secure) -> ClientTlsSettings,
+    settings: impl FnOnce(&Secure) -> ClientTlsSettings,
     expected: &str,
 ) {
     let server = secure(alpn);
@@ -259,8 +259,15 @@ fn trusting(server: &Secure) -> ClientTlsSettings {
 
 #[tokio::test(flavor = "local")]
 async fn verifies_the_authority_and_the_name() {
+    let stranger = secure(&[]);
     check_tls(&[], Protocol::Http1, trusting, "http/1.1").await;
-    check_tls(&[], Protocol::Http1, |server| ClientTlsSettings { ca: None, ..trusting(server) }, "tls").await;
+    check_tls(
+        &[],
+        Protocol::Http1,
+        |server: &Secure| ClientTlsSettings { ca: Some(stranger.ca.clone()), ..trusting(server) },
+        "tls",
+    )
+    .await;
     let other = |server: &Secure| ClientTlsSettings {
         server_name: Some("other.test".to_owned()),
         ..trusting(server)
