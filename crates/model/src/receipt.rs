@@ -57,6 +57,8 @@ pub struct Receipt {
     pub request_bytes: u64,
     /// Response body bytes sent.
     pub response_bytes: u64,
+    /// When it was settled.
+    pub ended: Tick,
     /// When the response's head was handed to the connection.
     pub answered: Option<Tick>,
     /// Time spent waiting at the upstream's gate.
@@ -180,6 +182,7 @@ impl Receipt {
             refusal: None,
             request_bytes: 0,
             response_bytes: 0,
+            ended: started,
             answered: None,
             gate_wait: Duration::ZERO,
             upstream_time: Duration::ZERO,

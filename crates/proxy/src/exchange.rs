@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use http::request::Parts;
+use tidegate_model::problem::Form;
 use tidegate_model::receipt::{End, Receipt, Step};
 use tidegate_model::refusal::Refusal;
 use tidegate_model::tick::Tick;
 use tidegate_wire::body::Incoming;
 use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
+use tidegate_wire::tunnel::OnUpgrade;
 
 use crate::recorder::Recorder;
 
@@ -26,10 +28,18 @@ pub struct Exchange {
     pub host: String,
     /// The client's address, trusted proxies believed.
     pub client: IpAddr,
+    /// How it reads a refusal.
+    pub form: Form,
     /// Whether the peer is a trusted proxy.
     pub trusted: bool,
+    /// Whether it may be told where the time went.
+    pub timing: bool,
     /// When its head had arrived.
     pub started: Tick,
+    /// The client's side of an Upgrade that it asks for.
+    pub upgrade: Option<OnUpgrade>,
+    /// Both sides of an Upgrade that the upstream granted.
+    pub upgraded: Option<(OnUpgrade, OnUpgrade)>,
     /// The record.
     pub open: Box<Open>,
 }
@@ -96,7 +106,8 @@ impl Open {
             return;
         }
         let now = clock::now();
-        let blank = Receipt::open(self.receipt().request_id, now, self.receipt().client, self.receipt().listener);
+        let blank =
+            Receipt::open(self.receipt().request_id, now, self.receipt().client, self.receipt().listener);
         let mut receipt = self.receipt.replace(blank);
         receipt.end = end;
         receipt.request_bytes = self.request_bytes.get();

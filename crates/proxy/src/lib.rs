@@ -1,3 +1,31 @@
-//! Exchanges: `lifecycle` is the product on one screen, one module per stage.
+//! Exchanges: [`lifecycle`] is the product on one screen, one module per stage.
+//!
+//! ```text
+//! admit -> route -> identify -> authorize -> limit -> decide -> forward, redirect or respond -> settle
+//! ```
 
+mod admit;
+mod authorize;
+mod decide;
+mod entropy;
+mod exchange;
+mod forward;
+mod identify;
+mod lifecycle;
+mod limit;
+mod pace;
+mod recorder;
+mod request_body;
+mod respond;
+mod route;
 pub mod settings;
+mod settle;
+mod site;
+mod trace;
+
+pub use entropy::Entropy;
+pub use identify::{Failures, Verifier, Verifiers};
+pub use lifecycle::Proxy;
+pub use recorder::Recorder;
+pub use settle::ExchangeBody;
+pub use site::{Site, SiteError, Standing};

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A straight function over stage modules: the stages are a closed set in a fixed order. What a stage found out is
-//! handed on as evidence: [`Permitted`] is made by [`limit`] alone and is the only way into [`forward`], so that
+//! handed on as evidence: a `Permitted` is made by `limit` alone and is the only way into `forward`, so that
 //! "forwarded without being limited" does not compile. Every stage may end the exchange with a [`Refusal`].
 
 use std::cell::RefCell;
@@ -14,22 +14,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tidegate_model::refusal::Refusal;
 use tidegate_upstream::Caller;
 use tidegate_wire::body::Incoming;
-use tidegate_wire::clock;
 use tidegate_wire::server::{Connection, Handler};
 
 use crate::decide::{Decision, decide};
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
-use crate::limit::Permitted;
 use crate::recorder::Recorder;
-use crate::respond::Answer;
+use crate::respond::{Answer, No, Refused};
 use crate::settle::ExchangeBody;
 use crate::site::Site;
-use crate::{admit, authorize, forward, limit, respond, route};
+use crate::{admit, authorize, forward, identify, limit, respond, route};
 
 /// The proxy of one core.
 pub struct Proxy {
@@ -56,7 +54,11 @@ impl Proxy {
     }
 
     /// Answers one request, whatever happens.
-    async fn exchange(self: Rc<Self>, request: Request<Incoming>, connection: Rc<Connection>) -> Response<ExchangeBody> {
+    async fn exchange(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        connection: Rc<Connection>,
+    ) -> Response<ExchangeBody> {
         let site = Rc::clone(&self.site.borrow());
         let mut exchange = match admit::admit(&self, &site, request, connection) {
             Ok(exchange) => exchange,
@@ -64,21 +66,27 @@ impl Proxy {
         };
         match self.answer(&site, &mut exchange).await {
             Ok(answer) => respond::complete(exchange, answer),
-            Err(refusal) => respond::refuse(exchange, &refusal),
+            Err(no) => {
+                Refused { refusal: no.refusal, form: exchange.form, open: exchange.open, allow: no.allow }
+                    .into_response()
+            }
         }
     }
 
     /// The stages in their order.
-    async fn answer(&self, site: &Site, exchange: &mut Exchange) -> Result<Answer, Refusal> {
+    async fn answer(&self, site: &Site, exchange: &mut Exchange) -> Result<Answer, No> {
         let routed = route::route(site, exchange)?;
-        let identified = limit::identify(site, exchange)?;
+        let tenant = identify::identify(site, exchange)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;
-        let permitted: Permitted = limit::limit(identified, &routed, exchange)?;
-        match decide(&routed, &permitted) {
-            Decision::Forward(ladder) => forward::forward(self, site, exchange, &routed, permitted, ladder).await,
-            Decision::Redirect => Ok(respond::redirect(&routed, exchange, permitted)),
-            Decision::Respond(fixed) => Ok(respond::fixed(&fixed, permitted)),
-        }
+        let permitted = limit::limit(site, &tenant, &routed, exchange)?;
+        let response = match decide(&routed, &permitted) {
+            Decision::Forward { first, rest } => {
+                return Ok(forward::forward(self, site, exchange, &routed, permitted, first, rest).await?);
+            }
+            Decision::Redirect => respond::redirect(&routed, exchange),
+            Decision::Respond(fixed) => respond::fixed(fixed, exchange.head.method == Method::HEAD),
+        };
+        Ok(respond::permitted(response, permitted))
     }
 }
 
@@ -94,6 +102,6 @@ impl Handler for Proxy {
     }
 
     fn refuse(&self, connection: &Connection, refusal: Refusal) -> Response<Bytes> {
-        respond::refuse_bytes(self, connection, &refusal, clock::now())
+        respond::refuse_bytes(self, connection, &refusal)
     }
 }

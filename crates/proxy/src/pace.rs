@@ -27,14 +27,20 @@ impl Pace {
     #[must_use]
     pub fn of_request(permit: &Permit) -> Option<Pace> {
         let tenant = permit.tenant();
-        tenant.plan().request_bytes_per_second.map(|_| Pace { tenant: Arc::clone(tenant), direction: Direction::Request })
+        tenant
+            .plan()
+            .request_bytes_per_second
+            .map(|_| Pace { tenant: Arc::clone(tenant), direction: Direction::Request })
     }
 
     /// The pace of response bodies, if the tenant's plan sets one.
     #[must_use]
     pub fn of_response(permit: &Permit) -> Option<Pace> {
         let tenant = permit.tenant();
-        tenant.plan().response_bytes_per_second.map(|_| Pace { tenant: Arc::clone(tenant), direction: Direction::Response })
+        tenant
+            .plan()
+            .response_bytes_per_second
+            .map(|_| Pace { tenant: Arc::clone(tenant), direction: Direction::Response })
     }
 
     /// Spends `bytes` and tells how long to wait before the next ones, if at all.

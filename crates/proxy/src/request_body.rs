@@ -33,7 +33,14 @@ pub struct RequestBody {
 impl RequestBody {
     /// Bounds `inner` to `max` bytes; more is refused as `over`, and `fault` tells so.
     #[must_use]
-    pub fn new(inner: Incoming, max: u64, over: &'static Kind, count: Rc<Cell<u64>>, fault: Fault, pace: Option<Pace>) -> RequestBody {
+    pub fn new(
+        inner: Incoming,
+        max: u64,
+        over: &'static Kind,
+        count: Rc<Cell<u64>>,
+        fault: Fault,
+        pace: Option<Pace>,
+    ) -> RequestBody {
         RequestBody { inner, left: max, over, count, fault, pace, waiting: None }
     }
 
@@ -56,7 +63,10 @@ impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(waiting) = &mut self.waiting {
             ready!(waiting.as_mut().poll(context));
             self.waiting = None;

@@ -42,16 +42,30 @@ pub enum Content {
 impl ExchangeBody {
     /// Attaches the receipt, and the permit if there is one yet, to the content of the response.
     #[must_use]
-    pub fn new(content: Content, status: StatusCode, open: Box<Open>, permit: Option<Permit>) -> ExchangeBody {
-        let now = clock::now();
-        {
-            let mut receipt = open.receipt_mut();
-            receipt.status = Some(status);
-            receipt.answered = Some(now);
-            receipt.note(now, Step::Answered(status));
-        }
+    pub fn new(
+        content: Content,
+        status: StatusCode,
+        open: Box<Open>,
+        permit: Option<Permit>,
+    ) -> ExchangeBody {
+        ExchangeBody::answered(&open, status);
         let pace = permit.as_ref().and_then(Pace::of_response);
         ExchangeBody { content, open: Some(open), permit, pace, waiting: None, sent: 0 }
+    }
+
+    /// A body of nothing that settles nothing: a tunnel does.
+    #[must_use]
+    pub fn empty() -> ExchangeBody {
+        ExchangeBody { content: Content::Empty, open: None, permit: None, pace: None, waiting: None, sent: 0 }
+    }
+
+    /// Notes that the client is told this status now.
+    pub fn answered(open: &Open, status: StatusCode) {
+        let now = clock::now();
+        let mut receipt = open.receipt_mut();
+        receipt.status = Some(status);
+        receipt.answered = Some(now);
+        receipt.note(now, Step::Answered(status));
     }
 
     fn sent(&mut self, data: &Bytes) {
@@ -75,7 +89,10 @@ impl HttpBody for ExchangeBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(waiting) = &mut self.waiting {
             ready!(waiting.as_mut().poll(context));
             self.waiting = None;

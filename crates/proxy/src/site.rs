@@ -6,7 +6,7 @@ use tidegate_model::route::{Match, Split, Table, Tie};
 use tidegate_model::tenant::{RouteLimits, Tenants};
 use tidegate_upstream::{Upstream, Upstreams};
 
-use crate::identify::Identity;
+use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
 use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung};
 
 /// One snapshot.
@@ -17,6 +17,23 @@ pub struct Site {
     pub table: Table<Arc<Route>>,
     /// Who a request is made for.
     pub identity: Identity,
+    /// What the tenants have spent.
+    pub tenants: Arc<Tenants>,
+    /// What addresses have spent of failed identifications.
+    pub failures: FailureLimit,
+}
+
+/// What outlives every site: state kept by name over reloads.
+#[derive(Clone)]
+pub struct Standing {
+    /// The upstreams.
+    pub upstreams: Arc<Upstreams>,
+    /// The tenants.
+    pub tenants: Arc<Tenants>,
+    /// Failed identifications.
+    pub failures: Arc<Failures>,
+    /// Verifiers of tokens.
+    pub verifiers: Arc<Verifiers>,
 }
 
 /// A route with everything that it names looked up.
@@ -75,15 +92,20 @@ impl Site {
     ///
     /// # Errors
     /// An upstream that is missing, or routes that are ambiguous.
-    pub fn build(settings: ProxySettings, upstreams: &Upstreams, tenants: Arc<Tenants>) -> Result<Site, SiteError> {
+    pub fn build(settings: ProxySettings, standing: &Standing) -> Result<Site, SiteError> {
         let routes = settings
             .routes
             .iter()
-            .map(|route| Ok((route.matches.clone(), Arc::new(Route::build(route, upstreams)?))))
+            .map(|route| Ok((route.matches.clone(), Arc::new(Route::build(route, &standing.upstreams)?))))
             .collect::<Result<Vec<(Match, Arc<Route>)>, SiteError>>()?;
         let table = Table::build(routes).map_err(SiteError::Ambiguous)?;
-        let identity = Identity::new(&settings.tenants, tenants);
-        Ok(Site { settings, table, identity })
+        let tenants = &settings.tenants;
+        let identity = Identity::new(tenants, &standing.verifiers);
+        let failures = FailureLimit::new(Arc::clone(&standing.failures), tenants.failures.clone());
+        standing
+            .tenants
+            .apply(tenants.listed.values().map(|one| (&one.id, &one.plan)), tenants.unknown.as_ref());
+        Ok(Site { table, identity, tenants: Arc::clone(&standing.tenants), failures, settings })
     }
 }
 

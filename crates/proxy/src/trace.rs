@@ -94,7 +94,15 @@ mod tests {
         let zero_trace = format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32));
         let upper = VALID.to_uppercase();
         let trailing = format!("{VALID}-");
-        for bad in [None, Some(""), Some("00"), Some(&*zero_trace), Some(&*upper), Some(&*trailing), Some("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")] {
+        for bad in [
+            None,
+            Some(""),
+            Some("00"),
+            Some(&*zero_trace),
+            Some(&*upper),
+            Some(&*trailing),
+            Some("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ] {
             let (made, state_kept) = check(bad);
             assert!(!state_kept, "{bad:?}");
             assert_ne!(made[3..35], VALID[3..35], "{bad:?}");

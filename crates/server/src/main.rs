@@ -1,2 +1,10 @@
-//! Tidegate.
-fn main() {}
+//! Tidegate: the front door and the backbone of a multi-tenant SaaS, in one binary.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    tidegate::cli::main()
+}

@@ -29,6 +29,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
+pub use rustls::ServerConfig as TlsConfig;
+
 use crate::body::{BoxError, Incoming};
 use crate::clock;
 use crate::guard::Violation;
@@ -77,6 +79,8 @@ pub struct Connection {
     pub server_name: Option<String>,
     /// What it is held to.
     pub limits: Arc<ConnectionLimits>,
+    /// What the handler remembers of it between two requests.
+    pub attached: RefCell<Option<Box<dyn std::any::Any>>>,
 }
 
 /// Connections of the whole process.
@@ -206,6 +210,7 @@ impl<H: Handler> Server<H> {
             tls: settings.tls,
             server_name: None,
             limits: Arc::clone(&settings.limits),
+            attached: RefCell::default(),
         };
         if open >= settings.limits.connections {
             self.census.refused.fetch_add(1, Relaxed);

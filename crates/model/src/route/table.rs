@@ -26,11 +26,11 @@ pub struct Table<T> {
 
 /// What a request found.
 #[derive(Debug)]
-pub enum Found<'a, T> {
+pub enum Found<'a, 'r, T> {
     /// A route, and how many bytes of the path its pattern covers.
     Route(&'a T, usize),
     /// Routes for this path, none for this method.
-    MethodNotAllowed(Allowed<'a, T>),
+    MethodNotAllowed(Allowed<'a, 'r, T>),
     /// No route.
     NotFound,
 }
@@ -46,9 +46,9 @@ pub struct Tie {
 
 /// The methods that a path does serve.
 #[derive(Clone, Copy, Debug)]
-pub struct Allowed<'a, T> {
+pub struct Allowed<'a, 'r, T> {
     rules: &'a [Rule<T>],
-    headers: &'a HeaderMap,
+    headers: &'r HeaderMap,
 }
 
 /// A map by names of the configuration. Foreign bytes are only looked up in it, never put there, so it needs
@@ -126,13 +126,13 @@ impl<T> Table<T> {
     }
 
     /// The route of a request, its host and path normalised.
-    pub fn find<'a>(
+    pub fn find<'a, 'r>(
         &'a self,
         host: &str,
         path: &str,
         method: &Method,
-        headers: &'a HeaderMap,
-    ) -> Found<'a, T> {
+        headers: &'r HeaderMap,
+    ) -> Found<'a, 'r, T> {
         let request = Request { path, method, headers };
         if let Some(found) = self.exact.get(host).and_then(|paths| paths.find(&request)) {
             return found;
@@ -180,7 +180,7 @@ impl<T> Paths<T> {
         &mut self.nodes[at].rules
     }
 
-    fn find<'a>(&'a self, request: &Request<'_, 'a>) -> Option<Found<'a, T>> {
+    fn find<'a, 'r>(&'a self, request: &Request<'_, 'r>) -> Option<Found<'a, 'r, T>> {
         if let Some(rules) = self.exact.get(request.path)
             && let Some(found) = decide(rules, request, request.path.len())
         {
@@ -210,7 +210,11 @@ impl<T> Paths<T> {
 }
 
 /// What the rules of one path say; `None` if none of them is in question.
-fn decide<'a, T>(rules: &'a [Rule<T>], request: &Request<'_, 'a>, len: usize) -> Option<Found<'a, T>> {
+fn decide<'a, 'r, T>(
+    rules: &'a [Rule<T>],
+    request: &Request<'_, 'r>,
+    len: usize,
+) -> Option<Found<'a, 'r, T>> {
     let mut best: Option<(Serves, &Rule<T>)> = None;
     let mut in_question = false;
     for rule in rules {
@@ -280,7 +284,7 @@ fn find_ties<T>(rules: &[Rule<T>], ties: &mut Vec<Tie>) {
     }
 }
 
-impl<T> Allowed<'_, T> {
+impl<T> Allowed<'_, '_, T> {
     /// The value of `Allow`: every method served, in the routes' order, `HEAD` beside `GET`.
     ///
     /// # Panics

@@ -1,0 +1,267 @@
+//! Forward: the request goes to an upstream, and down the ladder when that fails.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
+use tidegate_model::forwarded::Forwarding;
+use tidegate_model::path::replace_prefix;
+use tidegate_model::problem::{self, X_REQUEST_ID};
+use tidegate_model::receipt::{End, Step};
+use tidegate_model::refusal::{self, Kind, Refusal};
+use tidegate_model::tick::Tick;
+use tidegate_model::{deadline, headers};
+use tidegate_upstream::{Terms, Upstream};
+use tidegate_wire::body::Body;
+use tidegate_wire::{task, tunnel};
+
+use crate::admit::attached;
+use crate::exchange::{Exchange, Open};
+use crate::lifecycle::Proxy;
+use crate::limit::Permitted;
+use crate::pace::Pace;
+use crate::request_body::{Fault, RequestBody, check_announced};
+use crate::respond::{self, Answer, apply};
+use crate::route::Routed;
+use crate::settings::RouteSettings;
+use crate::settle::Content;
+use crate::site::{Fallback, Site};
+use crate::trace;
+
+const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
+
+/// Forwards to the first rung and, when that fails, takes the further ones in their order.
+///
+/// # Errors
+/// The refusal of the first rung, if no further one answers.
+pub async fn forward(
+    proxy: &Proxy,
+    site: &Site,
+    exchange: &mut Exchange,
+    routed: &Routed<'_>,
+    permitted: Permitted,
+    first: &Arc<Upstream>,
+    rest: &[Fallback],
+) -> Result<Answer, Refusal> {
+    let settings = &*routed.route.settings;
+    let by = deadline::earlier(
+        exchange.started,
+        settings.deadline,
+        deadline::asked(&exchange.head.headers, site.settings.deadline_header.as_ref()),
+    );
+    let fault: Fault = Rc::default();
+    let request = prepare(proxy, exchange, routed, &permitted, &fault)?;
+    // Only a route with another upstream to fall back to pays for keeping the request's head.
+    let mut again =
+        rest.iter().any(|rung| matches!(rung, Fallback::Upstream(_))).then(|| keep(&request)).flatten();
+    let mut failed = match call(proxy, exchange, settings, &permitted, first, request, by, &fault).await {
+        Ok(response) if !settings.fallback_statuses.contains(&response.status()) || rest.is_empty() => {
+            return Ok(respond::permitted(response, permitted));
+        }
+        Ok(response) => Outcome::Answered(Box::new(response)),
+        Err(refusal) if respond::is_worth_falling_back(refusal.kind) => Outcome::Refused(refusal),
+        Err(refusal) => return Err(refusal),
+    };
+    for rung in rest {
+        match rung {
+            Fallback::Respond(fixed) => {
+                exchange.note(Step::Fallback(Arc::from("fixed")));
+                let response = respond::fixed(fixed, exchange.open.receipt().method == Method::HEAD);
+                return Ok(respond::permitted(response, permitted));
+            }
+            Fallback::Upstream(upstream) => {
+                let Some(request) = again.as_ref().map(rebuild) else { continue };
+                exchange.note(Step::Fallback(Arc::clone(&upstream.settings().name)));
+                match call(proxy, exchange, settings, &permitted, upstream, request, by, &fault).await {
+                    Ok(response) => return Ok(respond::permitted(response, permitted)),
+                    Err(refusal) if matches!(failed, Outcome::Refused(_)) => {
+                        failed = Outcome::Refused(refusal)
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+        if tidegate_wire::clock::now() >= by {
+            again = None;
+        }
+    }
+    match failed {
+        Outcome::Answered(response) => Ok(respond::permitted(*response, permitted)),
+        Outcome::Refused(refusal) => Err(refusal),
+    }
+}
+
+/// How a rung failed: with an answer that is better than none, or with none.
+enum Outcome {
+    Answered(Box<Response<Content>>),
+    Refused(Refusal),
+}
+
+/// The head of a request without a body, to make it again.
+fn keep(request: &Request<Body>) -> Option<(Method, Uri, HeaderMap)> {
+    let bodyless = request.body().is_end_stream() && request.method().is_safe();
+    bodyless.then(|| (request.method().clone(), request.uri().clone(), request.headers().clone()))
+}
+
+fn rebuild((method, uri, headers): &(Method, Uri, HeaderMap)) -> Request<Body> {
+    let mut request = Request::new(Body::Empty);
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = uri.clone();
+    *request.headers_mut() = headers.clone();
+    request
+}
+
+#[expect(clippy::too_many_arguments, reason = "a rung of the ladder; they have no meaning as a group")]
+async fn call(
+    proxy: &Proxy,
+    exchange: &mut Exchange,
+    settings: &RouteSettings,
+    permitted: &Permitted,
+    upstream: &Arc<Upstream>,
+    request: Request<Body>,
+    by: Tick,
+    fault: &Fault,
+) -> Result<Response<Content>, Refusal> {
+    exchange.open.receipt_mut().upstream = Some(Arc::clone(&upstream.settings().name));
+    let upgrade = request.headers().contains_key(UPGRADE);
+    let terms = Terms { deadline: by, retry: &settings.retry, client: exchange.client, upgrade };
+    let called =
+        proxy.caller.call(upstream, permitted.permit(), request, &terms, exchange.open.receipt_cell());
+    let mut answer = match Box::pin(called).await {
+        Ok(answer) => answer,
+        // The client's own body may be why: then it is to blame, not the upstream.
+        Err(refusal) => return Err(fault.get().map_or(refusal, broken_body)),
+    };
+    if upgrade && answer.response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        let upstream_side = tunnel::on(&mut answer.response);
+        exchange.upgraded = exchange.upgrade.take().map(|client_side| (client_side, upstream_side));
+    }
+    Ok(respond::forwarded(answer, &settings.response))
+}
+
+fn broken_body(kind: &'static Kind) -> Refusal {
+    let detail = match kind.code {
+        "request.malformed" => "the request's body broke off or is malformed",
+        _ => "the request's body is larger than allowed here",
+    };
+    Refusal::new(kind, detail)
+}
+
+/// Joins both sides of an Upgrade. The receipt and the permit live until the tunnel ends.
+pub fn join(
+    sides: (tunnel::OnUpgrade, tunnel::OnUpgrade),
+    open: Box<Open>,
+    permit: tidegate_model::tenant::Permit,
+    idle: std::time::Duration,
+) {
+    task::spawn(async move {
+        let (client, upstream) = sides;
+        let (up, down) = tunnel::run(client, upstream, idle).await;
+        open.request_bytes().set(up);
+        open.receipt_mut().response_bytes = down;
+        open.settle(End::TunnelClosed);
+        drop(permit);
+    });
+}
+
+/// Makes of the client's request the one that the upstream gets.
+fn prepare(
+    proxy: &Proxy,
+    exchange: &mut Exchange,
+    routed: &Routed<'_>,
+    permitted: &Permitted,
+    fault: &Fault,
+) -> Result<Request<Body>, Refusal> {
+    let settings = &*routed.route.settings;
+    let body = body(exchange, settings, permitted, fault)?;
+    let upgrade = upgrade_of(exchange);
+    let head = &mut exchange.head;
+    let via = match head.version {
+        Version::HTTP_10 => HeaderValue::from_static("1.0 tidegate"),
+        Version::HTTP_2 => HeaderValue::from_static("2.0 tidegate"),
+        _ => HeaderValue::from_static("1.1 tidegate"),
+    };
+    let fields = &mut head.headers;
+    headers::strip_request(fields);
+    if let Some(upgrade) = upgrade {
+        exchange.upgrade = Some(tunnel::on(Request::from_parts(
+            {
+                let (mut parts, ()) = Request::new(()).into_parts();
+                parts.extensions = std::mem::take(&mut head.extensions);
+                parts
+            },
+            (),
+        )));
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(UPGRADE, upgrade);
+    }
+    let host = fields.get(http::header::HOST).cloned();
+    let connection = &exchange.connection;
+    attached(connection, || Forwarding::new(connection.peer.ip(), connection.tls)).apply(
+        fields,
+        host.as_ref(),
+        exchange.trusted,
+    );
+    fields.append(VIA, via);
+    fields.insert(X_REQUEST_ID, problem::hex_value(exchange.open.receipt().request_id));
+    trace::propagate(fields, &proxy.entropy);
+    if let Ok(tenant) = HeaderValue::from_str(permitted.permit().tenant().id()) {
+        fields.insert(TIDEGATE_TENANT, tenant);
+    }
+    apply(fields, &settings.request.headers);
+    if fields.contains_key(TRANSFER_ENCODING) {
+        fields.remove(TRANSFER_ENCODING);
+    }
+    if let Some(prefix) = &settings.request.prefix {
+        rewrite(&mut head.uri, routed.matched, prefix)?;
+    }
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = std::mem::take(&mut head.uri);
+    *request.headers_mut() = std::mem::take(&mut head.headers);
+    Ok(request)
+}
+
+/// The request's body, bounded by listener, route and plan.
+fn body(
+    exchange: &mut Exchange,
+    settings: &RouteSettings,
+    permitted: &Permitted,
+    fault: &Fault,
+) -> Result<Body, Refusal> {
+    let Some(incoming) = exchange.body.take().filter(|body| !body.is_end_stream()) else {
+        return Ok(Body::Empty);
+    };
+    let own = settings.body_bytes_max.unwrap_or(u64::MAX).min(exchange.connection.limits.body_bytes);
+    let plan = permitted.permit().tenant().plan().body_bytes_max.unwrap_or(u64::MAX);
+    let (max, over) =
+        if plan < own { (plan, &refusal::LIMIT_BODY) } else { (own, &refusal::REQUEST_BODY_TOO_LARGE) };
+    check_announced(&incoming, max, over)?;
+    let count: Rc<Cell<u64>> = exchange.open.request_bytes();
+    let pace = Pace::of_request(permitted.permit());
+    Ok(Body::boxed(RequestBody::new(incoming, max, over, count, Rc::clone(fault), pace)))
+}
+
+/// The protocol that an HTTP/1.1 client asks to change to.
+fn upgrade_of(exchange: &Exchange) -> Option<HeaderValue> {
+    let head = &exchange.head;
+    let asked = head.version == Version::HTTP_11 && headers::connection_has(&head.headers, "upgrade");
+    // h2c by Upgrade is obsolete (RFC 9113 section 3.1), and a way round a proxy's rules.
+    head.headers.get(UPGRADE).filter(|value| asked && !value.as_bytes().eq_ignore_ascii_case(b"h2c")).cloned()
+}
+
+fn rewrite(uri: &mut Uri, matched: usize, prefix: &str) -> Result<(), Refusal> {
+    let mut path = replace_prefix(uri.path(), matched, prefix);
+    if let Some(query) = uri.query() {
+        path.push('?');
+        path.push_str(query);
+    }
+    let target = PathAndQuery::from_maybe_shared(bytes::Bytes::from(path))
+        .map_err(|_| Refusal::new(&refusal::REQUEST_PATH, "the rewritten path is not one"))?;
+    *uri = Uri::from(target);
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! Identify: for which tenant the request is made.
+//!
+//! The sources are asked in the order of the configuration; the first credential that is *present* decides, and one that
+//! is present and invalid is refused, never passed over for a weaker one. A header counts from trusted proxies only.
+//! An API key of ours is taken out of the request: the application has no use for it. A JWT is left in.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
+use tidegate_model::credential::Digest;
+use tidegate_model::plan::Plan;
+use tidegate_model::receipt::Step;
+use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::tenant::{ID_BYTES_MAX, Tenant, Tenants};
+use tidegate_model::tick::Tick;
+use tidegate_wire::clock;
+
+use crate::exchange::Exchange;
+use crate::settings::{TenantSettings, TenantSource, address_tenant};
+use crate::site::Site;
+
+mod failures;
+mod jwt;
+
+pub use failures::{FailureLimit, Failures};
+pub use jwt::{Verifier, Verifiers};
+
+/// The most bytes of a credential.
+const CREDENTIAL_BYTES_MAX: usize = 8 * 1024;
+
+/// Who tenants are recognised by, prepared for looking up.
+pub struct Identity {
+    sources: Vec<Source>,
+    keys: HashMap<[u8; 32], Key>,
+    unknown: Option<Arc<Plan>>,
+    plans: HashMap<Arc<str>, Arc<Plan>>,
+}
+
+struct Key {
+    digest: Digest,
+    tenant: Arc<str>,
+    expires: Option<u64>,
+}
+
+enum Source {
+    KeyBearer,
+    KeyHeader(HeaderName),
+    Jwt(Arc<Verifier>),
+    Host { prefix: String, suffix: String },
+    Header(HeaderName),
+    ClientAddress,
+}
+
+/// Whom a credential names.
+struct Named {
+    tenant: Arc<str>,
+    by: &'static str,
+    /// The header that carried our key.
+    strip: Option<HeaderName>,
+}
+
+impl Identity {
+    /// Prepares the settings.
+    #[must_use]
+    pub fn new(settings: &TenantSettings, verifiers: &Verifiers) -> Identity {
+        let sources = settings.from.iter().map(|source| match source {
+            TenantSource::ApiKeyBearer => Source::KeyBearer,
+            TenantSource::ApiKeyHeader(name) => Source::KeyHeader(name.clone()),
+            TenantSource::Jwt(jwt) => Source::Jwt(verifiers.of(jwt)),
+            TenantSource::Host { prefix, suffix } => {
+                Source::Host { prefix: prefix.clone(), suffix: suffix.clone() }
+            }
+            TenantSource::Header(name) => Source::Header(name.clone()),
+            TenantSource::ClientAddress => Source::ClientAddress,
+        });
+        let keys = settings.listed.values().flat_map(|tenant| {
+            tenant.keys.iter().map(|key| {
+                (
+                    key.digest.0,
+                    Key { digest: key.digest, tenant: Arc::clone(&tenant.id), expires: key.expires },
+                )
+            })
+        });
+        let plans = settings.listed.values().map(|tenant| (Arc::clone(&tenant.id), Arc::clone(&tenant.plan)));
+        Identity {
+            sources: sources.collect(),
+            keys: keys.collect(),
+            unknown: settings.unknown.clone(),
+            plans: plans.collect(),
+        }
+    }
+
+    /// Finds the tenant of a request.
+    ///
+    /// # Errors
+    /// `credential.*`, `tenant.unknown`.
+    fn name(&self, headers: &HeaderMap, host: &str, client: IpAddr, trusted: bool) -> Result<Named, Refusal> {
+        for source in &self.sources {
+            let named = match source {
+                Source::KeyBearer => bearer(headers)?
+                    .filter(|token| !looks_like_jwt(token))
+                    .map(|key| self.by_key(key, AUTHORIZATION)),
+                Source::KeyHeader(name) => one(headers, name)?.map(|key| self.by_key(key, name.clone())),
+                Source::Jwt(verifier) => {
+                    let token = bearer(headers)?.filter(|token| looks_like_jwt(token));
+                    token.map(|token| {
+                        verifier.verify(token).map(|tenant| Named { tenant, by: "jwt", strip: None })
+                    })
+                }
+                Source::Host { prefix, suffix } => {
+                    let label = host
+                        .strip_prefix(prefix.as_str())
+                        .and_then(|rest| rest.strip_suffix(suffix.as_str()));
+                    let label = label.filter(|label| !label.is_empty() && !label.contains('.'));
+                    label.map(|label| Ok(Named { tenant: Arc::from(label), by: "host", strip: None }))
+                }
+                Source::Header(name) if trusted => one(headers, name)?
+                    .map(|value| Ok(Named { tenant: Arc::from(value), by: "header", strip: None })),
+                Source::Header(_) => None,
+                Source::ClientAddress => {
+                    Some(Ok(Named { tenant: address_tenant(client), by: "address", strip: None }))
+                }
+            };
+            if let Some(named) = named {
+                return named;
+            }
+        }
+        if self.sources.is_empty() {
+            // Nobody asked who it is: then it is everybody, and their limits are shared.
+            return Ok(Named { tenant: Arc::from("anonymous"), by: "nothing", strip: None });
+        }
+        Err(Refusal::new(
+            &refusal::CREDENTIAL_MISSING,
+            "no credential that this gate knows is in the request",
+        ))
+    }
+
+    fn by_key(&self, key: &str, header: HeaderName) -> Result<Named, Refusal> {
+        let digest = Digest::of(key.as_bytes());
+        let invalid = || Refusal::new(&refusal::CREDENTIAL_INVALID, "this API key is not known");
+        // The table is found by hash; that it is this very key is compared in constant time.
+        let found = self.keys.get(&digest.0).filter(|found| found.digest == digest).ok_or_else(invalid)?;
+        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if found.expires.is_some_and(|expires| expires <= now) {
+            return Err(Refusal::new(&refusal::CREDENTIAL_EXPIRED, "this API key has expired"));
+        }
+        Ok(Named { tenant: Arc::clone(&found.tenant), by: "api-key", strip: Some(header) })
+    }
+
+    /// The tenant with its state.
+    fn tenant(&self, tenants: &Tenants, id: &str, now: Tick) -> Result<Arc<Tenant>, Refusal> {
+        if id.len() > ID_BYTES_MAX || id.bytes().any(|byte| byte.is_ascii_control()) {
+            return Err(Refusal::new(
+                &refusal::CREDENTIAL_INVALID,
+                "the tenant's id is too long or has control bytes",
+            ));
+        }
+        match self.plans.get(id).or(self.unknown.as_ref()) {
+            Some(plan) => Ok(tenants.find_or_add(id, plan, now)),
+            None => Err(Refusal::new(&refusal::TENANT_UNKNOWN, "this tenant is not known here")),
+        }
+    }
+}
+
+/// Finds the tenant, and takes our own key out of the request.
+///
+/// # Errors
+/// `credential.*` and `tenant.unknown`; after too many of them from one address, `credential.throttled`.
+pub fn identify(site: &Site, exchange: &mut Exchange) -> Result<Arc<Tenant>, Refusal> {
+    let now = clock::now();
+    if let Some(wait) = site.failures.blocked(exchange.client, now) {
+        let detail = "too many requests with invalid credentials came from this address";
+        return Err(Refusal::new(&refusal::CREDENTIAL_THROTTLED, detail).retry_after(wait));
+    }
+    let headers = &exchange.head.headers;
+    let named = site.identity.name(headers, &exchange.host, exchange.client, exchange.trusted);
+    let found = named.and_then(|named| Ok((site.identity.tenant(&site.tenants, &named.tenant, now)?, named)));
+    let (tenant, named) = match found {
+        Ok(found) => found,
+        Err(refusal) => {
+            let guessed =
+                [&refusal::CREDENTIAL_INVALID, &refusal::CREDENTIAL_EXPIRED, &refusal::TENANT_UNKNOWN];
+            if guessed.contains(&refusal.kind) {
+                site.failures.failed(exchange.client, now);
+            }
+            return Err(refusal);
+        }
+    };
+    if let Some(header) = named.strip {
+        exchange.head.headers.remove(header);
+    }
+    let mut receipt = exchange.open.receipt_mut();
+    receipt.tenant = Some(Arc::clone(tenant.id()));
+    receipt.note(now, Step::Identified(named.by));
+    drop(receipt);
+    Ok(tenant)
+}
+
+/// The one value of a header.
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let invalid = |why| Refusal::new(&refusal::CREDENTIAL_INVALID, why);
+    if values.next().is_some() {
+        return Err(invalid("the credential is there twice"));
+    }
+    if value.len() > CREDENTIAL_BYTES_MAX {
+        return Err(invalid("the credential is too long"));
+    }
+    value.to_str().map(Some).map_err(|_| invalid("the credential is not ASCII"))
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let value = one(headers, &AUTHORIZATION)?;
+    Ok(value.and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    }))
+}
+
+/// Three parts of base64url, the first of which is a JSON object.
+fn looks_like_jwt(token: &str) -> bool {
+    token.starts_with("ey") && token.split('.').count() == 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{ApiKey, ListedTenant};
+    use http::HeaderValue;
+    use tidegate_model::plan::Rate;
+
+    fn plan() -> Arc<Plan> {
+        Arc::new(Plan {
+            name: Arc::from("p"),
+            rates: Vec::new(),
+            concurrency: None,
+            body_bytes_max: None,
+            request_bytes_per_second: None,
+            response_bytes_per_second: None,
+            weight: 1,
+        })
+    }
+
+    /// Who the request is for, or the refusal's code.
+    fn check(headers: &[(&str, &str)], host: &str, trusted: bool) -> String {
+        let key = |id: &str, key: &str, expires| ApiKey {
+            id: Arc::from(id),
+            digest: Digest::of(key.as_bytes()),
+            expires,
+        };
+        let acme = ListedTenant {
+            id: Arc::from("acme"),
+            plan: plan(),
+            keys: vec![key("k1", "good", None), key("k2", "old", Some(1))],
+        };
+        let settings = TenantSettings {
+            from: vec![
+                TenantSource::ApiKeyBearer,
+                TenantSource::ApiKeyHeader(HeaderName::from_static("x-api-key")),
+                TenantSource::Host { prefix: String::new(), suffix: ".example.com".into() },
+                TenantSource::Header(HeaderName::from_static("x-tenant")),
+            ],
+            unknown: Some(plan()),
+            plans: HashMap::new(),
+            listed: HashMap::from([(Arc::clone(&acme.id), acme)]),
+            tracked_max: 10,
+            failures: Rate {
+                name: Arc::from("failures"),
+                limit: 10,
+                window: std::time::Duration::from_secs(60),
+                burst: 10,
+            },
+        };
+        let identity = Identity::new(&settings, &Verifiers::default());
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        match identity.name(&map, host, "192.0.2.1".parse().unwrap(), trusted) {
+            Ok(named) => format!("{} by {}", named.tenant, named.by),
+            Err(refusal) => refusal.kind.code.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_first_credential_present_decides() {
+        for (headers, host, trusted, expected) in [
+            (&[("authorization", "Bearer good")][..], "x.example.com", false, "acme by api-key"),
+            (&[("authorization", "bearer  good")], "", false, "acme by api-key"),
+            (&[("x-api-key", "good"), ("x-tenant", "other")], "", true, "acme by api-key"),
+            (&[("authorization", "Bearer bad"), ("x-api-key", "good")], "", false, "credential.invalid"),
+            (&[("authorization", "Bearer old")], "", false, "credential.expired"),
+            (&[("x-api-key", "good"), ("x-api-key", "good")], "", false, "credential.invalid"),
+            (&[("authorization", "Basic good")], "t1.example.com", false, "t1 by host"),
+            (&[], "a.b.example.com", false, "credential.missing"),
+            (&[("x-tenant", "t2")], "", true, "t2 by header"),
+            (&[("x-tenant", "t2")], "", false, "credential.missing"),
+        ] {
+            assert_eq!(check(headers, host, trusted), expected, "{headers:?} {host} {trusted}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Respond: what the client is told, be it the upstream's answer, an answer of the configuration, or a refusal.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use tidegate_model::headers;
+use tidegate_model::path::redirect_target;
+use tidegate_model::problem::{
+    self, Form, Left, Quota, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID, rate_limit, rate_limit_policy,
+};
+use tidegate_model::receipt::{End, Receipt, RequestId};
+use tidegate_model::refusal::{Kind, Refusal, Repeat};
+use tidegate_model::tenant::{Permit, Standing};
+use tidegate_upstream::Answer as Forwarded;
+use tidegate_wire::clock;
+use tidegate_wire::server::Connection;
+
+use crate::exchange::{Exchange, Open};
+use crate::forward;
+use crate::lifecycle::Proxy;
+use crate::limit::Permitted;
+use crate::route::Routed;
+use crate::settings::{Action, FixedResponse, HeaderChanges};
+use crate::settle::{Content, ExchangeBody};
+
+/// A header in which a trusted peer asks where the time went.
+pub const SERVER_TIMING_ASKED: HeaderName = HeaderName::from_static("tidegate-server-timing");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// What will be told, with what ends when it has been.
+pub struct Answer {
+    /// Status, headers and content.
+    pub response: Response<Content>,
+    /// The tenant's permit.
+    pub permit: Permit,
+    /// How the tenant stands, where it is limited.
+    pub standing: Option<Standing>,
+}
+
+/// A refusal on its way to the client.
+pub struct Refused {
+    /// Which.
+    pub refusal: Refusal,
+    /// How the client reads it.
+    pub form: Form,
+    /// The receipt.
+    pub open: Box<Open>,
+    /// The methods that would do.
+    pub allow: Option<HeaderValue>,
+}
+
+/// A stage's "no".
+pub struct No {
+    /// Which.
+    pub refusal: Refusal,
+    /// The methods that would do.
+    pub allow: Option<HeaderValue>,
+}
+
+impl From<Refusal> for No {
+    fn from(refusal: Refusal) -> No {
+        No { refusal, allow: None }
+    }
+}
+
+impl Refused {
+    /// The response.
+    #[must_use]
+    pub fn into_response(self) -> Response<ExchangeBody> {
+        self.open.refused(&self.refusal);
+        let id = self.open.receipt().request_id;
+        let mut response = problem::respond(&self.refusal, self.form, id);
+        if let Some(allow) = self.allow {
+            response.headers_mut().insert(ALLOW, allow);
+        }
+        let status = response.status();
+        let head = self.open.receipt().method == Method::HEAD;
+        response.map(|body| {
+            let content = if head { Content::Empty } else { Content::Full(body) };
+            ExchangeBody::new(content, status, self.open, None)
+        })
+    }
+}
+
+/// Tells an answer.
+#[must_use]
+pub fn complete(exchange: Exchange, answer: Answer) -> Response<ExchangeBody> {
+    let (mut head, content) = answer.response.into_parts();
+    let Exchange { open, upgraded, timing, connection, .. } = exchange;
+    head.headers.insert(X_REQUEST_ID, problem::hex_value(open.receipt().request_id));
+    if let Some(standing) = &answer.standing {
+        stand(&mut head.headers, standing);
+    }
+    if timing {
+        let value = server_timing(&open.receipt());
+        head.headers.extend(HeaderValue::from_str(&value).ok().map(|value| (SERVER_TIMING, value)));
+    }
+    let body = match upgraded {
+        Some(sides) => {
+            ExchangeBody::answered(&open, head.status);
+            forward::join(sides, open, answer.permit, connection.limits.tunnel_idle);
+            ExchangeBody::empty()
+        }
+        None => ExchangeBody::new(content, head.status, open, Some(answer.permit)),
+    };
+    Response::from_parts(head, body)
+}
+
+/// Where the time went, in milliseconds (W3C Server Timing).
+fn server_timing(receipt: &Receipt) -> String {
+    let total = clock::now().since(receipt.started);
+    let own = total.saturating_sub(receipt.gate_wait).saturating_sub(receipt.upstream_time);
+    let millis = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    format!(
+        "tidegate;dur={:.3}, gate;dur={:.3}, upstream;dur={:.3}",
+        millis(own),
+        millis(receipt.gate_wait),
+        millis(receipt.upstream_time)
+    )
+}
+
+fn stand(headers: &mut HeaderMap, standing: &Standing) {
+    let Standing { name, limit, window, remaining, reset } = standing;
+    headers.insert(RATELIMIT_POLICY, rate_limit_policy([Quota { name, limit: *limit, window: *window }]));
+    headers.insert(RATELIMIT, rate_limit([Left { name, remaining: *remaining, reset: *reset }]));
+}
+
+/// The upstream's answer as the client gets it.
+#[must_use]
+pub fn forwarded(forwarded: Forwarded, changes: &HeaderChanges) -> Response<Content> {
+    let Forwarded { response, sticky, .. } = forwarded;
+    let (mut head, body) = response.into_parts();
+    let upgrade =
+        (head.status == StatusCode::SWITCHING_PROTOCOLS).then(|| head.headers.remove(UPGRADE)).flatten();
+    headers::strip_response(&mut head.headers);
+    if let Some(upgrade) = upgrade {
+        head.headers.insert(UPGRADE, upgrade);
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    apply(&mut head.headers, changes);
+    if let Some(cookie) = sticky {
+        head.headers.append(SET_COOKIE, cookie);
+    }
+    head.extensions.clear();
+    Response::from_parts(head, Content::Answer(body))
+}
+
+/// Changes headers as configured.
+pub fn apply(headers: &mut HeaderMap, changes: &HeaderChanges) {
+    headers::change(headers, &changes.remove, &changes.set, &changes.add);
+}
+
+/// A fixed response of the configuration.
+#[must_use]
+pub fn fixed(fixed: &Arc<FixedResponse>, head: bool) -> Response<Content> {
+    let mut response = Response::new(if head { Content::Empty } else { Content::Full(fixed.body.clone()) });
+    *response.status_mut() = fixed.status;
+    for (name, value) in &fixed.headers {
+        response.headers_mut().append(name, value.clone());
+    }
+    response
+}
+
+/// A redirect of the configuration.
+#[must_use]
+pub fn redirect(routed: &Routed<'_>, exchange: &Exchange) -> Response<Content> {
+    let mut response = Response::new(Content::Empty);
+    if let Action::Redirect { status, to } = &routed.route.settings.action {
+        let path = exchange.head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let target = redirect_target(to, &exchange.host, path);
+        *response.status_mut() = *status;
+        response.headers_mut().extend(HeaderValue::from_str(&target).ok().map(|target| (LOCATION, target)));
+    }
+    response
+}
+
+/// Attaches the permit to an answer.
+#[must_use]
+pub fn permitted(response: Response<Content>, permitted: Permitted) -> Answer {
+    let (permit, standing) = permitted.into_parts();
+    Answer { response, permit, standing }
+}
+
+/// The answer to what never became a request, and its receipt.
+#[must_use]
+pub fn refuse_bytes(proxy: &Proxy, connection: &Connection, refusal: &Refusal) -> Response<Bytes> {
+    let id = RequestId(proxy.entropy.id());
+    let mut receipt = Receipt::open(id, clock::now(), connection.peer.ip(), connection.listener);
+    receipt.tls = connection.tls;
+    let response = problem::respond(refusal, Form::Json, id);
+    receipt.status = Some(response.status());
+    receipt.response_bytes = response.body().len() as u64;
+    let open = Open::new(receipt, std::rc::Rc::clone(&proxy.recorder));
+    open.refused(refusal);
+    open.settle(End::Complete);
+    response
+}
+
+/// Whether the next rung of the ladder may do better than this refusal.
+#[must_use]
+pub fn is_worth_falling_back(kind: &Kind) -> bool {
+    kind.repeat != Repeat::Never || kind.code.starts_with("upstream.")
+}

@@ -1,0 +1,42 @@
+//! Route: which route the request matches.
+
+use std::sync::Arc;
+
+use tidegate_model::receipt::Step;
+use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::route::Found;
+
+use crate::exchange::Exchange;
+use crate::respond::No;
+use crate::site::{Route, Site};
+
+/// Evidence that a route was found.
+pub struct Routed<'a> {
+    /// The route.
+    pub route: &'a Arc<Route>,
+    /// Bytes of the path that its pattern covers.
+    pub matched: usize,
+}
+
+/// Finds the route.
+///
+/// # Errors
+/// `route.not-found`, `route.method-not-allowed`.
+pub fn route<'a>(site: &'a Site, exchange: &Exchange) -> Result<Routed<'a>, No> {
+    let head = &exchange.head;
+    match site.table.find(&exchange.host, head.uri.path(), &head.method, &head.headers) {
+        Found::Route(route, matched) => {
+            exchange.open.receipt_mut().route = Some(Arc::clone(&route.settings.name));
+            exchange.note(Step::Routed);
+            Ok(Routed { route, matched })
+        }
+        Found::MethodNotAllowed(allowed) => Err(No {
+            refusal: Refusal::new(&refusal::ROUTE_METHOD, "the path exists, but not for this method"),
+            allow: Some(allowed.value()),
+        }),
+        Found::NotFound => Err(No {
+            refusal: Refusal::new(&refusal::ROUTE_NOT_FOUND, "no route matches this host and path"),
+            allow: None,
+        }),
+    }
+}

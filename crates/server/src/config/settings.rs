@@ -1,0 +1,142 @@
+//! The resolved configuration: what a file means, every default filled in, every name looked up.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_model::credential::Digest;
+use tidegate_proxy::settings::ProxySettings;
+use tidegate_upstream::settings::UpstreamSettings;
+use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
+
+/// A whole configuration. Parts of it are handed to the parts of the server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where requests come in.
+    pub listeners: Vec<ListenerSettings>,
+    /// What the TLS listeners serve; the first is the default. They have been read once, and were good.
+    pub certificates: Vec<CertificateFiles>,
+    /// Where Tidegate is watched and steered.
+    pub control: ControlSettings,
+    /// What is written where.
+    pub log: LogSettings,
+    /// Threads that carry traffic, each with a runtime of its own.
+    pub workers: NonZeroUsize,
+    /// How long exchanges may take to finish after SIGTERM.
+    pub drain: Duration,
+    /// The upstreams, by name in order.
+    pub upstreams: Vec<UpstreamSettings>,
+    /// What the stages of an exchange read.
+    pub proxy: ProxySettings,
+    /// The files that were read.
+    pub sources: Sources,
+    /// The whole configuration as TOML, with its defaults, secrets hidden.
+    pub effective: Arc<str>,
+}
+
+/// The files a configuration was made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// The configuration files, the first one includes the others, with the SHA-256 of what was read.
+    pub files: Vec<(PathBuf, [u8; 32])>,
+    /// Certificates, keys, authorities and secrets in files of their own: a change of these is a change too.
+    pub named: Vec<PathBuf>,
+    /// Patterns of included files, whose directories may get further files.
+    pub patterns: Vec<PathBuf>,
+}
+
+/// Where Tidegate is watched and steered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// Where the control API listens; empty: nowhere.
+    pub listen: Vec<ControlAddress>,
+    /// Who may do what.
+    pub tokens: Vec<ControlToken>,
+    /// Names in `Host` that are accepted besides `localhost` and addresses.
+    pub hosts: Vec<String>,
+}
+
+/// An address of the control API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlAddress {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix domain socket.
+    Unix(PathBuf),
+}
+
+/// A token for the control API, as its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlToken {
+    /// Its name, for logs.
+    pub name: Arc<str>,
+    /// SHA-256 of the token.
+    pub digest: Digest,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Look at everything.
+    Read,
+    /// Change what is running.
+    Write,
+}
+
+/// What is written where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Where the access log goes.
+    pub access: AccessLog,
+    /// Bytes of access log that may wait for its writer, over all cores; what comes beyond is dropped and counted.
+    pub buffer: usize,
+    /// Whether the access log tells a request's query, which may hold secrets.
+    pub query: bool,
+    /// The least severe message of the server's own log.
+    pub level: Level,
+    /// The form of the server's own log.
+    pub format: LogFormat,
+    /// Recent exchanges kept per core for `GET /explain/REQUEST_ID`.
+    pub recent: usize,
+    /// An exchange that took longer counts as slow: it is kept apart, so that fast ones do not push it out.
+    pub slow: Duration,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To this file, opened again on SIGUSR1.
+    File(PathBuf),
+}
+
+/// Severity of the server's own messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// What failed for good.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// What happened to the server.
+    Info,
+    /// What happened to connections and calls.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The form of the server's own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,343 @@
+//! The control API: health, metrics, status, explanations, and the few changes that an operator makes by hand.
+//!
+//! It has a runtime of its own: nothing asked here stalls traffic. Health and metrics need no token on loopback; a change
+//! always needs one, except over the unix socket. `Host` is checked, so that a web page that the operator looks at
+//! cannot talk to it (DNS rebinding).
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::json;
+use tidegate_model::credential::Digest;
+use tidegate_model::receipt::RequestId;
+use tidegate_upstream::Admin;
+use tidegate_wire::clock;
+
+use crate::config::{ControlAddress, ControlSettings, ControlToken, Scope};
+use crate::run::Process;
+
+mod explanation;
+mod metrics;
+mod report;
+
+/// Bytes of a request's body.
+const BODY_MAX: usize = 64 * 1024;
+
+/// Why the control API cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("the control API cannot listen on {address}")]
+pub struct ControlError {
+    /// Where.
+    pub address: String,
+    /// Why.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+enum Peer {
+    Tcp(SocketAddr),
+    Unix,
+}
+
+#[derive(Clone)]
+struct Control {
+    process: Arc<Process>,
+    settings: Arc<ControlSettings>,
+}
+
+/// Serves the control API on each of its addresses. Where that is, in words.
+///
+/// # Errors
+/// An address that cannot be listened on.
+pub fn serve(settings: &ControlSettings, process: &Arc<Process>) -> Result<Vec<String>, ControlError> {
+    let control = Control { process: Arc::clone(process), settings: Arc::new(settings.clone()) };
+    let router = router(control);
+    let mut addresses = Vec::new();
+    for address in &settings.listen {
+        match address {
+            ControlAddress::Tcp(address) => {
+                let failed = |source| ControlError { address: address.to_string(), source };
+                let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                addresses.push(listener.local_addr().map_err(failed)?.to_string());
+                let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+                let service = router.clone().layer(middleware::from_fn(as_tcp));
+                let service = service.into_make_service_with_connect_info::<SocketAddr>();
+                tidegate_wire::task::spawn(async move {
+                    if let Err(error) = axum::serve(listener, service).await {
+                        tracing::error!(%error, "the control API ended");
+                    }
+                });
+            }
+            ControlAddress::Unix(path) => {
+                let failed = |source| ControlError { address: path.display().to_string(), source };
+                let listener = bind_unix(path).map_err(failed)?;
+                addresses.push(format!("unix:{}", path.display()));
+                let service = router.clone().layer(middleware::from_fn(as_unix));
+                tidegate_wire::task::spawn(async move {
+                    if let Err(error) = axum::serve(listener, service).await {
+                        tracing::error!(%error, "the control API ended");
+                    }
+                });
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+/// Whoever may open the socket may change everything: that is the owner alone.
+fn bind_unix(path: &PathBuf) -> std::io::Result<tokio::net::UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_err() {
+        // A socket that nobody listens on is left over from a process that was killed.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let listener = tokio::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn as_tcp(ConnectInfo(peer): ConnectInfo<SocketAddr>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Peer::Tcp(peer));
+    next.run(request).await
+}
+
+async fn as_unix(mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(Peer::Unix);
+    next.run(request).await
+}
+
+fn router(control: Control) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(scrape))
+        .route("/status", get(status))
+        .route("/config", get(config))
+        .route("/explain/{id}", get(explain))
+        .route("/reload", post(reload))
+        .route("/upstreams/{name}/endpoints/{address}", post(set_endpoint))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "control.not-found", "there is nothing at this path") })
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn_with_state(control.clone(), guard))
+        .with_state(control)
+}
+
+/// Lets a request through that may be made.
+async fn guard(State(control): State<Control>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().copied();
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !matches!(peer, Some(Peer::Unix)) && !is_known_host(host, &control.settings.hosts) {
+        return problem(StatusCode::MISDIRECTED_REQUEST, "control.host", "this Host is not a name of the control API");
+    }
+    let need = match (request.method().is_safe(), request.uri().path()) {
+        (true, "/healthz" | "/readyz" | "/metrics") => None,
+        (true, _) => Some(Scope::Read),
+        (false, _) => Some(Scope::Write),
+    };
+    match may(peer, need, request.headers(), &control.settings.tokens) {
+        Ok(who) => {
+            if !request.method().is_safe() {
+                tracing::info!(who, method = %request.method(), path = request.uri().path(), "control: change");
+            }
+            next.run(request).await
+        }
+        Err(response) => *response,
+    }
+}
+
+/// Names that a browser cannot be made to resolve to us: addresses, localhost, and what the operator lists.
+fn is_known_host(host: &str, listed: &[String]) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok() || listed.iter().any(|one| one.eq_ignore_ascii_case(name))
+}
+
+/// Who it is, if they may.
+fn may(peer: Option<Peer>, need: Option<Scope>, headers: &HeaderMap, tokens: &[ControlToken]) -> Result<String, Box<Response>> {
+    let loopback = match peer {
+        Some(Peer::Unix) => return Ok("unix socket".to_owned()),
+        Some(Peer::Tcp(peer)) => peer.ip().to_canonical().is_loopback(),
+        None => false,
+    };
+    let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let Some(token) = token else {
+        let open = loopback && need != Some(Scope::Write);
+        return if open { Ok("loopback".to_owned()) } else { Err(Box::new(unauthorized())) };
+    };
+    let digest = Digest::of(token.as_bytes());
+    // All of them are compared, so that the time says nothing of which one it was.
+    let found = tokens.iter().fold(None, |found, held| if held.digest == digest { Some(held) } else { found });
+    let Some(held) = found else { return Err(Box::new(unauthorized())) };
+    match need {
+        Some(scope) if !held.scopes.contains(&scope) && !(scope == Scope::Read && held.scopes.contains(&Scope::Write)) => {
+            Err(Box::new(problem(StatusCode::FORBIDDEN, "control.scope", "the token lacks the scope for this")))
+        }
+        _ => Ok(held.name.to_string()),
+    }
+}
+
+fn unauthorized() -> Response {
+    let mut response =
+        problem(StatusCode::UNAUTHORIZED, "control.token", "a token is needed: `Authorization: Bearer …`, see [control] tokens");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    response
+}
+
+/// An error as RFC 9457 has it.
+fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
+    let body = json!({
+        "type": format!("urn:tidegate:control:{code}"), "title": status.canonical_reason(), "status": status.as_u16(),
+        "code": code, "detail": detail,
+    });
+    let mut response = (status, body.to_string()).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
+    response
+}
+
+async fn ready(State(control): State<Control>) -> Response {
+    if control.process.draining.load(std::sync::atomic::Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    "ready\n".into_response()
+}
+
+async fn scrape(State(control): State<Control>) -> Response {
+    let text = metrics::text(&control.process);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn status(State(control): State<Control>) -> Response {
+    axum::Json(report::status(&control.process)).into_response()
+}
+
+async fn config(State(control): State<Control>) -> Response {
+    let text = control.process.gate.config().effective.to_string();
+    ([(header::CONTENT_TYPE, "application/toml")], text).into_response()
+}
+
+#[derive(Deserialize)]
+struct Format {
+    #[serde(default)]
+    format: String,
+}
+
+async fn explain(
+    State(control): State<Control>,
+    Path(id): Path<String>,
+    Query(Format { format }): Query<Format>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(id) = RequestId::parse(&id) else {
+        return problem(StatusCode::BAD_REQUEST, "control.request-id", "a request id has 32 hexadecimal digits");
+    };
+    let Some(receipt) = control.process.gate.telemetry.find(id) else {
+        return problem(StatusCode::NOT_FOUND, "control.forgotten", "no recent exchange has this id: only the last ones are kept");
+    };
+    let accepts_text = headers.get(header::ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/plain"));
+    if format == "text" || (format.is_empty() && accepts_text) {
+        return explanation::text(&receipt).into_response();
+    }
+    axum::Json(explanation::json(&receipt)).into_response()
+}
+
+async fn reload(State(control): State<Control>) -> Response {
+    control.process.reload_now();
+    match control.process.reload_error.lock().clone() {
+        None => axum::Json(json!({"reloaded": true})).into_response(),
+        Some(problems) => problem(StatusCode::UNPROCESSABLE_ENTITY, "control.config", &problems),
+    }
+}
+
+#[derive(Deserialize)]
+struct EndpointChange {
+    state: Admin,
+}
+
+async fn set_endpoint(
+    State(control): State<Control>,
+    Path((name, address)): Path<(String, String)>,
+    body: Body,
+) -> Response {
+    let Ok(address) = address.parse::<SocketAddr>() else {
+        return problem(StatusCode::BAD_REQUEST, "control.address", "not an address and port");
+    };
+    let bytes = axum::body::to_bytes(body, BODY_MAX).await.unwrap_or_default();
+    let Ok(change) = serde_json::from_slice::<EndpointChange>(&bytes) else {
+        let detail = r#"the body is not {"state": "enabled"}, "draining" or "disabled""#;
+        return problem(StatusCode::BAD_REQUEST, "control.body", detail);
+    };
+    if control.process.gate.standing.upstreams.set_endpoint(&name, address, change.state) {
+        let now = clock::now();
+        let upstream = control.process.gate.standing.upstreams.get(&name).map(|upstream| upstream.status(now));
+        return axum::Json(json!(upstream)).into_response();
+    }
+    problem(StatusCode::NOT_FOUND, "control.endpoint", "there is no such upstream, or it has no such endpoint")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a request gets: 200, or the status of the refusal.
+    fn check(peer: &str, need: Option<Scope>, token: Option<&str>) -> u16 {
+        let token_of = |name: &str, scopes: &[Scope]| ControlToken {
+            name: name.into(),
+            digest: Digest::of(name.as_bytes()),
+            scopes: scopes.to_vec(),
+        };
+        let tokens = [token_of("reader", &[Scope::Read]), token_of("writer", &[Scope::Write])];
+        let mut headers = HeaderMap::new();
+        if let Some(token) = token {
+            headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        }
+        let peer = if peer == "unix" { Peer::Unix } else { Peer::Tcp(peer.parse().unwrap()) };
+        may(Some(peer), need, &headers, &tokens).map_or_else(|response| response.status().as_u16(), |_| 200)
+    }
+
+    #[test]
+    fn a_change_needs_a_token_everywhere_but_on_the_unix_socket() {
+        let (loopback, far) = ("127.0.0.1:9", "192.0.2.1:9");
+        for (peer, need, token, expected) in [
+            (loopback, None, None, 200),
+            (loopback, Some(Scope::Read), None, 200),
+            (loopback, Some(Scope::Write), None, 401),
+            (far, None, None, 401),
+            (far, None, Some("reader"), 200),
+            (far, Some(Scope::Read), Some("reader"), 200),
+            (far, Some(Scope::Read), Some("writer"), 200),
+            (loopback, Some(Scope::Write), Some("reader"), 403),
+            (far, Some(Scope::Write), Some("writer"), 200),
+            (loopback, Some(Scope::Read), Some("wrong"), 401),
+            ("unix", Some(Scope::Write), None, 200),
+        ] {
+            assert_eq!(check(peer, need, token), expected, "{peer} {need:?} {token:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_a_page_could_resolve_to_us_is_refused() {
+        for (host, known) in [
+            ("127.0.0.1:8090", true), ("localhost", true), ("[::1]:8090", true), ("gate.internal:8090", true),
+            ("evil.example", false), ("", false),
+        ] {
+            assert_eq!(is_known_host(host, &["gate.internal".to_owned()]), known, "{host}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `/explain/REQUEST_ID`: what happened to a recent exchange, step by step, and which rule decided.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use tidegate_model::receipt::{Receipt, Step};
+use tidegate_model::tick::Tick;
+
+/// The timeline as JSON.
+pub fn json(receipt: &Receipt) -> Value {
+    let steps: Vec<Value> = receipt
+        .events
+        .iter()
+        .map(|event| json!({"at_ms": millis(receipt, event.at), "what": in_words(receipt, &event.step)}))
+        .collect();
+    json!({
+        "request_id": receipt.request_id.to_string(),
+        "method": receipt.method.as_str(),
+        "host": receipt.host,
+        "path": receipt.uri.path(),
+        "client": receipt.client,
+        "route": receipt.route,
+        "tenant": receipt.tenant,
+        "upstream": receipt.upstream,
+        "endpoint": receipt.endpoint,
+        "status": receipt.status.map(|status| status.as_u16()),
+        "code": receipt.refusal.map(|kind| kind.code),
+        "blame": receipt.refusal.map(|kind| format!("{:?}", kind.blame).to_lowercase()),
+        "tries": receipt.tries,
+        "gate_ms": receipt.gate_wait.as_secs_f64() * 1e3,
+        "upstream_ms": receipt.upstream_time.as_secs_f64() * 1e3,
+        "duration_ms": millis(receipt, receipt.ended),
+        "end": receipt.end.name(),
+        "steps": steps,
+        "steps_dropped": receipt.events_dropped,
+    })
+}
+
+/// The timeline for a terminal.
+pub fn text(receipt: &Receipt) -> String {
+    let mut out = format!("{} {} {} from {}\n", receipt.request_id, receipt.method, receipt.uri.path(), receipt.client);
+    for event in &receipt.events {
+        // Writing into a string cannot fail.
+        let _ = writeln!(out, "{:>10.3} ms  {}", millis(receipt, event.at), in_words(receipt, &event.step));
+    }
+    let _ = writeln!(out, "{:>10.3} ms  ended: {}", millis(receipt, receipt.ended), receipt.end.name());
+    if let Some(kind) = receipt.refusal {
+        let _ = writeln!(out, "\nrefused with {}: see `tidegate explain {}`", kind.code, kind.code);
+    }
+    out
+}
+
+fn millis(receipt: &Receipt, at: Tick) -> f64 {
+    at.since(receipt.started).as_secs_f64() * 1e3
+}
+
+fn in_words(receipt: &Receipt, step: &Step) -> String {
+    match step {
+        Step::Routed => format!("matched route `{}`", receipt.route.as_deref().unwrap_or_default()),
+        Step::Identified(by) => {
+            format!("identified as tenant `{}` by {by}", receipt.tenant.as_deref().unwrap_or_default())
+        }
+        Step::Limited { limit, remaining } => format!("let through by limit `{limit}`: {remaining} left"),
+        Step::Waited(wait) => format!("waited {:.3} ms at the upstream's gate", wait.as_secs_f64() * 1e3),
+        Step::Try { number, endpoint, because } => format!("try {number} to {endpoint}, chosen by {because}"),
+        Step::Connected(wait) => format!("connected in {:.3} ms: no idle connection was there", wait.as_secs_f64() * 1e3),
+        Step::TryFailed(code) => format!("the try failed: {code}"),
+        Step::TryAnswered(status) => format!("the try was answered with {}", status.as_u16()),
+        Step::Backoff(wait) => format!("another try after {:.3} ms", wait.as_secs_f64() * 1e3),
+        Step::NoRetry(why) => format!("no further try: {why}"),
+        Step::Hedged => "a second try was sent beside the slow first one".to_owned(),
+        Step::Fallback(rung) => format!("took the ladder's next rung: {rung}"),
+        Step::Refused(code) => format!("refused: {code}"),
+        Step::Answered(status) => format!("told the client {}", status.as_u16()),
+    }
+}

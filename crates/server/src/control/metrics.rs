@@ -1,0 +1,152 @@
+//! `/metrics`: sums over all cores, in the Prometheus text format. Labels are bounded: routes and endpoints by the
+//! configuration, tenants by the busiest few.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::run::Process;
+use crate::telemetry::{
+    BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE,
+    ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition,
+    GATE_USED, GATE_WAITING, LINES_DROPPED, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, TENANT_REFUSED,
+    TENANT_REQUESTS, TENANTS, TRIES,
+};
+
+/// Tenants with a line of their own.
+const TENANTS_MAX: usize = 20;
+
+/// A tenant's exchanges: let through, refused.
+pub struct TenantCounts {
+    /// Whose.
+    pub id: Arc<str>,
+    /// Let through.
+    pub admitted: u64,
+    /// Refused.
+    pub refused: u64,
+    /// Under way.
+    pub in_flight: u32,
+}
+
+/// The busiest tenants, and the sum of all others.
+pub fn busiest(process: &Process) -> (Vec<TenantCounts>, (u64, u64)) {
+    let mut all = Vec::new();
+    process.gate.standing.tenants.each(|tenant| {
+        let (admitted, refused) = tenant.counts();
+        all.push(TenantCounts { id: Arc::clone(tenant.id()), admitted, refused, in_flight: tenant.in_flight() });
+    });
+    all.sort_by(|a, b| (b.admitted + b.refused).cmp(&(a.admitted + a.refused)).then_with(|| a.id.cmp(&b.id)));
+    let rest = all.split_off(all.len().min(TENANTS_MAX));
+    let others = rest.iter().fold((0, 0), |(admitted, refused), one| (admitted + one.admitted, refused + one.refused));
+    (all, others)
+}
+
+/// The whole text.
+pub fn text(process: &Process) -> String {
+    let mut out = Exposition::default();
+    exchanges(&mut out, process);
+    upstreams(&mut out, process);
+    tenants(&mut out, process);
+    let gate = &process.gate;
+    out.family(&CONNECTIONS);
+    out.sample(CONNECTIONS.name, &[], gate.census.open());
+    out.family(&CONNECTIONS_REFUSED);
+    out.sample(CONNECTIONS_REFUSED.name, &[], gate.census.refused());
+    out.family(&RELOADS);
+    out.sample(RELOADS.name, &[("outcome", "applied")], gate.counts.reloads.load(Relaxed));
+    out.sample(RELOADS.name, &[("outcome", "refused")], gate.counts.reloads_refused.load(Relaxed));
+    out.family(&BUILD);
+    out.sample(BUILD.name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    out.finish()
+}
+
+fn exchanges(out: &mut Exposition, process: &Process) {
+    let sums = process.gate.telemetry.sums();
+    let mut routes: Vec<(Arc<str>, RouteCells)> = sums.routes.into_iter().collect();
+    routes.sort_by(|a, b| a.0.cmp(&b.0));
+    out.family(&REQUESTS);
+    for (name, cells) in &routes {
+        for (class, count) in ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(cells.classes) {
+            out.sample(REQUESTS.name, &[("route", name), ("class", class)], count);
+        }
+    }
+    out.family(&SECONDS);
+    for (name, cells) in &routes {
+        let mut sum = 0;
+        for (bound, count) in BUCKETS.iter().zip(cells.buckets) {
+            sum += count;
+            out.sample("tidegate_request_seconds_bucket", &[("route", name), ("le", &bound.to_string())], sum);
+        }
+        sum += cells.buckets[BUCKETS.len()];
+        out.sample("tidegate_request_seconds_bucket", &[("route", name), ("le", "+Inf")], sum);
+        out.sample("tidegate_request_seconds_sum", &[("route", name)], cells.seconds);
+        out.sample("tidegate_request_seconds_count", &[("route", name)], sum);
+    }
+    let by_route: [(_, fn(&RouteCells) -> u64); 3] =
+        [(RECEIVED, |cells| cells.bytes_in), (SENT, |cells| cells.bytes_out), (CLIENT_GONE, |cells| cells.client_gone)];
+    for (metric, value) in by_route {
+        out.family(&metric);
+        for (name, cells) in &routes {
+            out.sample(metric.name, &[("route", name)], value(cells));
+        }
+    }
+    out.family(&REFUSALS);
+    let mut refusals: Vec<_> = sums.refusals.into_iter().collect();
+    refusals.sort_unstable();
+    for (code, count) in refusals {
+        out.sample(REFUSALS.name, &[("code", code)], count);
+    }
+    out.family(&TRIES);
+    out.sample(TRIES.name, &[], sums.tries);
+    out.family(&LINES_DROPPED);
+    out.sample(LINES_DROPPED.name, &[], sums.lines_dropped);
+}
+
+fn upstreams(out: &mut Exposition, process: &Process) {
+    let all = process.gate.standing.upstreams.status();
+    let of_upstream: [(_, fn(&tidegate_upstream::UpstreamStatus) -> f64); 4] = [
+        (BREAKER_OPEN, |one| f64::from(u8::from(one.breaker == "open"))),
+        (BREAKER_OPENED, |one| one.breaker_opened as f64),
+        (GATE_USED, |one| one.in_use as f64),
+        (GATE_WAITING, |one| one.waiting as f64),
+    ];
+    for (metric, value) in of_upstream {
+        out.family(&metric);
+        for one in &all {
+            out.sample(metric.name, &[("upstream", &one.name)], value(one));
+        }
+    }
+    let of_endpoint: [(_, fn(&tidegate_upstream::EndpointStatus) -> f64); 7] = [
+        (ENDPOINT_REQUESTS, |one| one.requests as f64),
+        (ENDPOINT_FAILURES, |one| one.failures as f64),
+        (ENDPOINT_CONNECTS, |one| one.connects as f64),
+        (ENDPOINT_CONNECTIONS, |one| f64::from(one.connections)),
+        (ENDPOINT_ACTIVE, |one| f64::from(one.active)),
+        (ENDPOINT_UP, |one| f64::from(u8::from(one.state == "up" && one.admin == tidegate_upstream::Admin::Enabled))),
+        (ENDPOINT_LATENCY, |one| one.latency_ms / 1e3),
+    ];
+    for (metric, value) in of_endpoint {
+        out.family(&metric);
+        for upstream in &all {
+            for one in &upstream.endpoints {
+                let address = one.address.to_string();
+                out.sample(metric.name, &[("upstream", &upstream.name), ("endpoint", &address)], value(one));
+            }
+        }
+    }
+}
+
+fn tenants(out: &mut Exposition, process: &Process) {
+    let (top, others) = busiest(process);
+    out.family(&TENANTS);
+    out.sample(TENANTS.name, &[], process.gate.standing.tenants.len());
+    let of_tenant: [(_, fn(&TenantCounts) -> u64, u64); 2] =
+        [(TENANT_REQUESTS, |one| one.admitted, others.0), (TENANT_REFUSED, |one| one.refused, others.1)];
+    for (metric, value, others) in of_tenant {
+        out.family(&metric);
+        for one in &top {
+            out.sample(metric.name, &[("tenant", &one.id)], value(one));
+        }
+        // A tenant's id cannot take this label away: it has another name.
+        out.sample(metric.name, &[("tenant", "other"), ("sum", "true")], others);
+    }
+}

@@ -1,0 +1,44 @@
+//! `/status`: the whole state that an operator asks for first, as JSON.
+
+use serde_json::{Value, json};
+
+use crate::control::metrics::busiest;
+use crate::run::Process;
+
+/// The state.
+pub fn status(process: &Process) -> Value {
+    let gate = &process.gate;
+    let (top, others) = busiest(process);
+    let tenants: Vec<Value> = top
+        .iter()
+        .map(|one| {
+            let plan = gate.standing.tenants.find(&one.id).map(|tenant| tenant.plan().name.to_string());
+            json!({
+                "id": one.id, "plan": plan, "admitted": one.admitted, "refused": one.refused, "in_flight": one.in_flight,
+            })
+        })
+        .collect();
+    let listeners: Vec<Value> = gate
+        .listening()
+        .iter()
+        .map(|one| json!({"address": one.address.to_string(), "tls": one.settings.tls, "proxy_protocol": one.settings.proxy_protocol}))
+        .collect();
+    let loaded = process.loaded_at.lock().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "config": {
+            "loaded_at": format!("{}Z", crate::telemetry::rfc3339(loaded)),
+            "reloads": gate.counts.reloads.load(std::sync::atomic::Ordering::Relaxed),
+            "reloads_refused": gate.counts.reloads_refused.load(std::sync::atomic::Ordering::Relaxed),
+            "last_error": *process.reload_error.lock(),
+        },
+        "connections": gate.census.open(),
+        "listeners": listeners,
+        "upstreams": gate.standing.upstreams.status(),
+        "tenants": {
+            "tracked": gate.standing.tenants.len(),
+            "busiest": tenants,
+            "others": {"admitted": others.0, "refused": others.1},
+        },
+    })
+}

@@ -1,0 +1,109 @@
+//! Fetches the keys that tokens are verified with, in the background: traffic never waits for it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
+use tidegate_proxy::settings::JwtKeys;
+use tidegate_proxy::{Verifier, Verifiers};
+use tidegate_wire::body::Body;
+use tidegate_wire::client::{self, Target};
+use tidegate_wire::client_tls::ClientTls;
+use tidegate_wire::settings::{ClientTlsSettings, Protocol};
+use tidegate_wire::{clock, task};
+
+/// The most bytes of a key set.
+const BYTES_MAX: usize = 1 << 20;
+/// One fetch, in total.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two tries to get keys that are not there.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked for verifiers that a reload brought, and for changed files.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Drives all verifiers, those that a reload brings too.
+pub fn drive(verifiers: Arc<Verifiers>) {
+    task::spawn(async move {
+        let mut driven = HashSet::new();
+        loop {
+            let all = verifiers.all();
+            driven.retain(|held| all.iter().any(|verifier| Arc::as_ptr(verifier) as usize == *held));
+            for verifier in all {
+                if driven.insert(Arc::as_ptr(&verifier) as usize) {
+                    let verifiers = Arc::clone(&verifiers);
+                    task::spawn(async move { keep(&verifiers, &verifier).await });
+                }
+            }
+            clock::sleep(LOOK).await;
+        }
+    });
+}
+
+/// Keeps one verifier's keys fresh for as long as it is in use.
+async fn keep(verifiers: &Verifiers, verifier: &Arc<Verifier>) {
+    let settings = Arc::clone(verifier.settings());
+    let mut stamp = None;
+    while verifiers.all().iter().any(|held| Arc::ptr_eq(held, verifier)) {
+        let wait = match &settings.keys {
+            JwtKeys::Secret(_) => return,
+            JwtKeys::File(path) => {
+                let modified = std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+                if modified != stamp || modified.is_none() {
+                    stamp = modified;
+                    let read = std::fs::read(path).map_err(|error| error.to_string());
+                    take(verifier, &settings.name, read);
+                }
+                LOOK
+            }
+            JwtKeys::Url(url) => {
+                let by = clock::now().after(TIMEOUT);
+                let fetched = clock::timeout_at(by, Box::pin(fetch(url))).await;
+                let fetched = fetched.unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")));
+                if take(verifier, &settings.name, fetched) { settings.refresh } else { RETRY }
+            }
+        };
+        let _ = clock::timeout_at(clock::now().after(wait), verifier.asked.notified()).await;
+    }
+}
+
+fn take(verifier: &Verifier, name: &str, fetched: Result<Vec<u8>, String>) -> bool {
+    match fetched.and_then(|json| verifier.take_keys(&json)) {
+        Ok(keys) => {
+            tracing::debug!(jwt = name, keys, "keys taken");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(jwt = name, error, "keys not taken; those known stay");
+            false
+        }
+    }
+}
+
+async fn fetch(url: &Uri) -> Result<Vec<u8>, String> {
+    let tls = url.scheme_str() == Some("https");
+    let host = url.host().ok_or("the URL has no host")?;
+    let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let mut addresses = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
+    let address = addresses.next().ok_or("the host has no address")?;
+    let tls = match tls {
+        true => {
+            let made = ClientTls::new(&ClientTlsSettings::default(), Some(host)).map_err(|error| error.to_string())?;
+            Some(Arc::new(made))
+        }
+        false => None,
+    };
+    let target = Target { address, protocol: Protocol::Http1, tls };
+    let mut sender = client::connect(&target).await.map_err(|error| crate::run::chain(&error))?;
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let authority = url.authority().map_or(host, |authority| authority.as_str());
+    let request = Request::get(path).header(header::HOST, authority).header(header::ACCEPT, "application/json");
+    let request = request.body(Body::Empty).map_err(|error| error.to_string())?;
+    let response = sender.send(request).await.map_err(|error| crate::run::chain(&error))?;
+    if !response.status().is_success() {
+        return Err(format!("status {}", response.status().as_u16()));
+    }
+    let body = Limited::new(response.into_body(), BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
+    Ok(body.to_bytes().to_vec())
+}

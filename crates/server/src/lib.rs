@@ -1,0 +1,10 @@
+//! Tidegate's binary as a library, so that tests and tools reach its parts: command line, configuration,
+//! telemetry, control API and the wiring of a running server.
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod jwks;
+pub mod run;
+pub mod telemetry;
+pub mod wiring;

@@ -1,0 +1,213 @@
+//! `tidegate run`: serves until it is told to stop, and follows its configuration.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use tidegate_wire::clock;
+use tidegate_wire::task;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::config::{Config, Level, LogFormat, LogSettings};
+use crate::control::{self, ControlError};
+use crate::jwks;
+use crate::wiring::Gate;
+
+/// How often the configuration's files are looked at.
+const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// One upstream at this address, everything else as it is by default.
+    To(String),
+}
+
+impl Source {
+    fn load(&self) -> Result<Config, String> {
+        match self {
+            Source::File(path) => Config::load(path).map_err(|problems| problems.to_string()),
+            Source::To(address) => Config::to(address).map_err(|problems| problems.to_string()),
+        }
+    }
+}
+
+/// A running process: the gate and what steers it.
+pub struct Process {
+    /// The gate.
+    pub gate: Arc<Gate>,
+    /// Asks for a reload.
+    pub reload: Notify,
+    /// Why the last reload was refused.
+    pub reload_error: Mutex<Option<String>>,
+    /// When the configuration in force was loaded.
+    pub loaded_at: Mutex<SystemTime>,
+    /// Whether it is stopping.
+    pub draining: std::sync::atomic::AtomicBool,
+    source: Source,
+}
+
+/// Runs until SIGTERM or SIGINT. 0: stopped as told; 2: the configuration cannot be used.
+#[must_use]
+pub fn run(source: Source) -> ExitCode {
+    let config = match source.load() {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(2);
+        }
+    };
+    log_to_stderr(&config.log);
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .expect("the system has an event queue for the control runtime");
+    runtime.block_on(async move {
+        match start(config, source) {
+            Ok(process) => until_stopped(process).await,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::from(2)
+            }
+        }
+    })
+}
+
+/// Starts the gate and the control API, and prints a line for each listener. Must be called on the control runtime.
+///
+/// # Errors
+/// What stands in the way, in words.
+pub fn start(config: Config, source: Source) -> Result<Arc<Process>, String> {
+    let control = config.control.clone();
+    let gate = Gate::start(config).map_err(|error| error.to_string())?;
+    let process = Arc::new(Process {
+        gate,
+        reload: Notify::new(),
+        reload_error: Mutex::new(None),
+        loaded_at: Mutex::new(clock::wall()),
+        draining: std::sync::atomic::AtomicBool::new(false),
+        source,
+    });
+    let controls = control::serve(&control, &process).map_err(|error: ControlError| chain(&error))?;
+    let upstreams = Arc::clone(&process.gate.standing.upstreams);
+    task::spawn(async move { upstreams.drive().await });
+    jwks::drive(Arc::clone(&process.gate.standing.verifiers));
+    task::spawn(follow(Arc::clone(&process)));
+    let mut out = std::io::stdout().lock();
+    for listening in process.gate.listening() {
+        let scheme = if listening.settings.tls { "https" } else { "http" };
+        let _ = writeln!(out, "listening {scheme} {}", listening.address);
+    }
+    for address in controls {
+        let _ = writeln!(out, "control http {address}");
+    }
+    let _ = out.flush();
+    Ok(process)
+}
+
+async fn until_stopped(process: Arc<Process>) -> ExitCode {
+    let (Ok(mut term), Ok(mut int), Ok(mut hup), Ok(mut usr1)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+        signal(SignalKind::user_defined1()),
+    ) else {
+        eprintln!("signals cannot be received");
+        return ExitCode::FAILURE;
+    };
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hup.recv() => process.reload.notify_one(),
+            _ = usr1.recv() => process.gate.telemetry.reopen(),
+        }
+    }
+    stop(&process).await;
+    ExitCode::SUCCESS
+}
+
+/// Lets what is under way finish, within the configured time.
+pub async fn stop(process: &Arc<Process>) {
+    process.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+    let most = process.gate.config().drain;
+    tracing::info!(?most, "draining");
+    let gate = Arc::clone(&process.gate);
+    let ended = tokio::task::spawn_blocking(move || gate.drain(most)).await.unwrap_or(false);
+    if !ended {
+        tracing::warn!("some exchanges did not end in time and were cut");
+    }
+}
+
+/// Reloads when it is asked for, and when a file has changed.
+async fn follow(process: Arc<Process>) {
+    let mut seen = stamps(&process);
+    loop {
+        let asked = clock::timeout_at(clock::now().after(WATCH), process.reload.notified()).await.is_ok();
+        let now = stamps(&process);
+        if asked || now != seen {
+            process.reload_now();
+            seen = stamps(&process);
+        }
+    }
+}
+
+/// When each file that the configuration was read from changed last.
+fn stamps(process: &Process) -> Vec<Option<(SystemTime, u64)>> {
+    let config = process.gate.config();
+    let files = config.sources.files.iter().map(|(path, _)| path).chain(&config.sources.named).chain(&config.sources.patterns);
+    files.map(|path| std::fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())))).collect()
+}
+
+impl Process {
+    /// Loads the configuration again. A bad one changes nothing.
+    pub fn reload_now(&self) {
+        let applied = self.source.load().and_then(|config| self.gate.apply(config).map_err(|error| error.to_string()));
+        self.gate.counts.reloaded(applied.is_ok());
+        match applied {
+            Ok(()) => {
+                *self.loaded_at.lock() = clock::wall();
+                *self.reload_error.lock() = None;
+                tracing::info!("configuration reloaded");
+            }
+            Err(problems) => {
+                tracing::error!(%problems, "configuration not reloaded: the one before stays in force");
+                *self.reload_error.lock() = Some(problems);
+            }
+        }
+    }
+}
+
+fn log_to_stderr(settings: &LogSettings) {
+    let level = match settings.level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Trace => tracing::Level::TRACE,
+    };
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+    // A second start in one process keeps the first one's log.
+    let _ = match settings.format {
+        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+    };
+}
+
+/// An error and its causes, each after a colon.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,280 @@
+//! Telemetry: what receipts become. Access log, metrics, and the recent exchanges that can be explained.
+//!
+//! Each core has cells of its own behind a mutex that nobody else takes but a scrape or a question: recording costs an
+//! uncontended lock. The access log is made at most once: when its writer cannot keep up, lines are dropped and counted.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidegate_model::receipt::{End, Receipt, RequestId};
+use tidegate_proxy::Recorder;
+use tidegate_wire::{clock, task};
+
+use crate::config::{AccessLog, LogSettings};
+
+mod exposition;
+mod line;
+mod writer;
+
+pub use exposition::*;
+pub(crate) use line::rfc3339;
+pub use writer::{LogWriter, LogWriterError};
+
+/// Upper bounds of the latency buckets, in seconds.
+pub const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Routes with metrics of their own; the names of a thousand reloads must not pile up.
+const ROUTES_MAX: usize = 10_000;
+/// Bytes of access log that a core gathers before it hands them on.
+const CHUNK: usize = 32 * 1024;
+/// How long a line waits at most for others.
+const FLUSH: Duration = Duration::from_millis(200);
+
+/// The telemetry of the process.
+pub struct Telemetry {
+    cores: Vec<Arc<Mutex<Cells>>>,
+    log: Option<LogWriter>,
+    query: bool,
+    slow: Duration,
+}
+
+/// What one core has recorded.
+struct Cells {
+    routes: HashMap<Arc<str>, RouteCells>,
+    refusals: HashMap<&'static str, u64>,
+    tries: u64,
+    recent: Ring,
+    remarkable: Ring,
+}
+
+/// What was recorded of one route.
+#[derive(Clone, Debug, Default)]
+pub struct RouteCells {
+    /// Exchanges by the first digit of their status; 0: none was told.
+    pub classes: [u64; 6],
+    /// Exchanges by latency; the last: slower than all bounds.
+    pub buckets: [u64; BUCKETS.len() + 1],
+    /// Seconds of all of them.
+    pub seconds: f64,
+    /// Request body bytes.
+    pub bytes_in: u64,
+    /// Response body bytes.
+    pub bytes_out: u64,
+    /// Exchanges that the client left.
+    pub client_gone: u64,
+}
+
+/// The last receipts, the oldest first.
+struct Ring {
+    receipts: VecDeque<Arc<Receipt>>,
+    max: usize,
+}
+
+impl Ring {
+    fn push(&mut self, receipt: Arc<Receipt>) {
+        if self.receipts.len() >= self.max {
+            self.receipts.pop_front();
+        }
+        self.receipts.push_back(receipt);
+    }
+
+    fn find(&self, id: RequestId) -> Option<Arc<Receipt>> {
+        self.receipts.iter().rev().find(|receipt| receipt.request_id == id).cloned()
+    }
+}
+
+/// Sums over all cores.
+#[derive(Debug, Default)]
+pub struct Sums {
+    /// By route; "" are exchanges without one.
+    pub routes: HashMap<Arc<str>, RouteCells>,
+    /// By code.
+    pub refusals: HashMap<&'static str, u64>,
+    /// Upstream calls.
+    pub tries: u64,
+    /// Lines of access log that were dropped.
+    pub lines_dropped: u64,
+}
+
+impl Telemetry {
+    /// The telemetry of so many cores.
+    ///
+    /// # Errors
+    /// The access log's file cannot be opened.
+    pub fn new(settings: &LogSettings, cores: usize) -> Result<Telemetry, LogWriterError> {
+        let log = match &settings.access {
+            AccessLog::Off => None,
+            AccessLog::Stdout => Some(LogWriter::start(None)?),
+            AccessLog::File(path) => Some(LogWriter::start(Some(path.clone()))?),
+        };
+        let ring = || Ring { receipts: VecDeque::new(), max: settings.recent.max(1) };
+        let cells = || {
+            Arc::new(Mutex::new(Cells {
+                routes: HashMap::new(),
+                refusals: HashMap::new(),
+                tries: 0,
+                recent: ring(),
+                remarkable: ring(),
+            }))
+        };
+        let cores = (0..cores).map(|_| cells()).collect();
+        Ok(Telemetry { cores, log, query: settings.query, slow: settings.slow })
+    }
+
+    /// The recorder of one core. Must be called on it.
+    #[must_use]
+    pub fn recorder(self: &Arc<Self>, core: usize) -> Rc<dyn Recorder> {
+        let recorder = Rc::new(CoreRecorder {
+            telemetry: Arc::clone(self),
+            cells: Arc::clone(&self.cores[core]),
+            chunk: RefCell::new(Chunk::default()),
+        });
+        let weak = Rc::downgrade(&recorder);
+        task::spawn(async move {
+            loop {
+                clock::sleep(FLUSH).await;
+                let Some(recorder) = weak.upgrade() else { return };
+                recorder.flush();
+            }
+        });
+        recorder
+    }
+
+    /// Opens the access log's file again.
+    pub fn reopen(&self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+    }
+
+    /// A recent exchange.
+    #[must_use]
+    pub fn find(&self, id: RequestId) -> Option<Arc<Receipt>> {
+        self.cores.iter().find_map(|cells| {
+            let cells = cells.lock();
+            cells.recent.find(id).or_else(|| cells.remarkable.find(id))
+        })
+    }
+
+    /// What all cores have recorded.
+    #[must_use]
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums { lines_dropped: self.log.as_ref().map_or(0, LogWriter::dropped), ..Sums::default() };
+        for cells in &self.cores {
+            let cells = cells.lock();
+            sums.tries += cells.tries;
+            for (code, count) in &cells.refusals {
+                *sums.refusals.entry(code).or_default() += count;
+            }
+            for (name, cells) in &cells.routes {
+                sums.routes.entry(Arc::clone(name)).or_default().add(cells);
+            }
+        }
+        sums
+    }
+}
+
+impl RouteCells {
+    fn add(&mut self, other: &RouteCells) {
+        self.classes.iter_mut().zip(other.classes).for_each(|(sum, one)| *sum += one);
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(sum, one)| *sum += one);
+        self.seconds += other.seconds;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.client_gone += other.client_gone;
+    }
+
+    fn record(&mut self, receipt: &Receipt) {
+        let class = receipt.status.map_or(0, |status| usize::from(status.as_u16() / 100)).min(5);
+        self.classes[class] += 1;
+        let seconds = receipt.ended.since(receipt.started).as_secs_f64();
+        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
+        self.buckets[bucket] += 1;
+        self.seconds += seconds;
+        self.bytes_in += receipt.request_bytes;
+        self.bytes_out += receipt.response_bytes;
+        self.client_gone += u64::from(receipt.end == End::ClientGone);
+    }
+}
+
+struct CoreRecorder {
+    telemetry: Arc<Telemetry>,
+    cells: Arc<Mutex<Cells>>,
+    chunk: RefCell<Chunk>,
+}
+
+#[derive(Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    lines: u64,
+    stamp: line::Stamp,
+}
+
+impl CoreRecorder {
+    fn flush(&self) {
+        let mut chunk = self.chunk.borrow_mut();
+        if let (Some(log), false) = (&self.telemetry.log, chunk.bytes.is_empty()) {
+            let bytes = std::mem::replace(&mut chunk.bytes, Vec::with_capacity(CHUNK + CHUNK / 4));
+            log.write(bytes, std::mem::take(&mut chunk.lines));
+        }
+    }
+}
+
+impl Recorder for CoreRecorder {
+    fn record(&self, receipt: Receipt) {
+        if self.telemetry.log.is_some() {
+            let full = {
+                let mut chunk = self.chunk.borrow_mut();
+                let Chunk { bytes, lines, stamp } = &mut *chunk;
+                line::write(bytes, &receipt, stamp.text(clock::wall()), self.telemetry.query);
+                *lines += 1;
+                bytes.len() >= CHUNK
+            };
+            if full {
+                self.flush();
+            }
+        }
+        let receipt = Arc::new(receipt);
+        let mut cells = self.cells.lock();
+        cells.tries += u64::from(receipt.tries);
+        if let Some(kind) = receipt.refusal {
+            *cells.refusals.entry(kind.code).or_default() += 1;
+        }
+        let name = receipt.route.clone().unwrap_or_else(|| Arc::from(""));
+        if let Some(route) = cells.routes.get_mut(&name) {
+            route.record(&receipt);
+        } else if cells.routes.len() < ROUTES_MAX {
+            cells.routes.entry(name).or_default().record(&receipt);
+        }
+        let slow = receipt.ended.since(receipt.started) >= self.telemetry.slow;
+        let failed = receipt.status.is_none_or(|status| status.as_u16() >= 400) || receipt.end != End::Complete;
+        let ring = if slow || failed { &mut cells.remarkable } else { &mut cells.recent };
+        ring.push(receipt);
+    }
+}
+
+impl Drop for CoreRecorder {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Counts what the process itself does.
+#[derive(Debug, Default)]
+pub struct ProcessCounts {
+    /// Reloads that took effect.
+    pub reloads: AtomicU64,
+    /// Reloads that were refused.
+    pub reloads_refused: AtomicU64,
+}
+
+impl ProcessCounts {
+    /// A reload took effect, or not.
+    pub fn reloaded(&self, good: bool) {
+        (if good { &self.reloads } else { &self.reloads_refused }).fetch_add(1, Relaxed);
+    }
+}

@@ -1,0 +1,199 @@
+//! One line of access log: JSON, written by hand into a buffer, foreign bytes escaped.
+
+use std::io::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tidegate_model::receipt::Receipt;
+
+/// RFC 3339 in milliseconds; the second's part is made once a second.
+#[derive(Default)]
+pub(super) struct Stamp {
+    second: u64,
+    text: String,
+}
+
+impl Stamp {
+    pub(super) fn text(&mut self, now: SystemTime) -> &str {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if since.as_secs() != self.second || self.text.is_empty() {
+            self.second = since.as_secs();
+            self.text = format!("{}.000Z", rfc3339(self.second));
+        }
+        let end = self.text.len() - 1;
+        self.text.replace_range(end - 3..end, &format!("{:03}", since.subsec_millis()));
+        &self.text
+    }
+}
+
+/// `YYYY-MM-DDTHH:MM:SS` of seconds since the epoch (Howard Hinnant's `civil_from_days`).
+pub(crate) fn rfc3339(seconds: u64) -> String {
+    let days = seconds / 86_400 + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+}
+
+/// Appends the line of a receipt.
+pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &str, query: bool) {
+    let id = receipt.request_id.hex();
+    let target = match (query, receipt.uri.path_and_query()) {
+        (true, Some(target)) => target.as_str(),
+        _ => receipt.uri.path(),
+    };
+    let mut line = Line { out, first: true };
+    line.out.push(b'{');
+    line.text("time", time.as_bytes());
+    line.text("request_id", &id);
+    line.display("client", &receipt.client);
+    line.text("method", receipt.method.as_str().as_bytes());
+    line.text("host", receipt.host.as_bytes());
+    line.text("path", target.as_bytes());
+    line.text("version", version(receipt.version));
+    line.display("listener", &receipt.listener);
+    line.literal("tls", if receipt.tls { b"true" } else { b"false" });
+    line.number("status", receipt.status.map_or(0, |status| u64::from(status.as_u16())));
+    if let Some(kind) = receipt.refusal {
+        line.text("code", kind.code.as_bytes());
+    }
+    for (name, value) in [("route", &receipt.route), ("tenant", &receipt.tenant), ("upstream", &receipt.upstream)] {
+        if let Some(value) = value {
+            line.text(name, value.as_bytes());
+        }
+    }
+    if let Some(endpoint) = receipt.endpoint {
+        line.display("endpoint", &endpoint);
+        line.number("tries", receipt.tries.into());
+    }
+    line.number("bytes_in", receipt.request_bytes);
+    line.number("bytes_out", receipt.response_bytes);
+    line.millis("duration_ms", receipt.ended.since(receipt.started));
+    if receipt.tries > 0 {
+        line.millis("upstream_ms", receipt.upstream_time);
+        line.millis("gate_ms", receipt.gate_wait);
+    }
+    line.text("end", receipt.end.name().as_bytes());
+    out.extend_from_slice(b"}\n");
+}
+
+struct Line<'a> {
+    out: &'a mut Vec<u8>,
+    first: bool,
+}
+
+impl Line<'_> {
+    fn name(&mut self, name: &str) {
+        if !self.first {
+            self.out.push(b',');
+        }
+        self.first = false;
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn literal(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        self.out.extend_from_slice(value);
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        let mut buffer = itoa::Buffer::new();
+        self.literal(name, buffer.format(value).as_bytes());
+    }
+
+    fn millis(&mut self, name: &str, time: Duration) {
+        let micros = time.as_micros() as u64;
+        self.number(name, micros / 1000);
+        let rest = micros % 1000;
+        self.out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+    }
+
+    /// A value whose text needs no escaping: addresses.
+    fn display(&mut self, name: &str, value: &dyn std::fmt::Display) {
+        self.name(name);
+        // Writing into a vector cannot fail.
+        let _ = write!(self.out, "\"{value}\"");
+    }
+
+    fn text(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        self.out.push(b'"');
+        escape(self.out, value);
+        self.out.push(b'"');
+    }
+}
+
+fn digit(value: u64) -> u8 {
+    b'0' + (value % 10) as u8
+}
+
+/// JSON's escapes; a byte that is not UTF-8 becomes the replacement character.
+fn escape(out: &mut Vec<u8>, value: &[u8]) {
+    let plain = |byte: &u8| (0x20..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
+    if value.iter().all(plain) {
+        return out.extend_from_slice(value);
+    }
+    for part in value.utf8_chunks() {
+        for character in part.valid().chars() {
+            match character {
+                '"' => out.extend_from_slice(b"\\\""),
+                '\\' => out.extend_from_slice(b"\\\\"),
+                control if control.is_control() => {
+                    let _ = write!(out, "\\u{:04x}", control as u32);
+                }
+                character => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        if !part.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+}
+
+fn version(version: http::Version) -> &'static [u8] {
+    match version {
+        http::Version::HTTP_10 => b"1.0",
+        http::Version::HTTP_2 => b"2",
+        _ => b"1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tidegate_model::receipt::RequestId;
+    use tidegate_model::tick::Tick;
+
+    #[test]
+    fn tells_the_time_as_rfc_3339() {
+        let mut stamp = Stamp::default();
+        let at = |millis| UNIX_EPOCH + Duration::from_millis(millis);
+        assert_eq!(stamp.text(at(951_782_400_007)), "2000-02-29T00:00:00.007Z");
+        assert_eq!(stamp.text(at(951_782_400_120)), "2000-02-29T00:00:00.120Z");
+        assert_eq!(stamp.text(at(1_798_761_599_999)), "2026-12-31T23:59:59.999Z");
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_is_json_whatever_the_bytes(host in "\\PC*", tenant in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let mut receipt = Receipt::open(RequestId(7), Tick(1), "::1".parse().unwrap(), "127.0.0.1:80".parse().unwrap());
+            receipt.host = host.as_str().into();
+            receipt.tenant = Some(String::from_utf8_lossy(&tenant).into());
+            receipt.ended = Tick(1_234_567);
+            let mut out = Vec::new();
+            write(&mut out, &receipt, "now", true);
+            prop_assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), 1);
+            let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(line["host"].as_str(), Some(host.as_str()));
+            prop_assert_eq!(line["duration_ms"].as_f64(), Some(1.234));
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Wiring: the parts of a running Tidegate, put together and kept in step with the configuration.
+//!
+//! Each core is a thread with a runtime of its own; commands reach it through a bounded channel. Nothing here is on the
+//! path of a request.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidegate_model::tenant::Tenants;
+use tidegate_proxy::{Entropy, Proxy, Site, SiteError, Standing};
+use tidegate_upstream::{Caller, Upstreams};
+use tidegate_wire::listen::{BindError, bind};
+use tidegate_wire::server::{Census, Server};
+use tidegate_wire::settings::ListenerSettings;
+use tidegate_wire::tls::{CertificateError, CertificateSet, Certificates};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::telemetry::{LogWriterError, ProcessCounts, Telemetry};
+
+/// Commands that may wait for a core.
+const COMMANDS_MAX: usize = 64;
+
+/// A running Tidegate.
+pub struct Gate {
+    /// State that outlives a reload.
+    pub standing: Standing,
+    /// What receipts become.
+    pub telemetry: Arc<Telemetry>,
+    /// Connections of the process.
+    pub census: Arc<Census>,
+    /// What the process does.
+    pub counts: ProcessCounts,
+    certificates: Arc<Certificates>,
+    cores: Vec<Core>,
+    listening: Mutex<Vec<Listening>>,
+    config: Mutex<Arc<Config>>,
+}
+
+/// An address that is listened on.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// What was asked for.
+    pub settings: ListenerSettings,
+    /// What the kernel gave.
+    pub address: SocketAddr,
+}
+
+/// Why Tidegate does not start, or a reload does not take effect.
+#[derive(Debug, thiserror::Error)]
+pub enum WiringError {
+    /// Addresses that cannot be listened on.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Bind(Vec<BindError>),
+    /// Certificates that cannot be used.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Certificates(Vec<CertificateError>),
+    /// The routes cannot be used.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// An upstream cannot be used.
+    #[error("{}", crate::run::chain(.0))]
+    Upstream(#[from] tidegate_upstream::UpstreamError),
+    /// The access log cannot be written.
+    #[error("{}", crate::run::chain(.0))]
+    Log(#[from] LogWriterError),
+}
+
+struct Core {
+    commands: mpsc::Sender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Command {
+    Site(Arc<Site>),
+    Listen(TcpListener, ListenerSettings),
+    Close(SocketAddr),
+    Drain,
+}
+
+impl Gate {
+    /// Starts the cores and listens.
+    ///
+    /// # Errors
+    /// [`WiringError`]; nothing is left running then but idle threads.
+    pub fn start(config: Config) -> Result<Arc<Gate>, WiringError> {
+        let standing = Standing {
+            upstreams: Arc::new(Upstreams::default()),
+            tenants: Arc::new(Tenants::new(config.proxy.tenants.tracked_max)),
+            failures: Arc::default(),
+            verifiers: Arc::default(),
+        };
+        let workers = config.workers.get();
+        let certificates = Arc::new(Certificates::default());
+        load_certificates(&certificates, &config)?;
+        standing.upstreams.apply(config.upstreams.clone())?;
+        let site = Arc::new(Site::build(config.proxy.clone(), &standing)?);
+        let telemetry = Arc::new(Telemetry::new(&config.log, workers)?);
+        let census = Arc::<Census>::default();
+        let tls = certificates.server_config();
+        let cores = (0..workers)
+            .map(|number| Core::start(number, workers, &site, &telemetry, &census, &tls))
+            .collect();
+        let gate = Arc::new(Gate {
+            standing,
+            telemetry,
+            census,
+            counts: ProcessCounts::default(),
+            certificates,
+            cores,
+            listening: Mutex::default(),
+            config: Mutex::new(Arc::new(config)),
+        });
+        gate.listen()?;
+        Ok(gate)
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.lock())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn listening(&self) -> Vec<Listening> {
+        self.listening.lock().clone()
+    }
+
+    /// Puts another configuration into force. Nothing that is under way is touched.
+    ///
+    /// # Errors
+    /// [`WiringError`]; the configuration before stays in force.
+    pub fn apply(&self, config: Config) -> Result<(), WiringError> {
+        let before = self.config();
+        if config.workers != before.workers {
+            tracing::warn!("`workers` takes effect after a restart");
+        }
+        if config.control != before.control {
+            tracing::warn!("`[control]` takes effect after a restart");
+        }
+        load_certificates(&self.certificates, &config)?;
+        if let Err(error) = self.standing.upstreams.apply(config.upstreams.clone()) {
+            self.standing.upstreams.apply(before.upstreams.clone())?;
+            return Err(error.into());
+        }
+        let site = Arc::new(Site::build(config.proxy.clone(), &self.standing)?);
+        for core in &self.cores {
+            core.tell(Command::Site(Arc::clone(&site)));
+        }
+        *self.config.lock() = Arc::new(config);
+        self.listen()
+    }
+
+    /// Listens where the configuration says, and no longer elsewhere.
+    fn listen(&self) -> Result<(), WiringError> {
+        let wanted = self.config().listeners.clone();
+        let mut listening = self.listening.lock();
+        let mut errors = Vec::new();
+        let mut kept = Vec::new();
+        for settings in wanted {
+            if let Some(place) = listening.iter().position(|held| held.settings == settings) {
+                kept.push(listening.swap_remove(place));
+                continue;
+            }
+            // An address with other settings is closed first; the kernel hands its waiting connections to nobody.
+            if let Some(place) = listening.iter().position(|held| held.settings.address == settings.address) {
+                let held = listening.swap_remove(place);
+                self.cores.iter().for_each(|core| core.tell(Command::Close(held.address)));
+            }
+            match bind(settings.address, self.cores.len()) {
+                Ok(sockets) => {
+                    let address = sockets[0].local_addr().unwrap_or(settings.address);
+                    for (core, socket) in self.cores.iter().zip(sockets) {
+                        core.tell(Command::Listen(socket, settings.clone()));
+                    }
+                    kept.push(Listening { settings, address });
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        for gone in listening.drain(..) {
+            self.cores.iter().for_each(|core| core.tell(Command::Close(gone.address)));
+        }
+        *listening = kept;
+        if errors.is_empty() { Ok(()) } else { Err(WiringError::Bind(errors)) }
+    }
+
+    /// Stops accepting and waits for what is under way, at most so long. `true`: all of it has ended.
+    pub fn drain(&self, most: Duration) -> bool {
+        for core in &self.cores {
+            core.tell(Command::Drain);
+        }
+        let by = tidegate_wire::clock::now().after(most);
+        loop {
+            let ended = self.cores.iter().all(|core| core.thread.lock().as_ref().is_none_or(JoinHandle::is_finished));
+            if ended || tidegate_wire::clock::now() >= by {
+                return ended;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn load_certificates(certificates: &Certificates, config: &Config) -> Result<(), WiringError> {
+    if !config.certificates.is_empty() {
+        certificates.swap(CertificateSet::load(&config.certificates).map_err(WiringError::Certificates)?);
+    }
+    Ok(())
+}
+
+impl Core {
+    fn start(
+        number: usize,
+        cores: usize,
+        site: &Arc<Site>,
+        telemetry: &Arc<Telemetry>,
+        census: &Arc<Census>,
+        tls: &Arc<tidegate_wire::server::TlsConfig>,
+    ) -> Core {
+        let (commands, waiting) = mpsc::channel(COMMANDS_MAX);
+        let (site, telemetry, census, tls) =
+            (Arc::clone(site), Arc::clone(telemetry), Arc::clone(census), Arc::clone(tls));
+        let run = move || {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default())
+                .expect("the system has an event queue for each core");
+            runtime.block_on(async move {
+                let caller = Caller::new(cores, seed());
+                caller.sweep();
+                let proxy = Rc::new(Proxy::new(site, caller, telemetry.recorder(number), Entropy::seeded(seed())));
+                let server = Server::new(Rc::clone(&proxy), tls, census);
+                serve(&proxy, &server, waiting).await;
+            });
+        };
+        let thread = std::thread::Builder::new().name(format!("core-{number}")).spawn(run);
+        Core { commands, thread: Mutex::new(Some(thread.expect("a thread can be started"))) }
+    }
+
+    fn tell(&self, command: Command) {
+        // A full channel is a core that hangs, a closed one has drained: neither may stop a reload for the others.
+        if self.commands.try_send(command).is_err() {
+            tracing::error!("a core took no command");
+        }
+    }
+}
+
+async fn serve(proxy: &Rc<Proxy>, server: &Rc<Server<Proxy>>, mut commands: mpsc::Receiver<Command>) {
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Site(site) => proxy.swap(site),
+            Command::Listen(socket, settings) => {
+                if let Err(error) = server.listen(socket, settings) {
+                    tracing::error!(%error, "a core cannot listen");
+                }
+            }
+            Command::Close(address) => server.close(address),
+            Command::Drain => return server.drain().await,
+        }
+    }
+}
+
+/// Chance from the operating system.
+fn seed() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| tidegate_wire::clock::now().0)
+}
