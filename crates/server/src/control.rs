@@ -131,7 +131,9 @@ fn router(control: Control) -> Router {
         .route("/explain/{id}", get(explain))
         .route("/reload", post(reload))
         .route("/upstreams/{name}/endpoints/{address}", post(set_endpoint))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, "control.not-found", "there is nothing at this path") })
+        .fallback(|| async {
+            problem(StatusCode::NOT_FOUND, "control.not-found", "there is nothing at this path")
+        })
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(control.clone(), guard))
         .with_state(control)
@@ -142,7 +144,11 @@ async fn guard(State(control): State<Control>, request: Request, next: Next) -> 
     let peer = request.extensions().get::<Peer>().copied();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !matches!(peer, Some(Peer::Unix)) && !is_known_host(host, &control.settings.hosts) {
-        return problem(StatusCode::MISDIRECTED_REQUEST, "control.host", "this Host is not a name of the control API");
+        return problem(
+            StatusCode::MISDIRECTED_REQUEST,
+            "control.host",
+            "this Host is not a name of the control API",
+        );
     }
     let need = match (request.method().is_safe(), request.uri().path()) {
         (true, "/healthz" | "/readyz" | "/metrics") => None,
@@ -166,36 +172,55 @@ fn is_known_host(host: &str, listed: &[String]) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok() || listed.iter().any(|one| one.eq_ignore_ascii_case(name))
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok()
+        || listed.iter().any(|one| one.eq_ignore_ascii_case(name))
 }
 
 /// Who it is, if they may.
-fn may(peer: Option<Peer>, need: Option<Scope>, headers: &HeaderMap, tokens: &[ControlToken]) -> Result<String, Box<Response>> {
+fn may(
+    peer: Option<Peer>,
+    need: Option<Scope>,
+    headers: &HeaderMap,
+    tokens: &[ControlToken],
+) -> Result<String, Box<Response>> {
     let loopback = match peer {
         Some(Peer::Unix) => return Ok("unix socket".to_owned()),
         Some(Peer::Tcp(peer)) => peer.ip().to_canonical().is_loopback(),
         None => false,
     };
-    let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let token =
+        headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let Some(token) = token else {
         let open = loopback && need != Some(Scope::Write);
         return if open { Ok("loopback".to_owned()) } else { Err(Box::new(unauthorized())) };
     };
     let digest = Digest::of(token.as_bytes());
     // All of them are compared, so that the time says nothing of which one it was.
-    let found = tokens.iter().fold(None, |found, held| if held.digest == digest { Some(held) } else { found });
+    let found =
+        tokens.iter().fold(None, |found, held| if held.digest == digest { Some(held) } else { found });
     let Some(held) = found else { return Err(Box::new(unauthorized())) };
     match need {
-        Some(scope) if !held.scopes.contains(&scope) && !(scope == Scope::Read && held.scopes.contains(&Scope::Write)) => {
-            Err(Box::new(problem(StatusCode::FORBIDDEN, "control.scope", "the token lacks the scope for this")))
+        Some(scope)
+            if !held.scopes.contains(&scope)
+                && !(scope == Scope::Read && held.scopes.contains(&Scope::Write)) =>
+        {
+            Err(Box::new(problem(
+                StatusCode::FORBIDDEN,
+                "control.scope",
+                "the token lacks the scope for this",
+            )))
         }
         _ => Ok(held.name.to_string()),
     }
 }
 
 fn unauthorized() -> Response {
-    let mut response =
-        problem(StatusCode::UNAUTHORIZED, "control.token", "a token is needed: `Authorization: Bearer …`, see [control] tokens");
+    let mut response = problem(
+        StatusCode::UNAUTHORIZED,
+        "control.token",
+        "a token is needed: `Authorization: Bearer …`, see [control] tokens",
+    );
     response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
     response
 }
@@ -207,7 +232,9 @@ fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
         "code": code, "detail": detail,
     });
     let mut response = (status, body.to_string()).into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
     response
 }
 
@@ -245,12 +272,21 @@ async fn explain(
     headers: HeaderMap,
 ) -> Response {
     let Some(id) = RequestId::parse(&id) else {
-        return problem(StatusCode::BAD_REQUEST, "control.request-id", "a request id has 32 hexadecimal digits");
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "control.request-id",
+            "a request id has 32 hexadecimal digits",
+        );
     };
     let Some(receipt) = control.process.gate.telemetry.find(id) else {
-        return problem(StatusCode::NOT_FOUND, "control.forgotten", "no recent exchange has this id: only the last ones are kept");
+        return problem(
+            StatusCode::NOT_FOUND,
+            "control.forgotten",
+            "no recent exchange has this id: only the last ones are kept",
+        );
     };
-    let accepts_text = headers.get(header::ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/plain"));
+    let accepts_text =
+        headers.get(header::ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/plain"));
     if format == "text" || (format.is_empty() && accepts_text) {
         return explanation::text(&receipt).into_response();
     }
@@ -285,10 +321,15 @@ async fn set_endpoint(
     };
     if control.process.gate.standing.upstreams.set_endpoint(&name, address, change.state) {
         let now = clock::now();
-        let upstream = control.process.gate.standing.upstreams.get(&name).map(|upstream| upstream.status(now));
+        let upstream =
+            control.process.gate.standing.upstreams.get(&name).map(|upstream| upstream.status(now));
         return axum::Json(json!(upstream)).into_response();
     }
-    problem(StatusCode::NOT_FOUND, "control.endpoint", "there is no such upstream, or it has no such endpoint")
+    problem(
+        StatusCode::NOT_FOUND,
+        "control.endpoint",
+        "there is no such upstream, or it has no such endpoint",
+    )
 }
 
 #[cfg(test)]
@@ -334,8 +375,12 @@ mod tests {
     #[test]
     fn a_host_that_a_page_could_resolve_to_us_is_refused() {
         for (host, known) in [
-            ("127.0.0.1:8090", true), ("localhost", true), ("[::1]:8090", true), ("gate.internal:8090", true),
-            ("evil.example", false), ("", false),
+            ("127.0.0.1:8090", true),
+            ("localhost", true),
+            ("[::1]:8090", true),
+            ("gate.internal:8090", true),
+            ("evil.example", false),
+            ("", false),
         ] {
             assert_eq!(is_known_host(host, &["gate.internal".to_owned()]), known, "{host}");
         }

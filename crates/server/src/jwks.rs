@@ -89,7 +89,8 @@ async fn fetch(url: &Uri) -> Result<Vec<u8>, String> {
     let address = addresses.next().ok_or("the host has no address")?;
     let tls = match tls {
         true => {
-            let made = ClientTls::new(&ClientTlsSettings::default(), Some(host)).map_err(|error| error.to_string())?;
+            let made = ClientTls::new(&ClientTlsSettings::default(), Some(host))
+                .map_err(|error| error.to_string())?;
             Some(Arc::new(made))
         }
         false => None,
@@ -98,12 +99,14 @@ async fn fetch(url: &Uri) -> Result<Vec<u8>, String> {
     let mut sender = client::connect(&target).await.map_err(|error| crate::run::chain(&error))?;
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let authority = url.authority().map_or(host, |authority| authority.as_str());
-    let request = Request::get(path).header(header::HOST, authority).header(header::ACCEPT, "application/json");
+    let request =
+        Request::get(path).header(header::HOST, authority).header(header::ACCEPT, "application/json");
     let request = request.body(Body::Empty).map_err(|error| error.to_string())?;
     let response = sender.send(request).await.map_err(|error| crate::run::chain(&error))?;
     if !response.status().is_success() {
         return Err(format!("status {}", response.status().as_u16()));
     }
-    let body = Limited::new(response.into_body(), BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
+    let body =
+        Limited::new(response.into_body(), BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
     Ok(body.to_bytes().to_vec())
 }

@@ -4,7 +4,9 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod jwks;
 pub mod run;
+pub mod status;
 pub mod telemetry;
 pub mod wiring;

@@ -162,14 +162,23 @@ async fn follow(process: Arc<Process>) {
 /// When each file that the configuration was read from changed last.
 fn stamps(process: &Process) -> Vec<Option<(SystemTime, u64)>> {
     let config = process.gate.config();
-    let files = config.sources.files.iter().map(|(path, _)| path).chain(&config.sources.named).chain(&config.sources.patterns);
-    files.map(|path| std::fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len())))).collect()
+    let files = config
+        .sources
+        .files
+        .iter()
+        .map(|(path, _)| path)
+        .chain(&config.sources.named)
+        .chain(&config.sources.patterns);
+    files
+        .map(|path| std::fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len()))))
+        .collect()
 }
 
 impl Process {
     /// Loads the configuration again. A bad one changes nothing.
     pub fn reload_now(&self) {
-        let applied = self.source.load().and_then(|config| self.gate.apply(config).map_err(|error| error.to_string()));
+        let applied =
+            self.source.load().and_then(|config| self.gate.apply(config).map_err(|error| error.to_string()));
         self.gate.counts.reloaded(applied.is_ok());
         match applied {
             Ok(()) => {

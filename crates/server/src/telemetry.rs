@@ -26,7 +26,8 @@ pub(crate) use line::rfc3339;
 pub use writer::{LogWriter, LogWriterError};
 
 /// Upper bounds of the latency buckets, in seconds.
-pub const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub const BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Routes with metrics of their own; the names of a thousand reloads must not pile up.
 const ROUTES_MAX: usize = 10_000;
 /// Bytes of access log that a core gathers before it hands them on.
@@ -163,7 +164,8 @@ impl Telemetry {
     /// What all cores have recorded.
     #[must_use]
     pub fn sums(&self) -> Sums {
-        let mut sums = Sums { lines_dropped: self.log.as_ref().map_or(0, LogWriter::dropped), ..Sums::default() };
+        let mut sums =
+            Sums { lines_dropped: self.log.as_ref().map_or(0, LogWriter::dropped), ..Sums::default() };
         for cells in &self.cores {
             let cells = cells.lock();
             sums.tries += cells.tries;
@@ -251,7 +253,8 @@ impl Recorder for CoreRecorder {
             cells.routes.entry(name).or_default().record(&receipt);
         }
         let slow = receipt.ended.since(receipt.started) >= self.telemetry.slow;
-        let failed = receipt.status.is_none_or(|status| status.as_u16() >= 400) || receipt.end != End::Complete;
+        let failed =
+            receipt.status.is_none_or(|status| status.as_u16() >= 400) || receipt.end != End::Complete;
         let ring = if slow || failed { &mut cells.remarkable } else { &mut cells.recent };
         ring.push(receipt);
     }

@@ -198,7 +198,8 @@ impl Gate {
         }
         let by = tidegate_wire::clock::now().after(most);
         loop {
-            let ended = self.cores.iter().all(|core| core.thread.lock().as_ref().is_none_or(JoinHandle::is_finished));
+            let ended =
+                self.cores.iter().all(|core| core.thread.lock().as_ref().is_none_or(JoinHandle::is_finished));
             if ended || tidegate_wire::clock::now() >= by {
                 return ended;
             }
@@ -234,7 +235,8 @@ impl Core {
             runtime.block_on(async move {
                 let caller = Caller::new(cores, seed());
                 caller.sweep();
-                let proxy = Rc::new(Proxy::new(site, caller, telemetry.recorder(number), Entropy::seeded(seed())));
+                let proxy =
+                    Rc::new(Proxy::new(site, caller, telemetry.recorder(number), Entropy::seeded(seed())));
                 let server = Server::new(Rc::clone(&proxy), tls, census);
                 serve(&proxy, &server, waiting).await;
             });

@@ -20,4 +20,4 @@ mod upstreams;
 pub use answer::{Answer, AnswerBody};
 pub use caller::{Caller, Terms};
 pub use endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
-pub use upstreams::{Upstream, UpstreamStatus, Upstreams};
+pub use upstreams::{Upstream, UpstreamError, UpstreamStatus, Upstreams};

@@ -38,7 +38,8 @@ pub fn json(receipt: &Receipt) -> Value {
 
 /// The timeline for a terminal.
 pub fn text(receipt: &Receipt) -> String {
-    let mut out = format!("{} {} {} from {}\n", receipt.request_id, receipt.method, receipt.uri.path(), receipt.client);
+    let mut out =
+        format!("{} {} {} from {}\n", receipt.request_id, receipt.method, receipt.uri.path(), receipt.client);
     for event in &receipt.events {
         // Writing into a string cannot fail.
         let _ = writeln!(out, "{:>10.3} ms  {}", millis(receipt, event.at), in_words(receipt, &event.step));
@@ -63,7 +64,9 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::Limited { limit, remaining } => format!("let through by limit `{limit}`: {remaining} left"),
         Step::Waited(wait) => format!("waited {:.3} ms at the upstream's gate", wait.as_secs_f64() * 1e3),
         Step::Try { number, endpoint, because } => format!("try {number} to {endpoint}, chosen by {because}"),
-        Step::Connected(wait) => format!("connected in {:.3} ms: no idle connection was there", wait.as_secs_f64() * 1e3),
+        Step::Connected(wait) => {
+            format!("connected in {:.3} ms: no idle connection was there", wait.as_secs_f64() * 1e3)
+        }
         Step::TryFailed(code) => format!("the try failed: {code}"),
         Step::TryAnswered(status) => format!("the try was answered with {}", status.as_u16()),
         Step::Backoff(wait) => format!("another try after {:.3} ms", wait.as_secs_f64() * 1e3),

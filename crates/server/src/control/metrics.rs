@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::run::Process;
 use crate::telemetry::{
-    BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE,
-    ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition,
-    GATE_USED, GATE_WAITING, LINES_DROPPED, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, TENANT_REFUSED,
-    TENANT_REQUESTS, TENANTS, TRIES,
+    BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED,
+    ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY,
+    ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_USED, GATE_WAITING, LINES_DROPPED, RECEIVED, REFUSALS,
+    RELOADS, REQUESTS, RouteCells, SECONDS, SENT, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
 };
 
 /// Tenants with a line of their own.
@@ -32,11 +32,17 @@ pub fn busiest(process: &Process) -> (Vec<TenantCounts>, (u64, u64)) {
     let mut all = Vec::new();
     process.gate.standing.tenants.each(|tenant| {
         let (admitted, refused) = tenant.counts();
-        all.push(TenantCounts { id: Arc::clone(tenant.id()), admitted, refused, in_flight: tenant.in_flight() });
+        all.push(TenantCounts {
+            id: Arc::clone(tenant.id()),
+            admitted,
+            refused,
+            in_flight: tenant.in_flight(),
+        });
     });
     all.sort_by(|a, b| (b.admitted + b.refused).cmp(&(a.admitted + a.refused)).then_with(|| a.id.cmp(&b.id)));
     let rest = all.split_off(all.len().min(TENANTS_MAX));
-    let others = rest.iter().fold((0, 0), |(admitted, refused), one| (admitted + one.admitted, refused + one.refused));
+    let others =
+        rest.iter().fold((0, 0), |(admitted, refused), one| (admitted + one.admitted, refused + one.refused));
     (all, others)
 }
 
@@ -74,15 +80,22 @@ fn exchanges(out: &mut Exposition, process: &Process) {
         let mut sum = 0;
         for (bound, count) in BUCKETS.iter().zip(cells.buckets) {
             sum += count;
-            out.sample("tidegate_request_seconds_bucket", &[("route", name), ("le", &bound.to_string())], sum);
+            out.sample(
+                "tidegate_request_seconds_bucket",
+                &[("route", name), ("le", &bound.to_string())],
+                sum,
+            );
         }
         sum += cells.buckets[BUCKETS.len()];
         out.sample("tidegate_request_seconds_bucket", &[("route", name), ("le", "+Inf")], sum);
         out.sample("tidegate_request_seconds_sum", &[("route", name)], cells.seconds);
         out.sample("tidegate_request_seconds_count", &[("route", name)], sum);
     }
-    let by_route: [(_, fn(&RouteCells) -> u64); 3] =
-        [(RECEIVED, |cells| cells.bytes_in), (SENT, |cells| cells.bytes_out), (CLIENT_GONE, |cells| cells.client_gone)];
+    let by_route: [(_, fn(&RouteCells) -> u64); 3] = [
+        (RECEIVED, |cells| cells.bytes_in),
+        (SENT, |cells| cells.bytes_out),
+        (CLIENT_GONE, |cells| cells.client_gone),
+    ];
     for (metric, value) in by_route {
         out.family(&metric);
         for (name, cells) in &routes {
@@ -121,7 +134,9 @@ fn upstreams(out: &mut Exposition, process: &Process) {
         (ENDPOINT_CONNECTS, |one| one.connects as f64),
         (ENDPOINT_CONNECTIONS, |one| f64::from(one.connections)),
         (ENDPOINT_ACTIVE, |one| f64::from(one.active)),
-        (ENDPOINT_UP, |one| f64::from(u8::from(one.state == "up" && one.admin == tidegate_upstream::Admin::Enabled))),
+        (ENDPOINT_UP, |one| {
+            f64::from(u8::from(one.state == "up" && one.admin == tidegate_upstream::Admin::Enabled))
+        }),
         (ENDPOINT_LATENCY, |one| one.latency_ms / 1e3),
     ];
     for (metric, value) in of_endpoint {

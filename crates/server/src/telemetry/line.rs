@@ -62,7 +62,9 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &str, query: boo
     if let Some(kind) = receipt.refusal {
         line.text("code", kind.code.as_bytes());
     }
-    for (name, value) in [("route", &receipt.route), ("tenant", &receipt.tenant), ("upstream", &receipt.upstream)] {
+    for (name, value) in
+        [("route", &receipt.route), ("tenant", &receipt.tenant), ("upstream", &receipt.upstream)]
+    {
         if let Some(value) = value {
             line.text(name, value.as_bytes());
         }

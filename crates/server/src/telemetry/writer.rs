@@ -52,7 +52,10 @@ impl LogWriter {
         let state = Arc::<State>::default();
         let shared = Arc::clone(&state);
         let run = move || write_all(&waiting, file, path.as_ref(), &shared);
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(run).expect("a thread can be started");
+        std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(run)
+            .expect("a thread can be started");
         Ok(LogWriter { chunks, state })
     }
 
@@ -84,7 +87,9 @@ fn write_all(waiting: &Receiver<Chunk>, mut file: Option<File>, path: Option<&Pa
         if let Some(path) = path.filter(|_| state.reopen.swap(false, Relaxed)) {
             match open(path) {
                 Ok(opened) => file = Some(opened),
-                Err(error) => tracing::error!(path = %path.display(), %error, "cannot open the access log again"),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "cannot open the access log again")
+                }
             }
         }
         let written = match &mut file {
