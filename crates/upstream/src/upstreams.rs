@@ -51,6 +51,8 @@ struct Known {
     found_at: Option<Tick>,
     /// What went wrong when discovery last failed; `None`: it did not.
     error: Option<String>,
+    /// Times that discovery failed.
+    failures: u64,
     /// What the operator wants of endpoints, where it is not [`Admin::Enabled`]: kept while the address is away.
     admin: HashMap<SocketAddr, Admin>,
 }
@@ -80,6 +82,8 @@ pub struct UpstreamStatus {
     pub discovered_ms: Option<u64>,
     /// What went wrong when they were last looked for. Those known stay in use.
     pub discovery_error: Option<String>,
+    /// Times they were looked for in vain.
+    pub discovery_failures: u64,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -167,6 +171,7 @@ impl Upstream {
         let mut known = self.known.lock();
         let news = known.error.as_deref() != Some(error);
         known.error = Some(error.to_owned());
+        known.failures += 1;
         drop(known);
         if news {
             self.tell();
@@ -280,6 +285,7 @@ impl Upstream {
                 .found_at
                 .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
             discovery_error: known.error.clone(),
+            discovery_failures: known.failures,
             endpoints: self.endpoints.load().endpoints.iter().map(|endpoint| endpoint.status(now)).collect(),
         }
     }

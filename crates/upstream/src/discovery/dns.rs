@@ -7,11 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use tidegate_wire::clock;
 
 use super::Found;
@@ -123,18 +123,22 @@ fn in_order(mut endpoints: Vec<EndpointSettings>) -> Vec<EndpointSettings> {
 /// Who is asked. Made anew for each look: a change of the system's settings is seen, and nothing old is in a cache.
 fn ask(server: Option<SocketAddr>) -> Result<TokioResolver, String> {
     let builder = match server {
-        None => TokioResolver::builder_tokio(),
+        // Where the system has no settings (a bare container), the hosts file and `localhost` still hold.
+        None => TokioResolver::builder_tokio().unwrap_or_else(|_| asking(Vec::new())),
         Some(server) => {
             let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
                 connection.port = server.port();
                 connection
             });
-            let server = NameServerConfig::new(server.ip(), true, connections.to_vec());
-            let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-            Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
+            asking(vec![NameServerConfig::new(server.ip(), true, connections.to_vec())])
         }
     };
-    builder.and_then(|builder| builder.build()).map_err(|error| format!("no resolver: {error}"))
+    builder.build().map_err(|error| format!("no resolver: {error}"))
+}
+
+fn asking(servers: Vec<NameServerConfig>) -> ResolverBuilder<TokioRuntimeProvider> {
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
 }
 
 async fn addresses(resolver: &TokioResolver, host: &str) -> Result<(Vec<IpAddr>, Instant), String> {
@@ -181,6 +185,14 @@ mod tests {
     fn weights_keep_their_proportions_and_none_is_zero() {
         check(&[(1, 0, 1, "a."), (1, 10, 1, "b.")], &[("a.", 1, 1), ("b.", 1, 10)]);
         check(&[(1, 20_000, 1, "a."), (1, 40_000, 1, "b.")], &[("a.", 1, 500), ("b.", 1, 1000)]);
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn localhost_needs_no_name_server() {
+        for resolver in [ask(None).unwrap(), asking(Vec::new()).build().unwrap()] {
+            let (found, _) = addresses(&resolver, "localhost").await.unwrap();
+            assert!(!found.is_empty() && found.iter().all(IpAddr::is_loopback), "{found:?}");
+        }
     }
 
     #[test]

@@ -269,6 +269,37 @@ async fn the_tasks_of_a_removed_upstream_end() {
     until("the first answer", || !app.endpoints().endpoints.is_empty()).await;
     upstreams.apply(Vec::new()).unwrap();
     until("only the test holds it", || Arc::strong_count(&app) == 1).await;
+    // One of that name that comes back begins anew.
+    upstreams.apply(vec![upstream(app.settings().discovery.clone())]).unwrap();
+    let again = upstreams.get("app").unwrap();
+    until("its first answer", || !again.endpoints().endpoints.is_empty()).await;
+    assert_ne!(again.id, app.id);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_reload_with_another_name_is_looked_up_at_once() {
+    let server = NameServer::default();
+    server.set("app.test.", vec![v4(1)]);
+    server.set("next.test.", vec![v4(2)]);
+    let resolver = Some(server.start().await);
+    let hourly = Duration::from_secs(3600);
+    let name = |host: &str| {
+        let refresh = RefreshBounds { min: hourly, max: hourly };
+        upstream(Discovery::Dns { host: host.to_owned(), port: 80, refresh, resolver })
+    };
+    let (upstreams, app, _leash) = driven(name("app.test.").discovery);
+    until("the first answer", || addresses(&app) == ["127.0.0.1:80"]).await;
+    let asked = server.asked.get();
+    // What does not touch the discovery asks nobody.
+    let slower = UpstreamSettings { connect_timeout: hourly, ..name("app.test.") };
+    upstreams.apply(vec![slower]).unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    upstreams.apply(vec![name("next.test.")]).unwrap();
+    assert_eq!(addresses(&app), ["127.0.0.1:80"], "the known endpoints stay meanwhile");
+    until("the other name's answer", || addresses(&app) == ["127.0.0.2:80"]).await;
+    assert_eq!(server.asked.get() - asked, 2, "A and AAAA of the other name");
 }
 
 #[test]
