@@ -136,7 +136,7 @@ async fn checks_speak_http2_where_the_upstream_does() {
 }
 
 #[tokio::test(flavor = "local")]
-async fn a_reload_changes_the_interval_at_once_and_switches_checks_off() {
+async fn a_reload_changes_the_interval_at_once_and_switches_checks_off_and_on() {
     let status = Rc::new(Cell::new(200));
     let slow = HealthSettings { interval: Duration::from_secs(3600), ..http() };
     let mut checked = checked(server(Rc::clone(&status), Rc::default()).await, Protocol::Http1, slow);
@@ -149,6 +149,9 @@ async fn a_reload_changes_the_interval_at_once_and_switches_checks_off() {
     checked.upstreams.apply(vec![checked.settings.clone()]).unwrap();
     checked.is("unknown").await;
     assert!(checked.endpoint.is_usable(clock::now()));
+    checked.settings.health = Some(http());
+    checked.upstreams.apply(vec![checked.settings.clone()]).unwrap();
+    checked.is("unhealthy").await;
 }
 
 #[tokio::test(flavor = "local")]
