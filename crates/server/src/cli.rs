@@ -1,17 +1,23 @@
-//! The command line.
+//! The command line: what may be asked for, and who answers it.
+//!
+//! Exit codes: 0 done, 1 failed, 2 a bad configuration or command line.
 
-use std::path::PathBuf;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use tidegate_model::credential::Digest;
+use tidegate_model::refusal;
 
-use crate::config::Config;
+use crate::config::{self, Config, Problems};
 use crate::run::{Source, run};
+use crate::status::{StatusArgs, status};
 
-/// The file that is read when none is named.
-const FILE: &str = "tidegate.toml";
+/// Exit code of a bad configuration.
+pub const BAD_CONFIG: u8 = 2;
 
-/// What was asked for.
+/// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "tidegate",
@@ -19,40 +25,37 @@ const FILE: &str = "tidegate.toml";
     about = "The front door of a multi-tenant SaaS",
     propagate_version = true
 )]
-struct Cli {
+pub struct Cli {
+    /// What to do.
     #[command(subcommand)]
-    command: Command,
+    pub command: Command,
 }
 
+/// What to do.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub enum Command {
     /// Serve until told to stop: one line per listener when ready, SIGHUP or a changed file reloads, SIGTERM drains
     Run {
-        /// The configuration
-        #[arg(short, long, default_value = FILE)]
-        config: PathBuf,
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArgs,
         /// No file at all: one upstream at HOST:PORT behind 0.0.0.0:8080
         #[arg(long, conflicts_with = "config", value_name = "HOST:PORT")]
         to: Option<String>,
     },
-    /// Tell every problem of a configuration; exit code 2 if there is one
+    /// Check a configuration: everything that is wrong with it, or a summary
     Check {
-        /// The configuration
-        #[arg(short, long, default_value = FILE)]
-        config: PathBuf,
-        /// Print it, secrets hidden
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Print the whole configuration with its defaults, secrets hidden
         #[arg(long)]
         print: bool,
     },
-    /// Tell what a refusal code means, who has to act and how to mend it; without a code, list all
+    /// Tell what a refusal means, who has to act and how to mend it; without a code, list all
     Explain {
-        /// The code, such as `limit.rate`
+        /// The code, such as limit.rate
         code: Option<String>,
-    },
-    /// Make an API key
-    Key {
-        #[command(subcommand)]
-        command: KeyCommand,
     },
     /// Start two sample servers with a gate before them and a little traffic, and tell what happens
     Demo {
@@ -61,83 +64,158 @@ enum Command {
         seconds: Option<u64>,
     },
     /// Tell the state of a running Tidegate: upstreams, endpoints, tenants; or change an endpoint's state
-    Status(crate::status::StatusArgs),
+    Status(StatusArgs),
+    /// Make keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Write the generated documentation into this directory
+    #[command(hide = true)]
+    Gen {
+        /// The directory, usually `docs`.
+        directory: PathBuf,
+    },
 }
 
+/// Keys.
 #[derive(Debug, Subcommand)]
-enum KeyCommand {
-    /// Print a new key, once, and the line for the configuration
+pub enum KeyCommand {
+    /// Make an API key: it is shown once, the configuration holds only its digest
     New {
-        /// The key's name in the configuration
+        /// Its name in the configuration and in logs
         #[arg(long, default_value = "k1")]
         id: String,
     },
 }
 
-/// Runs the command, and says how it went: 0, 1 for a failure, 2 for a bad configuration or command line.
+/// Which configuration.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = "tidegate.toml")]
+    pub config: PathBuf,
+}
+
+impl ConfigArgs {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(&self) -> Result<Config, Problems> {
+        Config::load(&self.config)
+    }
+}
+
+/// Does what the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Run { to: Some(address), .. } => run(Source::To(address)),
-        Command::Run { config, to: None } => run(Source::File(config)),
+    let done = match Cli::parse().command {
+        Command::Run { to: Some(address), .. } => Ok(run(Source::To(address))),
+        Command::Run { config, to: None } => Ok(run(Source::File(config.config))),
+        Command::Demo { seconds } => Ok(crate::demo::demo(seconds)),
+        Command::Status(args) => Ok(status(&args)),
         Command::Check { config, print } => check(&config, print),
         Command::Explain { code } => explain(code.as_deref()),
-        Command::Key { command: KeyCommand::New { id } } => new_key(&id),
-        Command::Demo { seconds } => crate::demo::demo(seconds),
-        Command::Status(args) => crate::status::status(&args),
-    }
-}
-
-fn check(path: &std::path::Path, print: bool) -> ExitCode {
-    match Config::load(path) {
-        Ok(config) if print => {
-            print!("{}", config.effective);
-            ExitCode::SUCCESS
-        }
-        Ok(config) => {
-            let (routes, upstreams) = (config.proxy.routes.len(), config.upstreams.len());
-            let tenants = config.proxy.tenants.listed.len();
-            println!("{}: ok: {routes} routes, {upstreams} upstreams, {tenants} tenants", path.display());
-            ExitCode::SUCCESS
-        }
-        Err(problems) => {
-            eprintln!("{problems}");
-            ExitCode::from(2)
-        }
-    }
-}
-
-fn explain(code: Option<&str>) -> ExitCode {
-    use tidegate_model::refusal;
-    match code.map(|code| (code, refusal::find(code))) {
-        Some((_, Some(kind))) => {
-            println!("{}", kind.page.trim_end());
-            ExitCode::SUCCESS
-        }
-        Some((code, None)) => {
-            let known: Vec<&str> = refusal::KINDS.iter().map(|kind| kind.code).collect();
-            eprintln!("there is no refusal `{code}`{}", crate::config::nearest(code, &known));
+        Command::Key(KeyCommand::New { id }) => new_key(&id),
+        Command::Gen { directory } => generate(&directory),
+    };
+    // Whoever reads through a pipe may have enough before the end.
+    done.unwrap_or_else(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        _ => {
+            eprintln!("tidegate: {error}");
             ExitCode::FAILURE
         }
-        None => {
-            for kind in refusal::KINDS {
-                println!("{:28} {} {}", kind.code, kind.status, kind.title);
-            }
-            ExitCode::SUCCESS
-        }
-    }
+    })
 }
 
-fn new_key(id: &str) -> ExitCode {
-    let mut entropy = [0; 32];
-    if let Err(error) = getrandom::fill(&mut entropy) {
-        eprintln!("the system gives no chance: {error}");
-        return ExitCode::FAILURE;
+/// Tells what is wrong with a configuration, and says so to the shell.
+pub fn refuse(problems: &Problems) -> ExitCode {
+    eprintln!("{problems}");
+    ExitCode::from(BAD_CONFIG)
+}
+
+fn check(args: &ConfigArgs, print: bool) -> io::Result<ExitCode> {
+    let config = match args.load() {
+        Ok(config) => config,
+        Err(problems) => return Ok(refuse(&problems)),
+    };
+    let mut out = io::stdout().lock();
+    if print {
+        write!(out, "{}", config.effective)?;
+    } else {
+        writeln!(out, "{}: ok: {}", args.config.display(), config.summary())?;
     }
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let key = format!("tg_{id}_{}", hex(&entropy));
-    let digest = tidegate_model::credential::Digest::of(key.as_bytes());
-    println!("key, shown this once:\n  {key}\n\nfor the tenant's table in the configuration:");
-    println!("  keys = [{{ id = \"{id}\", sha256 = \"{}\" }}]", hex(&digest.0));
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain(code: Option<&str>) -> io::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    let Some(code) = code else {
+        list(&mut out, refusal::KINDS.iter().copied())?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some(kind) = refusal::find(code) {
+        writeln!(out, "{}", kind.page.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let area: Vec<_> = refusal::KINDS.iter().copied().filter(|kind| area(kind.code) == area(code)).collect();
+    if area.iter().any(|_| !code.contains('.')) {
+        list(&mut out, area.into_iter())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("tidegate: there is no refusal `{code}`");
+    if let Some(near) = config::nearest(code, refusal::KINDS.iter().map(|kind| kind.code)) {
+        eprintln!("did you mean `{near}`?");
+    } else if area.is_empty() {
+        eprintln!("`tidegate explain` lists all");
+    } else {
+        let codes: Vec<&str> = area.iter().map(|kind| kind.code).collect();
+        eprintln!("there are {}", codes.join(", "));
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn area(code: &str) -> &str {
+    code.split('.').next().unwrap_or(code)
+}
+
+fn list(out: &mut impl io::Write, kinds: impl Iterator<Item = &'static refusal::Kind>) -> io::Result<()> {
+    let mut before = "";
+    for kind in kinds {
+        if area(kind.code) != before && !before.is_empty() {
+            writeln!(out)?;
+        }
+        before = area(kind.code);
+        writeln!(out, "{:30} {}  {}", kind.code, kind.status, kind.title)?;
+    }
+    Ok(())
+}
+
+fn new_key(id: &str) -> io::Result<ExitCode> {
+    if let Err(why) = config::parse_name(id) {
+        eprintln!("tidegate: --id: {why}");
+        return Ok(ExitCode::from(BAD_CONFIG));
+    }
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+    let key = format!("tg_{}", config::shown_hash(&random));
+    let digest = config::shown_hash(&Digest::of(key.as_bytes()).0);
+    let mut out = io::stdout().lock();
+    writeln!(out, "The key, shown this once, for the client (Authorization: Bearer KEY):\n\n  {key}\n")?;
+    writeln!(
+        out,
+        "Its digest, for the configuration, under [tenant.ID]:\n\n  keys = [{{ id = \"{id}\", sha256 = \"{digest}\" }}]\n"
+    )?;
+    writeln!(
+        out,
+        "The same pair is a token of the control API: tokens = [{{ name = \"{id}\", sha256 = …, scopes = [\"read\"] }}]"
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn generate(directory: &Path) -> io::Result<ExitCode> {
+    for (name, text) in config::generated() {
+        std::fs::write(directory.join(name), text)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,14 +1,25 @@
 //! Configuration: from what was typed to what it means.
 
+mod later;
 mod load;
+mod problem;
 mod raw;
+mod reference;
+mod resolve;
+mod scalar;
+mod schema;
 pub mod settings;
+mod shape;
 mod suggest;
-pub use suggest::nearest;
-pub mod units;
+mod text;
+mod tree;
 
-pub use load::Problems;
+pub use load::shown_hash;
+pub use problem::{Problems, Told};
+pub use reference::generated;
 pub use settings::{
     AccessLog, Config, ControlAddress, ControlSettings, ControlToken, Level, LogFormat, LogSettings, Scope,
     Sources,
 };
+pub use suggest::nearest;
+pub use text::parse_name;

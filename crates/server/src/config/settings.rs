@@ -36,6 +36,22 @@ pub struct Config {
     pub effective: Arc<str>,
 }
 
+impl Config {
+    /// What it holds, on one line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let count = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+        [
+            count(self.listeners.len(), "listener"),
+            count(self.proxy.routes.len(), "route"),
+            count(self.upstreams.len(), "upstream"),
+            count(self.proxy.tenants.plans.len(), "plan"),
+            count(self.proxy.tenants.listed.len(), "tenant"),
+        ]
+        .join(", ")
+    }
+}
+
 /// The files a configuration was made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {

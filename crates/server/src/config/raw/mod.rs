@@ -1,0 +1,560 @@
+//! The configuration as it is typed. The comment on each field is the text of the reference; the default of
+//! each is the default of Tidegate. Nothing is looked up here and nothing checked but the shape of each value.
+
+mod route;
+mod upstream;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tidegate_wire::settings::ConnectionLimits;
+
+pub use route::{
+    Add, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults, Share,
+};
+pub use upstream::{Balance, Endpoint, Health, Protocol, Upstream};
+
+use super::scalar::{Hash, Moment, PerTime, Size, Time};
+use super::text::{Address, ControlListen, File, Header, Jwks, KeyPlace, LogTarget, Name, Net, TenantHost};
+
+/// A whole configuration file.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Further files, as paths or as patterns with `*` in the last part, beside this file. Their tables join this
+    /// file's; the same key in two files is an error. Included files include nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("examples" = ["conf.d/*.toml"]))]
+    pub include: Vec<String>,
+    /// Threads that carry traffic, each with its own sockets and connections. Without it: one per core.
+    #[schemars(range(min = 1, max = 1024))]
+    pub workers: Option<u32>,
+    /// Where requests come in.
+    pub listen: Listen,
+    /// What connections are held to. A listener may have its own.
+    pub limits: Limits,
+    /// Certificates, chosen by the name a client asks for; the first one is served to whoever asks for no known
+    /// name. They are read again when their files change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<Certificate>,
+    /// The control API: status, metrics, health, changes.
+    pub control: Control,
+    /// What is written where.
+    pub log: Log,
+    /// Shutting down.
+    pub drain: Drain,
+    /// How tokens (JWT) are verified, by a name that `tenants.from` uses.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub jwt: BTreeMap<String, Jwt>,
+    /// How the tenant of a request is recognised.
+    pub tenants: Tenants,
+    /// What tenants are entitled to, by the plan's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub plan: BTreeMap<String, Plan>,
+    /// The tenants, by id.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tenant: BTreeMap<String, Tenant>,
+    /// The services behind Tidegate, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub upstream: BTreeMap<String, Upstream>,
+    /// What others inherit.
+    pub defaults: Defaults,
+    /// What is done with which requests. The order in the file never matters.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub route: Vec<Route>,
+}
+
+/// Where requests come in.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// Addresses for HTTP/1.1 and HTTP/2 (prior knowledge), without TLS. Each is an address, or a table.
+    pub http: Vec<Listener>,
+    /// Addresses for HTTP/1.1 and HTTP/2 over TLS. They need a certificate in `[[tls]]`.
+    pub https: Vec<Listener>,
+    /// Only these peers may set `X-Forwarded-*`, `Forwarded`, tenant headers and the deadline of a request.
+    pub trusted_proxies: Vec<Net>,
+    /// A header in which clients may send their own deadline, in milliseconds. (`grpc-timeout` always counts.)
+    pub deadline_header: Option<Header>,
+}
+
+/// A listener: its address, or a table.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum Listener {
+    /// An address.
+    Address(Address),
+    /// An address and more.
+    Table(ListenerTable),
+}
+
+/// A listener with more than an address.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTable {
+    /// The address. Port 0 lets the system choose.
+    pub address: Address,
+    /// Whether connections begin with a PROXY protocol header, v1 or v2. One without is then closed.
+    #[serde(default)]
+    pub proxy_protocol: bool,
+    /// What connections of this listener are held to; what is not given here is as in `[limits]`.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// What connections are held to. What crosses a limit is refused or closed.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections at once, in the whole process.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub connections: u32,
+    /// Header fields of one request.
+    #[schemars(range(min = 1, max = 1000))]
+    pub header_count: u32,
+    /// Bytes of one request's head, its first line included.
+    pub header_bytes: Size,
+    /// From the first byte of a request's head to its last.
+    pub header_time: Time,
+    /// PROXY protocol header and TLS handshake together.
+    pub handshake_time: Time,
+    /// A kept-alive connection without a request.
+    pub idle: Time,
+    /// A body, either way, that makes no progress.
+    pub body_idle: Time,
+    /// Bytes per second that a request's body must keep up on average. Zero: none.
+    pub body_rate_min: Size,
+    /// How long a request's body may be slower than that at its beginning.
+    pub body_grace: Time,
+    /// Bytes of one request's body.
+    pub body_bytes: Size,
+    /// Requests on one connection; then it is closed after the response.
+    #[schemars(range(min = 1, max = 1_000_000_000_000i64))]
+    pub requests: u64,
+    /// A WebSocket, or another upgraded connection, in which neither side sends.
+    pub tunnel_idle: Time,
+    /// HTTP/2: streams at once on one connection.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub h2_streams: u32,
+    /// HTTP/2: streams reset by the client before they were accepted; then the connection is closed.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub h2_resets_pending: u32,
+    /// HTTP/2: streams reset because the client broke the protocol; then the connection is closed.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub h2_resets_local: u32,
+    /// HTTP/2: receive window of a stream.
+    pub h2_stream_window: Size,
+    /// HTTP/2: receive window of a connection.
+    pub h2_connection_window: Size,
+    /// HTTP/2: bytes buffered for sending on one stream.
+    pub h2_send_buffer: Size,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        let limits = ConnectionLimits::default();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Limits {
+            connections: count(limits.connections),
+            header_count: count(limits.header_count),
+            header_bytes: Size(limits.header_bytes as u64),
+            header_time: Time(limits.header_time),
+            handshake_time: Time(limits.handshake_time),
+            idle: Time(limits.idle),
+            body_idle: Time(limits.body_idle),
+            body_rate_min: Size(limits.body_rate_min),
+            body_grace: Time(limits.body_grace),
+            body_bytes: Size(limits.body_bytes),
+            requests: limits.requests,
+            tunnel_idle: Time(limits.tunnel_idle),
+            h2_streams: limits.h2_streams,
+            h2_resets_pending: count(limits.h2_resets_pending),
+            h2_resets_local: count(limits.h2_resets_local),
+            h2_stream_window: Size(limits.h2_stream_window.into()),
+            h2_connection_window: Size(limits.h2_connection_window.into()),
+            h2_send_buffer: Size(limits.h2_send_buffer as u64),
+        }
+    }
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// PEM file of the chain, the leaf first.
+    pub cert: File,
+    /// PEM file of the private key.
+    pub key: File,
+}
+
+/// The control API.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Control {
+    /// Where it listens: addresses, or `unix:PATH`. Health and metrics need no token on loopback; a change always
+    /// needs one, except over the unix socket. An empty list: nowhere.
+    pub listen: Vec<ControlListen>,
+    /// Who may do what.
+    pub tokens: Vec<Token>,
+    /// Names in `Host` that are accepted besides `localhost` and addresses.
+    pub hosts: Vec<String>,
+}
+
+impl Default for Control {
+    fn default() -> Control {
+        let local = std::net::SocketAddr::from(([127, 0, 0, 1], 8090));
+        let listen = vec![ControlListen(super::settings::ControlAddress::Tcp(local))];
+        Control { listen, tokens: Vec::new(), hosts: Vec::new() }
+    }
+}
+
+/// A token for the control API.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// Its name, for logs.
+    pub name: Name,
+    /// SHA-256 of the token in hexadecimal digits; `tidegate key new` makes both.
+    pub sha256: Hash,
+    /// What it may do.
+    #[serde(default = "read_only")]
+    pub scopes: Vec<Scope>,
+}
+
+fn read_only() -> Vec<Scope> {
+    vec![Scope::Read]
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Look at everything.
+    Read,
+    /// Change what is running.
+    Write,
+}
+
+/// What is written where.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// The access log, one JSON object a line: `"stdout"`, `"off"` or a file, opened again on SIGUSR1.
+    pub access: LogTarget,
+    /// Bytes of access log that may wait for their writer. What comes beyond is dropped and counted.
+    pub buffer: Size,
+    /// Whether the access log tells a request's query. Queries may hold secrets.
+    pub query: bool,
+    /// The least severe message of Tidegate's own log, which goes to standard error.
+    pub level: Level,
+    /// The form of Tidegate's own log.
+    pub format: LogFormat,
+    /// Recent requests kept per worker, for `GET /explain/REQUEST_ID`.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub recent: u32,
+    /// A request that took longer counts as slow; slow and refused ones are kept apart from the rest.
+    pub slow: Time,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log {
+            access: LogTarget("stdout".to_owned()),
+            buffer: Size(8 << 20),
+            query: false,
+            level: Level::Info,
+            format: LogFormat::Text,
+            recent: 4096,
+            slow: Time(std::time::Duration::from_secs(1)),
+        }
+    }
+}
+
+/// How severe a message is.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// What failed for good.
+    Error,
+    /// What an operator should look at.
+    Warn,
+    /// What happened to the server.
+    Info,
+    /// What happened to connections and calls.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The form of Tidegate's own log.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Shutting down.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// How long requests may take to finish after SIGTERM.
+    pub time: Time,
+}
+
+impl Default for Drain {
+    fn default() -> Drain {
+        Drain { time: Time(std::time::Duration::from_secs(30)) }
+    }
+}
+
+/// How a token (JWT) is verified. Its keys come from `jwks` or are a `secret`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Jwt {
+    /// The JSON Web Key Set: a URL, fetched again every `refresh` and when an unknown key is named, or a file,
+    /// read again when it changes.
+    pub jwks: Option<Jwks>,
+    /// The shared secret (HS256, HS384, HS512).
+    pub secret: Option<Secret>,
+    /// The accepted `iss`. Without it: any.
+    pub issuer: Option<String>,
+    /// The accepted `aud`. Without it: any.
+    pub audience: Option<String>,
+    /// The claim that names the tenant.
+    pub tenant_claim: String,
+    /// How far the clocks may be apart, for `exp` and `nbf`.
+    pub clock_skew: Time,
+    /// How often the key set is fetched again.
+    pub refresh: Time,
+}
+
+impl Default for Jwt {
+    fn default() -> Jwt {
+        Jwt {
+            jwks: None,
+            secret: None,
+            issuer: None,
+            audience: None,
+            tenant_claim: "tenant".to_owned(),
+            clock_skew: Time(std::time::Duration::from_secs(30)),
+            refresh: Time(std::time::Duration::from_secs(300)),
+        }
+    }
+}
+
+/// A secret: a text, the name of an environment variable, or a file. Shown as `hidden`.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum Secret {
+    /// The secret itself.
+    Text(#[serde(serialize_with = "hidden")] String),
+    /// In the environment.
+    Env(EnvSecret),
+    /// In a file.
+    File(FileSecret),
+}
+
+fn hidden<S: serde::Serializer>(_: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("hidden")
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Secret::Text(_) => write!(out, "Text(hidden)"),
+            Secret::Env(EnvSecret { env }) => write!(out, "Env({env})"),
+            Secret::File(FileSecret { file }) => write!(out, "File({})", file.0.display()),
+        }
+    }
+}
+
+/// A secret in the environment.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvSecret {
+    /// The variable's name.
+    pub env: String,
+}
+
+/// A secret in a file.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSecret {
+    /// The file. A line end at its end is no part of the secret.
+    pub file: File,
+}
+
+/// How the tenant of a request is recognised.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tenants {
+    /// Where credentials are looked for. The first one present decides; one that is present and invalid is refused.
+    /// An empty list: all requests are those of one tenant, `anonymous`.
+    pub from: Vec<TenantFrom>,
+    /// The plan of whoever is not listed, or `"refuse"`. The plan `default` is without limits unless it is given.
+    pub unknown: Name,
+    /// The most tenants that are not listed and have state of their own; further ones share one.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub tracked: u32,
+    /// Failed identifications per client address; beyond that they are refused unread.
+    pub failures: PerTime,
+}
+
+impl Default for Tenants {
+    fn default() -> Tenants {
+        Tenants {
+            from: Vec::new(),
+            unknown: Name("default".to_owned()),
+            tracked: 100_000,
+            failures: PerTime((30, std::time::Duration::from_secs(60))),
+        }
+    }
+}
+
+/// Where a tenant is recognised.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum TenantFrom {
+    /// By an API key: `"bearer"` (in `Authorization`) or `"header:NAME"`.
+    ApiKey(KeyPlace),
+    /// By a token that this `[jwt.NAME]` verifies.
+    Jwt(String),
+    /// By the host: `"{tenant}.example.com"`.
+    Host(TenantHost),
+    /// By a header, which counts from `trusted_proxies` only.
+    Header(Header),
+    /// By the address of the `"client"`, each a tenant of its own. The last resort.
+    Address(Whose),
+}
+
+/// Whose address.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Whose {
+    /// The client's.
+    Client,
+}
+
+/// What a tenant is entitled to.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plan {
+    /// How many requests in which time: `"50/s"`, a table, or a list of at most four named tables, all of which
+    /// must allow a request. Without it: not limited.
+    pub rate: Option<Rates>,
+    /// Requests at once, each held until its last response byte. Without it: not limited.
+    #[schemars(range(min = 1))]
+    pub concurrency: Option<u32>,
+    /// Bytes of one request's body.
+    pub body: Option<Size>,
+    /// Bytes per second of all request bodies together.
+    pub request_bytes_per_second: Option<Size>,
+    /// Bytes per second of all response bodies together.
+    pub response_bytes_per_second: Option<Size>,
+    /// Its share when an upstream is saturated, relative to others.
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u32,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan {
+            rate: None,
+            concurrency: None,
+            body: None,
+            request_bytes_per_second: None,
+            response_bytes_per_second: None,
+            weight: 1,
+        }
+    }
+}
+
+/// One rate or several.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum Rates {
+    /// So many in such a time.
+    Short(PerTime),
+    /// A rate with its burst.
+    One(Rate),
+    /// Several rates, each with a name.
+    Several(Vec<Rate>),
+}
+
+/// A rate with its burst.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// The name in `RateLimit` and in refusals. A plan's single rate is called `default`, a route's as
+    /// the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// So many in such a time.
+    pub limit: PerTime,
+    /// So many at once. Without it: as many as the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub burst: Option<u64>,
+}
+
+/// A tenant.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tenant {
+    /// Its plan.
+    pub plan: Name,
+    /// Its API keys, as digests.
+    pub keys: Vec<Key>,
+}
+
+impl Default for Tenant {
+    fn default() -> Tenant {
+        Tenant { plan: Name("default".to_owned()), keys: Vec::new() }
+    }
+}
+
+/// An API key, never the key itself.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// Its name, for logs.
+    pub id: Name,
+    /// SHA-256 of the key in hexadecimal digits; `tidegate key new` makes both.
+    pub sha256: Hash,
+    /// From then on it is refused. Without it: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
+}
+
+/// What others inherit.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Defaults {
+    /// What every route inherits: tables key by key, everything else whole.
+    pub route: RouteDefaults,
+}
+
+/// Off, on with its defaults, or on as the table says.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum Switch<T> {
+    /// Off or on.
+    Toggle(bool),
+    /// On.
+    Table(T),
+}
+
+impl<T: Default + Clone> Switch<T> {
+    /// The settings, if it is on.
+    #[must_use]
+    pub fn on(&self) -> Option<T> {
+        match self {
+            Switch::Toggle(on) => on.then(T::default),
+            Switch::Table(table) => Some(table.clone()),
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Routes as they are typed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Rates, Switch};
+use crate::config::scalar::{Percent, Size, Time};
+use crate::config::text::{Header, HeaderText, Host, Name, Net, Path, PlainPath, Verb};
+
+/// Defines a struct with fields of its own and with all that routes inherit: both structs have the same keys,
+/// with the same texts, defined once.
+macro_rules! with_inherited {
+    ($(#[$doc:meta])* pub struct $name:ident { $($own:tt)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($own)*
+            /// To the response's head, in total. Bodies have limits of their own; WebSockets are exempt.
+            pub deadline: Time,
+            /// Further tries after a failed one. A method that is not safe is tried again only when nothing was
+            /// sent, or with `idempotent`.
+            pub retry: Retry,
+            /// A second try beside a slow first one, for safe methods: `true`, or a table.
+            pub hedge: Switch<Hedge>,
+            /// What comes after a failed forward, in order: `{ upstream = "…" }` or `{ respond = { … } }`.
+            #[schemars(length(max = 4))]
+            pub fallback: Vec<Fallback>,
+            /// Answers of an upstream that count as failed, where there is a fallback.
+            #[schemars(inner(range(min = 400, max = 599)))]
+            pub fallback_on: Vec<u16>,
+            /// What each tenant is held to on this route.
+            pub limits: Limits,
+            /// What is shed first under overload.
+            pub priority: Priority,
+            /// Networks that may use it. Without it: all.
+            pub allow: Vec<Net>,
+            /// Networks that may not, even if allowed.
+            pub deny: Vec<Net>,
+            /// Changes to the request's headers: removed, then set, then added.
+            pub request_headers: HeaderChanges,
+            /// Changes to the response's headers: removed, then set, then added.
+            pub response_headers: HeaderChanges,
+            /// Whether a request may be accepted now and made later.
+            pub defer: Defer,
+        }
+    };
+}
+
+with_inherited! {
+    /// What is done with which requests: exactly one of `upstream`, `to`, `redirect` and `respond`.
+    pub struct Route {
+        /// Its name: state, metrics and records key on it. Without it: made of what it matches.
+        pub name: Option<Name>,
+        /// The host: `api.example.com`, or `*.example.com` for all below. Without it: any.
+        pub host: Option<Host>,
+        /// The path, by whole segments: `/v1` is `/v1` and `/v1/x`, never `/v1x`. `= /exact` is that path alone.
+        pub path: Path,
+        /// The methods. Without it: all. A path that matches without its method is a 405.
+        pub methods: Vec<Verb>,
+        /// Headers that must be there (`true`), must not (`false`), or must be so (a text).
+        pub headers: BTreeMap<String, HeaderIs>,
+        /// Forwards to this upstream.
+        pub upstream: Option<Name>,
+        /// Forwards to several upstreams by weight; a tenant stays with its own.
+        #[schemars(length(min = 1, max = 64))]
+        pub to: Option<Vec<Share>>,
+        /// Redirects: the target, or a table.
+        pub redirect: Option<Redirect>,
+        /// Answers by itself.
+        pub respond: Option<Respond>,
+        /// What stands for the matched part of the path when it is forwarded: with `path = "/v1"` and
+        /// `rewrite = "/api"`, `/v1/x` is `/api/x`.
+        pub rewrite: Option<PlainPath>,
+    }
+}
+
+with_inherited! {
+    /// What every route inherits.
+    pub struct RouteDefaults {}
+}
+
+impl Default for RouteDefaults {
+    fn default() -> RouteDefaults {
+        RouteDefaults {
+            deadline: Time(Duration::from_secs(5)),
+            retry: Retry::default(),
+            hedge: Switch::Toggle(false),
+            fallback: Vec::new(),
+            fallback_on: vec![502, 503, 504],
+            limits: Limits::default(),
+            priority: Priority::Default,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            request_headers: HeaderChanges::default(),
+            response_headers: HeaderChanges::default(),
+            defer: Defer::Never,
+        }
+    }
+}
+
+impl Default for Route {
+    fn default() -> Route {
+        let inherited = RouteDefaults::default();
+        Route {
+            name: None,
+            host: None,
+            path: Path(tidegate_model::route::PathPattern::Prefix(String::new())),
+            methods: Vec::new(),
+            headers: BTreeMap::new(),
+            upstream: None,
+            to: None,
+            redirect: None,
+            respond: None,
+            rewrite: None,
+            deadline: inherited.deadline,
+            retry: inherited.retry,
+            hedge: inherited.hedge,
+            fallback: inherited.fallback,
+            fallback_on: inherited.fallback_on,
+            limits: inherited.limits,
+            priority: inherited.priority,
+            allow: inherited.allow,
+            deny: inherited.deny,
+            request_headers: inherited.request_headers,
+            response_headers: inherited.response_headers,
+            defer: inherited.defer,
+        }
+    }
+}
+
+/// What a header must be.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum HeaderIs {
+    /// There, or not there.
+    Present(bool),
+    /// Exactly this.
+    Value(HeaderText),
+}
+
+/// An upstream's share of a route.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// The upstream.
+    pub upstream: Name,
+    /// Its share relative to the others. Zero: nothing.
+    #[serde(default = "one")]
+    #[schemars(range(max = 1000))]
+    pub weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A redirect: its target, or a table.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum Redirect {
+    /// The target, with status 308.
+    To(String),
+    /// The target and a status.
+    Table(RedirectTable),
+}
+
+/// A redirect with its status.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedirectTable {
+    /// The target. `{path}` (with its query) and `{host}` are replaced.
+    #[schemars(extend("examples" = ["https://{host}{path}"]))]
+    pub to: String,
+    /// 301, 302, 303, 307 or 308.
+    #[serde(default = "permanent")]
+    #[schemars(range(min = 301, max = 308))]
+    pub status: u16,
+}
+
+/// The status of a redirect that does not say.
+fn permanent() -> u16 {
+    308
+}
+
+/// A fixed response.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Respond {
+    /// Its status.
+    #[schemars(range(min = 200, max = 599))]
+    pub status: u16,
+    /// Its headers.
+    pub headers: BTreeMap<String, HeaderText>,
+    /// Its body.
+    pub body: String,
+}
+
+impl Default for Respond {
+    fn default() -> Respond {
+        Respond { status: 200, headers: BTreeMap::new(), body: String::new() }
+    }
+}
+
+/// Tries of one request.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Tries in all, the first included.
+    #[schemars(range(min = 1, max = 10))]
+    pub tries: u32,
+    /// One try, to the response's head. Without it: the deadline alone.
+    pub try_timeout: Option<Time>,
+    /// Statuses that are worth another try.
+    #[schemars(inner(range(min = 400, max = 599)))]
+    pub statuses: Vec<u16>,
+    /// The first pause; doubled for each further one, with jitter.
+    pub backoff: Time,
+    /// No pause is longer.
+    pub backoff_max: Time,
+    /// Whether the upstream may see a request that is not safe twice without harm.
+    pub idempotent: bool,
+    /// Bytes of the request's body kept for another try; a longer body is tried once.
+    pub body: Size,
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry {
+            tries: 2,
+            try_timeout: None,
+            statuses: vec![502, 503, 504],
+            backoff: Time(Duration::from_millis(25)),
+            backoff_max: Time(Duration::from_secs(1)),
+            idempotent: false,
+            body: Size(64 << 10),
+        }
+    }
+}
+
+/// When a second try is sent beside the first.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hedge {
+    /// When the first is slower than this share of the upstream's answers.
+    pub quantile: Percent,
+    /// Never earlier than this.
+    pub min: Time,
+}
+
+impl Default for Hedge {
+    fn default() -> Hedge {
+        Hedge { quantile: Percent(95), min: Time(Duration::from_millis(10)) }
+    }
+}
+
+/// What comes after a failed forward.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Fallback {
+    /// Another upstream.
+    Upstream(Name),
+    /// A fixed response.
+    Respond(Respond),
+}
+
+/// What each tenant is held to on a route.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// How many requests in which time, as in a plan. The plan's rates count too.
+    pub rate: Option<Rates>,
+    /// Requests at once.
+    #[schemars(range(min = 1))]
+    pub concurrency: Option<u32>,
+    /// Bytes of one request's body.
+    pub body: Option<Size>,
+}
+
+/// What is shed first under overload.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Last.
+    Critical,
+    /// After the sheddable.
+    Default,
+    /// First.
+    Sheddable,
+}
+
+/// Whether a request may be accepted now and made later.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Defer {
+    /// It is made now.
+    Never,
+}
+
+/// Changes to headers: removed, then set, then added.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeaderChanges {
+    /// Removed.
+    pub remove: Vec<Header>,
+    /// Replaced or created.
+    pub set: BTreeMap<String, HeaderText>,
+    /// Appended beside what is there: a value, or several.
+    pub add: BTreeMap<String, Add>,
+}
+
+/// A value to add, or several.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum Add {
+    /// One.
+    One(HeaderText),
+    /// Several.
+    Several(Vec<HeaderText>),
+}

@@ -1,0 +1,189 @@
+//! From what was typed to what it means: names looked up, defaults filled in, contradictions found. Every
+//! problem is told; only a configuration without any comes out.
+
+mod listen;
+mod route;
+mod tenants;
+mod upstream;
+
+use std::path::{Path, PathBuf};
+
+use tidegate_proxy::settings::ProxySettings;
+use tidegate_upstream::settings::UpstreamSettings;
+use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
+
+use super::problem::Problem;
+use super::raw;
+use super::scalar::Time;
+use super::settings::{ControlSettings, LogSettings};
+use super::suggest::nearest;
+use super::tree::Node;
+
+/// The most bytes of a file that holds a secret.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// What a configuration resolves to, as far as that needs no further knowledge.
+pub struct Resolved {
+    pub listeners: Vec<ListenerSettings>,
+    pub certificates: Vec<CertificateFiles>,
+    pub control: ControlSettings,
+    pub log: LogSettings,
+    pub upstreams: Vec<UpstreamSettings>,
+    pub proxy: ProxySettings,
+    /// Files that were named in it and whose change is a change of it.
+    pub named: Vec<PathBuf>,
+}
+
+/// Resolves a configuration. The tree is the one that `raw` was made of.
+///
+/// # Errors
+/// Every problem.
+pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>> {
+    let mut context = Context { problems: Vec::new(), named: Vec::new(), root: tree };
+    let listeners = listen::listeners(&mut context, raw);
+    let certificates = listen::certificates(&mut context, raw);
+    let control = listen::control(&mut context, &raw.control);
+    let log = listen::log(&raw.log);
+    let upstreams = upstream::upstreams(&mut context, raw);
+    let tenants = tenants::tenants(&mut context, raw);
+    let routes = route::routes(&mut context, raw);
+    context.positive(tree.at("drain"), "time", &raw.drain.time);
+    let proxy = ProxySettings {
+        trusted_proxies: raw.listen.trusted_proxies.iter().map(|network| network.0).collect(),
+        tenants,
+        routes,
+        deadline_header: raw.listen.deadline_header.as_ref().map(|header| header.0.clone()),
+    };
+    let Context { problems, named, .. } = context;
+    if problems.is_empty() {
+        Ok(Resolved { listeners, certificates, control, log, upstreams, proxy, named })
+    } else {
+        Err(problems)
+    }
+}
+
+/// What is found on the way.
+pub struct Context<'a> {
+    problems: Vec<Problem>,
+    named: Vec<PathBuf>,
+    root: &'a Node,
+}
+
+impl<'a> Context<'a> {
+    /// Tells a problem, unless the entry has told one already.
+    fn tell(&mut self, node: &Node, message: impl Into<String>) {
+        self.add(node, Problem::new(Some(node.place.clone()), message));
+    }
+
+    /// Tells a problem with a way to mend it.
+    fn tell_with(&mut self, node: &Node, message: impl Into<String>, help: impl Into<String>) {
+        self.add(node, Problem::new(Some(node.place.clone()), message).help(help));
+    }
+
+    fn add(&mut self, node: &Node, problem: Problem) {
+        if !node.tainted {
+            self.problems.push(problem);
+        }
+    }
+
+    /// Tells what the configuration as a whole lacks.
+    fn tell_whole(&mut self, message: impl Into<String>, help: impl Into<String>) {
+        self.problems.push(Problem::new(None, message).help(help));
+    }
+
+    /// One of the outermost entries.
+    fn entry(&self, key: &str) -> &'a Node {
+        self.root.at(key)
+    }
+
+    /// The names of the entries of `[table.NAME]`, those with problems included.
+    fn names(&self, table: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let entries = self.root.get(table).and_then(Node::table);
+        entries.into_iter().flat_map(|entries| entries.keys()).map(String::as_str)
+    }
+
+    /// Whether there is such an entry; tells a problem if not.
+    fn exists(&mut self, table: &str, name: &str, node: &Node) -> bool {
+        if self.names(table).any(|there| there == name) {
+            return true;
+        }
+        let help = match nearest(name, self.names(table)) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("add [{table}.{name}]"),
+        };
+        self.tell_with(node, format!("there is no {table} `{name}`"), help);
+        false
+    }
+
+    /// Tells a time that is zero where that makes no sense.
+    fn positive(&mut self, node: &Node, key: &str, time: &Time) {
+        if time.0.is_zero() {
+            self.tell(node.at(key), format!("`{key}` must be more than zero"));
+        }
+    }
+
+    /// A file whose change is a change of the configuration.
+    fn name_file(&mut self, path: &Path) {
+        if !self.named.iter().any(|named| named == path) {
+            self.named.push(path.to_owned());
+        }
+    }
+
+    /// The bytes of a secret.
+    fn secret(&mut self, secret: &raw::Secret, node: &Node) -> Vec<u8> {
+        match secret {
+            raw::Secret::Text(text) => text.clone().into_bytes(),
+            raw::Secret::Env(raw::EnvSecret { env }) => match std::env::var(env) {
+                Ok(text) => text.into_bytes(),
+                Err(std::env::VarError::NotPresent) => {
+                    self.tell(node.at("env"), format!("the environment variable `{env}` is not set"));
+                    Vec::new()
+                }
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    self.tell(node.at("env"), format!("the environment variable `{env}` is not UTF-8"));
+                    Vec::new()
+                }
+            },
+            raw::Secret::File(raw::FileSecret { file }) => {
+                self.name_file(&file.0);
+                match read_bounded(&file.0, SECRET_BYTES_MAX) {
+                    Ok(mut bytes) => {
+                        let line_end =
+                            bytes.iter().rev().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+                        bytes.truncate(bytes.len() - line_end);
+                        bytes
+                    }
+                    Err(why) => {
+                        self.tell(node.at("file"), format!("cannot read {}: {why}", file.0.display()));
+                        Vec::new()
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A file's bytes, if there are not too many.
+///
+/// # Errors
+/// Why it cannot be read, in words.
+pub fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| plain(&error))?;
+    file.take(most + 1).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    if bytes.len() as u64 > most {
+        return Err(format!("it is larger than {most} bytes"));
+    }
+    Ok(bytes)
+}
+
+/// An error of the system in plain words, without its number.
+pub fn plain(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        std::io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => error.to_string(),
+    }
+}
