@@ -1,2 +1,78 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands, the same here and in CI: `cargo xtask test`.
+//!
+//! Everything runs with what a Rust toolchain, a C compiler and git give; nothing is installed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+mod tidy;
+
+fn main() -> ExitCode {
+    let task = std::env::args().nth(1).unwrap_or_default();
+    let done = match task.as_str() {
+        "test" | "ci" => test(),
+        "tidy" => tidy::check(&root()),
+        _ => Err("usage: cargo xtask test | tidy".to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("\nxtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that a change must pass, the quick checks first.
+fn test() -> Result<(), String> {
+    step("tidy: imports, sizes, words", || tidy::check(&root()))?;
+    step("format", || cargo(&["fmt", "--all", "--", "--check"], &[]))?;
+    step("clippy", || cargo(&["clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]))?;
+    step("docs", || {
+        cargo(
+            &["doc", "-q", "--workspace", "--no-deps", "--document-private-items"],
+            &[("RUSTDOCFLAGS", "-D warnings")],
+        )
+    })?;
+    step("examples", examples)?;
+    step("unit, property and end-to-end tests", || cargo(&["test", "--workspace"], &[]))
+}
+
+/// Checks every example with the real binary.
+fn examples() -> Result<(), String> {
+    let folder = root().join("examples");
+    let entries = std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "toml")) {
+        let file = file.to_string_lossy();
+        cargo(&["run", "-q", "-p", "tidegate", "--", "check", "--config", &file], &[])?;
+    }
+    cargo(&["run", "-q", "-p", "tidegate", "--", "demo", "--seconds", "3"], &[])
+}
+
+fn step(name: &str, run: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    println!("== {name}");
+    #[expect(clippy::disallowed_methods, reason = "a developer command has no clock of the product's")]
+    let began = Instant::now();
+    run().map_err(|why| format!("{name}: {why}"))?;
+    println!("== {name}: good, {:.1} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn cargo(arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let status = Command::new(program)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(root())
+        .status()
+        .map_err(|error| error.to_string())?;
+    if status.success() { Ok(()) } else { Err(format!("cargo {} failed", arguments.join(" "))) }
+}
+
+fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_path_buf()
+}

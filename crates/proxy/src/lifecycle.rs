@@ -31,7 +31,12 @@ use crate::{admit, authorize, forward, identify, limit, respond, route};
 
 /// The proxy of one core.
 pub struct Proxy {
-    /// What the stages read; swapped by a reload.
+    /// What the stages read; swapped by a reload. Exchanges pin it by this core's own count: that of the `Arc` would
+    /// be contended over all cores, twice a request.
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "the inner count is shared between cores, the outer one is not"
+    )]
     site: RefCell<Rc<Arc<Site>>>,
     /// The way to the upstreams.
     pub(crate) caller: Caller,

@@ -226,6 +226,10 @@ impl Again {
 }
 
 /// What comes after a try.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once: a box would cost each call an allocation"
+)]
 enum Next {
     Done(Answered),
     Failed(Refusal),

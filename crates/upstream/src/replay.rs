@@ -96,7 +96,7 @@ impl HttpBody for Reader {
 
     fn size_hint(&self) -> SizeHint {
         // Asked before the first frame; what is asked later is a bound that still holds.
-        if self.next == 0 { self.source.borrow().hint.clone() } else { SizeHint::default() }
+        if self.next == 0 { self.source.borrow().hint } else { SizeHint::default() }
     }
 }
 

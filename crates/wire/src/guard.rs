@@ -332,10 +332,11 @@ impl Head {
         let (name, value) = split_field(line)?;
         // The first byte and the length tell nearly all other names apart.
         match (name.len(), name[0] | 0x20) {
-            (4, b'h') if name.eq_ignore_ascii_case(b"host") => {
-                if self.host.replace(value.to_ascii_lowercase()).is_some() {
-                    return Err(host("there are two Host fields"));
-                }
+            (4, b'h')
+                if name.eq_ignore_ascii_case(b"host")
+                    && self.host.replace(value.to_ascii_lowercase()).is_some() =>
+            {
+                return Err(host("there are two Host fields"));
             }
             (14, b'c') if name.eq_ignore_ascii_case(b"content-length") => {
                 let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
