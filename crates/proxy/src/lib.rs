@@ -1,4 +1,4 @@
-//! Exchanges: [`lifecycle`] is the product on one screen, one module per stage.
+//! Exchanges: `lifecycle` is the product on one screen, one module per stage.
 //!
 //! ```text
 //! admit -> route -> identify -> authorize -> limit -> decide -> forward, redirect or respond -> settle

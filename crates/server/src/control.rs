@@ -200,19 +200,17 @@ fn may(
     let found =
         tokens.iter().fold(None, |found, held| if held.digest == digest { Some(held) } else { found });
     let Some(held) = found else { return Err(Box::new(unauthorized())) };
+    // Who may change may look.
+    let has = |scope: Scope| held.scopes.contains(&scope);
     match need {
-        Some(scope)
-            if !held.scopes.contains(&scope)
-                && !(scope == Scope::Read && held.scopes.contains(&Scope::Write)) =>
-        {
-            Err(Box::new(problem(
-                StatusCode::FORBIDDEN,
-                "control.scope",
-                "the token lacks the scope for this",
-            )))
-        }
+        Some(Scope::Read) if !has(Scope::Read) && !has(Scope::Write) => Err(Box::new(lacks_scope())),
+        Some(Scope::Write) if !has(Scope::Write) => Err(Box::new(lacks_scope())),
         _ => Ok(held.name.to_string()),
     }
+}
+
+fn lacks_scope() -> Response {
+    problem(StatusCode::FORBIDDEN, "control.scope", "the token lacks the scope for this")
 }
 
 fn unauthorized() -> Response {

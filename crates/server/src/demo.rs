@@ -59,7 +59,7 @@ async fn show(time: Option<Duration>) -> Result<(), String> {
     std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     let config = Config::load(&path).map_err(|problems| problems.to_string())?;
     println!("sample servers at {first} and {second}; configuration in {}\n", path.display());
-    let process = start(config, Source::File(path))?;
+    let process = start(config, Source::File(path)).await?;
     let gate = process
         .gate
         .listening()

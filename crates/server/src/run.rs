@@ -21,6 +21,9 @@ use crate::wiring::Gate;
 /// How often the configuration's files are looked at.
 const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How long a start waits for names to be resolved, before it says that it is ready.
+const FIRST_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -70,7 +73,7 @@ pub fn run(source: Source) -> ExitCode {
         .build_local(LocalOptions::default())
         .expect("the system has an event queue for the control runtime");
     runtime.block_on(async move {
-        match start(config, source) {
+        match start(config, source).await {
             Ok(process) => until_stopped(process).await,
             Err(error) => {
                 eprintln!("{error}");
@@ -84,7 +87,7 @@ pub fn run(source: Source) -> ExitCode {
 ///
 /// # Errors
 /// What stands in the way, in words.
-pub fn start(config: Config, source: Source) -> Result<Arc<Process>, String> {
+pub async fn start(config: Config, source: Source) -> Result<Arc<Process>, String> {
     let control = config.control.clone();
     let gate = Gate::start(config).map_err(|error| error.to_string())?;
     let process = Arc::new(Process {
@@ -98,6 +101,7 @@ pub fn start(config: Config, source: Source) -> Result<Arc<Process>, String> {
     let controls = control::serve(&control, &process).map_err(|error: ControlError| chain(&error))?;
     let upstreams = Arc::clone(&process.gate.standing.upstreams);
     task::spawn(async move { upstreams.drive().await });
+    process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
     task::spawn(follow(Arc::clone(&process)));
     let mut out = std::io::stdout().lock();

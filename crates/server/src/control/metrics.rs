@@ -4,16 +4,21 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tidegate_upstream::{Admin, EndpointStatus, UpstreamStatus};
+
 use crate::run::Process;
 use crate::telemetry::{
     BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED,
     ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY,
-    ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_USED, GATE_WAITING, LINES_DROPPED, RECEIVED, REFUSALS,
-    RELOADS, REQUESTS, RouteCells, SECONDS, SENT, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
+    ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_USED, GATE_WAITING, LINES_DROPPED, Metric, RECEIVED,
+    REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
 };
 
 /// Tenants with a line of their own.
 const TENANTS_MAX: usize = 20;
+
+/// A metric, and where its value is read.
+type Read<T, V> = (Metric, fn(&T) -> V);
 
 /// A tenant's exchanges: let through, refused.
 pub struct TenantCounts {
@@ -91,7 +96,7 @@ fn exchanges(out: &mut Exposition, process: &Process) {
         out.sample("tidegate_request_seconds_sum", &[("route", name)], cells.seconds);
         out.sample("tidegate_request_seconds_count", &[("route", name)], sum);
     }
-    let by_route: [(_, fn(&RouteCells) -> u64); 3] = [
+    let by_route: [Read<RouteCells, u64>; 3] = [
         (RECEIVED, |cells| cells.bytes_in),
         (SENT, |cells| cells.bytes_out),
         (CLIENT_GONE, |cells| cells.client_gone),
@@ -116,7 +121,7 @@ fn exchanges(out: &mut Exposition, process: &Process) {
 
 fn upstreams(out: &mut Exposition, process: &Process) {
     let all = process.gate.standing.upstreams.status();
-    let of_upstream: [(_, fn(&tidegate_upstream::UpstreamStatus) -> f64); 4] = [
+    let of_upstream: [Read<UpstreamStatus, f64>; 4] = [
         (BREAKER_OPEN, |one| f64::from(u8::from(one.breaker == "open"))),
         (BREAKER_OPENED, |one| one.breaker_opened as f64),
         (GATE_USED, |one| one.in_use as f64),
@@ -128,15 +133,13 @@ fn upstreams(out: &mut Exposition, process: &Process) {
             out.sample(metric.name, &[("upstream", &one.name)], value(one));
         }
     }
-    let of_endpoint: [(_, fn(&tidegate_upstream::EndpointStatus) -> f64); 7] = [
+    let of_endpoint: [Read<EndpointStatus, f64>; 7] = [
         (ENDPOINT_REQUESTS, |one| one.requests as f64),
         (ENDPOINT_FAILURES, |one| one.failures as f64),
         (ENDPOINT_CONNECTS, |one| one.connects as f64),
         (ENDPOINT_CONNECTIONS, |one| f64::from(one.connections)),
         (ENDPOINT_ACTIVE, |one| f64::from(one.active)),
-        (ENDPOINT_UP, |one| {
-            f64::from(u8::from(one.state == "up" && one.admin == tidegate_upstream::Admin::Enabled))
-        }),
+        (ENDPOINT_UP, |one| f64::from(u8::from(one.state == "up" && one.admin == Admin::Enabled))),
         (ENDPOINT_LATENCY, |one| one.latency_ms / 1e3),
     ];
     for (metric, value) in of_endpoint {
@@ -154,14 +157,14 @@ fn tenants(out: &mut Exposition, process: &Process) {
     let (top, others) = busiest(process);
     out.family(&TENANTS);
     out.sample(TENANTS.name, &[], process.gate.standing.tenants.len());
-    let of_tenant: [(_, fn(&TenantCounts) -> u64, u64); 2] =
-        [(TENANT_REQUESTS, |one| one.admitted, others.0), (TENANT_REFUSED, |one| one.refused, others.1)];
-    for (metric, value, others) in of_tenant {
+    let of_tenant: [Read<TenantCounts, u64>; 2] =
+        [(TENANT_REQUESTS, |one| one.admitted), (TENANT_REFUSED, |one| one.refused)];
+    for ((metric, value), others) in of_tenant.into_iter().zip([others.0, others.1]) {
         out.family(&metric);
         for one in &top {
             out.sample(metric.name, &[("tenant", &one.id)], value(one));
         }
-        // A tenant's id cannot take this label away: it has another name.
+        // A tenant that is called `other` cannot take this line away: it has a label more.
         out.sample(metric.name, &[("tenant", "other"), ("sum", "true")], others);
     }
 }
