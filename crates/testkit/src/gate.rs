@@ -102,7 +102,8 @@ impl Gate {
     /// Where there is no `/proc`.
     #[must_use]
     pub fn memory(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process has a status");
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .expect("a process has a status");
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has resident memory");
         line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
     }

@@ -72,7 +72,12 @@ impl Origin {
     }
 }
 
-fn serve(stream: TcpStream, reply: &dyn Fn(&str) -> Reply, records: &Mutex<Vec<Recorded>>, gone: &Mutex<usize>) -> Option<()> {
+fn serve(
+    stream: TcpStream,
+    reply: &dyn Fn(&str) -> Reply,
+    records: &Mutex<Vec<Recorded>>,
+    gone: &Mutex<usize>,
+) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut stream = stream;
     loop {
@@ -106,7 +111,11 @@ fn serve(stream: TcpStream, reply: &dyn Fn(&str) -> Reply, records: &Mutex<Vec<R
                 return None;
             }
             Reply::Echo => {
-                stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").ok()?;
+                stream
+                    .write_all(
+                        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
+                    )
+                    .ok()?;
                 std::io::copy(&mut reader, &mut stream).ok()?;
                 return None;
             }

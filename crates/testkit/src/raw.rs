@@ -77,7 +77,12 @@ pub fn read_answer(stream: &mut TcpStream) -> Answer {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
-        assert_eq!(stream.read(&mut byte).expect("an answer comes"), 1, "closed: {}", String::from_utf8_lossy(&head));
+        assert_eq!(
+            stream.read(&mut byte).expect("an answer comes"),
+            1,
+            "closed: {}",
+            String::from_utf8_lossy(&head)
+        );
         head.push(byte[0]);
     }
     let head = String::from_utf8_lossy(&head).to_ascii_lowercase();

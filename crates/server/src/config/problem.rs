@@ -118,7 +118,7 @@ impl Problems {
         self.list.len()
     }
 
-    /// The problems as data, at most [`SHOWN_MAX`].
+    /// The problems as data, at most `SHOWN_MAX`.
     #[must_use]
     pub fn told(&self) -> Vec<Told> {
         let shown = self.list.iter().take(SHOWN_MAX);

@@ -16,7 +16,6 @@ const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
 
 /// Defines a scalar: its type, what it holds, its format, an example, what a reader is told of it, how it is
 /// read and how it is shown.
-
 macro_rules! scalar {
     ($(#[$doc:meta])* $name:ident($inner:ty), $format:literal, $example:literal, $told:literal, $parse:path, $show:path) => {
         $(#[$doc])*
@@ -172,7 +171,7 @@ pub fn show_duration(time: &Duration) -> String {
         ("s", 1_000_000_000),
         ("ms", 1_000_000),
     ] {
-        if nanos >= size && nanos % size == 0 {
+        if nanos >= size && nanos.is_multiple_of(size) {
             return format!("{}{unit}", nanos / size);
         }
     }
@@ -449,8 +448,13 @@ mod tests {
         fn has<F: Format>() {
             assert_eq!(F::check(F::EXAMPLE), Ok(()), "{}", F::NAME);
         }
-        (has::<Time>(), has::<Size>(), has::<PerTime>());
-        (has::<Percent>(), has::<Moment>(), has::<Statuses>(), has::<Hash>());
+        has::<Time>();
+        has::<Size>();
+        has::<PerTime>();
+        has::<Percent>();
+        has::<Moment>();
+        has::<Statuses>();
+        has::<Hash>();
     }
 
     proptest! {

@@ -25,7 +25,12 @@ fn the_upstream_sees_one_clean_request() {
     assert_eq!((answer.status, answer.body.as_str()), (200, "hello"));
     let head = origin.recorded()[0].head.to_ascii_lowercase();
     assert!(head.starts_with("get /a/c?q=1 http/1.1\r\n"), "{head}");
-    for there in ["x-forwarded-for: 127.0.0.1\r\n", "tidegate-tenant: anonymous\r\n", "traceparent: 00-", "tidegate-deadline-ms: "] {
+    for there in [
+        "x-forwarded-for: 127.0.0.1\r\n",
+        "tidegate-tenant: anonymous\r\n",
+        "traceparent: 00-",
+        "tidegate-deadline-ms: ",
+    ] {
         assert!(head.contains(there), "{there} in {head}");
     }
     for gone in ["x-hop", "forged", "9.9.9.9"] {
@@ -51,7 +56,9 @@ fn refusals_are_problems_or_pages() {
 #[test]
 fn a_greedy_tenant_is_refused_and_others_are_untouched() {
     let origin = ok();
-    let key = |name: &str| tidegate_model::credential::Digest::of(name.as_bytes()).0.map(|byte| format!("{byte:02x}")).concat();
+    let key = |name: &str| {
+        tidegate_model::credential::Digest::of(name.as_bytes()).0.map(|byte| format!("{byte:02x}")).concat()
+    };
     let tenants = format!(
         "[tenants]\nfrom = [{{ api_key = \"bearer\" }}]\nunknown = \"refuse\"\n[plan.small]\nrate = \"3/m\"\n\
          [tenant.greedy]\nplan = \"small\"\nkeys = [{{ id = \"k\", sha256 = \"{}\" }}]\n\
@@ -67,10 +74,17 @@ fn a_greedy_tenant_is_refused_and_others_are_untouched() {
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 3, "{statuses:?}");
     let refused = with("greedy-key");
     assert_eq!(refused.status, 429);
-    assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|wait| (1..=20).contains(&wait)), "{}", refused.head);
+    assert!(
+        refused.header("retry-after").parse::<u64>().is_ok_and(|wait| (1..=20).contains(&wait)),
+        "{}",
+        refused.head
+    );
     let calm = with("calm-key");
     assert_eq!((calm.status, calm.header("ratelimit-policy")), (200, "\"rate\";q=3;w=60"));
-    assert!(!origin.recorded().iter().any(|request| request.head.contains("calm-key")), "our key is not the application's");
+    assert!(
+        !origin.recorded().iter().any(|request| request.head.contains("calm-key")),
+        "our key is not the application's"
+    );
     for (key, code) in [("wrong", "credential.invalid"), ("old-key", "credential.expired")] {
         let answer = with(key);
         assert_eq!((answer.status, answer.body.contains(code)), (401, true), "{}", answer.body);
@@ -83,7 +97,11 @@ fn another_endpoint_is_tried_when_one_refuses_connections() {
     let origin = ok();
     let gate = gate("retry", &app(&[nobody(), origin.address], "balance = \"round-robin\"", ""));
     for _ in 0..8 {
-        assert_eq!(ask(gate.address, "POST /", "Content-Length: 0\r\n").status, 200, "nothing was sent to the first");
+        assert_eq!(
+            ask(gate.address, "POST /", "Content-Length: 0\r\n").status,
+            200,
+            "nothing was sent to the first"
+        );
     }
 }
 

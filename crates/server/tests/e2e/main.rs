@@ -1,7 +1,5 @@
 //! End to end: the real binary, real sockets.
 
-#![expect(missing_docs, reason = "tests say by their names what they show")]
-
 mod exchanges;
 mod running;
 mod wire;

@@ -40,7 +40,9 @@ fn fifty_reloads_under_load_fail_no_request() {
             gate.signal("-HUP");
             until("the reload", || {
                 let metrics = control(&gate, "/metrics");
-                let value = metrics.lines().find_map(|line| line.strip_prefix("tidegate_config_reloads_total{outcome=\"applied\"} "));
+                let value = metrics.lines().find_map(|line| {
+                    line.strip_prefix("tidegate_config_reloads_total{outcome=\"applied\"} ")
+                });
                 value.and_then(|value| value.parse::<u64>().ok()).is_some_and(|value| value >= number)
             });
         }
@@ -56,7 +58,9 @@ fn a_bad_file_never_replaces_a_good_one() {
     let gate = gate("bad-reload", &app(&[origin.address], "", ""));
     gate.rewrite("this is not = = toml");
     gate.signal("-HUP");
-    until("the refused reload", || control(&gate, "/metrics").contains("reloads_total{outcome=\"refused\"} 1"));
+    until("the refused reload", || {
+        control(&gate, "/metrics").contains("reloads_total{outcome=\"refused\"} 1")
+    });
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert!(control(&gate, "/status").contains("tidegate.toml:1:"), "the place is told");
 }
@@ -93,7 +97,10 @@ fn an_exchange_is_logged_counted_and_explained() {
     let gate = gate("seen", &app(&[origin.address], "", ""));
     let id = ask(gate.address, "GET /seen?secret=1", "").header("x-request-id").to_owned();
     let explained = control(&gate, &format!("/explain/{id}?format=text"));
-    assert!(explained.contains("matched route `all`") && explained.contains("told the client 200"), "{explained}");
+    assert!(
+        explained.contains("matched route `all`") && explained.contains("told the client 200"),
+        "{explained}"
+    );
     assert!(control(&gate, "/metrics").contains("tidegate_requests_total{route=\"all\",class=\"2xx\"} 1\n"));
     until("the access log", || gate.access_log().contains(&id));
     let line: serde_json::Value = serde_json::from_str(gate.access_log().lines().next().unwrap()).unwrap();

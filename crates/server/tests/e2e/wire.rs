@@ -10,12 +10,21 @@ fn no_smuggled_second_request_ever_arrives() {
     let gate = gate("smuggling", &app(&[origin.address], "", ""));
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for (head, code) in [
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 37\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "request.framing"),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", "request.framing"),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 37\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "request.framing",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+            "request.framing",
+        ),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 37\r\n\r\n", "request.framing"),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +0\r\n\r\n", "request.framing"),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", "request.framing"),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", "request.framing"),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+            "request.framing",
+        ),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", "request.malformed"),
         ("GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n folded\r\n\r\n", "request.malformed"),
         ("GET / HTTP/1.1\nHost: a\n\n", "request.malformed"),
