@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tidegate_wire::clock;
 use tidegate_wire::task;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::config::{Config, Level, LogFormat, LogSettings};
@@ -73,8 +73,15 @@ pub fn run(source: Source) -> ExitCode {
         .build_local(LocalOptions::default())
         .expect("the system has an event queue for the control runtime");
     runtime.block_on(async move {
+        let signals = match Signals::catch() {
+            Ok(signals) => signals,
+            Err(error) => {
+                eprintln!("signals cannot be received: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
         match start(config, source).await {
-            Ok(process) => until_stopped(process).await,
+            Ok(process) => until_stopped(process, signals).await,
             Err(error) => {
                 eprintln!("{error}");
                 ExitCode::from(2)
@@ -116,22 +123,32 @@ pub async fn start(config: Config, source: Source) -> Result<Arc<Process>, Strin
     Ok(process)
 }
 
-async fn until_stopped(process: Arc<Process>) -> ExitCode {
-    let (Ok(mut term), Ok(mut int), Ok(mut hup), Ok(mut usr1)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::hangup()),
-        signal(SignalKind::user_defined1()),
-    ) else {
-        eprintln!("signals cannot be received");
-        return ExitCode::FAILURE;
-    };
+/// The signals that steer the process. Caught before it says that it is ready: a signal that comes then counts.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+    usr1: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
+        })
+    }
+}
+
+async fn until_stopped(process: Arc<Process>, mut signals: Signals) -> ExitCode {
     loop {
         tokio::select! {
-            _ = term.recv() => break,
-            _ = int.recv() => break,
-            _ = hup.recv() => process.reload.notify_one(),
-            _ = usr1.recv() => process.gate.telemetry.reopen(),
+            _ = signals.term.recv() => break,
+            _ = signals.int.recv() => break,
+            _ = signals.hup.recv() => process.reload.notify_one(),
+            _ = signals.usr1.recv() => process.gate.telemetry.reopen(),
         }
     }
     stop(&process).await;

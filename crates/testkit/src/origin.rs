@@ -80,6 +80,7 @@ fn serve(
 ) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut stream = stream;
+    stream.set_nodelay(true).ok()?;
     loop {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -120,7 +121,8 @@ fn serve(
                 return None;
             }
         };
-        write!(stream, "HTTP/1.1 {status} Told\r\nContent-Length: {}\r\n\r\n{body}", body.len()).ok()?;
+        let answer = format!("HTTP/1.1 {status} Told\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).ok()?;
     }
 }
 

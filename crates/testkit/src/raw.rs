@@ -32,6 +32,7 @@ impl Answer {
 #[must_use]
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the gate listens");
+    stream.set_nodelay(true).expect("a socket can be told");
     stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");
     stream
 }
@@ -64,7 +65,8 @@ pub fn send(address: SocketAddr, bytes: &[u8]) -> String {
 #[must_use]
 pub fn ask(address: SocketAddr, request_line: &str, headers: &str) -> Answer {
     let mut stream = connect(address);
-    write!(stream, "{request_line} HTTP/1.1\r\nHost: test\r\n{headers}\r\n").expect("bytes can be sent");
+    let request = format!("{request_line} HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).expect("bytes can be sent");
     read_answer(&mut stream)
 }
 

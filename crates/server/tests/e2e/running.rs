@@ -76,7 +76,7 @@ fn a_bad_configuration_ends_with_2_and_tells_where() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{said}");
     assert!(said.contains("bad.toml:5:"), "{said}");
-    assert!(said.contains("did you mean `app`?"), "{said}");
+    assert!(said.contains("did you mean \"app\"?"), "{said}");
 }
 
 #[test]
