@@ -13,13 +13,10 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::config::{Config, Level, LogFormat, LogSettings};
+use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, ControlError};
 use crate::jwks;
 use crate::wiring::Gate;
-
-/// How often the configuration's files are looked at.
-const WATCH: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// How long a start waits for names to be resolved, before it says that it is ready.
 const FIRST_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
@@ -169,30 +166,15 @@ pub async fn stop(process: &Arc<Process>) {
 
 /// Reloads when it is asked for, and when a file has changed.
 async fn follow(process: Arc<Process>) {
-    let mut seen = stamps(&process);
+    let mut watch = Watch::new(&process.gate.config().sources);
     loop {
-        let asked = clock::timeout_at(clock::now().after(WATCH), process.reload.notified()).await.is_ok();
-        let now = stamps(&process);
-        if asked || now != seen {
-            process.reload_now();
-            seen = stamps(&process);
+        tokio::select! {
+            () = process.reload.notified() => {}
+            () = watch.changed() => {}
         }
+        process.reload_now();
+        watch.follow(&process.gate.config().sources);
     }
-}
-
-/// When each file that the configuration was read from changed last.
-fn stamps(process: &Process) -> Vec<Option<(SystemTime, u64)>> {
-    let config = process.gate.config();
-    let files = config
-        .sources
-        .files
-        .iter()
-        .map(|(path, _)| path)
-        .chain(&config.sources.named)
-        .chain(&config.sources.patterns);
-    files
-        .map(|path| std::fs::metadata(path).ok().and_then(|meta| Some((meta.modified().ok()?, meta.len()))))
-        .collect()
 }
 
 impl Process {

@@ -11,8 +11,11 @@ mod schema;
 pub mod settings;
 mod shape;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tree;
+mod watch;
 
 pub use load::shown_hash;
 pub use problem::{Problems, Told};
@@ -23,3 +26,4 @@ pub use settings::{
 };
 pub use suggest::nearest;
 pub use text::parse_name;
+pub use watch::Watch;

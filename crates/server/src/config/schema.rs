@@ -24,6 +24,9 @@ fn without_null(schema: &mut Value) {
             if map.get("default").is_some_and(Value::is_null) {
                 map.remove("default");
             }
+            if let Some(default) = map.get_mut("default") {
+                prune(default);
+            }
             if let Some(Value::Array(types)) = map.get_mut("type") {
                 types.retain(|kind| kind != "null");
                 if let [only] = types.as_slice() {
@@ -44,6 +47,14 @@ fn without_null(schema: &mut Value) {
             map.values_mut().for_each(without_null);
         }
         _ => {}
+    }
+}
+
+/// Takes null out of a default.
+fn prune(default: &mut Value) {
+    if let Value::Object(map) = default {
+        map.retain(|_, value| !value.is_null());
+        map.values_mut().for_each(prune);
     }
 }
 

@@ -37,7 +37,7 @@ const SYNONYMS: [(&str, &str); 18] = [
     ("timeout", "deadline"),
 ];
 
-/// Checks a file's tree. Paths in it that are not absolute are from here on below `directory`.
+/// Checks a file's tree. Paths in it that are not absolute are below `directory`, and are made absolute.
 ///
 /// An entry with a problem (a route, an upstream, a table) is tainted, and leaves the tree where nothing names
 /// it: so the rest can be resolved, and its problems told too, without any that only follow from these.
@@ -228,9 +228,10 @@ impl Checker<'_> {
         }
     }
 
-    /// Makes a path one that is valid from the working directory.
+    /// Makes a path absolute, so that it means the same wherever the configuration is printed to.
     fn join(&self, path: &mut String) {
-        *path = self.directory.join(&*path).display().to_string();
+        let joined = self.directory.join(&*path);
+        *path = std::path::absolute(&joined).unwrap_or(joined).display().to_string();
     }
 
     fn range(&mut self, schema: &Schema, number: f64, node: &Node, context: Context<'_>) {

@@ -35,11 +35,11 @@ scalar!(
 );
 scalar!(
     /// A path to match.
-    Path(PathPattern), "path-pattern", "/v1/", "a path", parse_path, ToString::to_string
+    Path(PathPattern), "path-pattern", "/v1/", "a path to match", parse_path, ToString::to_string
 );
 scalar!(
     /// A path to forward to or to check.
-    PlainPath(String), "url-path", "/healthz", "a path", parse_plain_path, Clone::clone
+    PlainPath(String), "url-path", "/healthz", "the path of a URL", parse_plain_path, Clone::clone
 );
 scalar!(
     /// The name of a header.
@@ -76,7 +76,7 @@ scalar!(
 );
 scalar!(
     /// A file. One that is not absolute is looked for beside the configuration file that names it.
-    File(PathBuf), "path", "cert.pem", "a path", parse_file, show_file
+    File(PathBuf), "path", "cert.pem", "the path of a file", parse_file, show_file
 );
 scalar!(
     /// A JSON Web Key Set: a URL or a file.

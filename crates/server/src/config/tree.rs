@@ -150,13 +150,23 @@ pub fn parse(file: usize, text: &str) -> Result<Node, Vec<Problem>> {
             Err(problems)
         };
     }
-    Err(errors
-        .iter()
-        .map(|error| {
-            let place = error.span().map(|span| Place::new(file, span));
-            Problem::new(place, format!("not TOML: {}", error.message()))
-        })
-        .collect())
+    Err(syntax_problems(file, &errors))
+}
+
+/// What is told of a text that is not TOML. What a list that is not closed swallows is not told line by line.
+fn syntax_problems(file: usize, errors: &[toml::de::Error]) -> Vec<Problem> {
+    let unclosed = errors.iter().any(|error| error.message().starts_with("unclosed array"));
+    let mut problems = Vec::new();
+    for error in errors {
+        let place = error.span().map(|span| Place::new(file, span));
+        let problem = Problem::new(place, format!("not TOML: {}", error.message()));
+        if unclosed && error.message().starts_with("missing comma") {
+            problems.push(problem.help("a list that begins before this is not closed"));
+            break;
+        }
+        problems.push(problem);
+    }
+    problems
 }
 
 fn table(file: usize, entries: DeTable<'_>, problems: &mut Vec<Problem>) -> Table {

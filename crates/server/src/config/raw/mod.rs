@@ -58,11 +58,11 @@ pub struct Config {
     /// The services behind Tidegate, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub upstream: BTreeMap<String, Upstream>,
-    /// What others inherit.
-    pub defaults: Defaults,
     /// What is done with which requests. The order in the file never matters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Route>,
+    /// What routes inherit.
+    pub defaults: Defaults,
 }
 
 /// Where requests come in.
@@ -530,7 +530,7 @@ pub struct Key {
     pub expires: Option<Moment>,
 }
 
-/// What others inherit.
+/// What routes inherit.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Defaults {
