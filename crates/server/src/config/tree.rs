@@ -155,6 +155,8 @@ pub fn parse(file: usize, text: &str) -> Result<Node, Vec<Problem>> {
 
 /// What is told of a text that is not TOML. What a list that is not closed swallows is not told line by line.
 fn syntax_problems(file: usize, errors: &[toml::de::Error]) -> Vec<Problem> {
+    let mut errors: Vec<&toml::de::Error> = errors.iter().collect();
+    errors.sort_by_key(|error| error.span().map(|span| span.start));
     let unclosed = errors.iter().any(|error| error.message().starts_with("unclosed array"));
     let mut problems = Vec::new();
     for error in errors {
