@@ -46,6 +46,10 @@ fn examples() -> Result<(), String> {
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();
     for file in files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "toml")) {
+        // Certificates are not committed: this one is checked by a unit test, with certificates made for it.
+        if file.ends_with("tls.toml") {
+            continue;
+        }
         let file = file.to_string_lossy();
         cargo(&["run", "-q", "-p", "tidegate", "--", "check", "--config", &file], &[])?;
     }
