@@ -70,6 +70,15 @@ impl Word {
         self.0.load(Relaxed) <= now.0
     }
 
+    /// Requests left that may come at once, and until the limit is full again. Spends nothing.
+    #[must_use]
+    pub fn left(&self, rate: &Rate, now: Tick) -> (u64, Duration) {
+        let share = share_nanos(rate);
+        let ahead = self.0.load(Relaxed).saturating_sub(now.0);
+        let left = share.saturating_mul(rate.burst).saturating_sub(ahead) / share;
+        (left, Duration::from_nanos(ahead))
+    }
+
     /// Until one request may pass; zero if one may now. Spends nothing.
     #[must_use]
     pub fn wait(&self, rate: &Rate, now: Tick) -> Duration {
@@ -121,6 +130,8 @@ mod tests {
         let start = Tick(5_000_000_000);
         let left: Vec<Verdict> = (0..3).map(|_| word.take(&rate, start)).collect();
         assert_eq!(left[0], Verdict::Passed { remaining: 2, reset: Duration::from_millis(100) });
+        assert_eq!(word.left(&rate, start), (0, Duration::from_millis(300)));
+        assert_eq!(word.left(&rate, start.after(Duration::from_millis(250))).0, 2);
         assert_eq!(left[2], Verdict::Passed { remaining: 0, reset: Duration::from_millis(300) });
         assert_eq!(word.take(&rate, start), Verdict::Refused { retry_after: Duration::from_millis(100) });
         assert!(passed(word.take(&rate, start.after(Duration::from_millis(100)))));

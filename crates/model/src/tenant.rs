@@ -43,6 +43,7 @@ pub struct Tenant {
     routes: OnceLock<papaya::HashMap<Arc<str>, Arc<RouteState>>>,
     admitted: AtomicU64,
     refused: AtomicU64,
+    told: [AtomicU64; 2],
 }
 
 /// A plan with the words of its rates, in the plan's order.
@@ -104,6 +105,7 @@ impl Tenant {
             routes: OnceLock::new(),
             admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            told: Default::default(),
         }
     }
 
@@ -129,6 +131,29 @@ impl Tenant {
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.admitted.load(Relaxed), self.refused.load(Relaxed))
+    }
+
+    /// Exchanges let through and refused since this was last asked. For counters that must not lose any.
+    #[must_use]
+    pub fn untold(&self) -> (u64, u64) {
+        // The greatest that was ever told: one who asks at the same time with an older count tells nothing twice.
+        let since = |now: u64, told: &AtomicU64| now.saturating_sub(told.fetch_max(now, Relaxed));
+        let (admitted, refused) = self.counts();
+        (since(admitted, &self.told[0]), since(refused, &self.told[1]))
+    }
+
+    /// How it stands with each rate of its plan. Spends nothing.
+    #[must_use]
+    pub fn standings(&self, now: Tick) -> Vec<Standing> {
+        let held = self.entitlement.load();
+        let rates = held.plan.rates.iter().zip(&held.words);
+        rates
+            .map(|(rate, word)| {
+                let (remaining, reset) = word.left(rate, now);
+                let (name, limit, window) = (Arc::clone(&rate.name), rate.limit, rate.window);
+                Standing { name, limit, window, remaining, reset }
+            })
+            .collect()
     }
 
     /// Spends request body bytes; how long to wait before more are taken.
@@ -202,6 +227,8 @@ pub struct Tenants {
     table: papaya::HashMap<Arc<str>, Arc<Tenant>, RandomState>,
     unlisted: Mutex<Unlisted>,
     overflow: OnceLock<Arc<Tenant>>,
+    /// What tenants that were evicted had not told.
+    gone: [AtomicU64; 2],
     max: usize,
 }
 
@@ -222,6 +249,7 @@ impl Tenants {
             table: papaya::HashMap::new(),
             unlisted: Mutex::default(),
             overflow: OnceLock::new(),
+            gone: Default::default(),
             max: max.max(1),
         }
     }
@@ -280,11 +308,21 @@ impl Tenants {
         self.find(id).unwrap_or_else(|| self.add(id, plan, now))
     }
 
-    /// Calls `visit` with each tenant.
+    /// Calls `visit` with each tenant, and with the one that all share for whom there was no room.
     pub fn each(&self, mut visit: impl FnMut(&Tenant)) {
         for tenant in self.table.pin().values() {
             visit(tenant);
         }
+        if let Some(overflow) = self.overflow.get() {
+            visit(overflow);
+        }
+    }
+
+    /// Exchanges let through and refused of tenants that were evicted since this was last asked, as far as they had
+    /// not told them themselves.
+    #[must_use]
+    pub fn untold_of_evicted(&self) -> (u64, u64) {
+        (self.gone[0].swap(0, Relaxed), self.gone[1].swap(0, Relaxed))
     }
 
     fn add(&self, id: &str, plan: &Arc<Plan>, now: Tick) -> Arc<Tenant> {
@@ -302,6 +340,9 @@ impl Tenants {
             let Some(candidate) = unlisted.queue.pop_front() else { break };
             if candidate.detach(now) {
                 table.remove(&candidate.id);
+                let (admitted, refused) = candidate.untold();
+                self.gone[0].fetch_add(admitted, Relaxed);
+                self.gone[1].fetch_add(refused, Relaxed);
                 left += 1;
             } else {
                 unlisted.queue.push_back(candidate);

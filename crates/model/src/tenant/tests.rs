@@ -154,3 +154,19 @@ fn threads_never_pass_more_than_the_rate_together_while_tenants_come_and_go() {
     // 8,000 steps of 50 microseconds are 0.4 s: 400 by rate and 10 by burst, and the overflow's as many while it is there.
     assert!(passed <= 2 * 410, "{passed}");
 }
+
+#[test]
+fn no_exchange_is_told_twice_or_lost_when_tenants_leave() {
+    let (tenants, plan) = (Tenants::new(10), plan(1, 1, None));
+    let mut told = (0, 0);
+    for round in 0..20 {
+        let now = Tick(1).after(2 * SECOND * round);
+        for n in 0..30 {
+            check(&tenants, &format!("{round}-{n}"), &plan, &no_limits(), 2, now);
+        }
+        let mut add = |(admitted, refused)| told = (told.0 + admitted, told.1 + refused);
+        tenants.each(|tenant| add(tenant.untold()));
+        add(tenants.untold_of_evicted());
+        assert_eq!(told.0 + told.1, 60 * (round as u64 + 1));
+    }
+}
