@@ -79,6 +79,7 @@ struct Core {
 enum Command {
     Site(Arc<Site>),
     Listen(TcpListener, ListenerSettings),
+    Adjust(SocketAddr, ListenerSettings),
     Close(SocketAddr),
     Drain,
 }
@@ -159,19 +160,25 @@ impl Gate {
 
     /// Listens where the configuration says, and no longer elsewhere.
     fn listen(&self) -> Result<(), WiringError> {
-        let wanted = self.config().listeners.clone();
+        let mut wanted = self.config().listeners.clone();
         let mut listening = self.listening.lock();
         let mut errors = Vec::new();
         let mut kept = Vec::new();
-        for settings in wanted {
-            if let Some(place) = listening.iter().position(|held| held.settings == settings) {
+        // Those that have not changed first: with port 0 several may have the same address.
+        wanted.retain(|settings| match listening.iter().position(|held| held.settings == *settings) {
+            Some(place) => {
                 kept.push(listening.swap_remove(place));
-                continue;
+                false
             }
-            // An address with other settings is closed first; the kernel hands its waiting connections to nobody.
+            None => true,
+        });
+        for settings in wanted {
+            // An address with other settings goes on listening: the next connections are held to those.
             if let Some(place) = listening.iter().position(|held| held.settings.address == settings.address) {
-                let held = listening.swap_remove(place);
-                self.cores.iter().for_each(|core| core.tell(Command::Close(held.address)));
+                let address = listening.swap_remove(place).address;
+                self.cores.iter().for_each(|core| core.tell(Command::Adjust(address, settings.clone())));
+                kept.push(Listening { settings, address });
+                continue;
             }
             match bind(settings.address, self.cores.len()) {
                 Ok(sockets) => {
@@ -262,6 +269,7 @@ async fn serve(proxy: &Rc<Proxy>, server: &Rc<Server<Proxy>>, mut commands: mpsc
                     tracing::error!(%error, "a core cannot listen");
                 }
             }
+            Command::Adjust(address, settings) => server.adjust(address, settings),
             Command::Close(address) => server.close(address),
             Command::Drain => return server.drain().await,
         }

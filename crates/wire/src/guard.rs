@@ -14,6 +14,8 @@ use tidegate_model::refusal::{self, Kind};
 const EMPTY_LINES_MAX: u8 = 2;
 /// The most bytes of a chunk's size line, extensions included.
 const CHUNK_LINE_MAX: usize = 256;
+/// The most bytes of a target.
+const TARGET_MAX: usize = 60 * 1024;
 /// The most hexadecimal digits of a chunk's size.
 const CHUNK_DIGITS_MAX: usize = 15;
 
@@ -123,12 +125,21 @@ impl Guard {
         }
     }
 
-    /// Looks at the next bytes. All of them may pass, or the first `n` and then the violation.
+    /// The beginning of a line that did not end yet. It is held until the line is known to be good.
+    #[must_use]
+    pub fn held(&self) -> &[u8] {
+        &self.partial
+    }
+
+    /// Looks at the next bytes. The first `n` may pass; what lies behind them begins a line, and is [held](Guard::held).
+    /// As soon as any of the next bytes may pass, so may what was held before them.
     ///
     /// # Errors
-    /// What is wrong, and how many of the bytes lie before the line that is.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), (usize, Violation)> {
+    /// What is wrong, and how many of the bytes lie before the line that is; if that is none, what was held is part
+    /// of it.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, (usize, Violation)> {
         let mut at = 0;
+        let mut passed = 0;
         while at < bytes.len() {
             let rest = &bytes[at..];
             at += match self.state {
@@ -164,8 +175,11 @@ impl Guard {
                     self.line(rest).map_err(|violation| (at, violation))?
                 }
             };
+            if self.partial.is_empty() {
+                passed = at;
+            }
         }
-        Ok(())
+        Ok(passed)
     }
 
     /// Takes one line, or the part of it that is there.
@@ -180,11 +194,10 @@ impl Guard {
         if self.partial.is_empty() {
             self.whole_line(&rest[..taken])?;
         } else {
+            // Its memory is not kept: most connections never need it.
             let mut line = std::mem::take(&mut self.partial);
             line.extend_from_slice(&rest[..taken]);
             self.whole_line(&line)?;
-            line.clear();
-            self.partial = line;
         }
         Ok(taken)
     }
@@ -308,8 +321,12 @@ impl Head {
             b"HTTP/1.0" => true,
             _ => return Err(bad),
         };
-        if target.is_empty() || !target.iter().all(|&byte| (0x21..0x7f).contains(&byte)) {
-            return Err(malformed("the target has control bytes, spaces or bytes above 127"));
+        if target.len() > TARGET_MAX {
+            let why = "the target is too long";
+            return Err(Violation { kind: &refusal::REQUEST_HEADERS_TOO_LARGE, why });
+        }
+        if !is_target(target) {
+            return Err(malformed("the target has bytes that must be percent-encoded, or a fragment"));
         }
         if method == b"CONNECT" {
             return Err(Violation { kind: &refusal::REQUEST_METHOD, why: "CONNECT is for forward proxies" });
@@ -428,6 +445,16 @@ fn is_authority(value: &[u8]) -> bool {
         _ => name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')),
     };
     !name.is_empty() && name.len() <= 255 && port_fits && name_fits
+}
+
+/// What RFC 3986 lets stand in a path and query, and what browsers send unencoded all the same. `#` is not among it: a
+/// fragment is the client's own.
+fn is_target(target: &[u8]) -> bool {
+    let path = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
+    let common = |byte: u8| byte == b'!' || (byte > b'#' && byte < 0x7f && !matches!(byte, b'<' | b'>'));
+    !target.is_empty()
+        && target[..path].iter().all(|&byte| byte == b'"' || (common(byte) && byte != b'`'))
+        && target[path..].iter().all(|&byte| common(byte))
 }
 
 fn take(left: u64, rest: &[u8]) -> usize {

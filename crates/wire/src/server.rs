@@ -1,8 +1,4 @@
-//! Connections from clients: accepted, guarded, driven until they end.
-//!
-//! Each connection has one task and at most one timer. Deadlines are *lazily armed*: a phase (head, body, idle, a
-//! write that stalls) stores when it must be over in a cell, and the timer, when it fires, looks whether that is
-//! still so. A request that comes and goes in time costs no timer work at all.
+//! Connections from clients: accepted, guarded, driven until they end. Each has one task and at most one timer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,7 +20,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -33,22 +28,24 @@ pub use rustls::ServerConfig as TlsConfig;
 
 use crate::body::{BoxError, Incoming};
 use crate::clock;
+use crate::farewell::{encode, linger};
+use crate::first_bytes;
 use crate::guard::Violation;
 use crate::h2_check;
-use crate::proxy_protocol::{self, Parsed};
 use crate::settings::{ConnectionLimits, ListenerSettings};
 use crate::stream::{GuardedStream, Shared, Socket};
 use crate::task::{self, LocalExecutor};
+use crate::timer::{Ended, Timer};
 
-/// The first bytes of an HTTP/2 connection by prior knowledge.
-const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long a refused client may take to read why, and how much of what it still sends is read meanwhile.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 256 * 1024;
-/// How often it is looked whether a client that has shut down its side is still there.
-const GONE_CHECK: Duration = Duration::from_millis(100);
-/// How long accepting pauses when the process has no file descriptor left.
+/// How long accepting pauses when the process has no file descriptor left, and how often that is said.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_COMPLAINT: Duration = Duration::from_secs(1);
+/// Connections accepted in a row before those that are open get their turn.
+const ACCEPTS_MAX: u32 = 32;
+/// How long a connection that was accepted while everything ends may take to send its first bytes.
+const LAST_CALL: Duration = Duration::from_secs(1);
+/// How long an HTTP/2 client may take to answer a ping; at most as long as the pings are apart.
+const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 /// What answers requests.
 pub trait Handler: 'static {
@@ -88,6 +85,8 @@ pub struct Connection {
 pub struct Census {
     open: AtomicUsize,
     refused: AtomicUsize,
+    failed: AtomicUsize,
+    complained_at: AtomicU64,
 }
 
 impl Census {
@@ -102,6 +101,20 @@ impl Census {
     pub fn refused(&self) -> usize {
         self.refused.load(Relaxed)
     }
+
+    /// How often a connection could not be accepted, mostly because the process had no file descriptor left.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.failed.load(Relaxed)
+    }
+
+    /// Counts a connection that could not be accepted. `true`: it may be said, as nobody has of late.
+    fn fail(&self, now: Tick) -> bool {
+        self.failed.fetch_add(1, Relaxed);
+        let last = self.complained_at.load(Relaxed);
+        let due = last == 0 || Tick(last).after(ACCEPT_COMPLAINT) <= now;
+        due && self.complained_at.compare_exchange(last, now.0, Relaxed, Relaxed).is_ok()
+    }
 }
 
 /// The server of one core.
@@ -109,15 +122,22 @@ pub struct Server<H> {
     handler: Rc<H>,
     tls: Arc<rustls::ServerConfig>,
     census: Arc<Census>,
-    listeners: RefCell<HashMap<SocketAddr, Rc<Notify>>>,
+    listeners: RefCell<HashMap<SocketAddr, Rc<Listener>>>,
     drain: Rc<Drain>,
+}
+
+/// A socket that connections come from.
+struct Listener {
+    stop: Notify,
+    /// What its next connections are held to.
+    settings: RefCell<Rc<ListenerSettings>>,
 }
 
 /// Whether connections should end after the exchange they are in.
 #[derive(Default)]
-struct Drain {
-    draining: Cell<bool>,
-    changed: Notify,
+pub(crate) struct Drain {
+    pub(crate) draining: Cell<bool>,
+    pub(crate) changed: Notify,
     connections: Cell<usize>,
     ended: Notify,
 }
@@ -140,26 +160,34 @@ impl<H: Handler> Server<H> {
     ) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
-        let listener = TcpListener::from_std(socket)?;
-        let stop = Rc::new(Notify::new());
-        if let Some(before) = self.listeners.borrow_mut().insert(address, Rc::clone(&stop)) {
-            before.notify_one();
+        let socket = TcpListener::from_std(socket)?;
+        let settings = RefCell::new(Rc::new(settings));
+        let listener = Rc::new(Listener { stop: Notify::new(), settings });
+        if let Some(before) = self.listeners.borrow_mut().insert(address, Rc::clone(&listener)) {
+            before.stop.notify_one();
         }
-        task::spawn(Rc::clone(self).accept(listener, address, settings, stop));
+        task::spawn(Rc::clone(self).accept(socket, address, listener));
         Ok(())
     }
 
-    /// Stops accepting on this address. Its connections go on.
+    /// Holds the next connections of this address to other settings. Those that are open keep theirs.
+    pub fn adjust(&self, address: SocketAddr, settings: ListenerSettings) {
+        if let Some(listener) = self.listeners.borrow().get(&address) {
+            *listener.settings.borrow_mut() = Rc::new(settings);
+        }
+    }
+
+    /// Stops accepting on this address, once what waits there already has been accepted. Its connections go on.
     pub fn close(&self, address: SocketAddr) {
-        if let Some(stop) = self.listeners.borrow_mut().remove(&address) {
-            stop.notify_one();
+        if let Some(listener) = self.listeners.borrow_mut().remove(&address) {
+            listener.stop.notify_one();
         }
     }
 
     /// Stops accepting, lets each connection finish what it does, and returns when all have ended.
     pub async fn drain(&self) {
-        for (_, stop) in self.listeners.borrow_mut().drain() {
-            stop.notify_one();
+        for (_, listener) in self.listeners.borrow_mut().drain() {
+            listener.stop.notify_one();
         }
         self.drain.draining.set(true);
         self.drain.changed.notify_waiters();
@@ -168,28 +196,46 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    async fn accept(
-        self: Rc<Self>,
-        listener: TcpListener,
-        address: SocketAddr,
-        settings: ListenerSettings,
-        stop: Rc<Notify>,
-    ) {
-        let settings = Rc::new(settings);
-        let mut stopped = pin!(stop.notified());
+    async fn accept(self: Rc<Self>, socket: TcpListener, address: SocketAddr, listener: Rc<Listener>) {
+        let mut stopped = pin!(listener.stop.notified());
+        let mut in_a_row = 0;
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut stopped => return,
-                accepted = listener.accept() => accepted,
+                () = &mut stopped => break,
+                accepted = socket.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer, address, &settings),
+                Ok((stream, peer)) => {
+                    let settings = Rc::clone(&listener.settings.borrow());
+                    self.admit(stream, peer, address, &settings);
+                }
                 Err(error) if is_of_connection(&error) => {}
                 Err(error) => {
-                    tracing::error!(%address, %error, "cannot accept connections");
+                    if self.census.fail(clock::now()) {
+                        tracing::error!(%address, %error, "cannot accept connections");
+                    }
                     clock::sleep(ACCEPT_PAUSE).await;
                 }
+            }
+            in_a_row += 1;
+            if in_a_row == ACCEPTS_MAX {
+                in_a_row = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.accept_waiting(socket, address, &listener);
+    }
+
+    /// Accepts what waits in a socket that is about to close: the kernel would reset it.
+    fn accept_waiting(self: &Rc<Self>, socket: TcpListener, address: SocketAddr, listener: &Listener) {
+        let Ok(socket) = socket.into_std() else { return };
+        let settings = Rc::clone(&listener.settings.borrow());
+        while let Ok((stream, peer)) = socket.accept() {
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                self.admit(stream, peer, address, &settings);
             }
         }
     }
@@ -245,10 +291,10 @@ impl<H: Handler> Server<H> {
         let limits = Arc::clone(&connection.limits);
         let by = clock::now().after(limits.handshake_time);
         if settings.proxy_protocol {
-            match clock::timeout_at(by, read_proxy_header(&mut stream)).await {
-                Ok(Some(Some((peer, _)))) => connection.peer = peer,
-                Ok(Some(None)) => {}
-                Ok(None) | Err(_) => return,
+            match clock::timeout_at(by, first_bytes::proxy_header(&mut stream)).await {
+                Ok(Ok(Some((peer, _)))) => connection.peer = peer,
+                Ok(Ok(None)) => {}
+                Ok(Err(_)) | Err(_) => return,
             }
         }
         if settings.tls {
@@ -263,8 +309,9 @@ impl<H: Handler> Server<H> {
         // hyper's buffers are not made before there is something to put into them.
         let by = clock::now().after(limits.header_time);
         let preface = tokio::select! {
-            preface = clock::timeout_at(by, is_h2(&stream)) => preface,
-            () = self.drain.stopped() => return,
+            biased;
+            preface = clock::timeout_at(by, first_bytes::is_h2(&stream)) => preface,
+            () = self.drain.last_call() => return,
         };
         match preface {
             Ok(Ok(h2)) => self.drive(Socket::Plain(stream), h2, connection).await,
@@ -346,6 +393,8 @@ impl<H: Handler> Server<H> {
             .max_pending_accept_reset_streams(limits.h2_resets_pending)
             .max_local_error_reset_streams(limits.h2_resets_local)
             .enable_connect_protocol()
+            .keep_alive_interval(limits.h2_ping)
+            .keep_alive_timeout(PONG_WITHIN.min(limits.h2_ping))
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .initial_stream_window_size(limits.h2_stream_window)
             .initial_connection_window_size(limits.h2_connection_window)
@@ -367,11 +416,12 @@ impl<H: Handler> Server<H> {
         shared.in_flight.fetch_add(1, Relaxed);
         shared.exchanges.fetch_add(1, Relaxed);
         shared.upgraded.store(false, Relaxed);
-        let pass = Pass(Arc::clone(shared));
+        let mut pass = Pass { shared: Arc::clone(shared), answered: false };
         let http1 = request.version() < Version::HTTP_2;
         let asks_upgrade = http1 && request.headers().contains_key(http::header::UPGRADE);
         shared.declined.store(false, Relaxed);
         let mut response = self.handler.handle(request, connection).await;
+        pass.answered = true;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             shared.upgraded.store(true, Relaxed);
         } else if http1
@@ -386,12 +436,13 @@ impl<H: Handler> Server<H> {
 }
 
 impl Drain {
-    /// Waits until connections should end.
-    async fn stopped(&self) {
+    /// Waits until connections should end, and a little for those that have only just begun.
+    async fn last_call(&self) {
         let changed = self.changed.notified();
         if !self.draining.get() {
             changed.await;
         }
+        clock::sleep(LAST_CALL).await;
     }
 }
 
@@ -410,12 +461,23 @@ impl Drop for Guest {
 }
 
 /// An exchange while it is under way.
-struct Pass(Arc<Shared>);
+struct Pass {
+    shared: Arc<Shared>,
+    answered: bool,
+}
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
-        self.0.active_at.set(clock::now());
+        let shared = &self.shared;
+        shared.in_flight.fetch_sub(1, Relaxed);
+        shared.active_at.set(clock::now());
+        // All of it happens on one core: nothing comes between the load and the store.
+        let given_up = shared.given_up.load(Relaxed);
+        match self.answered {
+            true if given_up == 0 => {}
+            true => shared.given_up.store(given_up - 1, Relaxed),
+            false => shared.given_up.store(given_up + 1, Relaxed),
+        }
     }
 }
 
@@ -435,7 +497,7 @@ impl<B> Tracked<B> {
         shared.in_flight.fetch_add(1, Relaxed);
         shared.exchanges.fetch_add(1, Relaxed);
         let words = (!bytes.is_empty()).then_some(bytes);
-        Tracked { body: None, words, _pass: Pass(Arc::clone(shared)) }
+        Tracked { body: None, words, _pass: Pass { shared: Arc::clone(shared), answered: true } }
     }
 }
 
@@ -464,219 +526,12 @@ impl<B: HttpBody<Data = Bytes, Error = BoxError>> HttpBody for Tracked<B> {
     }
 }
 
-/// How a connection's driving ended.
-enum Ended {
-    /// By itself.
-    Connection,
-    /// A head did not come in time.
-    HeadLate,
-    /// The client takes or sends nothing any more.
-    Cut,
-}
-
-/// The one timer of a connection, armed late.
-struct Timer<'a> {
-    shared: &'a Shared,
-    limits: &'a ConnectionLimits,
-    armed: Pin<Box<tokio::time::Sleep>>,
-    drain: &'a Drain,
-    drained: Pin<Box<tokio::sync::futures::Notified<'a>>>,
-    closing: bool,
-}
-
-impl<'a> Timer<'a> {
-    fn new(shared: &'a Shared, limits: &'a ConnectionLimits, drain: &'a Drain) -> Timer<'a> {
-        let first = shared.active_at.get().after(limits.header_time.min(limits.idle).min(limits.body_idle));
-        Timer {
-            shared,
-            limits,
-            armed: Box::pin(tokio::time::sleep_until(clock::instant(first))),
-            drain,
-            drained: Box::pin(drain.changed.notified()),
-            closing: false,
-        }
-    }
-
-    fn poll<C, E>(
-        &mut self,
-        context: &mut Context<'_>,
-        mut driven: Pin<&mut C>,
-        close: impl Fn(Pin<&mut C>),
-    ) -> Poll<Ended>
-    where
-        C: Future<Output = Result<(), E>>,
-    {
-        loop {
-            if driven.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ended::Connection);
-            }
-            let spent = self.shared.exchanges.load(Relaxed) >= self.limits.requests;
-            let drained = self.drain.draining.get() || self.drained.as_mut().poll(context).is_ready();
-            if (spent || drained) && !self.closing {
-                self.closing = true;
-                close(driven.as_mut());
-                continue;
-            }
-            if self.armed.as_mut().poll(context).is_pending() {
-                return Poll::Pending;
-            }
-            let now = clock::now();
-            match self.due(now) {
-                Due::Later(then) => self.armed.as_mut().reset(clock::instant(then)),
-                Due::Idle if !self.closing => {
-                    self.closing = true;
-                    close(driven.as_mut());
-                    self.armed.as_mut().reset(clock::instant(now.after(LINGER)));
-                }
-                Due::Idle | Due::Write => return Poll::Ready(Ended::Cut),
-                Due::Head => return Poll::Ready(Ended::HeadLate),
-                Due::Body => {
-                    self.shared.read_by.set(Tick::MAX);
-                    self.shared.broken_body.store(true, Relaxed);
-                    let why = "the body made no progress";
-                    self.shared.violate(Violation { kind: &refusal::REQUEST_TIMEOUT, why });
-                    self.armed.as_mut().reset(clock::instant(now.after(LINGER)));
-                }
-            }
-        }
-    }
-
-    /// What is due now, or when to look again.
-    fn due(&self, now: Tick) -> Due {
-        let shared = self.shared;
-        if shared.write_by.get() <= now {
-            return Due::Write;
-        }
-        let busy = !shared.is_idle();
-        if shared.read_by.get() <= now {
-            return if busy { Due::Body } else { Due::Head };
-        }
-        if busy {
-            let look = if shared.half_closed.load(Relaxed) {
-                GONE_CHECK
-            } else {
-                self.limits.body_idle.min(Duration::from_secs(1))
-            };
-            return Due::Later(now.after(look).min(shared.read_by.get()).min(shared.write_by.get()));
-        }
-        let idle_until = shared.active_at.get().after(self.limits.idle);
-        if idle_until <= now && shared.read_by.get() == Tick::MAX {
-            return Due::Idle;
-        }
-        let look = now.after(self.limits.header_time);
-        Due::Later(
-            idle_until
-                .max(now.after(GONE_CHECK))
-                .min(look)
-                .min(shared.read_by.get())
-                .min(shared.write_by.get()),
-        )
-    }
-}
-
-enum Due {
-    Later(Tick),
-    Idle,
-    Head,
-    Body,
-    Write,
-}
-
 /// Errors of one connection that is already gone, not of the listener.
 fn is_of_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     )
-}
-
-/// Reads a PROXY header, and nothing beyond it. `None`: there is none.
-async fn read_proxy_header(stream: &mut TcpStream) -> Option<Option<(SocketAddr, SocketAddr)>> {
-    let mut seen = vec![0; proxy_protocol::HEADER_MAX];
-    let mut before = 0;
-    loop {
-        let length = stream.peek(&mut seen).await.ok()?;
-        match proxy_protocol::parse(&seen[..length]) {
-            Parsed::Header { length, addresses } => {
-                stream.read_exact(&mut seen[..length]).await.ok()?;
-                return Some(addresses);
-            }
-            Parsed::Partial if length > 0 => wait_for_more(length, &mut before).await,
-            Parsed::Partial | Parsed::Invalid => return None,
-        }
-    }
-}
-
-/// Whether the connection begins with HTTP/2's preface. Waits for the first bytes and leaves them where they are.
-async fn is_h2(stream: &TcpStream) -> io::Result<bool> {
-    let mut seen = [0; H2_PREFACE.len()];
-    let mut before = 0;
-    loop {
-        let length = stream.peek(&mut seen).await?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if length == H2_PREFACE.len() || !H2_PREFACE.starts_with(&seen[..length]) {
-            return Ok(seen == *H2_PREFACE);
-        }
-        wait_for_more(length, &mut before).await;
-    }
-}
-
-/// A socket with unread bytes stays readable: pause instead of spinning while a client sends byte by byte.
-async fn wait_for_more(length: usize, before: &mut usize) {
-    if length == *before {
-        clock::sleep(Duration::from_millis(5)).await;
-    }
-    *before = length;
-}
-
-/// The bytes of a response that closes the connection.
-fn encode(response: &Response<Bytes>) -> Vec<u8> {
-    let status = response.status();
-    let mut out =
-        format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("")).into_bytes();
-    for (name, value) in response.headers() {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(
-        format!("content-length: {}\r\nconnection: close\r\n\r\n", response.body().len()).as_bytes(),
-    );
-    out.extend_from_slice(response.body());
-    out
-}
-
-/// Writes the last answer, then reads a little on: a close with unread bytes would reset the connection, and the
-/// client would not see the answer.
-async fn linger(mut socket: Socket, bytes: &[u8]) {
-    let by = clock::now().after(LINGER);
-    let _ = clock::timeout_at(by, async {
-        match &mut socket {
-            Socket::Plain(stream) => say_and_listen(stream, bytes).await,
-            Socket::Tls(stream) => say_and_listen(stream, bytes).await,
-        }
-    })
-    .await;
-}
-
-async fn say_and_listen(
-    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
-    bytes: &[u8],
-) -> io::Result<()> {
-    stream.write_all(bytes).await?;
-    stream.shutdown().await?;
-    let mut left = LINGER_BYTES;
-    let mut buffer = [0; 4096];
-    while left > 0 {
-        match stream.read(&mut buffer).await? {
-            0 => break,
-            length => left = left.saturating_sub(length),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -51,6 +51,10 @@ pub struct ConnectionLimits {
     pub h2_resets_pending: usize,
     /// HTTP/2 streams reset because the peer broke the protocol, then GOAWAY.
     pub h2_resets_local: usize,
+    /// HTTP/2 requests that the client gave up before they were answered, less those that were answered; then GOAWAY.
+    pub h2_resets: u32,
+    /// An HTTP/2 connection on which nothing came for so long is asked whether its client is there.
+    pub h2_ping: Duration,
     /// HTTP/2 receive window of a stream, in bytes.
     pub h2_stream_window: u32,
     /// HTTP/2 receive window of a connection, in bytes.
@@ -77,6 +81,8 @@ impl Default for ConnectionLimits {
             h2_streams: 100,
             h2_resets_pending: 20,
             h2_resets_local: 256,
+            h2_resets: 200,
+            h2_ping: Duration::from_secs(30),
             h2_stream_window: 256 * 1024,
             h2_connection_window: 1024 * 1024,
             h2_send_buffer: 256 * 1024,

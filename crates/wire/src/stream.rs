@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
 use parking_lot::Mutex;
 use tidegate_model::refusal;
@@ -21,6 +22,8 @@ use crate::settings::ConnectionLimits;
 /// What a client hears that has said it will send no more: is it still there? (RFC 9110 section 15.2 lets a server send
 /// an interim response at any time. The kernel of a client that is gone answers with a reset.)
 const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// GOAWAY with ENHANCE_YOUR_CALM (RFC 9113 sections 6.8 and 7). hyper has no way to say it.
+const GOAWAY_CALM: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11];
 
 /// A socket, with TLS or without.
 #[derive(Debug)]
@@ -55,6 +58,12 @@ pub(crate) struct Shared {
     pub broken_body: AtomicBool,
     /// The client has shut down its side.
     pub half_closed: AtomicBool,
+    /// A read waits until the exchange under way is over.
+    pub held_back: AtomicBool,
+    /// Exchanges that the client gave up before they were answered, less those that were answered.
+    pub given_up: AtomicU32,
+    /// The client is told to calm down (HTTP/2), and nothing of it is heard any more.
+    pub calm: AtomicBool,
     violated: AtomicBool,
     violation: Mutex<Option<Violation>>,
 }
@@ -86,6 +95,9 @@ impl Shared {
             declined: AtomicBool::new(false),
             broken_body: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
+            held_back: AtomicBool::new(false),
+            given_up: AtomicU32::new(0),
+            calm: AtomicBool::new(false),
             violated: AtomicBool::new(false),
             violation: Mutex::new(None),
         })
@@ -114,11 +126,15 @@ pub(crate) struct GuardedStream {
     pub socket: Socket,
     /// `None` for HTTP/2, where hyper's framing leaves no doubt.
     guard: Option<Guard>,
+    /// Bytes that the guard let pass after it had held them: a line that came in pieces.
+    released: Bytes,
     shared: Arc<Shared>,
     limits: Arc<ConnectionLimits>,
     body_since: Tick,
     body_bytes: u64,
     wrote: bool,
+    /// HTTP/2: the client was told to calm down.
+    calmed: bool,
 }
 
 impl GuardedStream {
@@ -130,11 +146,27 @@ impl GuardedStream {
     ) -> GuardedStream {
         let heads = HeadLimits { count: limits.header_count, bytes: limits.header_bytes };
         let guard = http1.then(|| Guard::new(heads));
-        GuardedStream { socket, guard, shared, limits, body_since: Tick(0), body_bytes: 0, wrote: false }
+        GuardedStream {
+            socket,
+            guard,
+            released: Bytes::new(),
+            shared,
+            limits,
+            body_since: Tick(0),
+            body_bytes: 0,
+            wrote: false,
+            calmed: false,
+        }
     }
 
     /// Reads that must wait, or fail, before the socket is asked.
     fn held_back(&mut self) -> Option<Poll<io::Result<()>>> {
+        let held = self.must_wait()?;
+        self.shared.held_back.store(held.is_pending(), Relaxed);
+        Some(held)
+    }
+
+    fn must_wait(&mut self) -> Option<Poll<io::Result<()>>> {
         let idle = self.shared.is_idle();
         if self.shared.violation().is_some() {
             let in_body = self.guard.as_ref().is_some_and(|guard| guard.phase() == Phase::Body);
@@ -163,16 +195,19 @@ impl GuardedStream {
     fn is_gone(&self) -> bool {
         match &self.socket {
             Socket::Plain(stream) => stream.peer_addr().is_err(),
-            Socket::Tls(_) => true,
+            Socket::Tls(stream) => stream.get_ref().0.peer_addr().is_err(),
         }
     }
 
-    /// Looks at what was read. How much of it may pass.
+    /// Looks at what was read. How much of it may pass as it lies there; what the guard releases besides stands in
+    /// `released` and comes first.
     fn inspect(&mut self, bytes: &[u8]) -> usize {
         let Some(guard) = &mut self.guard else { return bytes.len() };
         let before = guard.phase();
-        let passed = match guard.feed(bytes) {
-            Ok(()) => bytes.len(),
+        // Rare: heads mostly come whole.
+        let held = (!guard.held().is_empty()).then(|| guard.held().to_vec());
+        let mut passed = match guard.feed(bytes) {
+            Ok(passed) => passed,
             Err((at, violation)) => {
                 self.shared.broken_body.store(guard.phase() == Phase::Body, Relaxed);
                 self.shared.violate(violation);
@@ -180,6 +215,17 @@ impl GuardedStream {
             }
         };
         let after = guard.phase();
+        if let Some(mut whole) = held.filter(|_| passed > 0) {
+            whole.extend_from_slice(&bytes[..passed]);
+            self.released = whole.into();
+            passed = 0;
+        }
+        self.note_phase(before, after, bytes.len());
+        passed
+    }
+
+    /// Sets the deadlines of the phase that the client's bytes led to.
+    fn note_phase(&mut self, before: Phase, after: Phase, length: usize) {
         let now = clock::now();
         self.shared.active_at.set(now);
         match after {
@@ -192,16 +238,19 @@ impl GuardedStream {
                     self.body_since = now;
                     self.body_bytes = 0;
                 }
-                self.body_bytes += bytes.len() as u64;
+                self.body_bytes += length as u64;
                 self.shared.read_by.set(Tick::MAX);
                 self.check_body_rate(now);
             }
             Phase::Idle | Phase::Undecided | Phase::Tunnel => self.shared.read_by.set(Tick::MAX),
         }
+        if after == Phase::Undecided && before != Phase::Undecided {
+            // What was decided of the request before says nothing of this one.
+            self.shared.declined.store(false, Relaxed);
+        }
         if before == Phase::Idle {
             self.wrote = false;
         }
-        passed
     }
 
     fn check_body_rate(&self, now: Tick) {
@@ -220,13 +269,50 @@ impl GuardedStream {
     fn probe(&mut self, context: &mut Context<'_>) -> bool {
         let http11 =
             self.guard.as_ref().is_some_and(|guard| guard.phase() == Phase::Idle && !guard.is_http10());
-        let Socket::Plain(stream) = &mut self.socket else { return false };
         if !http11 || self.shared.is_idle() {
             return false;
         }
         self.shared.half_closed.store(true, Relaxed);
-        self.wrote
-            || matches!(Pin::new(stream).poll_write(context, PROBE), Poll::Ready(Ok(_)) | Poll::Pending)
+        self.wrote || self.socket.say(context, PROBE)
+    }
+
+    /// Reads on without hearing, so that the client can read why the connection ends.
+    fn poll_deaf(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            ready!(self.socket.poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Socket {
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Socket::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+
+    /// Writes a few bytes between two messages. `false`: they could not be written, or not whole.
+    fn say(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> bool {
+        let written = match self {
+            Socket::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Socket::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        };
+        let flushed = match self {
+            Socket::Plain(_) => Poll::Ready(Ok(())),
+            Socket::Tls(stream) => Pin::new(stream).poll_flush(context),
+        };
+        match written {
+            Poll::Pending => true,
+            Poll::Ready(written) => {
+                written.is_ok_and(|length| length == bytes.len()) && !matches!(flushed, Poll::Ready(Err(_)))
+            }
+        }
     }
 }
 
@@ -240,33 +326,40 @@ impl hyper::rt::Read for GuardedStream {
         context: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(held) = self.held_back() {
-            return held;
-        }
-        // SAFETY: only the first `passed` bytes, which `poll_read` has filled, are claimed below; none is de-initialised.
-        let mut buffer = ReadBuf::uninit(unsafe { cursor.as_mut() });
-        let polled = match &mut self.socket {
-            Socket::Plain(stream) => Pin::new(stream).poll_read(context, &mut buffer),
-            Socket::Tls(stream) => Pin::new(stream).poll_read(context, &mut buffer),
-        };
-        if polled.is_pending() {
-            let in_body = self.guard.as_ref().is_some_and(|guard| guard.phase() == Phase::Body);
-            if in_body && self.shared.read_by.get() == Tick::MAX {
-                self.shared.read_by.set(clock::now().after(self.limits.body_idle));
+        let this = &mut *self;
+        loop {
+            if !this.released.is_empty() {
+                let fits = this.released.len().min(cursor.remaining());
+                cursor.put_slice(&this.released.split_to(fits));
+                return Poll::Ready(Ok(()));
             }
+            if this.shared.calm.load(Relaxed) {
+                return this.poll_deaf(context);
+            }
+            if let Some(held) = this.held_back() {
+                return held;
+            }
+            // SAFETY: only the first `passed` bytes, which `poll_read` has filled, are claimed below; none is de-initialised.
+            let mut buffer = ReadBuf::uninit(unsafe { cursor.as_mut() });
+            let polled = this.socket.poll_read(context, &mut buffer);
+            if polled.is_pending() {
+                let in_body = this.guard.as_ref().is_some_and(|guard| guard.phase() == Phase::Body);
+                if in_body && this.shared.read_by.get() == Tick::MAX {
+                    this.shared.read_by.set(clock::now().after(this.limits.body_idle));
+                }
+            }
+            ready!(polled)?;
+            if buffer.filled().is_empty() {
+                return if this.probe(context) { Poll::Pending } else { Poll::Ready(Ok(())) };
+            }
+            let passed = this.inspect(buffer.filled());
+            if passed > 0 {
+                // SAFETY: `passed` is at most the number of bytes filled.
+                unsafe { cursor.advance(passed) };
+                return Poll::Ready(Ok(()));
+            }
+            // The line goes on, or was released, or is refused: the next round tells.
         }
-        ready!(polled)?;
-        let filled = buffer.filled().len();
-        if filled == 0 {
-            return if self.probe(context) { Poll::Pending } else { Poll::Ready(Ok(())) };
-        }
-        let passed = self.inspect(buffer.filled());
-        // SAFETY: `passed` is at most the number of bytes filled.
-        unsafe { cursor.advance(passed) };
-        if passed == 0 {
-            return self.held_back().unwrap_or_else(|| Poll::Ready(Err(refused())));
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -305,6 +398,10 @@ impl hyper::rt::Write for GuardedStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.shared.calm.load(Relaxed) && !std::mem::replace(&mut self.calmed, true) {
+            // What is flushed are whole frames: here one may follow.
+            self.socket.say(context, GOAWAY_CALM);
+        }
         match &mut self.socket {
             Socket::Plain(stream) => Pin::new(stream).poll_flush(context),
             Socket::Tls(stream) => Pin::new(stream).poll_flush(context),

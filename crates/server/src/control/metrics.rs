@@ -8,10 +8,11 @@ use tidegate_upstream::{Admin, EndpointStatus, UpstreamStatus};
 
 use crate::run::Process;
 use crate::telemetry::{
-    BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED,
-    ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY,
-    ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_USED, GATE_WAITING, LINES_DROPPED, Metric, RECEIVED,
-    REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
+    ACCEPT_FAILURES, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS,
+    CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
+    ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_USED, GATE_WAITING, LINES_DROPPED,
+    Metric, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, TENANT_REFUSED,
+    TENANT_REQUESTS, TENANTS, TRIES,
 };
 
 /// Tenants with a line of their own.
@@ -62,6 +63,8 @@ pub fn text(process: &Process) -> String {
     out.sample(CONNECTIONS.name, &[], gate.census.open());
     out.family(&CONNECTIONS_REFUSED);
     out.sample(CONNECTIONS_REFUSED.name, &[], gate.census.refused());
+    out.family(&ACCEPT_FAILURES);
+    out.sample(ACCEPT_FAILURES.name, &[], gate.census.failed());
     out.family(&RELOADS);
     out.sample(RELOADS.name, &[("outcome", "applied")], gate.counts.reloads.load(Relaxed));
     out.sample(RELOADS.name, &[("outcome", "refused")], gate.counts.reloads_refused.load(Relaxed));

@@ -45,6 +45,7 @@ metrics! {
     GATE_WAITING = "tidegate_upstream_waiting", "gauge", "Requests waiting for a slot.";
     CONNECTIONS = "tidegate_connections", "gauge", "Client connections open.";
     CONNECTIONS_REFUSED = "tidegate_connections_refused_total", "counter", "Client connections refused because there were too many.";
+    ACCEPT_FAILURES = "tidegate_accept_failures_total", "counter", "Client connections that could not be accepted, mostly for want of file descriptors.";
     TENANTS = "tidegate_tenants", "gauge", "Tenants with state of their own.";
     TENANT_REQUESTS = "tidegate_tenant_requests_total", "counter", "Exchanges that a tenant's limits let through, for the busiest tenants; `other` are the rest.";
     TENANT_REFUSED = "tidegate_tenant_refused_total", "counter", "Exchanges that a tenant's limits refused, for the busiest tenants; `other` are the rest.";

@@ -172,19 +172,40 @@ proptest! {
     ) {
         let bytes = pieces.concat();
         let mut whole = Guard::new(LIMITS);
-        let expected = whole.feed(bytes.as_bytes()).err().map(|(_, violation)| violation);
+        let result = whole.feed(bytes.as_bytes());
+        let expected = result.err().map(|(_, violation)| violation);
         let mut split = Guard::new(LIMITS);
         let mut seen = None;
+        let mut delivered = Vec::new();
         let mut rest = bytes.as_bytes();
         let mut cuts = cuts.into_iter();
         while seen.is_none() && !rest.is_empty() {
             let cut = cuts.next().unwrap_or(usize::MAX).min(rest.len());
-            seen = split.feed(&rest[..cut]).err().map(|(_, violation)| violation);
+            let held = split.held().to_vec();
+            let result = split.feed(&rest[..cut]);
+            let passed = result.unwrap_or_else(|(at, _)| at);
+            if passed > 0 {
+                delivered.extend_from_slice(&held);
+                delivered.extend_from_slice(&rest[..passed]);
+            }
+            seen = result.err().map(|(_, violation)| violation);
             rest = &rest[cut..];
         }
         prop_assert_eq!(seen, expected);
+        // What has passed is the same too: never a byte of a line that is bad, or that has not ended.
+        let good = result.unwrap_or_else(|(at, _)| at);
+        prop_assert_eq!(&delivered, &bytes.as_bytes()[..good]);
         if expected.is_none() {
             prop_assert_eq!(split.phase(), whole.phase());
+        }
+    }
+
+    #[test]
+    fn whatever_target_passes_is_one_for_whom_the_bytes_are_handed_to(target in "[ -~]{0,12}") {
+        let target = format!("/{target}");
+        if code(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")) == "passed" {
+            let read = http::Uri::try_from(&target);
+            prop_assert!(read.is_ok_and(|uri| uri == target.as_str()), "{}", target);
         }
     }
 

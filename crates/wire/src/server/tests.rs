@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::body::Body;
 use crate::listen;
-use crate::tls::Certificates;
+use crate::settings::CertificateFiles;
+use crate::tls::{CertificateSet, Certificates};
 
 /// Answers `/` at once, `/wait` when the gate opens, `/body` with the body's length; anything else with its path.
 #[derive(Default)]
@@ -105,6 +106,14 @@ impl Scene {
         TcpStream::connect(self.address).await.unwrap()
     }
 
+    async fn connect_tls(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let settings = crate::settings::ClientTlsSettings { insecure: true, ..Default::default() };
+        let tls = crate::client_tls::ClientTls::new(&settings, Some("a")).unwrap();
+        let config = Arc::clone(tls.config(crate::settings::Protocol::Http1));
+        let name = rustls::pki_types::ServerName::try_from("a").unwrap();
+        tokio_rustls::TlsConnector::from(config).connect(name, self.connect().await).await.unwrap()
+    }
+
     /// Sends these bytes and reads until the server closes.
     async fn exchange(&self, bytes: &str) -> String {
         let mut stream = self.connect().await;
@@ -145,7 +154,10 @@ fn scene<F: Future<Output = ()>>(
         };
         change(&mut settings);
         let fake = Rc::new(Fake::default());
-        let tls = Arc::new(Certificates::default()).server_config();
+        let tls = match settings.tls {
+            true => certificates().server_config(),
+            false => Arc::new(Certificates::default()).server_config(),
+        };
         let server = Server::new(Rc::clone(&fake), tls, Arc::default());
         let socket = listen::bind(settings.address, 1).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
@@ -153,6 +165,20 @@ fn scene<F: Future<Output = ()>>(
         let played = play(Rc::new(Scene { fake, server, address }));
         tokio::time::timeout(Duration::from_secs(20), played).await.expect("the scene hangs");
     });
+}
+
+/// A certificate for `a`.
+fn certificates() -> Arc<Certificates> {
+    let made = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+    let folder = std::env::temp_dir().join(format!("tidegate-wire-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let files = CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+    std::fs::write(&files.cert, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let certificates = Arc::new(Certificates::default());
+    certificates.swap(CertificateSet::load(&[files]).unwrap());
+    std::fs::remove_dir_all(&folder).unwrap();
+    certificates
 }
 
 fn limits(settings: &mut ListenerSettings) -> &mut ConnectionLimits {
@@ -212,6 +238,34 @@ fn heads_that_are_too_large_are_refused() {
             assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
         }
     });
+}
+
+#[test]
+fn a_bad_line_that_comes_in_pieces_is_refused_by_us_and_a_good_one_passes() {
+    scene(
+        |_| {},
+        async |scene| {
+            let rows = [
+                ("GET / HTTP/1.1\r\nHost: a\r\nX(y: b\r\n\r\n", "request.malformed"),
+                ("GET / HT\x01TP/1.1\r\nHost: a\r\n\r\n", "request.malformed"),
+                ("GET /<> HTTP/1.1\r\nHost: a\r\n\r\n", "request.malformed"),
+                ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "\r\n\r\n/"),
+            ];
+            for (bytes, end) in rows {
+                let mut stream = scene.connect().await;
+                stream.set_nodelay(true).unwrap();
+                for byte in bytes.as_bytes() {
+                    // Whatever follows a refused line may already meet a closed connection.
+                    let _ = stream.write_all(&[*byte]).await;
+                    tokio::task::yield_now().await;
+                }
+                let answer = rest(&mut stream).await;
+                assert!(answer.ends_with(end), "{bytes:?} was answered {answer:?}");
+                assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer:?}");
+            }
+            assert_eq!(scene.fake.refused.borrow().len(), 3);
+        },
+    );
 }
 
 #[test]
@@ -322,6 +376,31 @@ fn a_client_that_has_only_closed_its_side_is_answered() {
             scene.fake.gate.notify_one();
             let answer = rest(&mut stream).await;
             assert!(answer.ends_with("waited"), "{answer:?}");
+        },
+    );
+}
+
+#[test]
+fn a_client_that_has_only_closed_its_side_of_tls_is_answered() {
+    scene(
+        |settings| settings.tls = true,
+        async |scene| {
+            let mut stream = scene.connect_tls().await;
+            stream.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            scene.fake.begun.notified().await;
+            stream.shutdown().await.unwrap();
+            let mut probe = [0; 25];
+            stream.read_exact(&mut probe).await.unwrap();
+            assert_eq!(&probe, b"HTTP/1.1 100 Continue\r\n\r\n");
+            scene.fake.gate.notify_one();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.ends_with("waited"), "{answer:?}");
+            let mut stream = scene.connect_tls().await;
+            stream.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            scene.fake.begun.notified().await;
+            drop(stream);
+            scene.fake.cancelled.notified().await;
         },
     );
 }
@@ -442,4 +521,84 @@ fn http2_by_prior_knowledge_is_served_and_its_host_is_checked() {
             }
         },
     );
+}
+
+#[test]
+fn other_settings_hold_for_the_next_connections_of_a_listener() {
+    scene(
+        |settings| limits(settings).header_count = 2,
+        async |scene| {
+            let request = "GET /x HTTP/1.1\r\nHost: a\r\nX: y\r\nConnection: close\r\n\r\n";
+            assert!(scene.exchange(request).await.starts_with("HTTP/1.1 431 "));
+            let mut before = scene.connect().await;
+            before.write_all(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            until(&mut before, "/x").await;
+            let settings = ListenerSettings {
+                address: scene.address,
+                tls: false,
+                proxy_protocol: false,
+                limits: Arc::default(),
+            };
+            scene.server.adjust(scene.address, settings);
+            assert!(scene.exchange(request).await.ends_with("\r\n\r\n/x"));
+            before.write_all(request.as_bytes()).await.unwrap();
+            assert!(rest(&mut before).await.starts_with("HTTP/1.1 431 "), "it keeps what it began with");
+        },
+    );
+}
+
+#[test]
+fn what_waits_to_be_accepted_when_a_listener_closes_is_served() {
+    for drained in [false, true] {
+        scene(
+            |_| {},
+            async |scene| {
+                // Connected for the kernel; the server's task has not run since.
+                let mut waiting: Vec<_> = (0..3)
+                    .map(|_| {
+                        let stream = std::net::TcpStream::connect(scene.address).unwrap();
+                        stream.set_nonblocking(true).unwrap();
+                        TcpStream::from_std(stream).unwrap()
+                    })
+                    .collect();
+                match drained {
+                    true => {
+                        let server = Rc::clone(&scene.server);
+                        task::spawn(async move { server.drain().await });
+                    }
+                    false => scene.server.close(scene.address),
+                }
+                for stream in &mut waiting {
+                    stream
+                        .write_all(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                        .await
+                        .unwrap();
+                    assert!(rest(stream).await.ends_with("/x"));
+                }
+                assert!(TcpStream::connect(scene.address).await.is_err());
+            },
+        );
+    }
+}
+
+#[test]
+fn a_failure_to_accept_is_counted_each_time_and_said_once_a_second() {
+    let census = Census::default();
+    let seconds = |seconds| Tick(0).after(Duration::from_millis(seconds));
+    let said = [10_000, 10_100, 10_999, 11_000, 11_500].map(|at| census.fail(seconds(at)));
+    assert_eq!(said, [true, false, false, true, false]);
+    assert_eq!(census.failed(), 5);
+}
+
+#[test]
+fn an_http2_client_that_answers_no_ping_is_gone() {
+    let change = |settings: &mut ListenerSettings| limits(settings).h2_ping = Duration::from_millis(50);
+    scene(change, async |scene| {
+        let mut stream = scene.connect().await;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0];
+        assert!(answer.windows(9).any(|frame| frame == ping), "{answer:?}");
+    });
 }

@@ -143,6 +143,13 @@ pub struct Limits {
     /// HTTP/2: streams reset because the client broke the protocol; then the connection is closed.
     #[schemars(range(min = 1, max = 100_000))]
     pub h2_resets_local: u32,
+    /// HTTP/2: requests that the client gave up before they were answered, less those that were answered; then the
+    /// connection is closed (rapid reset).
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub h2_resets: u32,
+    /// HTTP/2: a connection on which nothing came for so long is asked whether its client is there, and closed if
+    /// it does not answer.
+    pub h2_ping: Time,
     /// HTTP/2: receive window of a stream.
     pub h2_stream_window: Size,
     /// HTTP/2: receive window of a connection.
@@ -171,6 +178,8 @@ impl Default for Limits {
             h2_streams: limits.h2_streams,
             h2_resets_pending: count(limits.h2_resets_pending),
             h2_resets_local: count(limits.h2_resets_local),
+            h2_resets: limits.h2_resets,
+            h2_ping: Time(limits.h2_ping),
             h2_stream_window: Size(limits.h2_stream_window.into()),
             h2_connection_window: Size(limits.h2_connection_window.into()),
             h2_send_buffer: Size(limits.h2_send_buffer as u64),

@@ -75,6 +75,7 @@ fn limits(context: &mut Context<'_>, raw: &raw::Limits, node: &Node) -> Connecti
         ("idle", &raw.idle),
         ("body_idle", &raw.body_idle),
         ("tunnel_idle", &raw.tunnel_idle),
+        ("h2_ping", &raw.h2_ping),
     ] {
         context.positive(node, key, time);
     }
@@ -103,6 +104,8 @@ fn limits(context: &mut Context<'_>, raw: &raw::Limits, node: &Node) -> Connecti
         h2_streams: raw.h2_streams,
         h2_resets_pending: raw.h2_resets_pending as usize,
         h2_resets_local: raw.h2_resets_local as usize,
+        h2_resets: raw.h2_resets,
+        h2_ping: raw.h2_ping.0,
         h2_stream_window: word(bytes("h2_stream_window", &raw.h2_stream_window, 1 << 10, WINDOW_MAX)),
         h2_connection_window: word(bytes(
             "h2_connection_window",

@@ -1,0 +1,63 @@
+//! The last words of a connection: an answer written as it is, and a close that lets the client read it.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::clock;
+use crate::stream::Socket;
+
+/// How long a refused client may take to read why, and how much of what it still sends is read meanwhile.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER_BYTES: usize = 256 * 1024;
+
+/// The bytes of a response that closes the connection.
+pub(crate) fn encode(response: &Response<Bytes>) -> Vec<u8> {
+    let status = response.status();
+    let mut out =
+        format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("")).into_bytes();
+    for (name, value) in response.headers() {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(
+        format!("content-length: {}\r\nconnection: close\r\n\r\n", response.body().len()).as_bytes(),
+    );
+    out.extend_from_slice(response.body());
+    out
+}
+
+/// Writes the last answer, then reads a little on: a close with unread bytes would reset the connection, and the
+/// client would not see the answer.
+pub(crate) async fn linger(mut socket: Socket, bytes: &[u8]) {
+    let by = clock::now().after(LINGER);
+    let _ = clock::timeout_at(by, async {
+        match &mut socket {
+            Socket::Plain(stream) => say_and_listen(stream, bytes).await,
+            Socket::Tls(stream) => say_and_listen(stream, bytes).await,
+        }
+    })
+    .await;
+}
+
+async fn say_and_listen(
+    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.shutdown().await?;
+    let mut left = LINGER_BYTES;
+    let mut buffer = [0; 4096];
+    while left > 0 {
+        match stream.read(&mut buffer).await? {
+            0 => break,
+            length => left = left.saturating_sub(length),
+        }
+    }
+    Ok(())
+}
