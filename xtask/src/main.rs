@@ -13,7 +13,8 @@ fn main() -> ExitCode {
     let done = match task.as_str() {
         "test" | "ci" => test(),
         "tidy" => tidy::check(&root()),
-        _ => Err("usage: cargo xtask test | tidy".to_owned()),
+        "gen" => cargo(&["run", "-q", "-p", "tidegate", "--", "gen", "docs"], &[]),
+        _ => Err("usage: cargo xtask test | tidy | gen".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

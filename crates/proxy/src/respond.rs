@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use tidegate_model::headers;
 use tidegate_model::path::redirect_target;
 use tidegate_model::problem::{
@@ -189,6 +189,8 @@ pub fn refuse_bytes(proxy: &Proxy, connection: &Connection, refusal: &Refusal) -
     let id = RequestId(proxy.entropy.id());
     let mut receipt = Receipt::open(id, clock::now(), connection.peer.ip(), connection.listener);
     receipt.tls = connection.tls;
+    // It had no request line that could be relied on: none is told.
+    (receipt.method, receipt.uri) = (unread_method(), Uri::from_static("-"));
     let response = problem::respond(refusal, Form::Json, id);
     receipt.status = Some(response.status());
     receipt.response_bytes = response.body().len() as u64;
@@ -196,6 +198,11 @@ pub fn refuse_bytes(proxy: &Proxy, connection: &Connection, refusal: &Refusal) -
     open.refused(refusal);
     open.settle(End::Complete);
     response
+}
+
+/// Stands in a receipt for a method that was not read.
+fn unread_method() -> Method {
+    Method::from_bytes(b"-").expect("a dash is a token")
 }
 
 /// Whether the next rung of the ladder may do better than this refusal.

@@ -214,7 +214,7 @@ fn new_key(id: &str) -> io::Result<ExitCode> {
 }
 
 fn generate(directory: &Path) -> io::Result<ExitCode> {
-    for (name, text) in config::generated() {
+    for (name, text) in config::generated().into_iter().chain(crate::telemetry::generated()) {
         std::fs::write(directory.join(name), text)?;
     }
     Ok(ExitCode::SUCCESS)

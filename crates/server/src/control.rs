@@ -15,7 +15,7 @@ use axum::extract::{ConnectInfo, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde::Deserialize;
 use serde_json::json;
 use tidegate_model::credential::Digest;
@@ -29,6 +29,8 @@ use crate::run::Process;
 mod explanation;
 mod metrics;
 mod report;
+
+pub use metrics::TenantLines;
 
 /// Bytes of a request's body.
 const BODY_MAX: usize = 64 * 1024;
@@ -121,18 +123,29 @@ async fn as_unix(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
+/// All there is, as `docs/control.md` has it.
+fn endpoints() -> [(&'static str, MethodRouter<Control>); 8] {
+    [
+        ("/healthz", get(|| async { "ok\n" })),
+        ("/readyz", get(ready)),
+        ("/metrics", get(scrape)),
+        ("/status", get(status)),
+        ("/config", get(config)),
+        ("/explain/{id}", get(explain)),
+        ("/reload", post(reload)),
+        ("/upstreams/{name}/endpoints/{address}", post(set_endpoint)),
+    ]
+}
+
 fn router(control: Control) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(scrape))
-        .route("/status", get(status))
-        .route("/config", get(config))
-        .route("/explain/{id}", get(explain))
-        .route("/reload", post(reload))
-        .route("/upstreams/{name}/endpoints/{address}", post(set_endpoint))
+    endpoints()
+        .into_iter()
+        .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
         .fallback(|| async {
             problem(StatusCode::NOT_FOUND, "control.not-found", "there is nothing at this path")
+        })
+        .method_not_allowed_fallback(|| async {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "control.method", "this path has another method")
         })
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(control.clone(), guard))
@@ -292,10 +305,9 @@ async fn explain(
 }
 
 async fn reload(State(control): State<Control>) -> Response {
-    control.process.reload_now();
-    match control.process.reload_error.lock().clone() {
-        None => axum::Json(json!({"reloaded": true})).into_response(),
-        Some(problems) => problem(StatusCode::UNPROCESSABLE_ENTITY, "control.config", &problems),
+    match control.process.reload().await {
+        Ok(()) => axum::Json(json!({"reloaded": true})).into_response(),
+        Err(problems) => problem(StatusCode::UNPROCESSABLE_ENTITY, "control.config", &problems),
     }
 }
 
@@ -368,6 +380,26 @@ mod tests {
         ] {
             assert_eq!(check(peer, need, token), expected, "{peer} {need:?} {token:?}");
         }
+    }
+
+    #[test]
+    fn the_documentation_names_each_endpoint_and_each_error() {
+        let source = include_str!("control.rs");
+        let page = include_str!("../../../docs/control.md");
+        let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## `")).collect();
+        for (path, _) in endpoints() {
+            let told = headings.iter().any(|heading| heading.contains(&format!(" {path}`")));
+            assert!(told, "docs/control.md has no `{path}`");
+        }
+        assert_eq!(headings.len(), endpoints().len(), "{headings:?}");
+        let codes = |text: &str| {
+            let parts = text.split(['"', '`']).filter(|part| part.starts_with("control."));
+            let codes = parts
+                .filter(|part| part.bytes().all(|byte| byte.is_ascii_lowercase() || b".-".contains(&byte)));
+            codes.map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+        };
+        let known = codes(source.split("#[cfg(test)]").next().unwrap());
+        assert_eq!(codes(page), known);
     }
 
     #[test]

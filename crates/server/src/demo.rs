@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -12,7 +13,7 @@ use tidegate_wire::clock;
 use tokio::runtime::{Builder, LocalOptions};
 
 use crate::config::Config;
-use crate::run::{Source, start, stop};
+use crate::run::{Signals, Source, Started, start, stop};
 
 /// The keys of the three tenants: for this demo alone.
 const KEYS: [(&str, &str); 3] = [("acme", "demo-acme"), ("globex", "demo-globex"), ("greedy", "demo-greedy")];
@@ -59,40 +60,55 @@ async fn show(time: Option<Duration>) -> Result<(), String> {
     std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     let config = Config::load(&path).map_err(|problems| problems.to_string())?;
     println!("sample servers at {first} and {second}; configuration in {}\n", path.display());
-    let process = start(config, Source::File(path)).await?;
+    let mut signals = Signals::catch().map_err(|error| format!("signals cannot be received: {error}"))?;
+    let Started { process, controls } = start(config, Source::File(path)).await?;
     let gate = process
         .gate
         .listening()
         .first()
         .map(|listening| listening.address)
         .ok_or("the gate listens nowhere")?;
-    introduce(gate);
+    introduce(gate, controls.first().map_or("127.0.0.1:8090", String::as_str));
     let traffic = Traffic::start(gate);
-    let ended = watch(&traffic, time).await;
+    let ended = watch(&traffic, time, &mut signals).await;
     traffic.stop.store(true, Relaxed);
     stop(&process).await;
     let _ = std::fs::remove_dir_all(&folder);
     ended
 }
 
-fn introduce(gate: SocketAddr) {
+fn introduce(gate: SocketAddr, control: &str) {
     println!(
-        "
+        r#"
 Three tenants send requests now: acme and globex a few a second, greedy 250 a second, of which its plan allows 5.
 Try, in another terminal:
 
   curl -i http://{gate}/api/hello -H 'Authorization: Bearer demo-acme'     # served, with RateLimit fields
-  curl -i http://{gate}/api/hello                                         # 401: no credential
+  curl -i http://{gate}/api/hello                                          # 401: no credential
   curl -i http://{gate}/api/hello -H 'Authorization: Bearer demo-greedy'   # 429 most of the time: greedy alone
   curl -i http://{gate}/api/slow -H 'Authorization: Bearer demo-acme'      # 504 after a second: the deadline
   curl -i http://{gate}/api/fail -H 'Authorization: Bearer demo-acme'      # a fixed answer: the ladder's last rung
   curl -N http://{gate}/api/events -H 'Authorization: Bearer demo-acme'    # server-sent events, as they happen
-  curl -s http://127.0.0.1:8090/explain/ID?format=text                     # ID: the X-Request-Id of an answer
-  tidegate status                                                          # endpoints, tenants, limits
+
+What happened to a request, by the X-Request-Id of its answer:
+
+  curl -s "http://{control}/explain/$(curl -si http://{gate}/api/fail -H 'Authorization: Bearer demo-acme' | sed -n 's/^x-request-id: \([0-9a-f]*\).*/\1/p')?format=text"
+
+  {program} status --control {control}     # endpoints, tenants, limits; --watch for more
+  {program} explain limit.rate     # what a refusal means, and how to mend it
 
 Ctrl-C ends it. What is happening:
-"
+"#,
+        program = program()
     );
+}
+
+/// How this program is called from here.
+fn program() -> String {
+    let Ok(path) = std::env::current_exe() else { return "tidegate".to_owned() };
+    let here = std::env::current_dir().ok();
+    let short = here.and_then(|here| path.strip_prefix(here).ok().map(PathBuf::from));
+    short.unwrap_or(path).display().to_string()
 }
 
 /// Requests of the tenants, and how they were answered.
@@ -146,7 +162,7 @@ fn ask(gate: SocketAddr, key: &str) -> std::io::Result<u16> {
 }
 
 /// Tells every two seconds what the tenants got, until Ctrl-C or the time is over.
-async fn watch(traffic: &Traffic, time: Option<Duration>) -> Result<(), String> {
+async fn watch(traffic: &Traffic, time: Option<Duration>, signals: &mut Signals) -> Result<(), String> {
     const EVERY: Duration = Duration::from_secs(2);
     let end = time.map_or(tidegate_model::tick::Tick::MAX, |time| clock::now().after(time));
     println!("{:>8}  {:>20}  {:>20}  {:>20}", "", "acme", "globex", "greedy");
@@ -155,7 +171,7 @@ async fn watch(traffic: &Traffic, time: Option<Duration>) -> Result<(), String> 
         let next = clock::now().after(EVERY).min(end);
         tokio::select! {
             () = clock::sleep_until(next) => {}
-            stopped = tokio::signal::ctrl_c() => return stopped.map_err(|error| error.to_string()),
+            () = signals.stopped() => return Ok(()),
         }
         let cells = traffic.counts.iter().map(|counts| {
             let (served, refused) = (counts.served.load(Relaxed), counts.refused.load(Relaxed));

@@ -4,22 +4,26 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tidegate_wire::clock;
 use tidegate_wire::task;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
-use crate::control::{self, ControlError};
+use crate::control::{self, ControlError, TenantLines};
 use crate::jwks;
 use crate::wiring::Gate;
 
 /// How long a start waits for names to be resolved, before it says that it is ready.
-const FIRST_LOOK: std::time::Duration = std::time::Duration::from_secs(2);
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+/// How long an end waits for the last lines of the access log.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// Reloads asked for by the control API that may wait for their outcome.
+const ASKED_MAX: usize = 16;
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
@@ -34,7 +38,12 @@ impl Source {
     fn load(&self) -> Result<Config, String> {
         match self {
             Source::File(path) => Config::load(path).map_err(|problems| problems.to_string()),
-            Source::To(address) => Config::to(address).map_err(|problems| problems.to_string()),
+            // There is no file whose lines could be shown.
+            Source::To(address) => Config::to(address).map_err(|problems| {
+                let told =
+                    problems.told().into_iter().map(|problem| format!("error: --to: {}", problem.message));
+                told.collect::<Vec<_>>().join("\n")
+            }),
         }
     }
 }
@@ -43,8 +52,8 @@ impl Source {
 pub struct Process {
     /// The gate.
     pub gate: Arc<Gate>,
-    /// Asks for a reload.
-    pub reload: Notify,
+    /// The tenants that have metrics of their own.
+    pub tenant_lines: Mutex<TenantLines>,
     /// Why the last reload was refused.
     pub reload_error: Mutex<Option<String>>,
     /// When the configuration in force was loaded.
@@ -52,7 +61,19 @@ pub struct Process {
     /// Whether it is stopping.
     pub draining: std::sync::atomic::AtomicBool,
     source: Source,
+    reload: mpsc::Sender<Asked>,
 }
+
+/// A process that has just been started.
+pub struct Started {
+    /// It.
+    pub process: Arc<Process>,
+    /// Where its control API is, in words: `ADDRESS:PORT` or `unix:PATH`.
+    pub controls: Vec<String>,
+}
+
+/// A reload that was asked for, and who waits for its outcome.
+type Asked = Option<oneshot::Sender<Result<(), String>>>;
 
 /// Runs until SIGTERM or SIGINT. 0: stopped as told; 2: the configuration cannot be used.
 #[must_use]
@@ -73,14 +94,14 @@ pub fn run(source: Source) -> ExitCode {
         let signals = match Signals::catch() {
             Ok(signals) => signals,
             Err(error) => {
-                eprintln!("signals cannot be received: {error}");
+                eprintln!("tidegate: signals cannot be received: {error}");
                 return ExitCode::FAILURE;
             }
         };
         match start(config, source).await {
-            Ok(process) => until_stopped(process, signals).await,
+            Ok(Started { process, .. }) => until_stopped(process, signals).await,
             Err(error) => {
-                eprintln!("{error}");
+                eprintln!("error: {error}");
                 ExitCode::from(2)
             }
         }
@@ -91,37 +112,39 @@ pub fn run(source: Source) -> ExitCode {
 ///
 /// # Errors
 /// What stands in the way, in words.
-pub async fn start(config: Config, source: Source) -> Result<Arc<Process>, String> {
+pub async fn start(config: Config, source: Source) -> Result<Started, String> {
     let control = config.control.clone();
     let gate = Gate::start(config).map_err(|error| error.to_string())?;
+    let (reload, asked) = mpsc::channel(ASKED_MAX);
     let process = Arc::new(Process {
         gate,
-        reload: Notify::new(),
+        tenant_lines: Mutex::default(),
         reload_error: Mutex::new(None),
         loaded_at: Mutex::new(clock::wall()),
         draining: std::sync::atomic::AtomicBool::new(false),
         source,
+        reload,
     });
     let controls = control::serve(&control, &process).map_err(|error: ControlError| chain(&error))?;
     let upstreams = Arc::clone(&process.gate.standing.upstreams);
     task::spawn(async move { upstreams.drive().await });
     process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
-    task::spawn(follow(Arc::clone(&process)));
+    task::spawn(follow(Arc::clone(&process), asked));
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {
         let scheme = if listening.settings.tls { "https" } else { "http" };
         let _ = writeln!(out, "listening {scheme} {}", listening.address);
     }
-    for address in controls {
+    for address in &controls {
         let _ = writeln!(out, "control http {address}");
     }
     let _ = out.flush();
-    Ok(process)
+    Ok(Started { process, controls })
 }
 
 /// The signals that steer the process. Caught before it says that it is ready: a signal that comes then counts.
-struct Signals {
+pub struct Signals {
     term: Signal,
     int: Signal,
     hup: Signal,
@@ -129,13 +152,25 @@ struct Signals {
 }
 
 impl Signals {
-    fn catch() -> std::io::Result<Signals> {
+    /// Catches them from now on.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn catch() -> std::io::Result<Signals> {
         Ok(Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             hup: signal(SignalKind::hangup())?,
             usr1: signal(SignalKind::user_defined1())?,
         })
+    }
+
+    /// Ends when one tells the process to stop.
+    pub async fn stopped(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
     }
 }
 
@@ -144,7 +179,8 @@ async fn until_stopped(process: Arc<Process>, mut signals: Signals) -> ExitCode 
         tokio::select! {
             _ = signals.term.recv() => break,
             _ = signals.int.recv() => break,
-            _ = signals.hup.recv() => process.reload.notify_one(),
+            // As many as fit are waiting already: this one is theirs too.
+            _ = signals.hup.recv() => drop(process.reload.try_send(None)),
             _ = signals.usr1.recv() => process.gate.telemetry.reopen(),
         }
     }
@@ -162,28 +198,47 @@ pub async fn stop(process: &Arc<Process>) {
     if !ended {
         tracing::warn!("some exchanges did not end in time and were cut");
     }
+    let gate = Arc::clone(&process.gate);
+    // It fails only if writing panicked: then there is no log to wait for.
+    let _ = tokio::task::spawn_blocking(move || gate.telemetry.finish(LAST_LINES)).await;
 }
 
-/// Reloads when it is asked for, and when a file has changed.
-async fn follow(process: Arc<Process>) {
+/// Reloads when it is asked for, and when a file has changed. One after the other: who asked is told of their own.
+async fn follow(process: Arc<Process>, mut asked: mpsc::Receiver<Asked>) {
     let mut watch = Watch::new(&process.gate.config().sources);
     loop {
-        tokio::select! {
-            () = process.reload.notified() => {}
-            () = watch.changed() => {}
-        }
-        process.reload_now();
+        let answer = tokio::select! {
+            Some(answer) = asked.recv() => answer,
+            () = watch.changed() => None,
+        };
+        // What is there now is about to be read: it is no change any more, however this ends.
+        watch.begin();
+        let outcome = process.reload_now();
         watch.follow(&process.gate.config().sources);
+        if let Some(answer) = answer {
+            // Whoever asked may have gone.
+            let _ = answer.send(outcome);
+        }
     }
 }
 
 impl Process {
     /// Loads the configuration again. A bad one changes nothing.
-    pub fn reload_now(&self) {
+    ///
+    /// # Errors
+    /// Why it was not reloaded.
+    pub async fn reload(&self) -> Result<(), String> {
+        let (answer, outcome) = oneshot::channel();
+        let busy = || "too many reloads are waiting".to_owned();
+        self.reload.try_send(Some(answer)).map_err(|_| busy())?;
+        outcome.await.unwrap_or_else(|_| Err(busy()))
+    }
+
+    fn reload_now(&self) -> Result<(), String> {
         let applied =
             self.source.load().and_then(|config| self.gate.apply(config).map_err(|error| error.to_string()));
         self.gate.counts.reloaded(applied.is_ok());
-        match applied {
+        match &applied {
             Ok(()) => {
                 *self.loaded_at.lock() = clock::wall();
                 *self.reload_error.lock() = None;
@@ -191,9 +246,10 @@ impl Process {
             }
             Err(problems) => {
                 tracing::error!(%problems, "configuration not reloaded: the one before stays in force");
-                *self.reload_error.lock() = Some(problems);
+                *self.reload_error.lock() = Some(problems.clone());
             }
         }
+        applied
     }
 }
 

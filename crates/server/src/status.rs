@@ -83,7 +83,7 @@ fn tell(args: &StatusArgs) -> Result<(), String> {
             println!("{answer}");
         } else {
             let state: Value =
-                serde_json::from_str(&answer).map_err(|error| format!("not a status: {error}"))?;
+                serde_json::from_str(&answer).map_err(|error| format!("tidegate: not a status: {error}"))?;
             if args.watch {
                 print!("\x1b[2J\x1b[H");
             }
@@ -97,47 +97,158 @@ fn tell(args: &StatusArgs) -> Result<(), String> {
     }
 }
 
-/// The state as a table for a terminal.
+/// The state as tables for a terminal.
 fn table(state: &Value) -> String {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let mut rows: Vec<Vec<String>> = vec![
-        ["UPSTREAM", "ENDPOINT", "STATE", "ADMIN", "ACTIVE", "CONNS", "REQUESTS", "FAILED", "LATENCY"]
-            .map(String::from)
-            .to_vec(),
-    ];
-    for upstream in state["upstreams"].as_array().into_iter().flatten() {
-        for endpoint in upstream["endpoints"].as_array().into_iter().flatten() {
-            let latency = format!("{:.1} ms", endpoint["latency_ms"].as_f64().unwrap_or_default());
-            let mut row = vec![text(&upstream["name"])];
-            row.extend(
-                ["address", "state", "admin", "active", "connections", "requests", "failures"]
-                    .map(|key| text(&endpoint[key])),
-            );
-            row.push(latency);
-            rows.push(row);
-        }
-    }
-    let mut tenants: Vec<Vec<String>> =
-        vec![["TENANT", "PLAN", "ADMITTED", "REFUSED", "IN FLIGHT"].map(String::from).to_vec()];
-    for tenant in state["tenants"]["busiest"].as_array().into_iter().flatten() {
-        tenants
-            .push(["id", "plan", "admitted", "refused", "in_flight"].map(|key| text(&tenant[key])).to_vec());
-    }
     let error = match &state["config"]["last_error"] {
-        Value::String(error) => format!("\nthe last reload was refused:\n{error}\n"),
+        Value::String(error) => {
+            format!(
+                "\nThe last reload was refused, the configuration before is in force:\n{}\n",
+                indented(error)
+            )
+        }
         _ => String::new(),
     };
     format!(
-        "tidegate {}, configuration of {}, {} connections\n\n{}\n{}{error}",
-        text(&state["version"]),
-        text(&state["config"]["loaded_at"]),
+        "tidegate {}, configuration of {}, {} connections\n\n{}\n{}\n{}{error}",
+        cell(&state["version"]),
+        cell(&state["config"]["loaded_at"]),
         state["connections"],
-        aligned(&rows),
-        aligned(&tenants)
+        aligned(&upstreams(state)),
+        aligned(&endpoints(state)),
+        aligned(&tenants(state))
     )
 }
 
-fn aligned(rows: &[Vec<String>]) -> String {
+fn upstreams(state: &Value) -> Rows {
+    let mut rows = Rows::of(["UPSTREAM", "BREAKER", "SLOTS", "WAITING", "P50", "P99", "DISCOVERY"]);
+    for one in list(&state["upstreams"]) {
+        let slots = match &one["concurrency"] {
+            Value::Null => "-".to_owned(),
+            limit => format!("{} of {limit}", one["in_use"]),
+        };
+        let mut found = cell(&one["discovery"]);
+        if let Value::String(error) = &one["discovery_error"] {
+            found = format!("{found} (failing: {error})");
+        }
+        rows.push([
+            cell(&one["name"]),
+            cell(&one["breaker"]),
+            slots,
+            cell(&one["waiting"]),
+            millis(&one["p50_ms"]),
+            millis(&one["p99_ms"]),
+            found,
+        ]);
+    }
+    rows
+}
+
+fn endpoints(state: &Value) -> Rows {
+    let mut rows = Rows::of([
+        "ENDPOINT", "UPSTREAM", "STATE", "ADMIN", "ACTIVE", "CONNS", "REQUESTS", "FAILED", "LATENCY",
+    ]);
+    for upstream in list(&state["upstreams"]) {
+        for one in list(&upstream["endpoints"]) {
+            rows.push([
+                cell(&one["address"]),
+                cell(&upstream["name"]),
+                cell(&one["state"]),
+                cell(&one["admin"]),
+                cell(&one["active"]),
+                cell(&one["connections"]),
+                cell(&one["requests"]),
+                cell(&one["failures"]),
+                millis(&one["latency_ms"]),
+            ]);
+        }
+    }
+    rows
+}
+
+fn tenants(state: &Value) -> Rows {
+    let mut rows = Rows::of(["TENANT", "PLAN", "ADMITTED", "REFUSED", "IN FLIGHT", "RATES"]);
+    let told = &state["tenants"];
+    for one in list(&told["busiest"]) {
+        let in_flight = match &one["concurrency"] {
+            Value::Null => cell(&one["in_flight"]),
+            limit => format!("{} of {limit}", one["in_flight"]),
+        };
+        let rates: Vec<String> = list(&one["rates"]).map(rate).collect();
+        let rates = if rates.is_empty() { "-".to_owned() } else { rates.join(", ") };
+        rows.push([
+            cell(&one["id"]),
+            cell(&one["plan"]),
+            cell(&one["admitted"]),
+            cell(&one["refused"]),
+            in_flight,
+            rates,
+        ]);
+    }
+    let shown = list(&told["busiest"]).count() as u64;
+    let others = told["tracked"].as_u64().unwrap_or_default().saturating_sub(shown);
+    if others > 0 {
+        let sums = &told["others"];
+        let dash = || "-".to_owned();
+        rows.push([
+            format!("({others} others)"),
+            dash(),
+            cell(&sums["admitted"]),
+            cell(&sums["refused"]),
+            dash(),
+            dash(),
+        ]);
+    }
+    rows
+}
+
+/// `default: 3 left of 5 in 1 s`.
+fn rate(rate: &Value) -> String {
+    let window = rate["window_ms"].as_f64().unwrap_or_default() / 1e3;
+    format!("{}: {} left, {} in {window} s", cell(&rate["name"]), rate["remaining"], rate["limit"])
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// Names are the configuration's and tenants' own: what a terminal would obey is shown, not sent.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.chars().flat_map(visible).collect(),
+        value => value.to_string(),
+    }
+}
+
+fn visible(character: char) -> impl Iterator<Item = char> {
+    let escaped = character.is_control().then(|| character.escape_default());
+    let plain = escaped.is_none().then_some(character);
+    escaped.into_iter().flatten().chain(plain)
+}
+
+fn millis(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), |millis| format!("{millis:.1} ms"))
+}
+
+fn indented(text: &str) -> String {
+    let lines = text.lines().map(|line| format!("  {line}").trim_end().to_owned());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Rows of equally many cells, the heads first.
+struct Rows(Vec<Vec<String>>);
+
+impl Rows {
+    fn of<const COLUMNS: usize>(heads: [&str; COLUMNS]) -> Rows {
+        Rows(vec![heads.map(str::to_owned).to_vec()])
+    }
+
+    fn push<const COLUMNS: usize>(&mut self, cells: [String; COLUMNS]) {
+        self.0.push(cells.to_vec());
+    }
+}
+
+fn aligned(Rows(rows): &Rows) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let line = |row: &Vec<String>| {
         let cells =
@@ -155,7 +266,12 @@ fn ask(args: &StatusArgs, method: &str, path: &str, body: &str) -> Result<String
         "{method} {path} HTTP/1.0\r\nHost: localhost\r\n{token}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    let failed = |error: std::io::Error| format!("no Tidegate answers at {}: {error}", args.control);
+    let failed = |error: std::io::Error| {
+        format!(
+            "tidegate: no control API answers at {}: {error}\nWhere it is: `[control] listen`, and `control http …` as `tidegate run` starts. `--control` tells another address.",
+            args.control
+        )
+    };
     let answer = match args.control.strip_prefix("unix:") {
         Some(path) => UnixStream::connect(path).and_then(|stream| {
             stream.set_read_timeout(Some(TIMEOUT))?;
@@ -167,14 +283,16 @@ fn ask(args: &StatusArgs, method: &str, path: &str, body: &str) -> Result<String
         }),
     };
     let answer = answer.map_err(failed)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| "the answer is not HTTP".to_owned())?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| format!("tidegate: what answers at {} is no control API", args.control))?;
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
         _ => {
             let problem: Value = serde_json::from_str(body).unwrap_or_default();
             let detail =
                 problem["detail"].as_str().unwrap_or_else(|| head.lines().next().unwrap_or_default());
-            Err(format!("refused: {detail}"))
+            Err(format!("tidegate: {detail}"))
         }
     }
 }
@@ -184,4 +302,57 @@ fn exchange(mut stream: impl std::io::Read + Write, request: &str) -> std::io::R
     let mut answer = String::new();
     stream.take(BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The lines of the tables, their columns a single space apart.
+    fn check(state: &Value, expected: &[&str]) {
+        let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = table(state).lines().map(squeezed).filter(|line| !line.is_empty()).collect();
+        for line in expected {
+            assert!(lines.iter().any(|told| told == line), "{line}: {lines:#?}");
+        }
+    }
+
+    #[test]
+    fn tells_upstreams_endpoints_tenants_and_limits() {
+        let state = json!({
+            "version": "0.1.0",
+            "connections": 3,
+            "config": {"loaded_at": "2026-01-01T00:00:00Z", "last_error": "error: a\n --> b"},
+            "upstreams": [{
+                "name": "app", "breaker": "open", "concurrency": 8, "in_use": 2, "waiting": 1, "p50_ms": 1.24,
+                "p99_ms": null, "discovery": "dns app.internal", "discovery_error": "no answer",
+                "endpoints": [{
+                    "address": "127.0.0.1:1", "state": "up", "admin": "draining", "active": 1, "connections": 2,
+                    "requests": 3, "failures": 4, "latency_ms": 0.5,
+                }],
+            }],
+            "tenants": {
+                "tracked": 9,
+                "busiest": [{
+                    "id": "acme\u{1b}[2J", "plan": "small", "admitted": 5, "refused": 6, "in_flight": 7,
+                    "concurrency": 10,
+                    "rates": [{"name": "default", "limit": 5, "window_ms": 1500, "remaining": 2, "reset_ms": 1}],
+                }],
+                "others": {"admitted": 11, "refused": 12},
+            },
+        });
+        check(
+            &state,
+            &[
+                "tidegate 0.1.0, configuration of 2026-01-01T00:00:00Z, 3 connections",
+                "app open 2 of 8 1 1.2 ms - dns app.internal (failing: no answer)",
+                "127.0.0.1:1 app up draining 1 2 3 4 0.5 ms",
+                "acme\\u{1b}[2J small 5 6 7 of 10 default: 2 left, 5 in 1.5 s",
+                "(8 others) - 11 12 - -",
+                "error: a",
+                "--> b",
+            ],
+        );
+    }
 }

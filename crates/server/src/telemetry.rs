@@ -19,10 +19,12 @@ use crate::config::{AccessLog, LogSettings};
 
 mod exposition;
 mod line;
+mod reference;
 mod writer;
 
 pub use exposition::*;
 pub(crate) use line::rfc3339;
+pub use reference::generated;
 pub use writer::{LogWriter, LogWriterError};
 
 /// Upper bounds of the latency buckets, in seconds.
@@ -109,8 +111,8 @@ impl Telemetry {
     pub fn new(settings: &LogSettings, cores: usize) -> Result<Telemetry, LogWriterError> {
         let log = match &settings.access {
             AccessLog::Off => None,
-            AccessLog::Stdout => Some(LogWriter::start(None)?),
-            AccessLog::File(path) => Some(LogWriter::start(Some(path.clone()))?),
+            AccessLog::Stdout => Some(LogWriter::start(None, settings.buffer)?),
+            AccessLog::File(path) => Some(LogWriter::start(Some(path.clone()), settings.buffer)?),
         };
         let ring = || Ring { receipts: VecDeque::new(), max: settings.recent.max(1) };
         let cells = || {
@@ -149,6 +151,13 @@ impl Telemetry {
     pub fn reopen(&self) {
         if let Some(log) = &self.log {
             log.reopen();
+        }
+    }
+
+    /// Waits until what the cores have handed over is in the access log, at most so long.
+    pub fn finish(&self, most: Duration) {
+        if let Some(log) = &self.log {
+            log.finish(most);
         }
     }
 

@@ -44,6 +44,12 @@ impl Watch {
         }
     }
 
+    /// The files are about to be read: how they are now counts as known, so that what is read is not told as a change.
+    pub fn begin(&mut self) {
+        self.known = look(&self.sources);
+        self.changing = None;
+    }
+
     /// Ends when something has changed and come to rest. May be dropped and called again.
     pub async fn changed(&mut self) {
         loop {
@@ -122,6 +128,10 @@ mod tests {
         fs::write(folder.path("new"), "abd").expect("written");
         fs::rename(folder.path("new"), &file).expect("renamed");
         check(&mut watch, true);
+
+        fs::write(&file, "abcd").expect("written");
+        watch.begin();
+        check(&mut watch, false);
 
         fs::write(folder.path("cert.pem"), "x").expect("written");
         check(&mut watch, true);

@@ -1,9 +1,11 @@
 //! `/metrics`: sums over all cores, in the Prometheus text format. Labels are bounded: routes and endpoints by the
 //! configuration, tenants by the busiest few.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tidegate_model::tenant::Tenants;
 use tidegate_upstream::{Admin, EndpointStatus, UpstreamStatus};
 
 use crate::run::Process;
@@ -21,7 +23,7 @@ const TENANTS_MAX: usize = 20;
 /// A metric, and where its value is read.
 type Read<T, V> = (Metric, fn(&T) -> V);
 
-/// A tenant's exchanges: let through, refused.
+/// A tenant's exchanges.
 pub struct TenantCounts {
     /// Whose.
     pub id: Arc<str>,
@@ -156,18 +158,94 @@ fn upstreams(out: &mut Exposition, process: &Process) {
     }
 }
 
+/// Let through, refused.
+type Counts = (u64, u64);
+
+/// The tenants that have lines of their own, and what is counted in the line of all others.
+///
+/// A tenant comes and goes with its rank, but no line ever counts backwards, which would be taken for a restart: what
+/// happened since the last scrape is added to the line that the tenant has now.
+#[derive(Debug, Default)]
+pub struct TenantLines {
+    lines: BTreeMap<Arc<str>, Counts>,
+    others: Counts,
+}
+
+impl TenantLines {
+    fn follow(&mut self, tenants: &Tenants, top: &[TenantCounts]) {
+        let TenantLines { lines, others } = self;
+        lines.retain(|id, _| top.iter().any(|one| one.id == *id));
+        for one in top {
+            lines.entry(Arc::clone(&one.id)).or_default();
+        }
+        let add = |sum: &mut Counts, (admitted, refused)| *sum = (sum.0 + admitted, sum.1 + refused);
+        tenants.each(|tenant| add(lines.get_mut(tenant.id()).unwrap_or(others), tenant.untold()));
+        add(others, tenants.untold_of_evicted());
+    }
+}
+
 fn tenants(out: &mut Exposition, process: &Process) {
-    let (top, others) = busiest(process);
+    let tenants = &process.gate.standing.tenants;
     out.family(&TENANTS);
-    out.sample(TENANTS.name, &[], process.gate.standing.tenants.len());
-    let of_tenant: [Read<TenantCounts, u64>; 2] =
-        [(TENANT_REQUESTS, |one| one.admitted), (TENANT_REFUSED, |one| one.refused)];
-    for ((metric, value), others) in of_tenant.into_iter().zip([others.0, others.1]) {
+    out.sample(TENANTS.name, &[], tenants.len());
+    let mut told = process.tenant_lines.lock();
+    told.follow(tenants, &busiest(process).0);
+    let of_tenant: [Read<Counts, u64>; 2] =
+        [(TENANT_REQUESTS, |counts| counts.0), (TENANT_REFUSED, |counts| counts.1)];
+    for (metric, value) in of_tenant {
         out.family(&metric);
-        for one in &top {
-            out.sample(metric.name, &[("tenant", &one.id)], value(one));
+        for (id, counts) in &told.lines {
+            out.sample(metric.name, &[("tenant", id)], value(counts));
         }
         // A tenant that is called `other` cannot take this line away: it has a label more.
-        out.sample(metric.name, &[("tenant", "other"), ("sum", "true")], others);
+        out.sample(metric.name, &[("tenant", "other"), ("sum", "true")], value(&told.others));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_model::plan::Plan;
+    use tidegate_model::tenant::RouteLimits;
+    use tidegate_model::tick::Tick;
+
+    /// Sends exchanges of these tenants and scrapes; what the lines say then, the others' last.
+    fn check(
+        told: &mut TenantLines,
+        tenants: &Tenants,
+        sent: &[(&str, u64)],
+        top: &[&str],
+        expected: &[u64],
+    ) {
+        let plan = Arc::new(Plan {
+            name: "p".into(),
+            rates: Vec::new(),
+            concurrency: None,
+            body_bytes_max: None,
+            request_bytes_per_second: None,
+            response_bytes_per_second: None,
+            weight: 1,
+        });
+        let route = RouteLimits { name: "r".into(), rates: Vec::new(), concurrency: None };
+        for (id, count) in sent {
+            for _ in 0..*count {
+                let tenant = tenants.find_or_add(id, &plan, Tick(1));
+                assert!(tenants.admit(&tenant, &route, Tick(1)).is_ok());
+            }
+        }
+        let top =
+            top.iter().map(|id| TenantCounts { id: (*id).into(), admitted: 0, refused: 0, in_flight: 0 });
+        told.follow(tenants, &top.collect::<Vec<_>>());
+        let lines = told.lines.values().map(|counts| counts.0).chain([told.others.0]);
+        assert_eq!(lines.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn no_line_counts_backwards_when_tenants_come_and_go() {
+        let (mut told, tenants) = (TenantLines::default(), Tenants::new(100));
+        check(&mut told, &tenants, &[("a", 5), ("b", 3), ("c", 1)], &["a", "b"], &[5, 3, 1]);
+        check(&mut told, &tenants, &[("a", 1), ("c", 9)], &["a", "c"], &[6, 9, 1]);
+        check(&mut told, &tenants, &[("b", 2)], &["a", "c"], &[6, 9, 3]);
+        check(&mut told, &tenants, &[("b", 7), ("c", 1)], &["b", "c"], &[7, 10, 3]);
     }
 }

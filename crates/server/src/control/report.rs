@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+use tidegate_model::tenant::Standing;
+use tidegate_wire::clock;
+
 use crate::control::metrics::busiest;
 use crate::run::Process;
 
@@ -9,12 +12,21 @@ use crate::run::Process;
 pub fn status(process: &Process) -> Value {
     let gate = &process.gate;
     let (top, others) = busiest(process);
+    let now = clock::now();
     let tenants: Vec<Value> = top
         .iter()
         .map(|one| {
-            let plan = gate.standing.tenants.find(&one.id).map(|tenant| tenant.plan().name.to_string());
+            let tenant = gate.standing.tenants.find(&one.id);
+            let plan = tenant.as_ref().map(|tenant| tenant.plan());
+            let rates = tenant.map(|tenant| tenant.standings(now)).unwrap_or_default();
             json!({
-                "id": one.id, "plan": plan, "admitted": one.admitted, "refused": one.refused, "in_flight": one.in_flight,
+                "id": one.id,
+                "plan": plan.as_ref().map(|plan| &plan.name),
+                "admitted": one.admitted,
+                "refused": one.refused,
+                "in_flight": one.in_flight,
+                "concurrency": plan.and_then(|plan| plan.concurrency),
+                "rates": rates.iter().map(rate).collect::<Vec<_>>(),
             })
         })
         .collect();
@@ -40,5 +52,16 @@ pub fn status(process: &Process) -> Value {
             "busiest": tenants,
             "others": {"admitted": others.0, "refused": others.1},
         },
+    })
+}
+
+fn rate(standing: &Standing) -> Value {
+    let Standing { name, limit, window, remaining, reset } = standing;
+    json!({
+        "name": name,
+        "limit": limit,
+        "window_ms": window.as_millis() as u64,
+        "remaining": remaining,
+        "reset_ms": reset.as_millis() as u64,
     })
 }

@@ -1,4 +1,5 @@
-//! Metrics in the Prometheus text format. Every metric stands once, in [`METRICS`], with its type and meaning.
+//! Metrics in the Prometheus text format. Every metric stands once, in [`METRICS`], with its type, labels and meaning;
+//! `docs/metrics.md` is made of that table.
 
 use std::fmt::{Display, Write as _};
 
@@ -9,15 +10,17 @@ pub struct Metric {
     pub name: &'static str,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
+    /// The labels of its samples, in their order; a histogram's buckets have `le` besides.
+    pub labels: &'static [&'static str],
     /// What it says.
     pub help: &'static str,
 }
 
 macro_rules! metrics {
-    ($($constant:ident = $name:literal, $kind:literal, $help:literal;)*) => {
+    ($($constant:ident = $name:literal, $kind:literal, $labels:expr, $help:literal;)*) => {
         $(
             #[doc = $help]
-            pub const $constant: Metric = Metric { name: $name, kind: $kind, help: $help };
+            pub const $constant: Metric = Metric { name: $name, kind: $kind, labels: &$labels, help: $help };
         )*
         /// All metrics, in the order of the documentation.
         pub const METRICS: &[Metric] = &[$($constant),*];
@@ -25,33 +28,33 @@ macro_rules! metrics {
 }
 
 metrics! {
-    REQUESTS = "tidegate_requests_total", "counter", "Exchanges settled, by route and class of status (`none`: the client left first).";
-    SECONDS = "tidegate_request_seconds", "histogram", "From a request's head to its response's last byte, by route.";
-    RECEIVED = "tidegate_request_body_bytes_total", "counter", "Request body bytes received, by route.";
-    SENT = "tidegate_response_body_bytes_total", "counter", "Response body bytes sent, by route.";
-    CLIENT_GONE = "tidegate_client_gone_total", "counter", "Exchanges that the client left before their end, by route.";
-    REFUSALS = "tidegate_refusals_total", "counter", "Refusals, by code.";
-    TRIES = "tidegate_upstream_tries_total", "counter", "Calls to upstreams, retries and hedges included.";
-    ENDPOINT_REQUESTS = "tidegate_endpoint_requests_total", "counter", "Calls to an endpoint.";
-    ENDPOINT_FAILURES = "tidegate_endpoint_failures_total", "counter", "Calls to an endpoint that failed or were answered with 5xx.";
-    ENDPOINT_CONNECTS = "tidegate_endpoint_connects_total", "counter", "Connections made to an endpoint.";
-    ENDPOINT_CONNECTIONS = "tidegate_endpoint_connections", "gauge", "Connections open to an endpoint.";
-    ENDPOINT_ACTIVE = "tidegate_endpoint_active", "gauge", "Calls to an endpoint under way.";
-    ENDPOINT_UP = "tidegate_endpoint_up", "gauge", "1: the endpoint is enabled, healthy and not ejected.";
-    ENDPOINT_LATENCY = "tidegate_endpoint_latency_seconds", "gauge", "The latency average that balancing uses; peaks weigh heavily.";
-    BREAKER_OPEN = "tidegate_upstream_breaker_open", "gauge", "1: the upstream's circuit breaker is open.";
-    BREAKER_OPENED = "tidegate_upstream_breaker_opened_total", "counter", "Times the upstream's circuit breaker opened.";
-    GATE_USED = "tidegate_upstream_slots_used", "gauge", "Slots of the upstream's gate in use, where it is limited.";
-    GATE_WAITING = "tidegate_upstream_waiting", "gauge", "Requests waiting for a slot.";
-    CONNECTIONS = "tidegate_connections", "gauge", "Client connections open.";
-    CONNECTIONS_REFUSED = "tidegate_connections_refused_total", "counter", "Client connections refused because there were too many.";
-    ACCEPT_FAILURES = "tidegate_accept_failures_total", "counter", "Client connections that could not be accepted, mostly for want of file descriptors.";
-    TENANTS = "tidegate_tenants", "gauge", "Tenants with state of their own.";
-    TENANT_REQUESTS = "tidegate_tenant_requests_total", "counter", "Exchanges that a tenant's limits let through, for the busiest tenants; `other` are the rest.";
-    TENANT_REFUSED = "tidegate_tenant_refused_total", "counter", "Exchanges that a tenant's limits refused, for the busiest tenants; `other` are the rest.";
-    LINES_DROPPED = "tidegate_access_log_dropped_total", "counter", "Access log lines dropped because the writer could not keep up.";
-    RELOADS = "tidegate_config_reloads_total", "counter", "Reloads of the configuration, by outcome.";
-    BUILD = "tidegate_build_info", "gauge", "1, labelled with the version.";
+    REQUESTS = "tidegate_requests_total", "counter", ["route", "class"], "Exchanges settled, by route and class of status. `none`: no status was told, as the client left first. An empty route: none matched.";
+    SECONDS = "tidegate_request_seconds", "histogram", ["route"], "From a request's head to its response's last byte.";
+    RECEIVED = "tidegate_request_body_bytes_total", "counter", ["route"], "Request body bytes received.";
+    SENT = "tidegate_response_body_bytes_total", "counter", ["route"], "Response body bytes sent.";
+    CLIENT_GONE = "tidegate_client_gone_total", "counter", ["route"], "Exchanges that the client left before their end.";
+    REFUSALS = "tidegate_refusals_total", "counter", ["code"], "Refusals; `tidegate explain CODE` tells what a code means.";
+    TRIES = "tidegate_upstream_tries_total", "counter", [], "Calls to upstreams, retries and hedges included.";
+    ENDPOINT_REQUESTS = "tidegate_endpoint_requests_total", "counter", ["upstream", "endpoint"], "Calls to an endpoint.";
+    ENDPOINT_FAILURES = "tidegate_endpoint_failures_total", "counter", ["upstream", "endpoint"], "Calls to an endpoint that failed or were answered with 5xx.";
+    ENDPOINT_CONNECTS = "tidegate_endpoint_connects_total", "counter", ["upstream", "endpoint"], "Connections made to an endpoint.";
+    ENDPOINT_CONNECTIONS = "tidegate_endpoint_connections", "gauge", ["upstream", "endpoint"], "Connections open to an endpoint.";
+    ENDPOINT_ACTIVE = "tidegate_endpoint_active", "gauge", ["upstream", "endpoint"], "Calls to an endpoint under way.";
+    ENDPOINT_UP = "tidegate_endpoint_up", "gauge", ["upstream", "endpoint"], "1: the endpoint is enabled, healthy and not ejected.";
+    ENDPOINT_LATENCY = "tidegate_endpoint_latency_seconds", "gauge", ["upstream", "endpoint"], "The latency average that balancing uses; peaks weigh heavily.";
+    BREAKER_OPEN = "tidegate_upstream_breaker_open", "gauge", ["upstream"], "1: the upstream's circuit breaker is open.";
+    BREAKER_OPENED = "tidegate_upstream_breaker_opened_total", "counter", ["upstream"], "Times the upstream's circuit breaker opened.";
+    GATE_USED = "tidegate_upstream_slots_used", "gauge", ["upstream"], "Slots of the upstream's gate in use, where it is limited.";
+    GATE_WAITING = "tidegate_upstream_waiting", "gauge", ["upstream"], "Requests waiting for a slot.";
+    CONNECTIONS = "tidegate_connections", "gauge", [], "Client connections open.";
+    CONNECTIONS_REFUSED = "tidegate_connections_refused_total", "counter", [], "Client connections refused because there were too many.";
+    ACCEPT_FAILURES = "tidegate_accept_failures_total", "counter", [], "Client connections that could not be accepted, mostly for want of file descriptors.";
+    TENANTS = "tidegate_tenants", "gauge", [], "Tenants with state of their own.";
+    TENANT_REQUESTS = "tidegate_tenant_requests_total", "counter", ["tenant"], "Exchanges that a tenant's limits let through, for the busiest tenants; the line with `sum=\"true\"` is the rest.";
+    TENANT_REFUSED = "tidegate_tenant_refused_total", "counter", ["tenant"], "Exchanges that a tenant's limits refused, for the busiest tenants; the line with `sum=\"true\"` is the rest.";
+    LINES_DROPPED = "tidegate_access_log_dropped_total", "counter", [], "Access log lines dropped because the writer could not keep up.";
+    RELOADS = "tidegate_config_reloads_total", "counter", ["outcome"], "Reloads of the configuration: `applied` or `refused`.";
+    BUILD = "tidegate_build_info", "gauge", ["version"], "1, labelled with the version.";
 }
 
 /// Text in the making.
@@ -61,7 +64,7 @@ pub struct Exposition(String);
 impl Exposition {
     /// Begins a metric's family. Its samples follow.
     pub fn family(&mut self, metric: &Metric) {
-        let Metric { name, kind, help } = metric;
+        let Metric { name, kind, help, .. } = metric;
         // Writing into a string cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }

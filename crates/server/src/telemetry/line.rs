@@ -40,6 +40,83 @@ pub(crate) fn rfc3339(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
+/// A field of the access log.
+pub(super) struct Field {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// Its type in JSON, with its unit.
+    pub(super) kind: &'static str,
+    /// When it is not there; empty: it always is.
+    pub(super) absent: &'static str,
+    /// What it says.
+    pub(super) help: &'static str,
+}
+
+const fn field(name: &'static str, kind: &'static str, absent: &'static str, help: &'static str) -> Field {
+    Field { name, kind, absent, help }
+}
+
+/// All fields, in the order in which they are written. `docs/access-log.md` is made of this table.
+pub(super) const FIELDS: &[Field] = &[
+    field("time", "text, RFC 3339 in UTC", "", "When the exchange ended, to the millisecond."),
+    field(
+        "request_id",
+        "text, 32 hexadecimal digits",
+        "",
+        "The exchange's id, as in `X-Request-Id`; `GET /explain/REQUEST_ID` tells more of it while it is recent.",
+    ),
+    field("client", "text, address", "", "The client's address, after trusted proxies were believed."),
+    field("method", "text", "", "The request's method; `-` if it never became a request."),
+    field(
+        "host",
+        "text",
+        "",
+        "The host asked for, lower case, without port; empty if the request never had one.",
+    ),
+    field(
+        "path",
+        "text",
+        "",
+        "The path as it was sent, with its query if `[log] query` is on; empty if it never became a request.",
+    ),
+    field("version", "text", "", "The HTTP version: `1.0`, `1.1` or `2`."),
+    field("listener", "text, address and port", "", "The listener by which it came."),
+    field("tls", "`true` or `false`", "", "Whether it came over TLS."),
+    field("status", "number", "", "The status that the client was told; 0: none, as it left first."),
+    field("code", "text", "it was not refused", "The refusal; `tidegate explain CODE` tells what it means."),
+    field("route", "text", "no route matched", "The route's name."),
+    field("tenant", "text", "the tenant was not identified", "The tenant's id."),
+    field("upstream", "text", "it was not forwarded", "The upstream's name."),
+    field(
+        "endpoint",
+        "text, address and port",
+        "no endpoint was tried",
+        "The endpoint that answered, or was tried last.",
+    ),
+    field(
+        "tries",
+        "number",
+        "no endpoint was tried",
+        "Calls to endpoints, the first, retries and hedges included.",
+    ),
+    field("bytes_in", "number, bytes", "", "The request's body, as far as it was received."),
+    field("bytes_out", "number, bytes", "", "The response's body, as far as it was sent."),
+    field("duration_ms", "number, milliseconds", "", "From the request's head to the response's last byte."),
+    field(
+        "upstream_ms",
+        "number, milliseconds",
+        "no endpoint was tried",
+        "In calls to endpoints, until their heads.",
+    ),
+    field("gate_ms", "number, milliseconds", "no endpoint was tried", "Waiting at the upstream's gate."),
+    field(
+        "end",
+        "text",
+        "",
+        "How it ended: `complete`, `client-gone`, `upstream-broke`, `tunnel-closed` or `panicked`.",
+    ),
+];
+
 /// Appends the line of a receipt.
 pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &str, query: bool) {
     let id = receipt.request_id.hex();
@@ -181,6 +258,37 @@ mod tests {
         assert_eq!(stamp.text(at(951_782_400_007)), "2000-02-29T00:00:00.007Z");
         assert_eq!(stamp.text(at(951_782_400_120)), "2000-02-29T00:00:00.120Z");
         assert_eq!(stamp.text(at(1_798_761_599_999)), "2026-12-31T23:59:59.999Z");
+    }
+
+    /// The names of a line's fields, in their order.
+    fn check(receipt: &Receipt, expected: &[&str]) {
+        let mut out = Vec::new();
+        write(&mut out, receipt, "now", false);
+        let line: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&out).unwrap();
+        let mut there: Vec<&str> = line.keys().map(String::as_str).collect();
+        let place = |name: &&str| FIELDS.iter().position(|field| field.name == *name);
+        there.sort_by_key(place);
+        assert_eq!(there, expected);
+        // Their order is that of the table.
+        let text = String::from_utf8(out).unwrap();
+        let places: Vec<_> = there.iter().map(|name| text.find(&format!("\"{name}\":"))).collect();
+        assert!(places.is_sorted(), "{text}");
+    }
+
+    #[test]
+    fn the_documented_fields_are_those_of_a_line() {
+        let mut receipt =
+            Receipt::open(RequestId(7), Tick(1), "::1".parse().unwrap(), "127.0.0.1:80".parse().unwrap());
+        let always: Vec<&str> =
+            FIELDS.iter().filter(|field| field.absent.is_empty()).map(|field| field.name).collect();
+        check(&receipt, &always);
+        receipt.refusal = Some(&tidegate_model::refusal::LIMIT_RATE);
+        receipt.route = Some("r".into());
+        receipt.tenant = Some("t".into());
+        receipt.upstream = Some("u".into());
+        receipt.endpoint = Some("127.0.0.1:1".parse().unwrap());
+        receipt.tries = 1;
+        check(&receipt, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());
     }
 
     proptest! {
