@@ -1,20 +1,30 @@
 //! Developer commands, the same here and in CI: `cargo xtask test`.
 //!
-//! Everything runs with what a Rust toolchain, a C compiler and git give; nothing is installed.
+//! Everything runs with what a Rust toolchain, a C compiler and git give; nothing is installed. `bench` alone installs: the
+//! proxies that Tidegate is measured beside.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+mod bench;
 mod tidy;
 
 fn main() -> ExitCode {
-    let task = std::env::args().nth(1).unwrap_or_default();
-    let done = match task.as_str() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (task, arguments) =
+        arguments.split_first().map_or(("", &[][..]), |(task, rest)| (task.as_str(), rest));
+    let done = match task {
         "test" | "ci" => test(),
         "tidy" => tidy::check(&root()),
         "gen" => cargo(&["run", "-q", "-p", "tidegate", "--", "gen", "docs"], &[]),
-        _ => Err("usage: cargo xtask test | tidy | gen".to_owned()),
+        "bench" if arguments.first().is_some_and(|what| what == "edge") => {
+            bench::edge(&arguments[1..], &root())
+        }
+        _ => Err(format!(
+            "usage: cargo xtask test | tidy | gen | {}",
+            bench::USAGE.trim_start_matches("cargo xtask ")
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
