@@ -146,6 +146,8 @@ async fn call(
 fn broken_body(kind: &'static Kind) -> Refusal {
     let detail = match kind.code {
         "request.malformed" => "the request's body broke off or is malformed",
+        "request.framing" => "the request's body is malformed",
+        "request.timeout" => "the request's body came too slowly",
         _ => "the request's body is larger than allowed here",
     };
     Refusal::new(kind, detail)

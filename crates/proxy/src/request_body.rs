@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_model::refusal::{self, Kind, Refusal};
-use tidegate_wire::body::{BoxError, Incoming};
+use tidegate_wire::body::{BoxError, Incoming, violation};
 use tidegate_wire::clock;
 
 use crate::pace::Pace;
@@ -74,7 +74,8 @@ impl HttpBody for RequestBody {
         let frame = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                self.fault.set(Some(&refusal::REQUEST_MALFORMED));
+                let kind = violation(&error).map_or(&refusal::REQUEST_MALFORMED, |violation| violation.kind);
+                self.fault.set(Some(kind));
                 return Poll::Ready(Some(Err(error.into())));
             }
             None => return Poll::Ready(None),

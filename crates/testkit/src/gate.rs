@@ -11,13 +11,19 @@ use crate::until;
 pub struct Gate {
     /// Its first listener.
     pub address: SocketAddr,
+    /// All of its listeners: first those without TLS, then those with, as the configuration has them.
+    pub listeners: Vec<SocketAddr>,
     /// Its control API.
     pub control: SocketAddr,
     /// Its configuration file.
     pub file: PathBuf,
     child: Child,
     folder: PathBuf,
+    listen: String,
 }
+
+/// One listener on loopback.
+const LISTEN: &str = "http = [\"127.0.0.1:0\"]";
 
 impl Gate {
     /// Starts the binary with this configuration; listeners and control API are added to it.
@@ -26,10 +32,29 @@ impl Gate {
     /// If it does not start.
     #[must_use]
     pub fn start(binary: &str, name: &str, config: &str) -> Gate {
+        Gate::start_listening(binary, name, LISTEN, config)
+    }
+
+    /// A folder for the files of the test of this name. It is removed with the gate of that name.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn folder(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("tidegate-e2e-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a temporary folder");
+        folder
+    }
+
+    /// Starts the binary with this configuration; `listen` is what stands in its table `[listen]`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_listening(binary: &str, name: &str, listen: &str, config: &str) -> Gate {
+        let folder = Gate::folder(name);
         let file = folder.join("tidegate.toml");
-        std::fs::write(&file, Gate::whole(&folder, config)).expect("the configuration is written");
+        std::fs::write(&file, whole(&folder, listen, config)).expect("the configuration is written");
         let mut child = Command::new(binary)
             .args(["run", "--config"])
             .arg(&file)
@@ -38,23 +63,20 @@ impl Gate {
             .spawn()
             .expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let mut next = |word: &str| loop {
+        let mut listeners = Vec::new();
+        let control = loop {
             let line = lines.next().expect("it says where it listens").expect("UTF-8");
-            if let Some(address) = line.strip_prefix(word) {
-                return address.trim().parse().expect("an address");
+            let parse = |address: &str| address.trim().parse().expect("an address");
+            match ["listening http ", "listening https ", "control http "].map(|word| line.strip_prefix(word))
+            {
+                [Some(address), ..] | [_, Some(address), _] => listeners.push(parse(address)),
+                [.., Some(address)] => break parse(address),
+                _ => {}
             }
         };
-        let address = next("listening http ");
-        let control = next("control http ");
         std::thread::spawn(move || lines.for_each(drop));
-        Gate { address, control, file, child, folder }
-    }
-
-    fn whole(folder: &Path, config: &str) -> String {
-        format!(
-            "{config}\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[control]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"{}\"\nlevel = \"error\"\n",
-            folder.join("access.log").display()
-        )
+        let address = *listeners.first().expect("it listens");
+        Gate { address, listeners, control, file, child, folder, listen: listen.to_owned() }
     }
 
     /// Writes another configuration. The process sees by itself that it has changed.
@@ -62,7 +84,15 @@ impl Gate {
     /// # Panics
     /// If it cannot be written.
     pub fn rewrite(&self, config: &str) {
-        std::fs::write(&self.file, Gate::whole(&self.folder, config)).expect("the configuration is written");
+        std::fs::write(&self.file, whole(&self.folder, &self.listen, config))
+            .expect("the configuration is written");
+    }
+
+    /// What its metrics say of this sample, name and labels, now.
+    #[must_use]
+    pub fn metric(&self, sample: &str) -> Option<f64> {
+        let text = crate::send(self.control, b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// Sends a signal.
@@ -107,6 +137,13 @@ impl Gate {
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has resident memory");
         line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
     }
+}
+
+fn whole(folder: &Path, listen: &str, config: &str) -> String {
+    format!(
+        "{config}\n[listen]\n{listen}\n[control]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"{}\"\nlevel = \"error\"\n",
+        folder.join("access.log").display()
+    )
 }
 
 impl Drop for Gate {

@@ -1,14 +1,20 @@
-//! Dev-only: real counterparts for tests. Origins on loopback, a client that sends exact bytes, the real binary.
+//! Dev-only: real counterparts for tests. Origins on loopback, clients that send exact bytes or frames, the real
+//! binary.
 //!
 //! Everything is bounded in time: a read that waits longer than [`PATIENCE`] fails the test.
 
+pub mod frames;
 mod gate;
+mod h2_peers;
 mod origin;
 mod raw;
+pub mod tls;
 
 pub use gate::Gate;
-pub use origin::{Origin, Reply};
-pub use raw::{Answer, ask, connect, read_answer, send};
+pub use h2;
+pub use h2_peers::{H2Call, H2Client, H2Origin, beside, block_on, h2_connect, h2_over, h2_read};
+pub use origin::{Origin, Recorded, Reply, Visit};
+pub use raw::{Answer, ask, connect, read_answer, send, send_all};
 
 /// How long a test waits for anything.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);

@@ -23,7 +23,7 @@ pub enum Reply {
 }
 
 /// A recorded request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Recorded {
     /// Its head.
     pub head: String,
@@ -35,107 +35,187 @@ pub struct Recorded {
 pub struct Origin {
     /// Where it listens.
     pub address: SocketAddr,
-    recorded: Arc<Mutex<Vec<Recorded>>>,
-    left: Arc<Mutex<usize>>,
+    records: Arc<Records>,
+}
+
+#[derive(Default)]
+struct Records {
+    requests: Mutex<Vec<Recorded>>,
+    left: Mutex<usize>,
+}
+
+/// A request whose head has come, and the connection to read its body from and to answer on.
+pub struct Visit {
+    /// The request's head.
+    pub head: String,
+    reader: BufReader<TcpStream>,
+    stream: TcpStream,
+    records: Arc<Records>,
 }
 
 impl Origin {
-    /// Starts a server that answers each request as `reply` says of its path.
+    /// Starts a server that reads each request whole, records it, and answers as `reply` says of its path.
     ///
     /// # Panics
     /// If there is no free port.
     #[must_use]
     pub fn start(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Origin {
+        Origin::accepting(move |visit| {
+            let length = visit.read_body()?.0;
+            visit.record(length);
+            visit.answer(reply(visit.path()))
+        })
+    }
+
+    /// Starts a server that records each request's head as soon as it has come and then does what the script says;
+    /// `None` closes the connection.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    #[must_use]
+    pub fn scripted(script: impl Fn(&mut Visit) -> Option<()> + Send + Sync + 'static) -> Origin {
+        Origin::accepting(move |visit| {
+            visit.record(0);
+            script(visit)
+        })
+    }
+
+    fn accepting(serve: impl Fn(&mut Visit) -> Option<()> + Send + Sync + 'static) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let (recorded, left) = (Arc::<Mutex<Vec<Recorded>>>::default(), Arc::<Mutex<usize>>::default());
-        let (reply, records, gone) = (Arc::new(reply), Arc::clone(&recorded), Arc::clone(&left));
+        let (serve, records) = (Arc::new(serve), Arc::<Records>::default());
+        let shared = Arc::clone(&records);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (reply, records, gone) = (Arc::clone(&reply), Arc::clone(&records), Arc::clone(&gone));
-                std::thread::spawn(move || serve(stream, &*reply, &records, &gone));
+                let (serve, records) = (Arc::clone(&serve), Arc::clone(&shared));
+                std::thread::spawn(move || {
+                    let mut visit = Visit::of(stream, records)?;
+                    while visit.next().is_some() && serve(&mut visit).is_some() {}
+                    Some(())
+                });
             }
         });
-        Origin { address, recorded, left }
+        Origin { address, records }
     }
 
     /// What it was asked.
     #[must_use]
     pub fn recorded(&self) -> Vec<Recorded> {
-        self.recorded.lock().clone()
+        self.records.requests.lock().clone()
     }
 
     /// How many clients left while they were kept waiting.
     #[must_use]
     pub fn left(&self) -> usize {
-        *self.left.lock()
+        *self.records.left.lock()
     }
 }
 
-fn serve(
-    stream: TcpStream,
-    reply: &dyn Fn(&str) -> Reply,
-    records: &Mutex<Vec<Recorded>>,
-    gone: &Mutex<usize>,
-) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut stream = stream;
-    stream.set_nodelay(true).ok()?;
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head).ok()? == 0 {
+impl Visit {
+    fn of(stream: TcpStream, records: Arc<Records>) -> Option<Visit> {
+        stream.set_nodelay(true).ok()?;
+        let reader = BufReader::new(stream.try_clone().ok()?);
+        Some(Visit { head: String::new(), reader, stream, records })
+    }
+
+    /// Reads the next request's head.
+    fn next(&mut self) -> Option<()> {
+        self.head.clear();
+        while !self.head.ends_with("\r\n\r\n") {
+            if self.reader.read_line(&mut self.head).ok()? == 0 {
                 return None;
             }
         }
-        let lower = head.to_ascii_lowercase();
-        let field = |name: &str| lower.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        let length = match field("transfer-encoding") {
-            Some("chunked") => skip_chunks(&mut reader)?,
-            _ => {
-                let length = field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-                std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink()).ok()?
+        Some(())
+    }
+
+    fn record(&self, length: u64) {
+        self.records.requests.lock().push(Recorded { head: self.head.clone(), length });
+    }
+
+    /// The request's target.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or_default()
+    }
+
+    /// The value of a header field, lower case.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<String> {
+        let lower = self.head.to_ascii_lowercase();
+        lower.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned)
+    }
+
+    /// Reads the request's body: its length, and its trailer lines.
+    pub fn read_body(&mut self) -> Option<(u64, Vec<String>)> {
+        if self.field("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+            return self.skip_chunks();
+        }
+        let length = self.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let read = std::io::copy(&mut self.reader.by_ref().take(length), &mut std::io::sink()).ok()?;
+        (read == length).then_some((length, Vec::new()))
+    }
+
+    fn skip_chunks(&mut self) -> Option<(u64, Vec<String>)> {
+        let mut total = 0;
+        loop {
+            let size = u64::from_str_radix(&self.line()?, 16).ok()?;
+            if size == 0 {
+                break;
             }
-        };
-        let path = head.split(' ').nth(1)?.to_owned();
-        records.lock().push(Recorded { head, length });
-        let (status, body) = match reply(&path) {
+            std::io::copy(&mut self.reader.by_ref().take(size + 2), &mut std::io::sink()).ok()?;
+            total += size;
+        }
+        let mut trailers = Vec::new();
+        loop {
+            match self.line()? {
+                line if line.is_empty() => return Some((total, trailers)),
+                line => trailers.push(line),
+            }
+        }
+    }
+
+    /// Reads a line. `None`: the connection has ended.
+    pub fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.reader.read_line(&mut line).ok()? {
+            0 => None,
+            _ => Some(line.trim_end().to_owned()),
+        }
+    }
+
+    /// Sends these bytes.
+    pub fn say(&mut self, bytes: impl AsRef<[u8]>) -> Option<()> {
+        self.stream.write_all(bytes.as_ref()).ok()
+    }
+
+    /// Waits until the client has gone, and notes it.
+    pub fn until_left(&mut self) -> Option<()> {
+        while self.reader.read(&mut [0; 1024]).is_ok_and(|length| length > 0) {}
+        *self.records.left.lock() += 1;
+        None
+    }
+
+    /// Sends back whatever comes, until it ends.
+    pub fn echo(&mut self) -> Option<()> {
+        std::io::copy(&mut self.reader, &mut self.stream).ok()?;
+        None
+    }
+
+    fn answer(&mut self, reply: Reply) -> Option<()> {
+        let (status, body) = match reply {
             Reply::Status(status, body) => (status, body),
             Reply::After(wait) => {
                 std::thread::sleep(wait);
                 (200, String::new())
             }
             Reply::Close => return None,
-            Reply::Never => {
-                let _ = reader.read(&mut [0]);
-                *gone.lock() += 1;
-                return None;
-            }
+            Reply::Never => return self.until_left(),
             Reply::Echo => {
-                stream
-                    .write_all(
-                        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
-                    )
-                    .ok()?;
-                std::io::copy(&mut reader, &mut stream).ok()?;
-                return None;
+                self.say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")?;
+                return self.echo();
             }
         };
-        let answer = format!("HTTP/1.1 {status} Told\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        stream.write_all(answer.as_bytes()).ok()?;
-    }
-}
-
-fn skip_chunks(reader: &mut impl std::io::BufRead) -> Option<u64> {
-    let mut total = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let size = u64::from_str_radix(line.trim(), 16).ok()?;
-        std::io::copy(&mut reader.by_ref().take(size + 2), &mut std::io::sink()).ok()?;
-        total += size;
-        if size == 0 {
-            return Some(total);
-        }
+        self.say(format!("HTTP/1.1 {status} Told\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
     }
 }

@@ -43,8 +43,20 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 /// If it is not closed in time.
 #[must_use]
 pub fn send(address: SocketAddr, bytes: &[u8]) -> String {
+    send_all(address, &[bytes])
+}
+
+/// Sends pieces one after another on a connection of their own and reads all that comes back until it is closed.
+///
+/// # Panics
+/// If it is not closed in time.
+#[must_use]
+pub fn send_all(address: SocketAddr, pieces: &[&[u8]]) -> String {
     let mut stream = connect(address);
-    stream.write_all(bytes).expect("bytes can be sent");
+    for piece in pieces {
+        // A refusal may come before the last of them.
+        let _ = stream.write_all(piece);
+    }
     let mut out = Vec::new();
     let mut buffer = [0; 4096];
     loop {

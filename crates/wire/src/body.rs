@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 pub use hyper::body::Incoming;
 
+use crate::guard::Violation;
+
 /// What a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,6 +40,20 @@ impl Body {
     pub fn boxed(body: impl HttpBody<Data = Bytes, Error = BoxError> + 'static) -> Body {
         Body::Boxed(Box::pin(body))
     }
+}
+
+/// What the client did wrong, if that is why its body failed: an HTTP/1 body's framing, or how slowly it came.
+#[must_use]
+pub fn violation(error: &hyper::Error) -> Option<Violation> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(violation) = io.and_then(|inner| inner.downcast_ref::<Violation>()) {
+            return Some(*violation);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 impl HttpBody for Body {

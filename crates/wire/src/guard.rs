@@ -29,7 +29,8 @@ pub struct HeadLimits {
 }
 
 /// A violation: which refusal, and why in one sentence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
 pub struct Violation {
     /// The refusal.
     pub kind: &'static Kind,

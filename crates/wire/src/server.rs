@@ -248,7 +248,8 @@ impl<H: Handler> Server<H> {
         settings: &Rc<ListenerSettings>,
     ) {
         let open = self.census.open.fetch_add(1, Relaxed);
-        let guest = Guest { census: Arc::clone(&self.census), drain: Rc::clone(&self.drain) };
+        let seat = Seat { census: Arc::clone(&self.census) };
+        let guest = Guest { drain: Rc::clone(&self.drain) };
         guest.drain.connections.set(guest.drain.connections.get() + 1);
         let connection = Connection {
             peer,
@@ -277,7 +278,7 @@ impl<H: Handler> Server<H> {
         task::spawn(async move {
             let _guest = guest;
             let _ = stream.set_nodelay(true);
-            server.serve(stream, connection, &settings).await;
+            server.serve(stream, seat, connection, &settings).await;
         });
     }
 
@@ -285,6 +286,7 @@ impl<H: Handler> Server<H> {
     async fn serve(
         self: Rc<Self>,
         mut stream: TcpStream,
+        seat: Seat,
         mut connection: Connection,
         settings: &ListenerSettings,
     ) {
@@ -304,7 +306,7 @@ impl<H: Handler> Server<H> {
             };
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             connection.server_name = stream.get_ref().1.server_name().map(str::to_owned);
-            return self.drive(Socket::Tls(Box::new(stream)), h2, connection).await;
+            return self.drive(Socket::Tls(Box::new(stream)), seat, h2, connection).await;
         }
         // hyper's buffers are not made before there is something to put into them.
         let by = clock::now().after(limits.header_time);
@@ -314,7 +316,7 @@ impl<H: Handler> Server<H> {
             () = self.drain.last_call() => return,
         };
         match preface {
-            Ok(Ok(h2)) => self.drive(Socket::Plain(stream), h2, connection).await,
+            Ok(Ok(h2)) => self.drive(Socket::Plain(stream), seat, h2, connection).await,
             Ok(Err(_)) => {}
             Err(_) => {
                 let refusal = Refusal::new(&refusal::REQUEST_TIMEOUT, "no request came in time");
@@ -324,9 +326,10 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    async fn drive(self: Rc<Self>, socket: Socket, h2: bool, connection: Connection) {
+    async fn drive(self: Rc<Self>, socket: Socket, seat: Seat, h2: bool, connection: Connection) {
         let shared = Shared::new(clock::now());
-        let io = GuardedStream::new(socket, !h2, Arc::clone(&shared), Arc::clone(&connection.limits));
+        let limits = Arc::clone(&connection.limits);
+        let io = GuardedStream::new(socket, seat, !h2, Arc::clone(&shared), limits);
         let connection = Rc::new(connection);
         if h2 {
             self.drive_h2(io, shared, connection).await;
@@ -446,15 +449,25 @@ impl Drain {
     }
 }
 
-/// A connection while it is counted.
-struct Guest {
+/// A connection's place among those that there may be. It goes with the socket, also after an Upgrade.
+#[derive(Debug)]
+pub(crate) struct Seat {
     census: Arc<Census>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.census.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A connection whose end a drain waits for.
+struct Guest {
     drain: Rc<Drain>,
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.census.open.fetch_sub(1, Relaxed);
         self.drain.connections.set(self.drain.connections.get() - 1);
         self.drain.ended.notify_one();
     }

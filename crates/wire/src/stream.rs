@@ -17,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::clock;
 use crate::guard::{Guard, HeadLimits, Phase, Violation};
+use crate::server::Seat;
 use crate::settings::ConnectionLimits;
 
 /// What a client hears that has said it will send no more: is it still there? (RFC 9110 section 15.2 lets a server send
@@ -124,6 +125,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct GuardedStream {
     pub socket: Socket,
+    _seat: Seat,
     /// `None` for HTTP/2, where hyper's framing leaves no doubt.
     guard: Option<Guard>,
     /// Bytes that the guard let pass after it had held them: a line that came in pieces.
@@ -140,6 +142,7 @@ pub(crate) struct GuardedStream {
 impl GuardedStream {
     pub(crate) fn new(
         socket: Socket,
+        seat: Seat,
         http1: bool,
         shared: Arc<Shared>,
         limits: Arc<ConnectionLimits>,
@@ -148,6 +151,7 @@ impl GuardedStream {
         let guard = http1.then(|| Guard::new(heads));
         GuardedStream {
             socket,
+            _seat: seat,
             guard,
             released: Bytes::new(),
             shared,
@@ -168,9 +172,9 @@ impl GuardedStream {
 
     fn must_wait(&mut self) -> Option<Poll<io::Result<()>>> {
         let idle = self.shared.is_idle();
-        if self.shared.violation().is_some() {
+        if let Some(violation) = self.shared.violation() {
             let in_body = self.guard.as_ref().is_some_and(|guard| guard.phase() == Phase::Body);
-            return Some(if idle || in_body { Poll::Ready(Err(refused())) } else { Poll::Pending });
+            return Some(if idle || in_body { Poll::Ready(Err(refused(violation))) } else { Poll::Pending });
         }
         let guard = self.guard.as_mut()?;
         if guard.phase() == Phase::Undecided {
@@ -316,8 +320,8 @@ impl Socket {
     }
 }
 
-fn refused() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "refused by the framing guard")
+fn refused(violation: Violation) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, violation)
 }
 
 impl hyper::rt::Read for GuardedStream {

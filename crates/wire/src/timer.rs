@@ -86,6 +86,7 @@ impl<'a> Timer<'a> {
             if (spent || drained) && !self.closing {
                 self.closing = true;
                 close(driven.as_mut());
+                self.armed.as_mut().reset(clock::instant(clock::now().after(LINGER)));
                 continue;
             }
             if self.armed.as_mut().poll(context).is_pending() {
@@ -141,6 +142,8 @@ impl<'a> Timer<'a> {
         }
         // Before its first request a connection has no more time than a head has.
         let patience = match shared.exchanges.load(Relaxed) {
+            // It was asked to close, and has only to say that it heard.
+            _ if self.closing => LINGER,
             0 => self.limits.idle.min(self.limits.header_time),
             _ => self.limits.idle,
         };

@@ -1,6 +1,7 @@
 //! End to end: the real binary, real sockets.
 
 mod exchanges;
+mod listeners;
 mod running;
 mod wire;
 
