@@ -4,8 +4,9 @@
 //! always needs one, except over the unix socket. `Host` is checked, so that a web page that the operator looks at
 //! cannot talk to it (DNS rebinding).
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,8 +23,9 @@ use tidegate_model::credential::Digest;
 use tidegate_model::receipt::RequestId;
 use tidegate_upstream::Admin;
 use tidegate_wire::clock;
+use tokio::net::UnixListener;
 
-use crate::config::{ControlAddress, ControlSettings, ControlToken, Scope};
+use crate::config::{ControlAddress, ControlSettings, ControlToken, Failure, Scope, Spot};
 use crate::run::Process;
 
 mod explanation;
@@ -34,17 +36,6 @@ pub use metrics::TenantLines;
 
 /// Bytes of a request's body.
 const BODY_MAX: usize = 64 * 1024;
-
-/// Why the control API cannot be served.
-#[derive(Debug, thiserror::Error)]
-#[error("the control API cannot listen on {address}")]
-pub struct ControlError {
-    /// Where.
-    pub address: String,
-    /// Why.
-    #[source]
-    pub source: std::io::Error,
-}
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -59,56 +50,102 @@ struct Control {
     settings: Arc<ControlSettings>,
 }
 
-/// Serves the control API on each of its addresses. Where that is, in words.
+/// A control API that is bound and not served yet.
+pub struct Bound {
+    settings: Arc<ControlSettings>,
+    tcp: Vec<std::net::TcpListener>,
+    unix: Vec<UnixListener>,
+    /// Where it is, in words: `ADDRESS:PORT` or `unix:PATH`.
+    pub addresses: Vec<String>,
+}
+
+/// Binds each of the addresses.
 ///
 /// # Errors
-/// An address that cannot be listened on.
-pub fn serve(settings: &ControlSettings, process: &Arc<Process>) -> Result<Vec<String>, ControlError> {
-    let control = Control { process: Arc::clone(process), settings: Arc::new(settings.clone()) };
-    let router = router(control);
-    let mut addresses = Vec::new();
+/// Every address that cannot be listened on.
+pub fn bind(settings: &ControlSettings) -> Result<Bound, Vec<Failure>> {
+    let settings = Arc::new(settings.clone());
+    let mut bound =
+        Bound { settings: Arc::clone(&settings), tcp: Vec::new(), unix: Vec::new(), addresses: Vec::new() };
+    let mut failures = Vec::new();
     for address in &settings.listen {
-        match address {
-            ControlAddress::Tcp(address) => {
-                let failed = |source| ControlError { address: address.to_string(), source };
-                let listener = std::net::TcpListener::bind(address).map_err(failed)?;
-                listener.set_nonblocking(true).map_err(failed)?;
-                addresses.push(listener.local_addr().map_err(failed)?.to_string());
-                let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-                let service = router.clone().layer(middleware::from_fn(as_tcp));
-                let service = service.into_make_service_with_connect_info::<SocketAddr>();
-                tidegate_wire::task::spawn(async move {
-                    if let Err(error) = axum::serve(listener, service).await {
-                        tracing::error!(%error, "the control API ended");
-                    }
-                });
-            }
-            ControlAddress::Unix(path) => {
-                let failed = |source| ControlError { address: path.display().to_string(), source };
-                let listener = bind_unix(path).map_err(failed)?;
-                addresses.push(format!("unix:{}", path.display()));
-                let service = router.clone().layer(middleware::from_fn(as_unix));
-                tidegate_wire::task::spawn(async move {
-                    if let Err(error) = axum::serve(listener, service).await {
-                        tracing::error!(%error, "the control API ended");
-                    }
-                });
-            }
-        }
+        let done = match address {
+            ControlAddress::Tcp(address) => bind_tcp(*address).map(|(listener, address)| {
+                bound.tcp.push(listener);
+                bound.addresses.push(address.to_string());
+            }),
+            ControlAddress::Unix(path) => bind_unix(path).map(|listener| {
+                bound.unix.push(listener);
+                bound.addresses.push(format!("unix:{}", path.display()));
+            }),
+        };
+        failures.extend(done.err().map(|error| unbound(address, &error)));
     }
-    Ok(addresses)
+    if failures.is_empty() { Ok(bound) } else { Err(failures) }
+}
+
+fn unbound(address: &ControlAddress, error: &io::Error) -> Failure {
+    let shown = match address {
+        ControlAddress::Tcp(address) => address.to_string(),
+        ControlAddress::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let in_use = error.kind() == io::ErrorKind::AddrInUse;
+    let why = if in_use { "it is in use by another process".to_owned() } else { error.to_string() };
+    let failure = Failure::new(
+        Spot::Control(address.clone()),
+        format!("the control API cannot listen on {shown}: {why}"),
+    );
+    if in_use {
+        failure.help("give it another address: [control] listen = [\"127.0.0.1:8091\"]")
+    } else {
+        failure
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<(std::net::TcpListener, SocketAddr)> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+impl Bound {
+    /// Serves it from now on. Must be called on the control runtime.
+    ///
+    /// # Errors
+    /// The system has no room for a socket in its event queue.
+    pub fn serve(self, process: &Arc<Process>) -> io::Result<()> {
+        let router = router(Control { process: Arc::clone(process), settings: self.settings });
+        for listener in self.tcp {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let service = router.clone().layer(middleware::from_fn(as_tcp));
+            let service = service.into_make_service_with_connect_info::<SocketAddr>();
+            tidegate_wire::task::spawn(async move { ended(axum::serve(listener, service).await) });
+        }
+        for listener in self.unix {
+            let service = router.clone().layer(middleware::from_fn(as_unix));
+            tidegate_wire::task::spawn(async move { ended(axum::serve(listener, service).await) });
+        }
+        Ok(())
+    }
+}
+
+fn ended(served: io::Result<()>) {
+    if let Err(error) = served {
+        tracing::error!(%error, "the control API ended");
+    }
 }
 
 /// Whoever may open the socket may change everything: that is the owner alone.
-fn bind_unix(path: &PathBuf) -> std::io::Result<tokio::net::UnixListener> {
+fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_err() {
-        // A socket that nobody listens on is left over from a process that was killed.
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        // A socket that nobody listens on is left over from a process that was killed. Anything else stays.
+        let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        if is_socket {
+            std::fs::remove_file(path)?;
         }
     }
-    let listener = tokio::net::UnixListener::bind(path)?;
+    let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }

@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
-use crate::control::{self, ControlError, TenantLines};
+use crate::control::{self, TenantLines};
 use crate::jwks;
 use crate::wiring::Gate;
 
@@ -101,7 +101,7 @@ pub fn run(source: Source) -> ExitCode {
         match start(config, source).await {
             Ok(Started { process, .. }) => until_stopped(process, signals).await,
             Err(error) => {
-                eprintln!("error: {error}");
+                eprintln!("{error}");
                 ExitCode::from(2)
             }
         }
@@ -113,8 +113,15 @@ pub fn run(source: Source) -> ExitCode {
 /// # Errors
 /// What stands in the way, in words.
 pub async fn start(config: Config, source: Source) -> Result<Started, String> {
-    let control = config.control.clone();
-    let gate = Gate::start(config).map_err(|error| error.to_string())?;
+    let places = config.places.clone();
+    let (controls, gate) = match (control::bind(&config.control), Gate::start(config)) {
+        (Ok(controls), Ok(gate)) => (controls, gate),
+        (controls, gate) => {
+            let wiring = gate.err().map(|error| error.failures()).unwrap_or_default();
+            let failures = controls.err().unwrap_or_default().into_iter().chain(wiring);
+            return Err(places.problems(failures.collect()).to_string());
+        }
+    };
     let (reload, asked) = mpsc::channel(ASKED_MAX);
     let process = Arc::new(Process {
         gate,
@@ -125,7 +132,8 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
         source,
         reload,
     });
-    let controls = control::serve(&control, &process).map_err(|error: ControlError| chain(&error))?;
+    let addresses = controls.addresses.clone();
+    controls.serve(&process).map_err(|error| format!("error: the control API cannot be served: {error}"))?;
     let upstreams = Arc::clone(&process.gate.standing.upstreams);
     task::spawn(async move { upstreams.drive().await });
     process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;
@@ -136,11 +144,11 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
         let scheme = if listening.settings.tls { "https" } else { "http" };
         let _ = writeln!(out, "listening {scheme} {}", listening.address);
     }
-    for address in &controls {
+    for address in &addresses {
         let _ = writeln!(out, "control http {address}");
     }
     let _ = out.flush();
-    Ok(Started { process, controls })
+    Ok(Started { process, controls: addresses })
 }
 
 /// The signals that steer the process. Caught before it says that it is ready: a signal that comes then counts.
@@ -235,8 +243,11 @@ impl Process {
     }
 
     fn reload_now(&self) -> Result<(), String> {
-        let applied =
-            self.source.load().and_then(|config| self.gate.apply(config).map_err(|error| error.to_string()));
+        let apply = |config: Config| {
+            let places = config.places.clone();
+            self.gate.apply(config).map_err(|error| places.problems(error.failures()).to_string())
+        };
+        let applied = self.source.load().and_then(apply);
         self.gate.counts.reloaded(applied.is_ok());
         match &applied {
             Ok(()) => {

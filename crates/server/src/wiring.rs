@@ -20,11 +20,13 @@ use tidegate_wire::tls::{CertificateError, CertificateSet, Certificates};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{Config, Failure, Spot};
 use crate::telemetry::{LogWriterError, ProcessCounts, Telemetry};
 
 /// Commands that may wait for a core.
 const COMMANDS_MAX: usize = 64;
+/// How to mend it.
+pub const PORT_IN_USE: &str = "`ss -ltnp` tells which process it is; end it, or take another port";
 
 /// A running Tidegate.
 pub struct Gate {
@@ -69,6 +71,35 @@ pub enum WiringError {
     /// The access log cannot be written.
     #[error("{}", crate::run::chain(.0))]
     Log(#[from] LogWriterError),
+    /// More than one of these.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<WiringError>),
+}
+
+impl WiringError {
+    /// What failed, each for itself.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failure> {
+        match self {
+            WiringError::Bind(errors) => errors.iter().map(unbound).collect(),
+            WiringError::Log(_) => vec![Failure::new(Spot::AccessLog, self.to_string())],
+            WiringError::Certificates(errors) => {
+                errors.iter().map(|error| Failure::new(Spot::Whole, error.to_string())).collect()
+            }
+            WiringError::Several(errors) => errors.iter().flat_map(WiringError::failures).collect(),
+            WiringError::Site(_) | WiringError::Upstream(_) => {
+                vec![Failure::new(Spot::Whole, self.to_string())]
+            }
+        }
+    }
+}
+
+fn unbound(error: &BindError) -> Failure {
+    let failure = Failure::new(Spot::Listener(error.address), error.to_string());
+    match error.source.kind() {
+        std::io::ErrorKind::AddrInUse => failure.help(PORT_IN_USE),
+        _ => failure,
+    }
 }
 
 struct Core {
@@ -97,11 +128,20 @@ impl Gate {
             verifiers: Arc::default(),
         };
         let workers = config.workers.get();
+        let opened = Telemetry::new(&config.log, workers).map_err(WiringError::from);
+        let (sockets, telemetry) = match (bind_new(&config.listeners, &[], workers), opened) {
+            (Ok(sockets), Ok(telemetry)) => (sockets, Arc::new(telemetry)),
+            (bound, opened) => {
+                let errors = bound.err().into_iter().chain(opened.err());
+                return Err(WiringError::Several(errors.collect()));
+            }
+        };
         let certificates = Arc::new(Certificates::default());
-        load_certificates(&certificates, &config)?;
+        if let Some(set) = load_certificates(&config)? {
+            certificates.swap(set);
+        }
         standing.upstreams.apply(config.upstreams.clone())?;
         let site = Arc::new(Site::build(config.proxy.clone(), &standing)?);
-        let telemetry = Arc::new(Telemetry::new(&config.log, workers)?);
         let census = Arc::<Census>::default();
         let tls = certificates.server_config();
         let cores = (0..workers)
@@ -117,7 +157,7 @@ impl Gate {
             listening: Mutex::default(),
             config: Mutex::new(Arc::new(config)),
         });
-        gate.listen()?;
+        gate.listen(sockets);
         Ok(gate)
     }
 
@@ -135,34 +175,41 @@ impl Gate {
 
     /// Puts another configuration into force. Nothing that is under way is touched.
     ///
+    /// What can fail comes first: a configuration takes effect as a whole or not at all.
+    ///
     /// # Errors
     /// [`WiringError`]; the configuration before stays in force.
     pub fn apply(&self, config: Config) -> Result<(), WiringError> {
         let before = self.config();
-        if config.workers != before.workers {
-            tracing::warn!("`workers` takes effect after a restart");
+        let certificates = load_certificates(&config)?;
+        let sockets = bind_new(&config.listeners, &self.listening(), self.cores.len())?;
+        let built = self.standing.upstreams.apply(config.upstreams.clone()).map_err(WiringError::from);
+        let built = built.and_then(|()| Ok(Site::build(config.proxy.clone(), &self.standing)?));
+        let site = match built {
+            Ok(site) => Arc::new(site),
+            Err(error) => {
+                self.standing.upstreams.apply(before.upstreams.clone())?;
+                return Err(error);
+            }
+        };
+        for setting in restart_needed(&before, &config) {
+            tracing::warn!("`{setting}` takes effect after a restart");
         }
-        if config.control != before.control {
-            tracing::warn!("`[control]` takes effect after a restart");
+        if let Some(set) = certificates {
+            self.certificates.swap(set);
         }
-        load_certificates(&self.certificates, &config)?;
-        if let Err(error) = self.standing.upstreams.apply(config.upstreams.clone()) {
-            self.standing.upstreams.apply(before.upstreams.clone())?;
-            return Err(error.into());
-        }
-        let site = Arc::new(Site::build(config.proxy.clone(), &self.standing)?);
         for core in &self.cores {
             core.tell(Command::Site(Arc::clone(&site)));
         }
         *self.config.lock() = Arc::new(config);
-        self.listen()
+        self.listen(sockets);
+        Ok(())
     }
 
-    /// Listens where the configuration says, and no longer elsewhere.
-    fn listen(&self) -> Result<(), WiringError> {
+    /// Listens where the configuration says, and no longer elsewhere. These are the sockets of new addresses.
+    fn listen(&self, mut sockets: Bound) {
         let mut wanted = self.config().listeners.clone();
         let mut listening = self.listening.lock();
-        let mut errors = Vec::new();
         let mut kept = Vec::new();
         // Those that have not changed first: with port 0 several may have the same address.
         wanted.retain(|settings| match listening.iter().position(|held| held.settings == *settings) {
@@ -180,22 +227,18 @@ impl Gate {
                 kept.push(Listening { settings, address });
                 continue;
             }
-            match bind(settings.address, self.cores.len()) {
-                Ok(sockets) => {
-                    let address = sockets[0].local_addr().unwrap_or(settings.address);
-                    for (core, socket) in self.cores.iter().zip(sockets) {
-                        core.tell(Command::Listen(socket, settings.clone()));
-                    }
-                    kept.push(Listening { settings, address });
-                }
-                Err(error) => errors.push(error),
+            let Some(place) = sockets.iter().position(|(bound, _)| *bound == settings) else { continue };
+            let (_, sockets) = sockets.swap_remove(place);
+            let address = sockets.first().and_then(|one| one.local_addr().ok()).unwrap_or(settings.address);
+            for (core, socket) in self.cores.iter().zip(sockets) {
+                core.tell(Command::Listen(socket, settings.clone()));
             }
+            kept.push(Listening { settings, address });
         }
         for gone in listening.drain(..) {
             self.cores.iter().for_each(|core| core.tell(Command::Close(gone.address)));
         }
         *listening = kept;
-        if errors.is_empty() { Ok(()) } else { Err(WiringError::Bind(errors)) }
     }
 
     /// Stops accepting and waits for what is under way, at most so long. `true`: all of it has ended.
@@ -215,11 +258,47 @@ impl Gate {
     }
 }
 
-fn load_certificates(certificates: &Certificates, config: &Config) -> Result<(), WiringError> {
-    if !config.certificates.is_empty() {
-        certificates.swap(CertificateSet::load(&config.certificates).map_err(WiringError::Certificates)?);
+/// Listeners that are new, each with a socket for every core.
+type Bound = Vec<(ListenerSettings, Vec<TcpListener>)>;
+
+/// Binds what is not listened on yet. Every address that cannot be had is told.
+fn bind_new(
+    wanted: &[ListenerSettings],
+    listening: &[Listening],
+    cores: usize,
+) -> Result<Bound, WiringError> {
+    let mut held: Vec<SocketAddr> = listening.iter().map(|one| one.settings.address).collect();
+    let (mut bound, mut errors) = (Vec::new(), Vec::new());
+    for settings in wanted {
+        // With port 0 several have one address: each takes the place of one.
+        if let Some(place) = held.iter().position(|address| *address == settings.address) {
+            held.swap_remove(place);
+            continue;
+        }
+        match bind(settings.address, cores) {
+            Ok(sockets) => bound.push((settings.clone(), sockets)),
+            Err(error) => errors.push(error),
+        }
     }
-    Ok(())
+    if errors.is_empty() { Ok(bound) } else { Err(WiringError::Bind(errors)) }
+}
+
+/// What has changed and cannot be changed while running.
+fn restart_needed(before: &Config, after: &Config) -> impl Iterator<Item = &'static str> {
+    let changed = [
+        ("workers", before.workers != after.workers),
+        ("[control]", before.control != after.control),
+        ("[log]", before.log != after.log),
+        ("[tenants] tracked", before.proxy.tenants.tracked_max != after.proxy.tenants.tracked_max),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(setting, _)| setting)
+}
+
+fn load_certificates(config: &Config) -> Result<Option<CertificateSet>, WiringError> {
+    if config.certificates.is_empty() {
+        return Ok(None);
+    }
+    CertificateSet::load(&config.certificates).map(Some).map_err(WiringError::Certificates)
 }
 
 impl Core {

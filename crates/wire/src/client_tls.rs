@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::settings::{ClientTlsSettings, Protocol};
+use crate::tls::pem_reason;
 
 /// TLS to the endpoints of one upstream.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ fn authorities(settings: &ClientTlsSettings) -> Result<RootCertStore, ClientTlsE
         return if store.is_empty() { Err(ClientTlsError::NoAuthorities) } else { Ok(store) };
     };
     let unusable = |why: String| ClientTlsError::Authorities { path: path.clone(), why };
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))? {
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(pem_reason(&error)))? {
         let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
         store.add(certificate).map_err(|error| unusable(error.to_string()))?;
     }

@@ -1,6 +1,8 @@
 //! TLS towards clients: several certificates chosen by name, swapped without touching a connection.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -9,7 +11,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 
 use crate::settings::CertificateFiles;
 
@@ -58,7 +60,7 @@ impl CertificateSet {
                         };
                     }
                 }
-                Err(problem) => problems.push(problem),
+                Err(found) => problems.extend(found),
             }
         }
         match first {
@@ -73,35 +75,55 @@ impl CertificateSet {
     }
 }
 
-fn load_one(files: &CertificateFiles) -> Result<(Arc<CertifiedKey>, Vec<String>), CertificateError> {
-    let bad_cert = |why: String| CertificateError { path: files.cert.clone(), why };
-    let bad_key = |why: String| CertificateError { path: files.key.clone(), why };
-    let chain = CertificateDer::pem_file_iter(&files.cert)
-        .map_err(|error| bad_cert(pem_reason(&error)))?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| bad_cert(pem_reason(&error)))?;
-    let leaf = chain.first().ok_or_else(|| bad_cert("no certificate in it".to_owned()))?;
-    let parsed =
-        ParsedCertificate::try_from(leaf).map_err(|error| bad_cert(format!("not a certificate: {error}")))?;
-    let names = dns_names(leaf, &parsed);
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| bad_key(pem_reason(&error)))?;
-    let signing = aws_lc_rs::sign::any_supported_type(&key)
-        .map_err(|error| bad_key(format!("not a usable key: {error}")))?;
+/// A pair, with the names that it is for. What is wrong with either file is told of both.
+fn load_one(files: &CertificateFiles) -> Result<(Arc<CertifiedKey>, Vec<String>), Vec<CertificateError>> {
+    let bad = |path: &Path, why: String| CertificateError { path: path.to_owned(), why };
+    let chain = load_chain(&files.cert).map_err(|why| bad(&files.cert, why));
+    let signing = load_key(&files.key).map_err(|why| bad(&files.key, why));
+    let ((chain, names), signing) = match (chain, signing) {
+        (Ok(chain), Ok(signing)) => (chain, signing),
+        (chain, signing) => return Err(chain.err().into_iter().chain(signing.err()).collect()),
+    };
     let certified = CertifiedKey::new(chain, signing);
-    certified.keys_match().map_err(|_| bad_key(format!("not the key of {}", files.cert.display())))?;
+    let stranger = |_| vec![bad(&files.key, format!("it is not the key of {}", files.cert.display()))];
+    certified.keys_match().map_err(stranger)?;
     Ok((Arc::new(certified), names))
 }
 
-fn pem_reason(error: &rustls::pki_types::pem::Error) -> String {
+/// A chain, the leaf first, and the names that the leaf is for.
+type Chain = (Vec<CertificateDer<'static>>, Vec<String>);
+
+fn load_chain(path: &Path) -> Result<Chain, String> {
+    let chain = CertificateDer::pem_file_iter(path).map_err(|error| pem_reason(&error))?;
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| pem_reason(&error))?;
+    let leaf = chain.first().ok_or("there is no certificate in it")?;
+    ParsedCertificate::try_from(leaf).map_err(|error| format!("it is no certificate: {error}"))?;
+    let names = dns_names(leaf);
+    Ok((chain, names))
+}
+
+fn load_key(path: &Path) -> Result<Arc<dyn SigningKey>, String> {
+    let key = PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
+        rustls::pki_types::pem::Error::NoItemsFound => "there is no private key in it".to_owned(),
+        error => pem_reason(&error),
+    })?;
+    aws_lc_rs::sign::any_supported_type(&key).map_err(|error| format!("it is no usable key: {error}"))
+}
+
+pub(crate) fn pem_reason(error: &rustls::pki_types::pem::Error) -> String {
     match error {
-        rustls::pki_types::pem::Error::Io(error) => error.to_string(),
-        rustls::pki_types::pem::Error::NoItemsFound => "nothing in it, in PEM, that is looked for".to_owned(),
-        other => format!("not PEM: {other}"),
+        rustls::pki_types::pem::Error::Io(error) => match error.kind() {
+            io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+            _ => error.to_string(),
+        },
+        rustls::pki_types::pem::Error::NoItemsFound => "there is no certificate in it".to_owned(),
+        other => format!("it is not PEM: {other}"),
     }
 }
 
 /// The names in the certificate's subjectAltName.
-fn dns_names(leaf: &CertificateDer<'_>, _parsed: &ParsedCertificate<'_>) -> Vec<String> {
+fn dns_names(leaf: &CertificateDer<'_>) -> Vec<String> {
     webpki::EndEntityCert::try_from(leaf)
         .map(|certificate| certificate.valid_dns_names().map(str::to_ascii_lowercase).collect())
         .unwrap_or_default()

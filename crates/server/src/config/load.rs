@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::places::Places;
 use super::problem::{Problem, Problems, Source};
 use super::raw;
 use super::resolve::{self, plain, read_bounded};
@@ -60,7 +61,10 @@ impl Config {
         let text = format!(
             "[listen]\nhttp = [\"0.0.0.0:8080\"]\n\n[upstream.app]\n{endpoints}\n\n[[route]]\nname = \"all\"\npath = \"/\"\nupstream = \"app\"\n"
         );
-        Config::parse(Path::new("--to"), &text)
+        let mut config = Config::parse(Path::new("--to"), &text)?;
+        // Nobody wrote the text: there is nothing in it to be shown.
+        config.places = Places::default();
+        Ok(config)
     }
 }
 
@@ -157,7 +161,7 @@ impl Reading {
             inherit(&mut tree);
             match serde_json::from_value::<raw::Config>(tree.plain()) {
                 Ok(raw) => match resolve::resolve(&raw, &tree) {
-                    Ok(resolved) if self.problems.is_empty() => return Ok(self.config(raw, resolved)),
+                    Ok(resolved) if self.problems.is_empty() => return Ok(self.config(raw, resolved, &tree)),
                     Ok(_) => {}
                     Err(problems) => self.problems.extend(problems),
                 },
@@ -171,12 +175,13 @@ impl Reading {
         Err(Problems::new(self.sources, self.problems))
     }
 
-    fn config(self, mut raw: raw::Config, resolved: resolve::Resolved) -> Config {
+    fn config(self, mut raw: raw::Config, resolved: resolve::Resolved, tree: &Node) -> Config {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let given = raw.workers.and_then(|workers| NonZeroUsize::new(workers as usize));
         let workers = given.unwrap_or(cores);
         raw.workers = u32::try_from(workers.get()).ok();
-        let files = self.sources.into_iter().map(|source| source.path).zip(self.hashes).collect();
+        let files = self.sources.iter().map(|source| source.path.clone()).zip(self.hashes).collect();
+        let places = Places::of(&raw, tree, self.sources);
         Config {
             listeners: resolved.listeners,
             certificates: resolved.certificates,
@@ -188,6 +193,7 @@ impl Reading {
             proxy: resolved.proxy,
             sources: Sources { files, named: resolved.named, patterns: self.patterns },
             effective: Arc::from(effective(&raw)),
+            places,
         }
     }
 }

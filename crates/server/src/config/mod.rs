@@ -2,6 +2,7 @@
 
 mod later;
 mod load;
+mod places;
 mod problem;
 mod raw;
 mod reference;
@@ -18,6 +19,7 @@ mod tree;
 mod watch;
 
 pub use load::shown_hash;
+pub use places::{Failure, Places, Spot};
 pub use problem::{Problems, Told};
 pub use reference::generated;
 pub use settings::{

@@ -14,13 +14,19 @@ const LINE_CHARS_MAX: usize = 160;
 /// Keys whose values are never shown.
 const SECRET_KEYS: [&str; 4] = ["secret", "password", "sha256", "token"];
 
-/// One file, as it was read.
-#[derive(Clone, Debug)]
+/// One file, as it was read. Its `Debug` is its path alone: the text may hold secrets.
+#[derive(Clone)]
 pub struct Source {
     /// Its path, as shown.
     pub path: PathBuf,
     /// Its text.
     pub text: String,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Source").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// A stretch of a file.

@@ -11,6 +11,8 @@ use tidegate_proxy::settings::ProxySettings;
 use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 
+use super::places::Places;
+
 /// A whole configuration. Parts of it are handed to the parts of the server.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -34,6 +36,8 @@ pub struct Config {
     pub sources: Sources,
     /// The whole configuration as TOML, with its defaults, secrets hidden.
     pub effective: Arc<str>,
+    /// Where in the files stands what can fail yet.
+    pub places: Places,
 }
 
 impl Config {

@@ -599,7 +599,7 @@ error: nobody can be reached at `0.0.0.0:1`
 8 | endpoints = ["127.0.0.1:1", { address = "127.0.0.1:1", weight = 2 }, "0.0.0.0:1"]
   |                                                                      ^^^^^^^^^^^
 
-error: cannot use /nonexistent/ca.pem: I/O error: No such file or directory (os error 2)
+error: cannot use /nonexistent/ca.pem: there is no such file
   --> t.toml:11:14
    |
 11 | tls = { ca = "/nonexistent/ca.pem" }
@@ -638,11 +638,17 @@ tokens = [{ name = "ops", sha256 = "0", scopes = ["purge"] }]
   |                         ^^^^^^^^^^^^^^
   = note: the other one is at t.toml:3:9
 
-error: cannot use /nonexistent/cert.pem: No such file or directory (os error 2)
+error: cannot use /nonexistent/cert.pem: there is no such file
  --> t.toml:6:8
   |
 6 | cert = "/nonexistent/cert.pem"
   |        ^^^^^^^^^^^^^^^^^^^^^^^
+
+error: cannot use /nonexistent/key.pem: there is no such file
+ --> t.toml:7:7
+  |
+7 | key = "/nonexistent/key.pem"
+  |       ^^^^^^^^^^^^^^^^^^^^^^
 
 error: a SHA-256 is 64 hexadecimal digits
  --> t.toml:9:36
@@ -659,7 +665,7 @@ error: `scopes = "purge"` is not in this version
 error: there is no route
   = help: add [[route]] path = "/", upstream = "…"
 
-5 problems"#
+6 problems"#
     );
 }
 

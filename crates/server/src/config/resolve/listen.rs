@@ -49,7 +49,17 @@ pub fn listeners(context: &mut Context<'_>, raw: &raw::Config) -> Vec<ListenerSe
                 && let Some(there) = taken.insert(settings.address, place.clone())
             {
                 let message = format!("`{}` is listened on twice", settings.address);
-                context.add(node, Problem::new(Some(place), message).note(Some(&there), "the other one is"));
+                context.add(
+                    node,
+                    Problem::new(Some(place.clone()), message).note(Some(&there), "the other one is"),
+                );
+            }
+            let control = ControlAddress::Tcp(settings.address);
+            if settings.address.port() != 0 && raw.control.listen.iter().any(|one| one.0 == control) {
+                let message = format!("`{}` is the address of the control API", settings.address);
+                let help =
+                    "the control API is at `[control] listen`, if nothing else is given at 127.0.0.1:8090";
+                context.add(node, Problem::new(Some(place), message).help(help));
             }
             listeners.push(settings);
         }
