@@ -146,6 +146,14 @@ impl Ewma {
     /// What a failure counts as, at least: an endpoint that fails fast must not look fast.
     pub const FAILURE: Duration = Duration::from_secs(1);
 
+    /// What it has come to by now: one that is not asked is forgotten too, or it would never be asked again. Within a
+    /// hundredth of the decay, that is nothing.
+    #[must_use]
+    pub fn now(self, now: Tick) -> f64 {
+        let since = nanos(now.since(self.at)) as f64;
+        if since < Ewma::DECAY / 100.0 { self.value } else { self.value * (-since / Ewma::DECAY).exp() }
+    }
+
     /// The average after one more sample.
     #[must_use]
     pub fn after(self, sample: Duration, failed: bool, now: Tick) -> Ewma {
@@ -215,6 +223,18 @@ mod tests {
         }
         assert!(counts[0] < 100, "{counts:?}");
         assert!(counts[1].abs_diff(counts[2]) < 600, "{counts:?}");
+    }
+
+    #[test]
+    fn an_endpoint_that_was_bad_once_is_tried_again_in_time() {
+        let bad = Ewma::default().after(Duration::from_millis(1), true, Tick(0));
+        assert_eq!(bad.now(Tick(50_000_000)), 1e9);
+        let good = candidate(1.0, 0, 1.0);
+        let picked = |seconds: u64| {
+            let latency = bad.now(Tick(0).after(Duration::from_secs(seconds)));
+            peak_ewma(&[Candidate { latency, ..good }, good], 0) == Some(0)
+        };
+        assert!(!picked(10) && picked(100));
     }
 
     #[test]

@@ -43,38 +43,50 @@ pub fn retry_after(value: &str, wall: std::time::SystemTime) -> Option<Duration>
 
 /// What retries and hedges may be spent of: so many a hundred first tries, and a few a second at any rate.
 ///
-/// A reserve of ten seconds' worth at most is kept, so that a quiet hour does not pay for a storm. One word, in
-/// hundredths of a try.
+/// What was earned is forgotten, a tenth a second: some ten seconds' worth is kept, so that a quiet hour does not pay for
+/// a storm, and the reserve of a busy upstream is larger than that of a quiet one. One word, in hundredths of a try.
 #[derive(Debug, Default)]
 pub struct Budget {
     balance: AtomicU64,
-    /// When the balance was last topped up.
-    topped_at: AtomicU64,
+    /// When the balance was last topped up and a part of it forgotten.
+    turned_at: AtomicU64,
 }
 
 impl Budget {
     const TRY: u64 = 100;
-    /// The most that is kept, in tries.
-    const RESERVE: u64 = 1_000;
+    const SECOND: u64 = 1_000_000_000;
+    /// How many seconds' worth is kept.
+    const KEPT: u64 = 10;
 
     /// A first try is made: it earns its share.
-    pub fn earn(&self, percent: u32) {
-        let _ = self.balance.fetch_update(Relaxed, Relaxed, |balance| {
-            Some((balance + u64::from(percent)).min(Budget::RESERVE * Budget::TRY))
-        });
+    pub fn earn(&self, percent: u32, min_per_second: u32, now: Tick) {
+        self.turn(min_per_second, now);
+        self.balance.fetch_add(u64::from(percent), Relaxed);
     }
 
     /// Spends one retry, if there is one.
     pub fn spend(&self, min_per_second: u32, now: Tick) -> bool {
-        let before = self.topped_at.load(Relaxed);
-        let since = Duration::from_nanos(now.0.saturating_sub(before)).min(Duration::from_secs(10));
-        let earned = since.as_millis() as u64 * u64::from(min_per_second) * Budget::TRY / 1000;
-        if earned > 0 && self.topped_at.compare_exchange(before, now.0, Relaxed, Relaxed).is_ok() {
-            let _ = self.balance.fetch_update(Relaxed, Relaxed, |balance| {
-                Some((balance + earned).min(Budget::RESERVE * Budget::TRY))
-            });
-        }
+        self.turn(min_per_second, now);
         self.balance.fetch_update(Relaxed, Relaxed, |balance| balance.checked_sub(Budget::TRY)).is_ok()
+    }
+
+    /// Once in a tenth of a second, and by one core: adds what the time has earned, and forgets what is old.
+    fn turn(&self, min_per_second: u32, now: Tick) {
+        let before = self.turned_at.load(Relaxed);
+        let since = now.0.saturating_sub(before);
+        if since < Budget::SECOND / 10
+            || self.turned_at.compare_exchange(before, now.0, Relaxed, Relaxed).is_err()
+        {
+            return;
+        }
+        let window = Budget::KEPT * Budget::SECOND;
+        let since = since.min(window);
+        let earned = u128::from(since) * u128::from(u64::from(min_per_second) * Budget::TRY)
+            / u128::from(Budget::SECOND);
+        let _ = self.balance.fetch_update(Relaxed, Relaxed, |balance| {
+            let kept = u128::from(balance) * u128::from(window - since) / u128::from(window);
+            Some((kept + earned) as u64)
+        });
     }
 }
 
@@ -83,11 +95,20 @@ impl Budget {
 pub struct Latencies {
     buckets: [AtomicU64; Latencies::BUCKETS],
     count: AtomicU64,
+    /// The hundredth part is faster than this, in nanoseconds; 0: unknown. Kept, because each call asks for it.
+    fastest: AtomicU64,
+    /// When the last sample came, to a tenth of a second.
+    heard_at: AtomicU64,
 }
 
 impl Default for Latencies {
     fn default() -> Latencies {
-        Latencies { buckets: [const { AtomicU64::new(0) }; Latencies::BUCKETS], count: AtomicU64::new(0) }
+        Latencies {
+            buckets: [const { AtomicU64::new(0) }; Latencies::BUCKETS],
+            count: AtomicU64::new(0),
+            fastest: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
+        }
     }
 }
 
@@ -96,11 +117,20 @@ impl Latencies {
     const HALVE_AT: u64 = 2_000;
     /// Fewer samples tell nothing.
     const SAMPLES_MIN: u64 = 20;
+    /// The fastest is looked for again after so many samples.
+    const LOOK_EVERY: u64 = 32;
+    /// How long the fastest is believed without a further sample: were it for ever, an upstream that has become faster
+    /// could be refused for good by what it once was.
+    const BELIEVED: Duration = Duration::from_secs(5);
 
     /// Adds a sample.
-    pub fn add(&self, latency: Duration) {
+    pub fn add(&self, latency: Duration, now: Tick) {
         self.buckets[Latencies::bucket(nanos(latency) / 1000)].fetch_add(1, Relaxed);
-        if self.count.fetch_add(1, Relaxed) + 1 == Latencies::HALVE_AT {
+        if now.0.saturating_sub(self.heard_at.load(Relaxed)) > 100_000_000 {
+            self.heard_at.store(now.0, Relaxed);
+        }
+        let count = self.count.fetch_add(1, Relaxed) + 1;
+        if count == Latencies::HALVE_AT {
             let mut left = 0;
             for bucket in &self.buckets {
                 let half = bucket.load(Relaxed) / 2;
@@ -109,6 +139,17 @@ impl Latencies {
             }
             self.count.store(left, Relaxed);
         }
+        if count.is_multiple_of(Latencies::LOOK_EVERY) || count == Latencies::SAMPLES_MIN {
+            self.fastest.store(self.quantile(0.01).map_or(0, nanos), Relaxed);
+        }
+    }
+
+    /// What all but a hundredth of the recent answers took at least; `None`: nothing is known, or not lately.
+    #[must_use]
+    pub fn fastest(&self, now: Tick) -> Option<Duration> {
+        let fastest = Duration::from_nanos(self.fastest.load(Relaxed));
+        let heard_at = Tick(self.heard_at.load(Relaxed));
+        (!fastest.is_zero() && now.since(heard_at) <= Latencies::BELIEVED).then_some(fastest)
     }
 
     /// The latency under which this share of the samples lies, `0.0..1.0`, to a fifth; `None` while there are too few.
@@ -161,14 +202,44 @@ mod tests {
         }
     }
 
+    fn spendable(budget: &Budget, min: u32, now: Tick) -> usize {
+        (0..10_000).take_while(|_| budget.spend(min, now)).count()
+    }
+
     #[test]
     fn a_budget_is_a_share_of_the_first_tries_and_a_few_a_second() {
         let budget = Budget::default();
-        let now = Tick(10_000_000_000);
-        (0..20).filter(|_| budget.spend(2, now)).count();
-        (0..100).for_each(|_| budget.earn(20));
-        assert_eq!((0..100).filter(|_| budget.spend(0, now)).count(), 20);
-        assert_eq!((0..100).filter(|_| budget.spend(5, now.after(Duration::from_secs(1)))).count(), 5);
+        let now = Tick(3_600_000_000_000);
+        assert_eq!(spendable(&budget, 2, now), 20, "ten seconds' worth to begin with");
+        (0..100).for_each(|_| budget.earn(20, 0, now));
+        assert_eq!(spendable(&budget, 0, now), 20);
+        assert_eq!(spendable(&budget, 5, now.after(Duration::from_secs(1))), 5);
+        assert_eq!(spendable(&budget, 0, now.after(Duration::from_secs(9))), 0);
+    }
+
+    #[test]
+    fn a_quiet_hour_does_not_pay_for_a_storm() {
+        let budget = Budget::default();
+        let mut now = Tick(3_600_000_000_000);
+        for _ in 0..3_600 {
+            // Ten first tries a second: two retries a second.
+            (0..10).for_each(|_| budget.earn(20, 0, now));
+            now = now.after(Duration::from_secs(1));
+        }
+        assert!((15..=20).contains(&spendable(&budget, 0, now)));
+    }
+
+    #[test]
+    fn the_fastest_is_believed_only_while_there_are_answers() {
+        let latencies = Latencies::default();
+        let now = Tick(3_600_000_000_000);
+        assert_eq!(latencies.fastest(now), None);
+        (0..20).for_each(|_| latencies.add(Duration::from_millis(100), now));
+        let fastest = latencies.fastest(now).expect("twenty are enough");
+        assert!(fastest >= Duration::from_millis(100) && fastest < Duration::from_millis(130), "{fastest:?}");
+        assert_eq!(latencies.fastest(now.after(Duration::from_secs(6))), None);
+        (0..64).for_each(|_| latencies.add(Duration::from_millis(1), now));
+        assert!(latencies.fastest(now).is_some_and(|fastest| fastest < Duration::from_millis(2)));
     }
 
     #[test]
@@ -190,7 +261,7 @@ mod tests {
         #[test]
         fn a_quantile_is_right_to_a_fifth(micros in proptest::collection::vec(10u64..10_000_000, 50..200)) {
             let latencies = Latencies::default();
-            micros.iter().for_each(|&sample| latencies.add(Duration::from_micros(sample)));
+            micros.iter().for_each(|&sample| latencies.add(Duration::from_micros(sample), Tick(1)));
             let mut sorted = micros.clone();
             sorted.sort_unstable();
             let exact = sorted[(sorted.len() as f64 * 0.9).ceil() as usize - 1] as f64;

@@ -128,7 +128,13 @@ async fn call(
 ) -> Result<Response<Content>, Refusal> {
     exchange.open.receipt_mut().upstream = Some(Arc::clone(&upstream.settings().name));
     let upgrade = request.headers().contains_key(UPGRADE);
-    let terms = Terms { deadline: by, retry: &settings.retry, client: exchange.client, upgrade };
+    let terms = Terms {
+        deadline: by,
+        patience: settings.deadline,
+        retry: &settings.retry,
+        client: exchange.client,
+        upgrade,
+    };
     let called =
         proxy.caller.call(upstream, permitted.permit(), request, &terms, exchange.open.receipt_cell());
     let mut answer = match Box::pin(called).await {
@@ -153,11 +159,13 @@ fn broken_body(kind: &'static Kind) -> Refusal {
     Refusal::new(kind, detail)
 }
 
-/// Joins both sides of an Upgrade. The receipt and the permit live until the tunnel ends.
+/// Joins both sides of an Upgrade. The receipt, the permit and the upstream's call, which its content stands for, live
+/// until the tunnel ends.
 pub fn join(
     sides: (tunnel::OnUpgrade, tunnel::OnUpgrade),
     open: Box<Open>,
     permit: tidegate_model::tenant::Permit,
+    call: Content,
     idle: std::time::Duration,
 ) {
     task::spawn(async move {
@@ -166,7 +174,7 @@ pub fn join(
         open.request_bytes().set(up);
         open.receipt_mut().response_bytes = down;
         open.settle(End::TunnelClosed);
-        drop(permit);
+        drop((permit, call));
     });
 }
 

@@ -100,7 +100,7 @@ pub fn complete(exchange: Exchange, answer: Answer) -> Response<ExchangeBody> {
     let body = match upgraded {
         Some(sides) => {
             ExchangeBody::answered(&open, head.status);
-            forward::join(sides, open, answer.permit, connection.limits.tunnel_idle);
+            forward::join(sides, open, answer.permit, content, connection.limits.tunnel_idle);
             ExchangeBody::empty()
         }
         None => ExchangeBody::new(content, head.status, open, Some(answer.permit)),

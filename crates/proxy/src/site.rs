@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidegate_model::route::{Match, Split, Table, Tie};
 use tidegate_model::tenant::{RouteLimits, Tenants};
-use tidegate_upstream::{Upstream, Upstreams};
+use tidegate_upstream::{Prepared, Upstream, Upstreams};
 
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
 use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung};
@@ -88,15 +88,19 @@ pub enum SiteError {
 }
 
 impl Site {
-    /// Looks up everything that the settings name.
+    /// Looks up everything that the settings name, among the upstreams that will be in force with it.
     ///
     /// # Errors
     /// An upstream that is missing, or routes that are ambiguous.
-    pub fn build(settings: ProxySettings, standing: &Standing) -> Result<Site, SiteError> {
+    pub fn build(
+        settings: ProxySettings,
+        standing: &Standing,
+        upstreams: &Prepared<'_>,
+    ) -> Result<Site, SiteError> {
         let routes = settings
             .routes
             .iter()
-            .map(|route| Ok((route.matches.clone(), Arc::new(Route::build(route, &standing.upstreams)?))))
+            .map(|route| Ok((route.matches.clone(), Arc::new(Route::build(route, upstreams)?))))
             .collect::<Result<Vec<(Match, Arc<Route>)>, SiteError>>()?;
         let table = Table::build(routes).map_err(SiteError::Ambiguous)?;
         let tenants = &settings.tenants;
@@ -110,9 +114,9 @@ impl Site {
 }
 
 impl Route {
-    fn build(settings: &Arc<RouteSettings>, upstreams: &Upstreams) -> Result<Route, SiteError> {
+    fn build(settings: &Arc<RouteSettings>, upstreams: &Prepared<'_>) -> Result<Route, SiteError> {
         let find = |name: &Arc<str>| {
-            upstreams.get(name).ok_or_else(|| SiteError::UpstreamMissing {
+            upstreams.get(name).cloned().ok_or_else(|| SiteError::UpstreamMissing {
                 route: Arc::clone(&settings.name),
                 upstream: Arc::clone(name),
             })

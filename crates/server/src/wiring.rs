@@ -140,8 +140,9 @@ impl Gate {
         if let Some(set) = load_certificates(&config)? {
             certificates.swap(set);
         }
-        standing.upstreams.apply(config.upstreams.clone())?;
-        let site = Arc::new(Site::build(config.proxy.clone(), &standing)?);
+        let upstreams = standing.upstreams.prepare(config.upstreams.clone())?;
+        let site = Arc::new(Site::build(config.proxy.clone(), &standing, &upstreams)?);
+        upstreams.commit();
         let census = Arc::<Census>::default();
         let tls = certificates.server_config();
         let cores = (0..workers)
@@ -183,21 +184,15 @@ impl Gate {
         let before = self.config();
         let certificates = load_certificates(&config)?;
         let sockets = bind_new(&config.listeners, &self.listening(), self.cores.len())?;
-        let built = self.standing.upstreams.apply(config.upstreams.clone()).map_err(WiringError::from);
-        let built = built.and_then(|()| Ok(Site::build(config.proxy.clone(), &self.standing)?));
-        let site = match built {
-            Ok(site) => Arc::new(site),
-            Err(error) => {
-                self.standing.upstreams.apply(before.upstreams.clone())?;
-                return Err(error);
-            }
-        };
+        let upstreams = self.standing.upstreams.prepare(config.upstreams.clone())?;
+        let site = Arc::new(Site::build(config.proxy.clone(), &self.standing, &upstreams)?);
         for setting in restart_needed(&before, &config) {
             tracing::warn!("`{setting}` takes effect after a restart");
         }
         if let Some(set) = certificates {
             self.certificates.swap(set);
         }
+        upstreams.commit();
         for core in &self.cores {
             core.tell(Command::Site(Arc::clone(&site)));
         }

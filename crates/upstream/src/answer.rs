@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_model::tick::Tick;
 use tidegate_wire::body::{BoxError, Incoming};
@@ -17,7 +17,7 @@ use tidegate_wire::clock;
 use crate::caller::CallerState;
 use crate::endpoint::Busy;
 use crate::gate::Slot;
-use crate::pool::Pooled;
+use crate::pool::Connection;
 use crate::upstreams::Upstream;
 
 /// What an upstream answered.
@@ -35,50 +35,68 @@ pub struct AnswerBody {
     inner: Incoming,
     held: Option<Held>,
     idle: Duration,
-    /// When bytes came last, and the timer that looks whether that is too long ago; made at the first wait.
-    waiting: Option<(Tick, Pin<Box<tokio::time::Sleep>>)>,
+    /// Since when the upstream is waited for; `None`: it is the client that is slow.
+    since: Option<Tick>,
+    /// Looks whether that is too long ago; made at the first wait.
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 /// What is given back when the upstream has finished.
 pub(crate) struct Held {
     pub caller: Rc<CallerState>,
     pub upstream: std::sync::Arc<Upstream>,
-    /// `None` for HTTP/2, whose connection stays in the pool.
-    pub pooled: Option<Pooled>,
-    pub _slot: Slot,
+    pub connection: Connection,
+    pub slot: Option<Slot>,
     pub _busy: Busy,
 }
 
 impl AnswerBody {
-    pub(crate) fn new(inner: Incoming, held: Held, idle: Duration) -> AnswerBody {
-        let mut body = AnswerBody { inner, held: Some(held), idle, waiting: None };
-        if body.inner.is_end_stream() {
-            body.finish();
+    /// The response with such a body. One that changes the protocol keeps the connection and the call until it is
+    /// dropped, though its body is empty: an operator who drains the endpoint waits for the tunnel too. It gives back
+    /// the slot, which counts requests.
+    pub(crate) fn within(
+        response: Response<Incoming>,
+        mut held: Held,
+        idle: Duration,
+    ) -> Response<AnswerBody> {
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if upgraded {
+            held.slot = None;
         }
-        body
+        response.map(|inner| {
+            let mut body = AnswerBody { inner, held: Some(held), idle, since: None, timer: None };
+            if !upgraded && body.inner.is_end_stream() {
+                body.finish();
+            }
+            body
+        })
+    }
+
+    /// Gives back the slot before the upstream has finished: what is left of the answer is not wanted.
+    pub(crate) fn give_up_slot(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.slot = None;
+        }
     }
 
     /// The upstream has finished: its connection may be used again.
     fn finish(&mut self) {
-        self.waiting = None;
-        if let Some(Held { caller, upstream, pooled: Some(pooled), .. }) = self.held.take() {
+        self.timer = None;
+        if let Some(Held { caller, upstream, connection: Connection::Own(pooled), .. }) = self.held.take() {
             caller.pools.put(pooled, &upstream.settings(), clock::now());
         }
     }
 
     /// Whether the upstream has sent nothing for too long.
     fn is_stalled(&mut self, context: &mut Context<'_>) -> bool {
-        let idle = self.idle;
-        let (since, timer) = self.waiting.get_or_insert_with(|| {
-            let now = clock::now();
-            (now, Box::pin(tokio::time::sleep_until(clock::instant(now.after(idle)))))
-        });
+        let until = self.since.get_or_insert_with(clock::now).after(self.idle);
+        let at = || clock::instant(until);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at())));
         while timer.as_mut().poll(context).is_ready() {
-            let until = since.after(idle);
             if clock::now() >= until {
                 return true;
             }
-            timer.as_mut().reset(clock::instant(until));
+            timer.as_mut().reset(at());
         }
         false
     }
@@ -99,9 +117,7 @@ impl HttpBody for AnswerBody {
             }
             Poll::Pending => Poll::Pending,
             Poll::Ready(frame) => {
-                if let Some((since, _)) = &mut self.waiting {
-                    *since = clock::now();
-                }
+                self.since = None;
                 match &frame {
                     Some(Ok(_)) if !self.inner.is_end_stream() => {}
                     Some(Ok(_)) | None => self.finish(),

@@ -2,31 +2,37 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::header::{HOST, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri, Version};
+use tidegate_model::breaker::{self, Verdict};
+use tidegate_model::deadline;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Kind, Refusal};
 use tidegate_model::retry::{Sent, retry_after};
 use tidegate_model::tick::Tick;
-use tidegate_model::{breaker, deadline};
 use tidegate_wire::body::Body;
-use tidegate_wire::client::{self, ConnectError, SendErrorKind, Sender, Target};
+use tidegate_wire::client::{self, ConnectError, SendError, SendErrorKind, Target};
 use tidegate_wire::clock;
 
 use crate::answer::{AnswerBody, Held};
 use crate::caller::Caller;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Busy, Endpoint};
 use crate::gate::Slot;
 use crate::pick::Pick;
-use crate::pool::Pooled;
-use crate::settings::{HostHeader, UpstreamSettings};
+use crate::pool::{Connection, Pooled};
+use crate::settings::{BreakerSettings, HostHeader, OutlierSettings, UpstreamSettings};
+use crate::trial::{Trial, Try};
 use crate::upstreams::Upstream;
 
 /// How often a connection that its server had closed meanwhile is replaced without counting as a try.
 const STALE_MAX: u32 = 2;
+
+/// How often an endpoint that is no longer to be had, when it has just been picked, is replaced by another.
+const PICKS_MAX: u32 = 8;
 
 /// A try that failed.
 pub(crate) struct Failed {
@@ -36,6 +42,14 @@ pub(crate) struct Failed {
     pub request: Option<Request<Body>>,
     /// Where.
     pub endpoint: Option<u64>,
+    /// Whether it speaks against the endpoint: neither the client nor a limit of ours is why.
+    counts: bool,
+}
+
+impl Failed {
+    fn before_sending(refusal: Refusal, counts: bool, request: Request<Body>) -> Failed {
+        Failed { refusal, sent: Sent::Nothing, request: Some(request), endpoint: None, counts }
+    }
 }
 
 /// A try that was answered.
@@ -48,17 +62,46 @@ pub(crate) struct Answered {
 /// What stays the same over the tries of one call.
 pub(crate) struct Plan<'a> {
     pub upstream: &'a Arc<Upstream>,
+    /// Which connections may be used.
+    pub transport: u64,
     pub settings: &'a UpstreamSettings,
     pub deadline: Tick,
     pub try_timeout: Option<Duration>,
+    /// What the route gives a try, however little the client gives.
+    pub patience: Duration,
     pub key: u64,
     pub receipt: &'a RefCell<Receipt>,
+    /// What is owed to the upstream's breaker.
+    pub trial: Trial<'a>,
 }
 
 impl Plan<'_> {
     pub(crate) fn note(&self, step: Step) {
         self.receipt.borrow_mut().note(clock::now(), step);
     }
+
+    /// When a try that begins now must have been answered.
+    fn by(&self, now: Tick) -> Tick {
+        self.try_timeout.map_or(self.deadline, |most| now.after(most).min(self.deadline))
+    }
+
+    /// Whether a try that was not answered in so long speaks against its endpoint. A client that gives next to no time
+    /// must not be able to open breakers for all.
+    fn is_fair(&self, had: Duration) -> bool {
+        let usual = || self.upstream.latencies.quantile(0.99);
+        had >= self.patience / 2 || usual().is_some_and(|usual| had >= usual * 3)
+    }
+}
+
+/// The terms of an ejection.
+fn ejection(settings: &OutlierSettings) -> breaker::Terms {
+    breaker::Terms { consecutive: settings.consecutive, cooldown: settings.base, cooldown_max: settings.max }
+}
+
+/// The terms of a breaker: the cooldown doubles up to sixteen times.
+pub(crate) fn opening(settings: &BreakerSettings) -> breaker::Terms {
+    let cooldown_max = settings.cooldown.saturating_mul(16);
+    breaker::Terms { consecutive: settings.consecutive, cooldown: settings.cooldown, cooldown_max }
 }
 
 impl Caller {
@@ -70,30 +113,25 @@ impl Caller {
         tried: &[u64],
         request: Request<Body>,
     ) -> Result<Answered, Failed> {
-        let now = clock::now();
-        let set = plan.upstream.endpoints();
-        let picker = self.state.picker(plan.upstream);
-        let Some(pick) = picker.pick(plan.settings, &set, tried, plan.key, self.state.chance(), now) else {
-            let refusal = match set.endpoints.is_empty() {
-                true => Refusal::new(&refusal::UPSTREAM_RESOLVE, "the upstream has no address yet"),
-                false => {
-                    Refusal::new(&refusal::UPSTREAM_UNAVAILABLE, "no endpoint of the upstream is enabled")
-                }
-            };
-            let refusal = refusal.retry_after(Duration::from_secs(1));
-            return Err(Failed { refusal, sent: Sent::Nothing, request: Some(request), endpoint: None });
+        let began = clock::now();
+        let by = plan.by(began);
+        let (pick, busy, probe) = match self.choose(plan, tried, by, began) {
+            Ok(chosen) => chosen,
+            Err(refusal) => return Err(Failed::before_sending(refusal, false, request)),
         };
         let number = {
             let mut receipt = plan.receipt.borrow_mut();
             receipt.tries += 1;
             receipt.endpoint = Some(pick.endpoint.address);
             let (number, endpoint, because) = (receipt.tries, pick.endpoint.address, pick.because);
-            receipt.note(now, Step::Try { number, endpoint, because });
+            receipt.note(began, Step::Try { number, endpoint, because });
             number
         };
-        let endpoint = Arc::clone(&pick.endpoint);
-        let result = self.on_endpoint(plan, slot, &pick, number, request, now).await;
-        self.learn(plan, &endpoint, &result, now);
+        let endpoint = &pick.endpoint;
+        let trial = Try::new(endpoint, probe, began);
+        let result =
+            self.on_endpoint(plan, slot, endpoint, busy, request, Bounds { began, by, number }).await;
+        self.learn(plan, endpoint, trial, &result);
         result.map_err(|mut failed| {
             failed.endpoint = Some(endpoint.id);
             plan.note(Step::TryFailed(failed.refusal.kind.code));
@@ -101,45 +139,67 @@ impl Caller {
         })
     }
 
-    /// Tells the endpoint's and the upstream's breakers how it went.
-    fn learn(
+    /// Picks an endpoint and begins a call there.
+    fn choose(
         &self,
         plan: &Plan<'_>,
-        endpoint: &Arc<Endpoint>,
-        result: &Result<Answered, Failed>,
-        began: Tick,
-    ) {
+        tried: &[u64],
+        by: Tick,
+        now: Tick,
+    ) -> Result<(Pick, Busy, Option<breaker::Probe>), Refusal> {
+        let set = plan.upstream.endpoints();
+        let picker = self.state.picker(plan.upstream);
+        for _ in 0..PICKS_MAX {
+            let pick = picker.pick(plan.settings, &set, tried, plan.key, self.state.chance(), now);
+            let Some(pick) = pick else { break };
+            // An operator may have said otherwise just now.
+            let Some(busy) = pick.endpoint.enter() else { continue };
+            let probe = match pick.endpoint.breaker.ask(&ejection(&plan.settings.outlier), by, now) {
+                Verdict::Closed => None,
+                Verdict::Probe(probe) => Some(probe),
+                Verdict::Open { .. } if pick.is_panic() => None,
+                // Another core's call is the probe.
+                Verdict::Open { .. } => continue,
+            };
+            return Ok((pick, busy, probe));
+        }
+        let refusal = match set.endpoints.is_empty() {
+            true => Refusal::new(&refusal::UPSTREAM_RESOLVE, "the upstream has no address yet"),
+            false => Refusal::new(&refusal::UPSTREAM_UNAVAILABLE, "no endpoint of the upstream is enabled"),
+        };
+        Err(refusal.retry_after(Duration::from_secs(1)))
+    }
+
+    /// Tells the endpoint and the upstream's breaker how it went.
+    fn learn(&self, plan: &Plan<'_>, endpoint: &Endpoint, trial: Try<'_>, result: &Result<Answered, Failed>) {
         let now = clock::now();
+        let began = trial.began;
         let latency = now.since(began);
         plan.receipt.borrow_mut().upstream_time += latency;
-        let (failed, pause) = match result {
-            Ok(answered) => (answered.response.status().is_server_error(), answered.retry_after),
-            Err(failed) if failed.refusal.kind.blame == refusal::Blame::Client => return,
-            Err(_) => (true, None),
+        let pause = match result {
+            Ok(answered) if !answered.response.status().is_server_error() => {
+                plan.upstream.latencies.add(latency, now);
+                plan.upstream.breaker.succeeded(plan.trial.take(), now);
+                return endpoint.succeeded(trial.ended(), latency, now);
+            }
+            Ok(answered) => answered.retry_after,
+            Err(Failed { counts: true, .. }) => None,
+            // Too little time is at least that much.
+            Err(failed) if std::ptr::eq(failed.refusal.kind, &refusal::DEADLINE_EXCEEDED) => return,
+            Err(_) => return trial.says_nothing(),
         };
-        endpoint.sample(latency, failed, now);
-        if !failed {
-            plan.upstream.latencies.add(latency);
-            endpoint.breaker.succeeded();
-            plan.upstream.breaker.succeeded();
-            return;
-        }
-        endpoint.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        endpoint.sample(latency, true, now);
+        endpoint.failures.fetch_add(1, Relaxed);
         if let Some(pause) = pause {
             endpoint.busy_for(pause, now);
         }
-        let outlier = &plan.settings.outlier;
-        let terms = breaker::Terms { consecutive: outlier.consecutive, cooldown: outlier.base };
-        if plan.upstream.may_eject(outlier.max_percent, now)
-            && endpoint.breaker.failed(&terms, endpoint.breaker.is_tripped(), now)
-        {
+        if plan.upstream.eject(endpoint, &ejection(&plan.settings.outlier), trial.ended(), began, now) {
             tracing::warn!(upstream = %plan.settings.name, endpoint = %endpoint.address, "ejected after failures in a row");
         }
-        if let Some(settings) = &plan.settings.breaker {
-            let terms = breaker::Terms { consecutive: settings.consecutive, cooldown: settings.cooldown };
-            if plan.upstream.breaker.failed(&terms, plan.upstream.breaker.is_tripped(), now) {
-                tracing::warn!(upstream = %plan.settings.name, "circuit breaker opened");
-            }
+        if let Some(settings) = &plan.settings.breaker
+            && plan.upstream.breaker.failed(&opening(settings), plan.trial.take(), began, now)
+        {
+            tracing::warn!(upstream = %plan.settings.name, "circuit breaker opened");
         }
     }
 
@@ -147,31 +207,24 @@ impl Caller {
         &self,
         plan: &Plan<'_>,
         slot: Slot,
-        pick: &Pick,
-        number: u32,
+        endpoint: &Arc<Endpoint>,
+        busy: Busy,
         request: Request<Body>,
-        began: Tick,
+        bounds: Bounds,
     ) -> Result<Answered, Failed> {
-        let endpoint = &pick.endpoint;
-        let busy = endpoint.enter();
-        let by = plan.try_timeout.map_or(plan.deadline, |most| began.after(most).min(plan.deadline));
-        let mut request = self.prepare(plan, request, by.since(began));
+        let by = bounds.by;
+        let mut request = self.prepare(plan, request, by.since(bounds.began));
         let mut stale = 0;
         loop {
-            let mut connection = match self.connection(plan, endpoint, by, stale > 0).await {
+            let mut connection = match self.connection(plan, endpoint, &bounds, stale > 0).await {
                 Ok(connection) => connection,
-                Err(refusal) => {
-                    return Err(Failed {
-                        refusal,
-                        sent: Sent::Nothing,
-                        request: Some(request),
-                        endpoint: None,
-                    });
-                }
+                Err((refusal, counts)) => return Err(Failed::before_sending(refusal, counts, request)),
             };
             let reused = connection.is_reused();
-            if matches!(connection, Connection::Shared(_)) {
-                to_http2(&mut request, endpoint, plan.upstream.is_tls());
+            match connection.is_http2() {
+                true => to_http2(&mut request, endpoint, plan.upstream.is_tls()),
+                false if request.version() == Version::HTTP_2 => to_http1(&mut request),
+                false => {}
             }
             let sent = clock::timeout_at(by, connection.sender().send(request)).await;
             let error = match sent {
@@ -181,88 +234,92 @@ impl Caller {
                     let held = Held {
                         caller: std::rc::Rc::clone(&self.state),
                         upstream: Arc::clone(plan.upstream),
-                        pooled: connection.into_pooled(),
-                        _slot: slot,
+                        connection,
+                        slot: Some(slot),
                         _busy: busy,
                     };
-                    let idle = plan.settings.body_idle;
-                    let response = response.map(|body| AnswerBody::new(body, held, idle));
+                    let response = AnswerBody::within(response, held, plan.settings.body_idle);
                     return Ok(Answered { response, endpoint: Arc::clone(endpoint), retry_after: pause });
                 }
                 Ok(Err(error)) => error,
-                Err(_) => return Err(late(plan, by, number)),
+                Err(_) => return Err(late(plan, &bounds)),
             };
-            let unsent = error.request.map(|request| *request);
-            match unsent {
+            match error {
                 // The server closed an idle connection just then. That says nothing of the endpoint.
-                Some(unsent) if reused && stale < STALE_MAX => {
-                    request = unsent;
+                SendError { request: Some(unsent), .. } if reused && stale < STALE_MAX => {
+                    request = *unsent;
                     stale += 1;
                 }
-                unsent => {
-                    let nothing = unsent.is_some() || error.kind == SendErrorKind::Refused;
-                    let sent = if nothing { Sent::Nothing } else { Sent::Perhaps };
-                    let refusal = Refusal::new(kind_of(error.kind), error.kind.to_string());
-                    tracing::debug!(upstream = %plan.settings.name, endpoint = %endpoint.address, error = %error.source, "try failed");
-                    return Err(Failed { refusal, sent, request: unsent, endpoint: None });
-                }
+                error => return Err(broken(plan, endpoint, error)),
             }
         }
     }
 
-    /// A connection from the pool, or a new one.
+    /// A connection that is there already, or a new one; or why there is none, and whether that speaks against the
+    /// endpoint.
     async fn connection(
         &self,
         plan: &Plan<'_>,
         endpoint: &Arc<Endpoint>,
-        by: Tick,
+        bounds: &Bounds,
         fresh: bool,
-    ) -> Result<Connection, Refusal> {
+    ) -> Result<Connection, (Refusal, bool)> {
         let now = clock::now();
-        let pools = &self.state.pools;
-        if !fresh {
-            if let Some(sender) =
-                pools.share(endpoint, plan.settings, now).filter(|_| plan.upstream.may_multiplex())
-            {
-                return Ok(Connection::Shared(sender));
+        let there = || self.state.pools.take(endpoint, plan.transport, plan.settings, now);
+        if !fresh && let Some(connection) = there() {
+            return Ok(connection);
+        }
+        Box::pin(self.connect(plan, endpoint, bounds, now)).await
+    }
+
+    /// A new connection, or one that has become free while it was waited for.
+    async fn connect(
+        &self,
+        plan: &Plan<'_>,
+        endpoint: &Arc<Endpoint>,
+        bounds: &Bounds,
+        now: Tick,
+    ) -> Result<Connection, (Refusal, bool)> {
+        let (settings, pools) = (plan.settings, &self.state.pools);
+        let by = now.after(settings.connect_timeout).min(bounds.by);
+        let shared = plan.upstream.may_multiplex(settings.protocol, endpoint);
+        while shared && let Some(opening) = pools.opening(endpoint) {
+            if clock::timeout_at(by, opening.notified()).await.is_err() {
+                return Err(not_in_time(plan, bounds, now));
             }
-            while let Some(mut pooled) = pools.take(endpoint, plan.settings, now) {
-                if pooled.sender.is_ready() || pooled.sender.ready().await.is_ok() {
-                    return Ok(Connection::Own(pooled));
+            if let Some(connection) = pools.take(endpoint, plan.transport, settings, clock::now()) {
+                return Ok(connection);
+            }
+        }
+        let most = settings.connections_max;
+        let reserved = match endpoint.reserve(most) {
+            Some(reserved) => reserved,
+            None => {
+                if let Some(connection) = pools.take_full(endpoint, plan.transport, now) {
+                    return Ok(connection);
                 }
-            }
-        }
-        if endpoint.connections.load(std::sync::atomic::Ordering::Relaxed) >= plan.settings.connections_max {
-            return Err(Refusal::new(
-                &refusal::UPSTREAM_SATURATED,
-                "the endpoint has as many connections as it may",
-            )
-            .retry_after(Duration::from_secs(1)));
-        }
-        let target =
-            Target { address: endpoint.address, protocol: plan.settings.protocol, tls: plan.upstream.tls() };
-        let connect_by = now.after(plan.settings.connect_timeout).min(by);
-        let sender = match clock::timeout_at(connect_by, Box::pin(client::connect(&target))).await {
-            Ok(Ok(sender)) => sender,
-            Ok(Err(error)) => return Err(not_connected(plan, &error)),
-            Err(_) => {
-                return Err(Refusal::new(
-                    &refusal::UPSTREAM_CONNECT_TIMEOUT,
-                    "the endpoint did not accept the connection in time",
-                ));
+                let until = now.after(settings.waiting.wait).min(bounds.by);
+                endpoint.reserve_by(most, settings.waiting.limit, until).await.ok_or_else(too_many)?
             }
         };
+        let opening = shared.then(|| pools.open(endpoint));
+        let began = clock::now();
+        let by = began.after(settings.connect_timeout).min(bounds.by);
+        let target =
+            Target { address: endpoint.address, protocol: settings.protocol, tls: plan.upstream.tls() };
+        let sender = match clock::timeout_at(by, client::connect(&target)).await {
+            Ok(Ok(sender)) => sender,
+            Ok(Err(error)) => return Err((not_connected(plan, &error), true)),
+            Err(_) => return Err(not_in_time(plan, bounds, began)),
+        };
         let connected = clock::now();
-        plan.note(Step::Connected(connected.since(now)));
-        let shared = sender.try_clone();
-        let pooled = Pooled::new(sender, Arc::clone(endpoint), connected);
-        match shared {
-            Some(sender) => {
-                pools.put(pooled, plan.settings, connected);
-                Ok(Connection::Shared(sender))
-            }
-            None => Ok(Connection::Own(pooled)),
-        }
+        plan.note(Step::Connected(connected.since(began)));
+        endpoint.connects.fetch_add(1, Relaxed);
+        endpoint.chose_http1.store(!sender.is_http2(), Relaxed);
+        let pooled = Pooled::new(sender, reserved, plan.transport, connected);
+        let connection = pools.begin(pooled, settings, connected);
+        drop(opening);
+        Ok(connection)
     }
 
     /// What each try tells the upstream anew.
@@ -280,36 +337,11 @@ impl Caller {
     }
 }
 
-/// A connection for one request.
-enum Connection {
-    /// HTTP/1.1: out of the pool while it is used.
-    Own(Pooled),
-    /// HTTP/2: a handle; the connection stays in the pool.
-    Shared(Sender),
-}
-
-impl Connection {
-    fn sender(&mut self) -> &mut Sender {
-        match self {
-            Connection::Own(pooled) => &mut pooled.sender,
-            Connection::Shared(sender) => sender,
-        }
-    }
-
-    /// Whether its server may have closed it unnoticed.
-    fn is_reused(&self) -> bool {
-        match self {
-            Connection::Own(pooled) => pooled.reused,
-            Connection::Shared(_) => true,
-        }
-    }
-
-    fn into_pooled(self) -> Option<Pooled> {
-        match self {
-            Connection::Own(pooled) => Some(pooled),
-            Connection::Shared(_) => None,
-        }
-    }
+/// When a try began, until when it may take, and which one it is.
+struct Bounds {
+    began: Tick,
+    by: Tick,
+    number: u32,
 }
 
 /// HTTP/2 has the host and the scheme in the target (RFC 9113 section 8.3.1).
@@ -328,15 +360,57 @@ fn to_http2(request: &mut Request<Body>, endpoint: &Endpoint, tls: bool) {
     *request.version_mut() = Version::HTTP_2;
 }
 
+/// A request that was meant for HTTP/2, for an endpoint that speaks HTTP/1.1.
+fn to_http1(request: &mut Request<Body>) {
+    let parts = std::mem::take(request.uri_mut()).into_parts();
+    if let Some(host) = parts.authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+        request.headers_mut().insert(HOST, host);
+    }
+    *request.uri_mut() = parts.path_and_query.map(Uri::from).unwrap_or_default();
+    *request.version_mut() = Version::HTTP_11;
+}
+
 /// The time of this try, or of the whole call, is over.
-fn late(plan: &Plan<'_>, by: Tick, number: u32) -> Failed {
-    let whole = by >= plan.deadline;
-    let detail = match whole {
+fn late(plan: &Plan<'_>, bounds: &Bounds) -> Failed {
+    let (refusal, counts) = out_of_time(plan, bounds);
+    Failed { refusal, sent: Sent::Perhaps, request: None, endpoint: None, counts }
+}
+
+fn out_of_time(plan: &Plan<'_>, bounds: &Bounds) -> (Refusal, bool) {
+    let detail = match bounds.by >= plan.deadline {
         true => "the upstream did not answer before the deadline".to_owned(),
-        false => format!("the upstream did not answer try {number} in time"),
+        false => format!("the upstream did not answer try {} in time", bounds.number),
     };
-    let refusal = Refusal::new(&refusal::DEADLINE_EXCEEDED, detail);
-    Failed { refusal, sent: Sent::Perhaps, request: None, endpoint: None }
+    (Refusal::new(&refusal::DEADLINE_EXCEEDED, detail), plan.is_fair(bounds.by.since(bounds.began)))
+}
+
+/// There is no connection in time, though it was tried since `began`.
+fn not_in_time(plan: &Plan<'_>, bounds: &Bounds, began: Tick) -> (Refusal, bool) {
+    if began.after(plan.settings.connect_timeout) > bounds.by {
+        return out_of_time(plan, bounds);
+    }
+    let detail = "the endpoint did not accept the connection in time";
+    (Refusal::new(&refusal::UPSTREAM_CONNECT_TIMEOUT, detail), true)
+}
+
+/// The endpoint has as many connections as it may: our limit, not its fault.
+fn too_many() -> (Refusal, bool) {
+    let refusal =
+        Refusal::new(&refusal::UPSTREAM_SATURATED, "the endpoint has as many connections as it may");
+    (refusal.retry_after(Duration::from_secs(1)), false)
+}
+
+/// The connection broke before the answer's head.
+fn broken(plan: &Plan<'_>, endpoint: &Endpoint, error: SendError) -> Failed {
+    tracing::debug!(upstream = %plan.settings.name, endpoint = %endpoint.address, error = %error.source, "try failed");
+    let nothing = error.request.is_some() || error.kind == SendErrorKind::Refused;
+    Failed {
+        refusal: Refusal::new(kind_of(error.kind), error.kind.to_string()),
+        sent: if nothing { Sent::Nothing } else { Sent::Perhaps },
+        request: error.request.map(|request| *request),
+        endpoint: None,
+        counts: error.kind != SendErrorKind::Body,
+    }
 }
 
 fn not_connected(plan: &Plan<'_>, error: &ConnectError) -> Refusal {

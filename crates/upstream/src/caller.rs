@@ -6,14 +6,14 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, request};
 use http_body::Body as _;
 use tidegate_model::balance::mix;
-use tidegate_model::breaker::{self, Verdict};
+use tidegate_model::breaker::{Probe, Verdict};
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::retry::{Sent, backoff, may_repeat};
@@ -23,24 +23,26 @@ use tidegate_wire::body::Body;
 use tidegate_wire::{clock, task};
 
 use crate::answer::Answer;
-use crate::attempt::{Answered, Failed, Plan};
+use crate::attempt::{Answered, Failed, Plan, opening};
+use crate::endpoint::WANTED;
 use crate::gate::Slot;
 use crate::pick::Picker;
 use crate::pool::Pools;
 use crate::replay::Replay;
 use crate::settings::{Balance, HashOn, RetrySettings, UpstreamSettings};
+use crate::trial::Trial;
 use crate::upstreams::Upstream;
 
 /// How often idle connections are looked at.
-const SWEEP: Duration = Duration::from_secs(5);
-/// Idle connections of an endpoint that no longer exists are closed after this.
-const IDLE_MAX: Duration = Duration::from_secs(120);
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// What one exchange asks of a call.
 #[derive(Debug)]
 pub struct Terms<'a> {
     /// To the response's head, tries and pauses included.
     pub deadline: Tick,
+    /// The time that the route gives, where the client or a wait has left less.
+    pub patience: Duration,
     /// Tries and hedges.
     pub retry: &'a RetrySettings,
     /// The client's address, for consistent hashing.
@@ -55,10 +57,13 @@ pub struct Caller {
     pub(crate) state: Rc<CallerState>,
 }
 
+/// By the upstream's id.
+type Pickers = HashMap<u64, (Weak<Upstream>, Rc<Picker>)>;
+
 /// What the calls of one core share.
 pub(crate) struct CallerState {
     pub(crate) pools: Pools,
-    pickers: RefCell<HashMap<u64, Rc<Picker>>>,
+    pickers: RefCell<Pickers>,
     chance: Cell<u64>,
 }
 
@@ -70,8 +75,15 @@ impl CallerState {
         mix(next)
     }
 
-    pub(crate) fn picker(&self, upstream: &Upstream) -> Rc<Picker> {
-        Rc::clone(self.pickers.borrow_mut().entry(upstream.id).or_default())
+    pub(crate) fn picker(&self, upstream: &Arc<Upstream>) -> Rc<Picker> {
+        let mut pickers = self.pickers.borrow_mut();
+        Rc::clone(&pickers.entry(upstream.id).or_insert_with(|| (Arc::downgrade(upstream), Rc::default())).1)
+    }
+
+    /// Closes idle connections whose time has come, and forgets upstreams that are no more.
+    fn sweep(&self) {
+        self.pools.sweep(clock::now());
+        self.pickers.borrow_mut().retain(|_, (upstream, _)| upstream.strong_count() > 0);
     }
 }
 
@@ -87,14 +99,19 @@ impl Caller {
         Caller { state: Rc::new(state) }
     }
 
-    /// Closes idle connections in time, for as long as the caller lives.
+    /// Closes idle connections in time, and at once where another core waits for their place, for as long as the caller
+    /// lives.
     pub fn sweep(&self) {
         let state = Rc::downgrade(&self.state);
         task::spawn(async move {
-            while let Some(state) = state.upgrade() {
-                state.pools.sweep(IDLE_MAX, clock::now());
+            loop {
+                // Before looking: what is wanted from then on is not missed.
+                let mut wanted = pin!(WANTED.notified());
+                wanted.as_mut().enable();
+                let Some(state) = state.upgrade() else { return };
+                state.sweep();
                 drop(state);
-                clock::sleep(SWEEP).await;
+                let _ = clock::timeout_at(clock::now().after(SWEEP), wanted).await;
             }
         });
     }
@@ -111,19 +128,23 @@ impl Caller {
         terms: &Terms<'_>,
         receipt: &RefCell<Receipt>,
     ) -> Result<Answer, Refusal> {
+        let transport = upstream.transport();
         let settings = upstream.settings();
         let hash = hash_key(&settings, request.headers(), _permit.tenant().id(), terms.client);
+        let now = clock::now();
+        let probe = admit(upstream, &settings, terms.deadline, now)?;
         let plan = Plan {
             upstream,
+            transport,
             settings: &settings,
             deadline: terms.deadline,
             try_timeout: terms.retry.try_timeout,
+            patience: terms.retry.try_timeout.map_or(terms.patience, |most| most.min(terms.patience)),
             key: hash.key,
             receipt,
+            trial: Trial::new(&upstream.breaker, probe),
         };
-        let now = clock::now();
-        admit(&plan, now)?;
-        upstream.budget.earn(settings.retry_budget_percent);
+        upstream.budget.earn(settings.retry_budget_percent, settings.retry_budget_min_per_second, now);
         let answered = Tries::new(self, &plan, terms, request).run().await?;
         let sticky = hash.cookie.and_then(|name| {
             HeaderValue::from_str(&format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax", hash.key)).ok()
@@ -132,26 +153,37 @@ impl Caller {
     }
 }
 
-/// What is refused before the first try.
-fn admit(plan: &Plan<'_>, now: Tick) -> Result<(), Refusal> {
-    let left = plan.deadline.since(now);
-    let fastest = plan.upstream.latencies.quantile(0.01).unwrap_or_default();
-    if left.is_zero() || left < fastest / 2 {
-        return Err(Refusal::new(
-            &refusal::DEADLINE_UNREACHABLE,
-            format!("{} ms are left, and the upstream has never answered that fast", left.as_millis()),
-        ));
-    }
-    let Some(breaker) = &plan.settings.breaker else { return Ok(()) };
-    let terms = breaker::Terms { consecutive: breaker.consecutive, cooldown: breaker.cooldown };
-    match plan.upstream.breaker.ask(&terms, now) {
-        Verdict::Closed | Verdict::Probe => Ok(()),
+/// What is refused before the first try. The probe, if the breaker made the call one.
+fn admit(
+    upstream: &Upstream,
+    settings: &UpstreamSettings,
+    deadline: Tick,
+    now: Tick,
+) -> Result<Option<Probe>, Refusal> {
+    reachable(upstream, deadline, now)?;
+    let Some(breaker) = &settings.breaker else { return Ok(None) };
+    match upstream.breaker.ask(&opening(breaker), deadline, now) {
+        Verdict::Closed => Ok(None),
+        Verdict::Probe(probe) => Ok(Some(probe)),
         Verdict::Open { wait } => Err(Refusal::new(
             &refusal::UPSTREAM_BREAKER,
             "the upstream failed too often in a row and is left alone for a while",
         )
         .retry_after(wait)),
     }
+}
+
+/// Refuses what cannot be answered in time any more: the upstream's time is for others.
+fn reachable(upstream: &Upstream, deadline: Tick, now: Tick) -> Result<(), Refusal> {
+    let left = deadline.since(now);
+    let fastest = upstream.latencies.fastest(now).unwrap_or_default();
+    if !left.is_zero() && left >= fastest / 2 {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        &refusal::DEADLINE_UNREACHABLE,
+        format!("{} ms are left, and the upstream has never answered that fast lately", left.as_millis()),
+    ))
 }
 
 /// The key of consistent hashing, and the cookie that is to carry it.
@@ -264,6 +296,7 @@ impl<'a> Tries<'a> {
             if !waited.is_zero() {
                 self.plan.receipt.borrow_mut().gate_wait += waited;
                 self.plan.note(Step::Waited(waited));
+                reachable(self.plan.upstream, self.plan.deadline, clock::now())?;
             }
             let request = match (self.unsent.take(), &self.again) {
                 (Some(request), _) => request,
@@ -293,26 +326,34 @@ impl<'a> Tries<'a> {
             return first.await;
         };
         let mut first = pin!(first);
-        let late = clock::now().after(quantile.max(hedge.min));
-        if let Ok(result) = clock::timeout_at(late, first.as_mut()).await {
+        let began = clock::now();
+        if let Ok(result) = clock::timeout_at(began.after(quantile.max(hedge.min)), first.as_mut()).await {
             return result;
         }
         // The second goes elsewhere, takes only a free slot and spends of the budget.
-        let before = self.plan.receipt.borrow().endpoint;
-        let elsewhere: smallvec::SmallVec<[u64; 4]> = self
-            .plan
-            .upstream
-            .endpoints()
-            .endpoints
-            .iter()
-            .filter(|e| Some(e.address) == before)
-            .map(|e| e.id)
-            .collect();
         let slot = self.plan.upstream.try_enter(self.plan.settings).filter(|_| self.spend());
         let Some(slot) = slot else { return first.await };
         self.plan.note(Step::Hedged);
+        let spent = self.plan.receipt.borrow().upstream_time;
+        let elsewhere = self.elsewhere();
         let second = self.caller.attempt(self.plan, slot, &elsewhere, again.request());
-        first_good(first, pin!(second)).await
+        let result = first_good(first, pin!(second)).await;
+        // They ran beside each other: what counts is how long that took, and who answered.
+        let mut receipt = self.plan.receipt.borrow_mut();
+        receipt.upstream_time = spent + clock::now().since(began);
+        if let Ok(answered) = &result {
+            receipt.endpoint = Some(answered.endpoint.address);
+        }
+        drop(receipt);
+        result
+    }
+
+    /// The endpoints of the tries so far, the present one included.
+    fn elsewhere(&self) -> smallvec::SmallVec<[u64; 4]> {
+        let present = self.plan.receipt.borrow().endpoint;
+        let set = self.plan.upstream.endpoints();
+        let present = set.endpoints.iter().filter(|one| Some(one.address) == present).map(|one| one.id);
+        self.tried.iter().copied().chain(present).collect()
     }
 
     fn spend(&self) -> bool {
@@ -376,6 +417,9 @@ impl<'a> Tries<'a> {
         if !unsent && !self.again.as_ref().is_some_and(Again::is_whole) {
             return Some("body");
         }
+        if self.plan.settings.breaker.is_some() && self.plan.upstream.breaker.is_tripped() {
+            return Some("breaker");
+        }
         if clock::now().after(pause) >= self.plan.deadline {
             return Some("deadline");
         }
@@ -402,6 +446,7 @@ fn drain(answered: Answered) {
     const BYTES_MAX: u64 = 64 * 1024;
     const TIME_MAX: Duration = Duration::from_secs(1);
     let mut body = answered.response.into_body();
+    body.give_up_slot();
     if body.is_end_stream() || body.size_hint().lower() > BYTES_MAX {
         return;
     }

@@ -7,15 +7,17 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tidegate_model::balance::{Candidate, Ewma, slow_start};
-use tidegate_model::breaker::Breaker;
+use tidegate_model::breaker::{self, Breaker};
 use tidegate_model::health::{Health, State, Terms, Transition};
-use tidegate_model::tick::Tick;
+use tidegate_model::tick::{Tick, nanos};
+use tidegate_wire::clock;
+use tokio::sync::Notify;
 
 use crate::settings::EndpointSettings;
 
@@ -41,6 +43,10 @@ pub struct Endpoint {
     pub address: SocketAddr,
     weight: AtomicU32,
     admin: AtomicU8,
+    /// It is in no set any more: what is under way on it ends, and nothing of it is kept.
+    gone: AtomicBool,
+    /// It has chosen HTTP/1.1 where it was offered HTTP/2 too.
+    pub(crate) chose_http1: AtomicBool,
     /// What the record of its checks comes to, for the traffic to read.
     healthy: AtomicBool,
     checks: Mutex<Checks>,
@@ -53,7 +59,11 @@ pub struct Endpoint {
     latency: AtomicU64,
     latency_at: AtomicU64,
     active: AtomicU32,
-    pub(crate) connections: AtomicU32,
+    connections: AtomicU32,
+    /// Calls that wait for a connection, because there are as many as may be.
+    wanted: AtomicU32,
+    /// Wakes them.
+    freed: Notify,
     pub(crate) requests: AtomicU64,
     pub(crate) failures: AtomicU64,
     pub(crate) connects: AtomicU64,
@@ -123,6 +133,8 @@ impl Endpoint {
             address: settings.address,
             weight: AtomicU32::new(settings.weight),
             admin: AtomicU8::new(admin as u8),
+            gone: AtomicBool::new(false),
+            chose_http1: AtomicBool::new(false),
             healthy: AtomicBool::new(true),
             checks: Mutex::new(Checks { health: Health::unknown(now), ..Checks::default() }),
             breaker: Breaker::default(),
@@ -132,6 +144,8 @@ impl Endpoint {
             latency_at: AtomicU64::new(0),
             active: AtomicU32::new(0),
             connections: AtomicU32::new(0),
+            wanted: AtomicU32::new(0),
+            freed: Notify::new(),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             connects: AtomicU64::new(0),
@@ -151,7 +165,7 @@ impl Endpoint {
     /// Says what the operator wants of it.
     pub fn set_admin(&self, admin: Admin, now: Tick) {
         let before = self.admin();
-        self.admin.store(admin as u8, Relaxed);
+        self.admin.store(admin as u8, SeqCst);
         if before != Admin::Enabled && admin == Admin::Enabled {
             self.serving_since.store(now.0, Relaxed);
         }
@@ -192,6 +206,12 @@ impl Endpoint {
         self.admin.load(Relaxed) == 0
     }
 
+    /// Whether its connections are worth keeping: it is enabled, and still one of the upstream's.
+    #[must_use]
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_enabled() && !self.gone.load(Relaxed)
+    }
+
     /// Whether it is enabled, healthy, not ejected and has not asked for a pause.
     #[must_use]
     pub fn is_usable(&self, now: Tick) -> bool {
@@ -215,33 +235,103 @@ impl Endpoint {
         Candidate {
             weight: f64::from(self.weight.load(Relaxed)) * share,
             active: self.active.load(Relaxed),
-            latency: f64::from_bits(self.latency.load(Relaxed)),
+            // What was known of one that was ejected is known no more.
+            latency: if self.breaker.is_tripped() { 0.0 } else { self.average().now(now) },
         }
     }
 
-    /// A call begins.
-    pub(crate) fn enter(self: &Arc<Self>) -> Busy {
-        self.active.fetch_add(1, Relaxed);
+    fn average(&self) -> Ewma {
+        Ewma { value: f64::from_bits(self.latency.load(Relaxed)), at: Tick(self.latency_at.load(Relaxed)) }
+    }
+
+    /// A call begins; `None`: the endpoint is no longer to be used. An operator who has drained it and then reads that
+    /// no call is under way may stop it: either this call sees the one, or the operator sees the other.
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Busy> {
+        self.active.fetch_add(1, SeqCst);
+        let busy = Busy(Arc::clone(self));
+        if self.admin.load(SeqCst) != 0 {
+            return None;
+        }
         self.requests.fetch_add(1, Relaxed);
-        Busy(Arc::clone(self))
+        Some(busy)
+    }
+
+    /// Takes one of the connections that there may be.
+    pub(crate) fn reserve(self: &Arc<Self>, most: u32) -> Option<Reserved> {
+        let more = |open: u32| (open < most).then_some(open + 1);
+        self.connections.fetch_update(SeqCst, SeqCst, more).ok().map(|_| Reserved(Arc::clone(self)))
+    }
+
+    /// Whether a call waits for one of the connections that there may be.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(SeqCst) > 0
+    }
+
+    /// Takes one of the connections that there may be, after waiting for it if need be; `None`: it did not become free
+    /// until this tick, or more calls than `waiting` wait already. Idle connections of other cores are given up for it.
+    pub(crate) async fn reserve_by(
+        self: &Arc<Self>,
+        most: u32,
+        waiting: usize,
+        by: Tick,
+    ) -> Option<Reserved> {
+        if let Some(reserved) = self.reserve(most) {
+            return Some(reserved);
+        }
+        let before = self.wanted.fetch_add(1, SeqCst);
+        let _wanting = Wanting(&self.wanted);
+        if before as usize >= waiting {
+            return None;
+        }
+        WANTED.notify_waiters();
+        // Asked again after having been counted: whoever frees one from now on sees that somebody waits.
+        loop {
+            if let Some(reserved) = self.reserve(most) {
+                return Some(reserved);
+            }
+            clock::timeout_at(by, self.freed.notified()).await.ok()?;
+        }
     }
 
     /// A call's head came, or the call failed, after this time.
     pub(crate) fn sample(&self, latency: Duration, failed: bool, now: Tick) {
-        let before = Ewma {
-            value: f64::from_bits(self.latency.load(Relaxed)),
-            at: Tick(self.latency_at.load(Relaxed)),
-        };
-        let after = before.after(latency, failed, now);
+        self.note_average(self.average().after(latency, failed, now));
+    }
+
+    /// A call was given up after this time: its head would have come later still.
+    pub(crate) fn sample_at_least(&self, latency: Duration, now: Tick) {
+        let before = self.average();
+        if nanos(latency) as f64 > before.value {
+            self.note_average(before.after(latency, false, now));
+        }
+    }
+
+    fn note_average(&self, average: Ewma) {
         // Two cores may both write: one sample of two is lost, never more.
-        self.latency.store(after.value.to_bits(), Relaxed);
-        self.latency_at.store(after.at.0, Relaxed);
+        self.latency.store(average.value.to_bits(), Relaxed);
+        self.latency_at.store(average.at.0, Relaxed);
+    }
+
+    /// A call went well.
+    pub(crate) fn succeeded(&self, probe: Option<breaker::Probe>, latency: Duration, now: Tick) {
+        if self.breaker.succeeded(probe, now) {
+            // It begins anew: with a small share, and with nothing held against it.
+            self.serving_since.store(now.0, Relaxed);
+            self.note_average(Ewma::default().after(latency, false, now));
+        } else {
+            self.sample(latency, false, now);
+        }
     }
 
     /// What an operator sees.
     #[must_use]
     pub fn status(&self, now: Tick) -> EndpointStatus {
-        let ejected = self.breaker.open_for(now);
+        let ejected = match self.breaker.state(now) {
+            breaker::State::Closed => None,
+            breaker::State::Open | breaker::State::HalfOpen => {
+                Some(self.breaker.open_for(now).unwrap_or_default())
+            }
+        };
         let paused = Tick(self.busy_until.load(Relaxed)).since(now);
         let state = match (self.is_healthy(), ejected, paused.is_zero()) {
             (false, ..) => "unhealthy",
@@ -272,6 +362,30 @@ impl Endpoint {
     }
 }
 
+/// Wakes every core when a call waits for a connection: others may have idle ones that they can give up.
+pub(crate) static WANTED: Notify = Notify::const_new();
+
+struct Wanting<'a>(&'a AtomicU32);
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// One of the connections that an endpoint may have: being made, idle or in use.
+#[derive(Debug)]
+pub(crate) struct Reserved(pub(crate) Arc<Endpoint>);
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, SeqCst);
+        if self.0.is_wanted() {
+            self.0.freed.notify_one();
+        }
+    }
+}
+
 /// A call under way.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Endpoint>);
@@ -287,7 +401,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl EndpointSet {
-    /// These addresses, each once; what was known of one that stays is kept. A new one begins as `admin` says.
+    /// These addresses, each once; what was known of one that stays is kept. A new one begins as `admin` says. Calls
+    /// that are under way on one that goes come to their end there.
     #[must_use]
     pub fn update(
         &self,
@@ -309,6 +424,9 @@ impl EndpointSet {
                 None => Arc::new(Endpoint::new(one, admin(one.address), now)),
             })
             .collect();
+        for endpoint in self.endpoints.iter().filter(|endpoint| !seen.contains(&endpoint.address)) {
+            endpoint.gone.store(true, Relaxed);
+        }
         EndpointSet { version: self.version + 1, endpoints }
     }
 
@@ -388,6 +506,64 @@ mod tests {
         assert_eq!((status.health, status.checks, status.health_error), ("unhealthy", 2, None));
         endpoint.checked(Ok(()), TERMS, Tick(3));
         assert_eq!(endpoint.status(Tick(3)).state, "up");
+    }
+
+    #[test]
+    fn a_drained_endpoint_that_shows_no_call_has_none_and_gets_none() {
+        let set = set(&EndpointSet::default(), &["127.0.0.1:1"]);
+        let endpoint = &set.endpoints[0];
+        let busy = endpoint.enter().expect("it is enabled");
+        endpoint.set_admin(Admin::Draining, Tick(1));
+        assert_eq!(endpoint.status(Tick(1)).active, 1);
+        assert!(endpoint.enter().is_none());
+        drop(busy);
+        let status = endpoint.status(Tick(1));
+        assert_eq!((status.active, status.requests), (0, 1));
+    }
+
+    #[test]
+    fn connections_that_are_being_made_count_too() {
+        let set = set(&EndpointSet::default(), &["127.0.0.1:1"]);
+        let first = set.endpoints[0].reserve(1);
+        assert!(first.is_some() && set.endpoints[0].reserve(1).is_none());
+        drop(first);
+        assert!(set.endpoints[0].reserve(1).is_some());
+    }
+
+    #[test]
+    fn connections_of_an_endpoint_that_has_gone_are_not_kept() {
+        let first = set(&EndpointSet::default(), &["127.0.0.1:1", "127.0.0.1:2"]);
+        set(&first, &["127.0.0.1:2"]);
+        assert_eq!(first.endpoints.iter().map(|one| one.is_kept()).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn an_endpoint_that_was_ejected_begins_slowly_and_with_nothing_held_against_it() {
+        let set = set(&EndpointSet::default(), &["127.0.0.1:1"]);
+        let endpoint = &set.endpoints[0];
+        let second = Duration::from_secs(1);
+        let terms = breaker::Terms { consecutive: 1, cooldown: second, cooldown_max: second };
+        endpoint.sample(second, true, Tick(1));
+        assert!(endpoint.breaker.failed(&terms, None, Tick(1), Tick(1)));
+        let later = Tick(1).after(second * 60);
+        let breaker::Verdict::Probe(probe) = endpoint.breaker.ask(&terms, later, later) else {
+            panic!("a probe is due")
+        };
+        assert_eq!(endpoint.candidate(second, later).latency, 0.0);
+        endpoint.succeeded(Some(probe), Duration::from_millis(1), later);
+        let known = endpoint.candidate(second, later);
+        assert_eq!((known.weight, known.latency), (0.1, 1e6));
+    }
+
+    #[test]
+    fn a_call_that_was_given_up_raises_the_average_and_never_lowers_it() {
+        let set = set(&EndpointSet::default(), &["127.0.0.1:1"]);
+        let endpoint = &set.endpoints[0];
+        endpoint.sample(Duration::from_millis(10), false, Tick(1));
+        endpoint.sample_at_least(Duration::from_millis(1), Tick(2));
+        assert_eq!(endpoint.average().value, 10e6);
+        endpoint.sample_at_least(Duration::from_millis(50), Tick(3));
+        assert_eq!(endpoint.average().value, 50e6);
     }
 
     #[test]

@@ -15,9 +15,10 @@ mod pick;
 mod pool;
 mod replay;
 pub mod settings;
+mod trial;
 mod upstreams;
 
 pub use answer::{Answer, AnswerBody};
 pub use caller::{Caller, Terms};
 pub use endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
-pub use upstreams::{Upstream, UpstreamError, UpstreamStatus, Upstreams};
+pub use upstreams::{Prepared, Upstream, UpstreamError, UpstreamStatus, Upstreams};

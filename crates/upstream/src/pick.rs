@@ -16,6 +16,15 @@ pub(crate) struct Pick {
     pub because: &'static str,
 }
 
+impl Pick {
+    /// Whether it was picked though something speaks against it, because too few others are left.
+    pub(crate) fn is_panic(&self) -> bool {
+        self.because == PANIC
+    }
+}
+
+const PANIC: &str = "panic";
+
 /// What one core remembers between picks of one upstream.
 #[derive(Debug, Default)]
 pub(crate) struct Picker {
@@ -35,7 +44,7 @@ impl Picker {
     ) -> Option<Pick> {
         if let [endpoint] = set.endpoints.as_slice() {
             // The only one there is: an ejection would leave nothing.
-            let because = if endpoint.is_usable(now) { name(&settings.balance) } else { "panic" };
+            let because = if endpoint.is_usable(now) { name(&settings.balance) } else { PANIC };
             return endpoint.is_enabled().then(|| Pick { endpoint: Arc::clone(endpoint), because });
         }
         let enabled = || set.endpoints.iter().filter(|endpoint| endpoint.is_enabled());
@@ -54,7 +63,7 @@ impl Picker {
             endpoints = eligible(false);
         }
         let index = self.choose(settings, &endpoints, key, chance, now)?;
-        let because = if panic { "panic" } else { name(&settings.balance) };
+        let because = if panic { PANIC } else { name(&settings.balance) };
         Some(Pick { endpoint: Arc::clone(endpoints[index]), because })
     }
 

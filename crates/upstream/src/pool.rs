@@ -1,110 +1,272 @@
-//! The connections of one core, by endpoint: last in, first out, so that what is not needed grows old and is closed.
+//! The connections of one core, by endpoint.
+//!
+//! HTTP/1.1: last in, first out, so that what is not needed grows old and is closed. HTTP/2: shared by as many calls as its
+//! server takes streams; when it is full another one is made, and calls that come together wait for one instead of
+//! each making its own. Every connection holds one of those that its endpoint may have ([`Reserved`]) until the last
+//! call on it has ended, whether it is still in the pool or not.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::rc::Rc;
+use std::time::Duration;
 
 use tidegate_model::tick::Tick;
 use tidegate_wire::client::Sender;
+use tokio::sync::Notify;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Reserved};
 use crate::settings::UpstreamSettings;
 
 /// A connection with all that is counted of it.
 #[derive(Debug)]
 pub(crate) struct Pooled {
     pub sender: Sender,
-    pub endpoint: Arc<Endpoint>,
+    reserved: Reserved,
     born: Tick,
+    /// The upstream's transport when it was made.
+    transport: u64,
     /// Whether an exchange was made on it before.
-    pub reused: bool,
+    reused: bool,
 }
 
 impl Pooled {
-    /// A new connection, counted until it is dropped.
-    pub(crate) fn new(sender: Sender, endpoint: Arc<Endpoint>, now: Tick) -> Pooled {
-        endpoint.connections.fetch_add(1, Relaxed);
-        endpoint.connects.fetch_add(1, Relaxed);
-        Pooled { sender, endpoint, born: now, reused: false }
+    /// A new connection.
+    pub(crate) fn new(sender: Sender, reserved: Reserved, transport: u64, now: Tick) -> Pooled {
+        Pooled { sender, reserved, born: now, transport, reused: false }
+    }
+
+    fn is_worth_using(&self, transport: u64, lifetime_max: Duration, now: Tick) -> bool {
+        !self.sender.is_closed() && self.transport == transport && now.since(self.born) <= lifetime_max
     }
 }
 
-impl Drop for Pooled {
+/// An HTTP/2 connection.
+#[derive(Debug)]
+struct Shared {
+    pooled: Pooled,
+    streams: Cell<usize>,
+    used_at: Cell<Tick>,
+}
+
+/// A stream of an HTTP/2 connection.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    sender: Sender,
+    shared: Rc<Shared>,
+}
+
+impl Stream {
+    fn on(shared: &Rc<Shared>, now: Tick) -> Option<Stream> {
+        let sender = shared.pooled.sender.try_clone()?;
+        shared.streams.set(shared.streams.get() + 1);
+        shared.used_at.set(now);
+        Some(Stream { sender, shared: Rc::clone(shared) })
+    }
+}
+
+impl Drop for Stream {
     fn drop(&mut self) {
-        self.endpoint.connections.fetch_sub(1, Relaxed);
+        self.shared.streams.set(self.shared.streams.get() - 1);
     }
 }
 
+/// A connection for one request.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    /// HTTP/1.1: out of the pool while it is used.
+    Own(Pooled),
+    /// HTTP/2: the connection stays in the pool.
+    Stream(Stream),
+}
+
+impl Connection {
+    pub(crate) fn sender(&mut self) -> &mut Sender {
+        match self {
+            Connection::Own(pooled) => &mut pooled.sender,
+            Connection::Stream(stream) => &mut stream.sender,
+        }
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self, Connection::Stream(_))
+    }
+
+    /// Whether its server may have closed it unnoticed.
+    pub(crate) fn is_reused(&self) -> bool {
+        match self {
+            Connection::Own(pooled) => pooled.reused,
+            Connection::Stream(_) => true,
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Idle {
     pooled: Pooled,
     since: Tick,
 }
 
-/// The pools of one core.
-#[derive(Default)]
-pub(crate) struct Pools {
-    idle: RefCell<HashMap<u64, VecDeque<Idle>>>,
-    cores: Cell<u32>,
+/// The connections to one endpoint.
+#[derive(Debug, Default)]
+struct Pool {
+    idle: VecDeque<Idle>,
+    shared: Vec<Rc<Shared>>,
+    /// Tells when the connection that is being made, and may be shared, is there or is not to be.
+    opening: Option<Rc<Notify>>,
+    /// What the upstream's settings said last.
+    idle_timeout: Duration,
+    lifetime_max: Duration,
 }
 
-impl Pools {
-    pub(crate) fn new(cores: usize) -> Pools {
-        Pools { idle: RefCell::default(), cores: Cell::new(u32::try_from(cores).unwrap_or(u32::MAX).max(1)) }
+impl Pool {
+    fn stream(&mut self, transport: u64, full_too: bool, now: Tick) -> Option<Stream> {
+        let lifetime_max = self.lifetime_max;
+        self.shared.retain(|shared| shared.pooled.is_worth_using(transport, lifetime_max, now));
+        let ready = self.shared.iter().filter(|shared| shared.pooled.sender.is_ready());
+        let roomy =
+            |shared: &&Rc<Shared>| full_too || shared.streams.get() < shared.pooled.sender.streams_max();
+        Stream::on(ready.filter(roomy).min_by_key(|shared| shared.streams.get())?, now)
     }
 
-    /// An idle connection to this endpoint, if there is one worth using.
-    pub(crate) fn take(&self, endpoint: &Endpoint, settings: &UpstreamSettings, now: Tick) -> Option<Pooled> {
-        let mut pools = self.idle.borrow_mut();
-        let pool = pools.get_mut(&endpoint.id)?;
-        while pool.front().is_some_and(|idle| now.since(idle.since) > settings.idle_timeout) {
-            pool.pop_front();
+    fn idle(&mut self, transport: u64, now: Tick) -> Option<Pooled> {
+        while self.idle.front().is_some_and(|idle| now.since(idle.since) > self.idle_timeout) {
+            self.idle.pop_front();
         }
-        while let Some(Idle { mut pooled, .. }) = pool.pop_back() {
-            if !pooled.sender.is_closed() && now.since(pooled.born) <= settings.lifetime_max {
-                pooled.reused = true;
-                return Some(pooled);
+        let mut index = self.idle.len();
+        while index > 0 {
+            index -= 1;
+            let pooled = &self.idle[index].pooled;
+            if !pooled.is_worth_using(transport, self.lifetime_max, now) {
+                self.idle.remove(index);
+            } else if pooled.sender.is_ready() {
+                return self.idle.remove(index).map(|idle| Pooled { reused: true, ..idle.pooled });
             }
+            // Else its last request's body is still being sent, as when the answer came early: nobody waits for that.
         }
         None
     }
 
-    /// A shared handle on an HTTP/2 connection to this endpoint. The connection itself stays.
-    pub(crate) fn share(
+    fn sweep(&mut self, now: Tick) {
+        let (idle_timeout, lifetime_max) = (self.idle_timeout, self.lifetime_max);
+        let worth_keeping = |pooled: &Pooled| {
+            let endpoint = &pooled.reserved.0;
+            pooled.is_worth_using(pooled.transport, lifetime_max, now)
+                && endpoint.is_kept()
+                && !endpoint.is_wanted()
+        };
+        self.idle.retain(|idle| now.since(idle.since) <= idle_timeout && worth_keeping(&idle.pooled));
+        self.shared.retain(|shared| {
+            if shared.streams.get() > 0 {
+                shared.used_at.set(now);
+            }
+            // What is under way on one that leaves the pool comes to its end there.
+            now.since(shared.used_at.get()) <= idle_timeout && worth_keeping(&shared.pooled)
+        });
+    }
+}
+
+/// The pools of one core.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    by_endpoint: RefCell<HashMap<u64, Pool>>,
+    cores: u32,
+}
+
+impl Pools {
+    pub(crate) fn new(cores: usize) -> Pools {
+        Pools { by_endpoint: RefCell::default(), cores: u32::try_from(cores).unwrap_or(u32::MAX).max(1) }
+    }
+
+    /// A connection to this endpoint that is there already, if one is worth using.
+    pub(crate) fn take(
         &self,
         endpoint: &Endpoint,
+        transport: u64,
         settings: &UpstreamSettings,
         now: Tick,
-    ) -> Option<Sender> {
-        let mut pools = self.idle.borrow_mut();
+    ) -> Option<Connection> {
+        let mut pools = self.by_endpoint.borrow_mut();
         let pool = pools.get_mut(&endpoint.id)?;
-        pool.retain(|idle| {
-            !idle.pooled.sender.is_closed() && now.since(idle.pooled.born) <= settings.lifetime_max
-        });
-        pool.iter().find(|idle| idle.pooled.sender.is_ready()).and_then(|idle| idle.pooled.sender.try_clone())
+        (pool.idle_timeout, pool.lifetime_max) = (settings.idle_timeout, settings.lifetime_max);
+        if !pool.shared.is_empty()
+            && let Some(stream) = pool.stream(transport, false, now)
+        {
+            return Some(Connection::Stream(stream));
+        }
+        pool.idle(transport, now).map(Connection::Own)
     }
 
-    /// Keeps a connection for later, unless there are enough or it has become too old.
+    /// A place in the line of a connection whose streams are all in use.
+    pub(crate) fn take_full(&self, endpoint: &Endpoint, transport: u64, now: Tick) -> Option<Connection> {
+        let mut pools = self.by_endpoint.borrow_mut();
+        pools.get_mut(&endpoint.id)?.stream(transport, true, now).map(Connection::Stream)
+    }
+
+    /// Puts a new connection to use.
+    pub(crate) fn begin(&self, pooled: Pooled, settings: &UpstreamSettings, now: Tick) -> Connection {
+        if !pooled.sender.is_http2() {
+            return Connection::Own(pooled);
+        }
+        let id = pooled.reserved.0.id;
+        let shared = Rc::new(Shared { pooled, streams: Cell::new(0), used_at: Cell::new(now) });
+        let Some(stream) = Stream::on(&shared, now) else { unreachable!("HTTP/2 has many handles") };
+        let mut pools = self.by_endpoint.borrow_mut();
+        let pool = pools.entry(id).or_default();
+        (pool.idle_timeout, pool.lifetime_max) = (settings.idle_timeout, settings.lifetime_max);
+        pool.shared.push(shared);
+        Connection::Stream(stream)
+    }
+
+    /// Keeps a connection for later, unless there are enough, it has become too old, or somebody waits for its place.
     pub(crate) fn put(&self, pooled: Pooled, settings: &UpstreamSettings, now: Tick) {
-        if pooled.sender.is_closed()
-            || now.since(pooled.born) > settings.lifetime_max
-            || !pooled.endpoint.is_enabled()
-        {
+        let endpoint = &pooled.reserved.0;
+        let keeps = settings.idle_max > 0 && endpoint.is_kept() && !endpoint.is_wanted();
+        if !keeps || !pooled.is_worth_using(pooled.transport, settings.lifetime_max, now) {
             return;
         }
-        let mut pools = self.idle.borrow_mut();
-        let pool = pools.entry(pooled.endpoint.id).or_default();
-        if pool.len() >= (settings.idle_max / self.cores.get()).max(1) as usize {
-            pool.pop_front();
+        let mut pools = self.by_endpoint.borrow_mut();
+        let pool = pools.entry(endpoint.id).or_default();
+        (pool.idle_timeout, pool.lifetime_max) = (settings.idle_timeout, settings.lifetime_max);
+        if pool.idle.len() >= (settings.idle_max / self.cores).max(1) as usize {
+            pool.idle.pop_front();
         }
-        pool.push_back(Idle { pooled, since: now });
+        pool.idle.push_back(Idle { pooled, since: now });
     }
 
-    /// Closes what has been idle too long, and forgets endpoints without connections.
-    pub(crate) fn sweep(&self, idle_timeout: std::time::Duration, now: Tick) {
-        self.idle.borrow_mut().retain(|_, pool| {
-            pool.retain(|idle| !idle.pooled.sender.is_closed() && now.since(idle.since) <= idle_timeout);
-            !pool.is_empty()
+    /// The connection to this endpoint that is being made and may be shared, to wait for.
+    pub(crate) fn opening(&self, endpoint: &Endpoint) -> Option<Rc<Notify>> {
+        self.by_endpoint.borrow().get(&endpoint.id)?.opening.clone()
+    }
+
+    /// Says that a connection that may be shared is being made.
+    pub(crate) fn open(&self, endpoint: &Endpoint) -> Opening<'_> {
+        let done = Rc::<Notify>::default();
+        self.by_endpoint.borrow_mut().entry(endpoint.id).or_default().opening = Some(Rc::clone(&done));
+        Opening { pools: self, endpoint: endpoint.id, done }
+    }
+
+    /// Closes what has been idle too long, has become too old or belongs to an endpoint that is not used, and forgets
+    /// endpoints without connections.
+    pub(crate) fn sweep(&self, now: Tick) {
+        self.by_endpoint.borrow_mut().retain(|_, pool| {
+            pool.sweep(now);
+            !pool.idle.is_empty() || !pool.shared.is_empty() || pool.opening.is_some()
         });
+    }
+}
+
+/// A connection that is being made and may be shared. Dropped, it tells those who wait for it.
+pub(crate) struct Opening<'a> {
+    pools: &'a Pools,
+    endpoint: u64,
+    done: Rc<Notify>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pools.by_endpoint.borrow_mut().get_mut(&self.endpoint) {
+            pool.opening.take_if(|held| Rc::ptr_eq(held, &self.done));
+        }
+        self.done.notify_waiters();
     }
 }

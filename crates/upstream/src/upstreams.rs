@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
-use tidegate_model::breaker::Breaker;
+use tidegate_model::breaker::{self, Breaker};
 use tidegate_model::refusal::Refusal;
 use tidegate_model::retry::{Budget, Latencies};
 use tidegate_model::tick::Tick;
@@ -22,7 +22,7 @@ use tidegate_wire::settings::Protocol;
 use tokio::sync::{Notify, watch};
 
 use crate::discovery::ENDPOINTS_MAX;
-use crate::endpoint::{Admin, EndpointSet, EndpointStatus};
+use crate::endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
 use crate::gate::{Gate, Slot};
 use crate::settings::{Discovery, EndpointSettings, UpstreamSettings};
 
@@ -38,6 +38,10 @@ pub struct Upstream {
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
     pub(crate) latencies: Latencies,
+    /// Held while an endpoint is ejected: two cores must not both take the last one that may go.
+    ejecting: Mutex<()>,
+    /// Grows when connections made before must not be used any more: another protocol, other TLS.
+    transport: AtomicU64,
     /// Held while settings or endpoints are changed.
     known: Mutex<Known>,
     /// Tells the drivers of discovery and health that settings or endpoints have changed.
@@ -62,7 +66,7 @@ struct Known {
 pub struct UpstreamStatus {
     /// Its name.
     pub name: Arc<str>,
-    /// `closed` or `open`.
+    /// `closed`, `open`, or `half-open`: a probe is due or under way.
     pub breaker: &'static str,
     /// Times the breaker opened.
     pub breaker_opened: u64,
@@ -100,6 +104,8 @@ impl Upstream {
             breaker: Breaker::default(),
             budget: Budget::default(),
             latencies: Latencies::default(),
+            ejecting: Mutex::default(),
+            transport: AtomicU64::new(0),
             known: Mutex::default(),
             changes: watch::Sender::new(0),
         };
@@ -115,7 +121,17 @@ impl Upstream {
             return;
         }
         self.gate.resize(settings.concurrency);
-        self.settings.store(Arc::new(settings));
+        if settings.breaker.is_none() {
+            self.breaker.reset(now);
+        }
+        if settings.outlier.consecutive == 0 {
+            self.endpoints.load().endpoints.iter().for_each(|endpoint| endpoint.breaker.reset(now));
+        }
+        let before = self.settings.swap(Arc::new(settings));
+        let after = self.settings.load();
+        if (before.protocol, &before.tls, host_of(&before)) != (after.protocol, &after.tls, host_of(&after)) {
+            self.transport.fetch_add(1, Release);
+        }
         self.take_listed(&mut known, now);
         drop(known);
         self.tell();
@@ -236,19 +252,43 @@ impl Upstream {
         self.tls.load().is_some()
     }
 
-    /// Whether its connections may carry many requests at once.
-    pub(crate) fn may_multiplex(&self) -> bool {
-        match self.settings.load().protocol {
+    /// Which connections may be used: those made under this number. Asked for before the settings: a connection made
+    /// by older settings than its number says would be used under the newer ones.
+    pub(crate) fn transport(&self) -> u64 {
+        self.transport.load(Acquire)
+    }
+
+    /// Whether the connections to this endpoint may carry many requests at once.
+    pub(crate) fn may_multiplex(&self, protocol: Protocol, endpoint: &Endpoint) -> bool {
+        match protocol {
             Protocol::Http1 => false,
             Protocol::H2 => true,
-            Protocol::Auto => self.is_tls(),
+            Protocol::Auto => !endpoint.chose_http1.load(Relaxed) && self.is_tls(),
         }
     }
 
+    /// A call that had begun at `began` failed there; `true`: the endpoint is ejected by this. Never more are than the
+    /// settings allow, whatever the cores see at one moment.
+    pub(crate) fn eject(
+        &self,
+        endpoint: &Endpoint,
+        terms: &breaker::Terms,
+        probe: Option<breaker::Probe>,
+        began: Tick,
+        now: Tick,
+    ) -> bool {
+        let _ejecting = self.ejecting.lock();
+        let brink = probe.is_none() && endpoint.breaker.is_at_the_brink(terms);
+        if brink && !self.may_eject(self.settings.load().outlier.max_percent) {
+            return false;
+        }
+        endpoint.breaker.failed(terms, probe, began, now)
+    }
+
     /// Whether one more endpoint may be ejected.
-    pub(crate) fn may_eject(&self, max_percent: u8, now: Tick) -> bool {
+    fn may_eject(&self, max_percent: u8) -> bool {
         let set = self.endpoints.load();
-        let ejected = set.endpoints.iter().filter(|endpoint| endpoint.breaker.is_open(now)).count();
+        let ejected = set.endpoints.iter().filter(|endpoint| endpoint.breaker.is_tripped()).count();
         (ejected + 1) * 100 <= set.endpoints.len() * usize::from(max_percent)
     }
 
@@ -273,7 +313,7 @@ impl Upstream {
         let known = self.known.lock();
         UpstreamStatus {
             name: Arc::clone(&settings.name),
-            breaker: if self.breaker.is_tripped() { "open" } else { "closed" },
+            breaker: self.breaker.state(now).name(),
             breaker_opened: self.breaker.opened(),
             concurrency: settings.concurrency,
             in_use,
@@ -326,40 +366,71 @@ pub struct UpstreamError {
     pub source: ClientTlsError,
 }
 
+/// Upstreams that can be put into force: whatever can fail has been done. Dropped, it changes nothing.
+#[must_use = "nothing is in force until it is committed"]
+pub struct Prepared<'a> {
+    upstreams: &'a Upstreams,
+    _applying: MutexGuard<'a, ()>,
+    after: HashMap<Arc<str>, Arc<Upstream>>,
+    /// Those that were there before, and what they will be told.
+    changes: Vec<(Arc<Upstream>, UpstreamSettings, Option<Arc<ClientTls>>)>,
+}
+
+impl Prepared<'_> {
+    /// The upstream that will have this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.after.get(name)
+    }
+
+    /// Puts them into force. State of those that stay is kept by name; the drivers of the others end.
+    pub fn commit(self) {
+        let now = clock::now();
+        for (held, settings, tls) in self.changes {
+            held.change(settings, tls, now);
+        }
+        self.upstreams.by_name.store(Arc::new(self.after));
+        self.upstreams.changed.notify_one();
+    }
+}
+
 impl Upstreams {
-    /// Makes the upstreams these. State of those that stay is kept by name; the drivers of the others end.
+    /// Makes the upstreams these.
     ///
     /// # Errors
     /// TLS to an upstream cannot be set up; nothing is changed then.
     pub fn apply(&self, settings: Vec<UpstreamSettings>) -> Result<(), UpstreamError> {
-        let _applying = self.applying.lock();
+        self.prepare(settings)?.commit();
+        Ok(())
+    }
+
+    /// Does all that can fail of making the upstreams these. Until that is committed or dropped, no other can be
+    /// prepared.
+    ///
+    /// # Errors
+    /// TLS to an upstream cannot be set up.
+    pub fn prepare(&self, settings: Vec<UpstreamSettings>) -> Result<Prepared<'_>, UpstreamError> {
+        let applying = self.applying.lock();
         let now = clock::now();
         let before = self.by_name.load();
-        let ready: Vec<_> = settings
-            .into_iter()
-            .map(|one| match before.get(&one.name).and_then(|held| held.same_tls(&one)) {
-                Some(tls) => Ok((one, tls)),
-                None => match tls_of(&one) {
-                    Ok(tls) => Ok((one, tls)),
-                    Err(source) => Err(UpstreamError { name: one.name, source }),
-                },
-            })
-            .collect::<Result<_, _>>()?;
-        let mut after = HashMap::new();
-        for (one, tls) in ready {
+        let (mut after, mut changes) = (HashMap::new(), Vec::new());
+        for one in settings {
             let name = Arc::clone(&one.name);
-            let upstream = match before.get(&name) {
+            let held = before.get(&name);
+            let tls = match held.and_then(|held| held.same_tls(&one)) {
+                Some(tls) => tls,
+                None => tls_of(&one).map_err(|source| UpstreamError { name: Arc::clone(&name), source })?,
+            };
+            let upstream = match held {
                 Some(held) => {
-                    held.change(one, tls, now);
+                    changes.push((Arc::clone(held), one, tls));
                     Arc::clone(held)
                 }
                 None => Arc::new(Upstream::new(one, tls, now)),
             };
             after.insert(name, upstream);
         }
-        self.by_name.store(Arc::new(after));
-        self.changed.notify_one();
-        Ok(())
+        Ok(Prepared { upstreams: self, _applying: applying, after, changes })
     }
 
     /// Waits until the endpoints of every upstream were looked for once, or until this tick: who serves from then on

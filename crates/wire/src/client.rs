@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,20 @@ use http::{Request, Response};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 
 use crate::body::{Body, Incoming};
 use crate::client_tls::ClientTls;
 use crate::settings::Protocol;
 use crate::task::{self, LocalExecutor};
+
+mod greeting;
+
+pub use greeting::StreamLimit;
+use greeting::{First, Greeted};
 
 /// The most header fields of a response.
 const HEADERS_MAX: usize = 128;
@@ -62,8 +70,8 @@ pub enum ConnectError {
 pub enum Sender {
     /// One request at a time.
     Http1(http1::SendRequest<Body>),
-    /// Many at once.
-    Http2(http2::SendRequest<Body>),
+    /// Many at once, up to the server's limit.
+    Http2(http2::SendRequest<Body>, StreamLimit),
 }
 
 /// Why a request has no response.
@@ -106,7 +114,7 @@ pub async fn connect(target: &Target) -> Result<Sender, ConnectError> {
     stream.set_nodelay(true).map_err(|error| ConnectError::Tcp(address, error))?;
     let Some(tls) = &target.tls else {
         return match target.protocol {
-            Protocol::H2 => http2(address, TokioIo::new(stream)).await,
+            Protocol::H2 => http2(address, stream).await,
             Protocol::Http1 | Protocol::Auto => http1(address, TokioIo::new(stream)).await,
         };
     };
@@ -115,7 +123,7 @@ pub async fn connect(target: &Target) -> Result<Sender, ConnectError> {
     let stream = connector.connect(name, stream).await.map_err(|error| ConnectError::Tls(address, error))?;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     match (h2, target.protocol) {
-        (true, _) => http2(address, TokioIo::new(stream)).await,
+        (true, _) => http2(address, stream).await,
         (false, Protocol::H2) => {
             Err(ConnectError::Http(address, "the endpoint does not offer HTTP/2 (ALPN)".into()))
         }
@@ -142,10 +150,13 @@ where
     Ok(Sender::Http1(sender))
 }
 
-async fn http2<I>(address: SocketAddr, io: I) -> Result<Sender, ConnectError>
+/// Ready when the server has sent its SETTINGS, which come first (RFC 9113 section 3.4): then it does speak HTTP/2, and
+/// how many streams it takes is known.
+async fn http2<I>(address: SocketAddr, stream: I) -> Result<Sender, ConnectError>
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let first = Rc::<First>::default();
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -153,15 +164,20 @@ where
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PONG_WITHIN)
-        .handshake(io)
+        .handshake(TokioIo::new(Greeted::new(stream, &first)))
         .await
         .map_err(|error| ConnectError::Http(address, error.into()))?;
+    let limit = StreamLimit::default();
+    let (greeted, greeting) = oneshot::channel();
+    let driven = greeting::drive(connection, first, limit.clone(), greeted);
     task::spawn(async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = driven.await {
             tracing::trace!(%address, %error, "connection ended");
         }
     });
-    Ok(Sender::Http2(sender))
+    let silent = |_| ConnectError::Http(address, "it ended before the server's SETTINGS".into());
+    greeting.await.map_err(silent)?;
+    Ok(Sender::Http2(sender, limit))
 }
 
 impl Sender {
@@ -170,7 +186,7 @@ impl Sender {
     pub fn is_ready(&self) -> bool {
         match self {
             Sender::Http1(sender) => sender.is_ready(),
-            Sender::Http2(sender) => sender.is_ready(),
+            Sender::Http2(sender, _) => sender.is_ready(),
         }
     }
 
@@ -179,14 +195,23 @@ impl Sender {
     pub fn is_closed(&self) -> bool {
         match self {
             Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2(sender) => sender.is_closed(),
+            Sender::Http2(sender, _) => sender.is_closed(),
         }
     }
 
     /// Whether it speaks HTTP/2: requests need an absolute target then (RFC 9113 section 8.3.1).
     #[must_use]
     pub fn is_http2(&self) -> bool {
-        matches!(self, Sender::Http2(_))
+        matches!(self, Sender::Http2(..))
+    }
+
+    /// How many requests may be under way at once; what is sent beyond that waits.
+    #[must_use]
+    pub fn streams_max(&self) -> usize {
+        match self {
+            Sender::Http1(_) => 1,
+            Sender::Http2(_, limit) => limit.get(),
+        }
     }
 
     /// Waits until a request may be sent.
@@ -196,7 +221,7 @@ impl Sender {
     pub async fn ready(&mut self) -> Result<(), hyper::Error> {
         match self {
             Sender::Http1(sender) => sender.ready().await,
-            Sender::Http2(sender) => sender.ready().await,
+            Sender::Http2(sender, _) => sender.ready().await,
         }
     }
 
@@ -205,7 +230,7 @@ impl Sender {
     pub fn try_clone(&self) -> Option<Sender> {
         match self {
             Sender::Http1(_) => None,
-            Sender::Http2(sender) => Some(Sender::Http2(sender.clone())),
+            Sender::Http2(sender, limit) => Some(Sender::Http2(sender.clone(), limit.clone())),
         }
     }
 
@@ -216,7 +241,7 @@ impl Sender {
     pub async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
         let sent = match self {
             Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender, _) => sender.try_send_request(request).await,
         };
         sent.map_err(|mut error| {
             let request = error.take_message().map(Box::new);

@@ -127,7 +127,7 @@ fn exchanges(out: &mut Exposition, process: &Process) {
 fn upstreams(out: &mut Exposition, process: &Process) {
     let all = process.gate.standing.upstreams.status();
     let of_upstream: [Read<UpstreamStatus, f64>; 4] = [
-        (BREAKER_OPEN, |one| f64::from(u8::from(one.breaker == "open"))),
+        (BREAKER_OPEN, |one| f64::from(u8::from(one.breaker != "closed"))),
         (BREAKER_OPENED, |one| one.breaker_opened as f64),
         (GATE_USED, |one| one.in_use as f64),
         (GATE_WAITING, |one| one.waiting as f64),

@@ -101,6 +101,25 @@ async fn speaks_http2_by_prior_knowledge_with_many_requests_at_once() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn knows_how_many_streams_the_server_takes_before_the_first_request() {
+    let address = serving(async |stream| {
+        let mut connection =
+            h2::server::Builder::new().max_concurrent_streams(3).handshake::<_, Bytes>(stream).await.unwrap();
+        while connection.accept().await.is_some() {}
+    })
+    .await;
+    let sender = connect(&plain(address, Protocol::H2)).await.unwrap();
+    assert_eq!(sender.streams_max(), 3);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_server_that_ends_before_its_settings_does_not_speak_http2() {
+    let address = serving(async |stream| drop(stream)).await;
+    let error = connect(&plain(address, Protocol::H2)).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Http(..)), "{error:?}");
+}
+
+#[tokio::test(flavor = "local")]
 async fn tells_where_nobody_listens() {
     let (listener, address) = listening().await;
     drop(listener);
