@@ -1,6 +1,7 @@
 //! One try: a slot, an endpoint, a connection, a request, a head. And what a failure means.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -213,7 +214,7 @@ impl Caller {
         bounds: Bounds,
     ) -> Result<Answered, Failed> {
         let by = bounds.by;
-        let mut request = self.prepare(plan, request, by.since(bounds.began));
+        let mut request = self.prepare(plan, request, endpoint.address, by.since(bounds.began));
         let mut stale = 0;
         loop {
             let mut connection = match self.connection(plan, endpoint, &bounds, stale > 0).await {
@@ -323,15 +324,24 @@ impl Caller {
     }
 
     /// What each try tells the upstream anew.
-    fn prepare(&self, plan: &Plan<'_>, mut request: Request<Body>, left: Duration) -> Request<Body> {
+    fn prepare(
+        &self,
+        plan: &Plan<'_>,
+        mut request: Request<Body>,
+        endpoint: SocketAddr,
+        left: Duration,
+    ) -> Request<Body> {
         let headers = request.headers_mut();
         headers.insert(http::HeaderName::from_static("tidegate-deadline-ms"), deadline::remaining_ms(left));
         let grpc = http::HeaderName::from_static("grpc-timeout");
         if headers.contains_key(&grpc) {
             headers.insert(grpc, deadline::grpc_remaining(left));
         }
-        if let HostHeader::Fixed(host) = &plan.settings.host {
-            headers.insert(HOST, host.clone());
+        match &plan.settings.host {
+            HostHeader::Fixed(host) => drop(headers.insert(HOST, host.clone())),
+            _ if headers.contains_key(HOST) => {}
+            // HTTP/1.0 lets a client name none; HTTP/1.1, which is spoken here, does not.
+            _ => headers.extend(HeaderValue::try_from(endpoint.to_string()).map(|host| (HOST, host)).ok()),
         }
         request
     }

@@ -450,7 +450,7 @@ fn is_authority(value: &[u8]) -> bool {
 
 /// What RFC 3986 lets stand in a path and query, and what browsers send unencoded all the same. `#` is not among it: a
 /// fragment is the client's own.
-fn is_target(target: &[u8]) -> bool {
+pub(crate) fn is_target(target: &[u8]) -> bool {
     let path = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
     let common = |byte: u8| byte == b'!' || (byte > b'#' && byte < 0x7f && !matches!(byte, b'<' | b'>'));
     !target.is_empty()

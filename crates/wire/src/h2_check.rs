@@ -1,19 +1,31 @@
-//! What HTTP/2's codec lets through and HTTP/1's guard would not: CONNECT as a forward proxy's, hosts that are
-//! missing, malformed or differ from the authority, too many fields, bodies announced as too large.
+//! What HTTP/2's codec lets through and HTTP/1's guard would not: CONNECT as a forward proxy's, paths that are none,
+//! hosts that are missing, malformed or differ from the authority, too many fields, bodies announced as too large.
+//! And the one thing that is written differently there: `Cookie` in pieces.
 
-use http::{Method, Request, header};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
 use tidegate_model::host;
 use tidegate_model::refusal::{
-    REQUEST_BODY_TOO_LARGE, REQUEST_FRAMING, REQUEST_HEADERS_TOO_LARGE, REQUEST_HOST, REQUEST_METHOD, Refusal,
+    REQUEST_BODY_TOO_LARGE, REQUEST_FRAMING, REQUEST_HEADERS_TOO_LARGE, REQUEST_HOST, REQUEST_METHOD,
+    REQUEST_PATH, Refusal,
 };
 
+use crate::guard::is_target;
 use crate::settings::ConnectionLimits;
 
-/// The request, if it is well formed.
-pub(crate) fn check<B>(request: &Request<B>, limits: &ConnectionLimits) -> Result<(), Refusal> {
+/// Checks that the request is well formed, and makes one of its `Cookie` fields.
+pub(crate) fn check<B>(request: &mut Request<B>, limits: &ConnectionLimits) -> Result<(), Refusal> {
+    join_cookies(request.headers_mut());
     let headers = request.headers();
     if request.method() == Method::CONNECT && request.extensions().get::<hyper::ext::Protocol>().is_none() {
         return Err(Refusal::new(&REQUEST_METHOD, "CONNECT is not supported: this is no forward proxy."));
+    }
+    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+    let passes = match target {
+        "*" => request.method() == Method::OPTIONS,
+        path => path.starts_with('/') && is_target(path.as_bytes()),
+    };
+    if !passes {
+        return Err(Refusal::new(&REQUEST_PATH, ":path is no path."));
     }
     if headers.len() > limits.header_count {
         return Err(Refusal::new(&REQUEST_HEADERS_TOO_LARGE, "The request has too many header fields."));
@@ -38,6 +50,21 @@ pub(crate) fn check<B>(request: &Request<B>, limits: &ConnectionLimits) -> Resul
         }
     }
     check_length(headers, limits.body_bytes)
+}
+
+/// RFC 9113 section 8.2.3: pieces of `Cookie` are joined before they go where HTTP/2 is not spoken.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut pieces = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (pieces.next(), pieces.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for piece in std::iter::once(second).chain(pieces) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(piece.as_bytes());
+    }
+    // Of values and a separator that are valid, a valid one is made.
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 fn check_length(headers: &http::HeaderMap, most: u64) -> Result<(), Refusal> {

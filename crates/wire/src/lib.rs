@@ -15,6 +15,7 @@ pub mod proxy_protocol;
 pub mod server;
 pub mod settings;
 mod stream;
+mod streams;
 pub mod task;
 mod timer;
 pub mod tls;

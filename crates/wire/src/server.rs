@@ -34,7 +34,8 @@ use crate::guard::Violation;
 use crate::h2_check;
 use crate::settings::{ConnectionLimits, ListenerSettings};
 use crate::stream::{GuardedStream, Shared, Socket};
-use crate::task::{self, LocalExecutor};
+use crate::streams::{Stream, StreamExecutor, Streams};
+use crate::task;
 use crate::timer::{Ended, Timer};
 
 /// How long accepting pauses when the process has no file descriptor left, and how often that is said.
@@ -340,7 +341,7 @@ impl<H: Handler> Server<H> {
 
     async fn drive_h1(self: Rc<Self>, io: GuardedStream, shared: Arc<Shared>, connection: Rc<Connection>) {
         let limits = &connection.limits;
-        let service = service_fn(|request| self.answer(request, &connection, &shared));
+        let service = service_fn(|request| self.answer(request, &connection, &shared, None));
         let mut builder = http1::Builder::new();
         // hyper asks for the client's FIN while an exchange is under way: the guarded stream tells it only of
         // clients that are gone. A response never waits for the next pipelined request.
@@ -350,7 +351,7 @@ impl<H: Handler> Server<H> {
         }
         let mut driven = builder.serve_connection(io, service).with_upgrades();
         let ended = {
-            let mut timer = Timer::new(&shared, limits, &self.drain);
+            let mut timer = Timer::new(&shared, limits, &self.drain, None);
             std::future::poll_fn(|context| {
                 timer.poll(context, Pin::new(&mut driven), |driven| driven.graceful_shutdown())
             })
@@ -374,22 +375,24 @@ impl<H: Handler> Server<H> {
 
     async fn drive_h2(self: Rc<Self>, io: GuardedStream, shared: Arc<Shared>, connection: Rc<Connection>) {
         let limits = &connection.limits;
+        let streams = Rc::<Streams>::default();
         let service = {
-            let (server, connection, shared) =
-                (Rc::clone(&self), Rc::clone(&connection), Arc::clone(&shared));
-            service_fn(move |request| {
+            let (server, connection, shared, streams) =
+                (Rc::clone(&self), Rc::clone(&connection), Arc::clone(&shared), Rc::clone(&streams));
+            service_fn(move |mut request| {
                 let (server, connection, shared) =
                     (Rc::clone(&server), Rc::clone(&connection), Arc::clone(&shared));
+                let stream = streams.open();
                 async move {
-                    if let Err(refusal) = h2_check::check(&request, &connection.limits) {
+                    if let Err(refusal) = h2_check::check(&mut request, &connection.limits) {
                         let refused = server.handler.refuse(&connection, refusal);
                         return Ok(refused.map(|bytes| Tracked::words(bytes, &shared)));
                     }
-                    server.answer(request, &connection, &shared).await
+                    server.answer(request, &connection, &shared, Some(stream)).await
                 }
             })
         };
-        let mut builder = http2::Builder::new(LocalExecutor);
+        let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(&streams)));
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.h2_streams)
@@ -403,7 +406,7 @@ impl<H: Handler> Server<H> {
             .initial_connection_window_size(limits.h2_connection_window)
             .max_send_buf_size(limits.h2_send_buffer);
         let mut driven = Box::pin(builder.serve_connection(io, service));
-        let mut timer = Timer::new(&shared, limits, &self.drain);
+        let mut timer = Timer::new(&shared, limits, &self.drain, Some(&streams));
         std::future::poll_fn(|context| {
             timer.poll(context, driven.as_mut(), |driven| driven.graceful_shutdown())
         })
@@ -415,6 +418,7 @@ impl<H: Handler> Server<H> {
         request: Request<Incoming>,
         connection: &Rc<Connection>,
         shared: &Arc<Shared>,
+        stream: Option<Stream>,
     ) -> Result<Response<Tracked<H::Body>>, std::convert::Infallible> {
         shared.in_flight.fetch_add(1, Relaxed);
         shared.exchanges.fetch_add(1, Relaxed);
@@ -434,7 +438,7 @@ impl<H: Handler> Server<H> {
         }
         let switched = shared.upgraded.load(Relaxed);
         shared.declined.store(asks_upgrade && !switched, Relaxed);
-        Ok(response.map(|body| Tracked { body: Some(body), words: None, _pass: pass }))
+        Ok(response.map(|body| Tracked { body: Some(body), words: None, stream, _pass: pass }))
     }
 }
 
@@ -500,6 +504,8 @@ pin_project_lite::pin_project! {
         #[pin]
         body: Option<B>,
         words: Option<Bytes>,
+        // HTTP/2: where it is noted how long the client takes nothing.
+        stream: Option<Stream>,
         _pass: Pass,
     }
 }
@@ -510,7 +516,12 @@ impl<B> Tracked<B> {
         shared.in_flight.fetch_add(1, Relaxed);
         shared.exchanges.fetch_add(1, Relaxed);
         let words = (!bytes.is_empty()).then_some(bytes);
-        Tracked { body: None, words, _pass: Pass { shared: Arc::clone(shared), answered: true } }
+        Tracked {
+            body: None,
+            words,
+            stream: None,
+            _pass: Pass { shared: Arc::clone(shared), answered: true },
+        }
     }
 }
 
@@ -523,10 +534,14 @@ impl<B: HttpBody<Data = Bytes, Error = BoxError>> HttpBody for Tracked<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
-        match this.body.as_pin_mut() {
+        let polled = match this.body.as_pin_mut() {
             Some(body) => body.poll_frame(context),
             None => Poll::Ready(this.words.take().map(|words| Ok(Frame::data(words)))),
+        };
+        if let Some(stream) = this.stream {
+            stream.waits_since(if polled.is_pending() { Tick::MAX } else { clock::now() });
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

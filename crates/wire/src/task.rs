@@ -7,8 +7,13 @@ use std::future::Future;
 /// # Panics
 /// Outside a `tokio::runtime::LocalRuntime` (or a `LocalSet`).
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    drop(spawn_abortable(future));
+}
+
+/// The same, for a task that may have to be ended from outside.
+pub(crate) fn spawn_abortable(future: impl Future<Output = ()> + 'static) -> tokio::task::AbortHandle {
     #[expect(clippy::disallowed_methods, reason = "this is the tasks' one home")]
-    drop(tokio::task::spawn_local(future));
+    tokio::task::spawn_local(future).abort_handle()
 }
 
 /// Runs hyper's own tasks (HTTP/2 streams) on this core.

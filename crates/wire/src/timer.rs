@@ -17,6 +17,7 @@ use crate::guard::Violation;
 use crate::server::Drain;
 use crate::settings::ConnectionLimits;
 use crate::stream::Shared;
+use crate::streams::Streams;
 
 /// How often it is looked whether a client that has shut down its side is still there.
 const GONE_CHECK: Duration = Duration::from_millis(100);
@@ -36,6 +37,8 @@ pub(crate) struct Timer<'a> {
     shared: &'a Shared,
     limits: &'a ConnectionLimits,
     armed: Pin<Box<tokio::time::Sleep>>,
+    /// HTTP/2: the streams that are answered now.
+    streams: Option<&'a Streams>,
     drain: &'a Drain,
     drained: Pin<Box<tokio::sync::futures::Notified<'a>>>,
     closing: bool,
@@ -44,12 +47,18 @@ pub(crate) struct Timer<'a> {
 }
 
 impl<'a> Timer<'a> {
-    pub(crate) fn new(shared: &'a Shared, limits: &'a ConnectionLimits, drain: &'a Drain) -> Timer<'a> {
+    pub(crate) fn new(
+        shared: &'a Shared,
+        limits: &'a ConnectionLimits,
+        drain: &'a Drain,
+        streams: Option<&'a Streams>,
+    ) -> Timer<'a> {
         let first = shared.active_at.get().after(limits.header_time.min(limits.idle).min(limits.body_idle));
         Timer {
             shared,
             limits,
             armed: Box::pin(tokio::time::sleep_until(clock::instant(first))),
+            streams,
             drain,
             drained: Box::pin(drain.changed.notified()),
             closing: false,
@@ -133,6 +142,9 @@ impl<'a> Timer<'a> {
             return if busy { Due::Body } else { Due::Head };
         }
         if busy {
+            if let Some(streams) = self.streams {
+                streams.cut_stalled(now, self.limits.body_idle);
+            }
             let look = if shared.half_closed.load(Relaxed) {
                 GONE_CHECK
             } else {

@@ -2,6 +2,7 @@
 
 mod exchanges;
 mod listeners;
+mod robustness;
 mod running;
 mod wire;
 

@@ -10,6 +10,7 @@ use super::*;
 use crate::body::Body;
 use crate::listen;
 use crate::settings::CertificateFiles;
+use crate::task::LocalExecutor;
 use crate::tls::{CertificateSet, Certificates};
 
 /// Answers `/` at once, `/wait` when the gate opens, `/body` with the body's length; anything else with its path.
