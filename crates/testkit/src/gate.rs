@@ -52,20 +52,39 @@ impl Gate {
     /// If it does not start.
     #[must_use]
     pub fn start_listening(binary: &str, name: &str, listen: &str, config: &str) -> Gate {
+        let text = whole(&Gate::folder(name), listen, config);
+        let mut gate = Gate::start_whole(binary, name, &[], &text);
+        listen.clone_into(&mut gate.listen);
+        gate
+    }
+
+    /// Starts the binary with exactly this configuration, in this environment. The first address of its control API
+    /// must be a TCP address.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_whole(binary: &str, name: &str, environment: &[(&str, &str)], config: &str) -> Gate {
         let folder = Gate::folder(name);
         let file = folder.join("tidegate.toml");
-        std::fs::write(&file, whole(&folder, listen, config)).expect("the configuration is written");
+        std::fs::write(&file, config).expect("the configuration is written");
+        let said = std::fs::File::create(folder.join("stderr")).expect("a file for what it says");
         let mut child = Command::new(binary)
             .args(["run", "--config"])
             .arg(&file)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(said)
             .spawn()
             .expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let mut listeners = Vec::new();
         let control = loop {
-            let line = lines.next().expect("it says where it listens").expect("UTF-8");
+            let Some(line) = lines.next() else {
+                let said = std::fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+                panic!("it does not say where it listens: {said}");
+            };
+            let line = line.expect("UTF-8");
             let parse = |address: &str| address.trim().parse().expect("an address");
             match ["listening http ", "listening https ", "control http "].map(|word| line.strip_prefix(word))
             {
@@ -76,7 +95,7 @@ impl Gate {
         };
         std::thread::spawn(move || lines.for_each(drop));
         let address = *listeners.first().expect("it listens");
-        Gate { address, listeners, control, file, child, folder, listen: listen.to_owned() }
+        Gate { address, listeners, control, file, child, folder, listen: String::new() }
     }
 
     /// Writes another configuration. The process sees by itself that it has changed.
@@ -124,6 +143,12 @@ impl Gate {
     #[must_use]
     pub fn access_log(&self) -> String {
         std::fs::read_to_string(self.folder.join("access.log")).unwrap_or_default()
+    }
+
+    /// What it has written to standard error.
+    #[must_use]
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.join("stderr")).unwrap_or_default()
     }
 
     /// Resident memory in bytes.

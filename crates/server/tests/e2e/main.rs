@@ -4,6 +4,8 @@ mod exchanges;
 mod listeners;
 mod robustness;
 mod running;
+mod seen;
+mod steering;
 mod wire;
 
 /// The binary under test.
@@ -11,6 +13,18 @@ const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 
 fn gate(name: &str, config: &str) -> tidegate_testkit::Gate {
     tidegate_testkit::Gate::start(BINARY, name, config)
+}
+
+/// What the control API says to a `GET`, head and body.
+fn control(gate: &tidegate_testkit::Gate, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    tidegate_testkit::send(gate.control, request.as_bytes())
+}
+
+/// An address that refuses connections.
+fn nobody() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound")
 }
 
 /// One upstream with these endpoints, and one route to it with these further lines.

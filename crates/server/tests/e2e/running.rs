@@ -3,18 +3,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tidegate_testkit::{Gate, Origin, Reply, ask, connect, read_answer, until};
 
-use crate::{BINARY, app, gate};
+use crate::{BINARY, app, control, gate};
 
 /// Waits for so many reloads to have taken effect.
 pub fn until_reloads(gate: &Gate, count: u64) {
     let metric = format!("tidegate_config_reloads_total{{outcome=\"applied\"}} {count}\n");
     until("the reload", || control(gate, "/metrics").contains(&metric));
-}
-
-/// What the control API says.
-fn control(gate: &Gate, path: &str) -> String {
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    tidegate_testkit::send(gate.control, request.as_bytes())
 }
 
 #[test]
@@ -89,20 +83,4 @@ fn sigterm_lets_an_exchange_finish_and_exits_0() {
     gate.signal("-TERM");
     assert_eq!(read_answer(&mut stream).status, 200);
     assert_eq!(gate.wait(), Some(0));
-}
-
-#[test]
-fn an_exchange_is_logged_counted_and_explained() {
-    let origin = Origin::start(|_| Reply::Status(200, String::new()));
-    let gate = gate("seen", &app(&[origin.address], "", ""));
-    let id = ask(gate.address, "GET /seen?secret=1", "").header("x-request-id").to_owned();
-    let explained = control(&gate, &format!("/explain/{id}?format=text"));
-    assert!(
-        explained.contains("matched route `all`") && explained.contains("told the client 200"),
-        "{explained}"
-    );
-    assert!(control(&gate, "/metrics").contains("tidegate_requests_total{route=\"all\",class=\"2xx\"} 1\n"));
-    until("the access log", || gate.access_log().contains(&id));
-    let line: serde_json::Value = serde_json::from_str(gate.access_log().lines().next().unwrap()).unwrap();
-    assert_eq!((line["path"].as_str(), line["status"].as_u64()), (Some("/seen"), Some(200)), "{line}");
 }
