@@ -100,11 +100,13 @@ impl RoundRobin {
 #[must_use]
 pub fn consistent(candidates: &[(u64, Candidate)], key: u64) -> Option<usize> {
     const LOAD_FACTOR: f64 = 1.25;
+    // Fewer calls than this are no load: a client that makes two at once keeps its endpoint, and its session.
+    const LOAD_MIN: f64 = 8.0;
     let active: u32 = candidates.iter().map(|(_, candidate)| candidate.active).sum();
     let total: f64 = candidates.iter().map(|(_, candidate)| candidate.weight).sum();
     let fits = |candidate: &Candidate| {
         let share = candidate.weight / total.max(1e-9);
-        f64::from(candidate.active) < (f64::from(active + 1) * share * LOAD_FACTOR).ceil()
+        f64::from(candidate.active) < (f64::from(active + 1) * share * LOAD_FACTOR).ceil().max(LOAD_MIN)
     };
     // Weighted rendezvous: the larger -weight / ln(h) wins, h in (0, 1).
     let score = |id: u64, candidate: &Candidate| {
@@ -246,6 +248,19 @@ mod tests {
             candidates[chosen].1.active += 1;
         }
         assert!(candidates.iter().all(|(_, c)| c.active <= 32), "{candidates:?}");
+    }
+
+    #[test]
+    fn a_client_that_makes_a_few_calls_at_once_keeps_its_endpoint() {
+        let mut candidates: Vec<_> = (0..4).map(|id| (id, candidate(1.0, 0, 0.0))).collect();
+        let chosen: Vec<_> = (0..8)
+            .map(|_| {
+                let chosen = consistent(&candidates, 42).unwrap();
+                candidates[chosen].1.active += 1;
+                chosen
+            })
+            .collect();
+        assert!(chosen.iter().all(|one| *one == chosen[0]), "{chosen:?}");
     }
 
     proptest! {

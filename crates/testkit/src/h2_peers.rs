@@ -89,6 +89,18 @@ impl H2Origin {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        H2Origin::taking(100, answer)
+    }
+
+    /// The same, and it takes so many streams at once on one connection.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    #[must_use]
+    pub fn taking<F>(streams: u32, answer: impl Fn(H2Call) -> F + Send + 'static) -> H2Origin
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket can be told");
         let address = listener.local_addr().expect("it is bound");
@@ -98,6 +110,7 @@ impl H2Origin {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime can be made").block_on(accept(
                 listener,
+                streams,
                 Arc::new(Mutex::new(answer)),
                 records,
             ));
@@ -114,6 +127,7 @@ impl H2Origin {
 
 async fn accept<F>(
     listener: TcpListener,
+    streams: u32,
     answer: Arc<Mutex<impl Fn(H2Call) -> F + Send + 'static>>,
     records: Arc<Mutex<Vec<String>>>,
 ) where
@@ -123,7 +137,9 @@ async fn accept<F>(
     while let Ok((stream, _)) = listener.accept().await {
         let (answer, records) = (Arc::clone(&answer), Arc::clone(&records));
         beside(async move {
-            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            let mut builder = h2::server::Builder::new();
+            let shaken = builder.max_concurrent_streams(streams).handshake(stream).await;
+            let Ok(mut connection) = shaken else { return };
             while let Some(Ok((request, respond))) = connection.accept().await {
                 let (head, body) = request.into_parts();
                 records.lock().push(format!("{head:?}"));

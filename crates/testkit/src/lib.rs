@@ -6,15 +6,19 @@
 pub mod frames;
 mod gate;
 mod h2_peers;
+mod names;
 mod origin;
 mod raw;
 pub mod tls;
+mod tls_origin;
 
 pub use gate::Gate;
 pub use h2;
 pub use h2_peers::{H2Call, H2Client, H2Origin, beside, block_on, h2_connect, h2_over, h2_read};
+pub use names::{NameServer, Record};
 pub use origin::{Origin, Recorded, Reply, Visit};
-pub use raw::{Answer, ask, connect, read_answer, send, send_all};
+pub use raw::{Answer, ask, ask_on, connect, read_answer, send, send_all};
+pub use tls_origin::TlsOrigin;
 
 /// How long a test waits for anything.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);

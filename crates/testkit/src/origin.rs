@@ -42,6 +42,8 @@ pub struct Origin {
 struct Records {
     requests: Mutex<Vec<Recorded>>,
     left: Mutex<usize>,
+    /// Every connection there was; `None`: it has stopped.
+    streams: Mutex<Option<Vec<TcpStream>>>,
 }
 
 /// A request whose head has come, and the connection to read its body from and to answer on.
@@ -60,7 +62,16 @@ impl Origin {
     /// If there is no free port.
     #[must_use]
     pub fn start(reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Origin {
-        Origin::accepting(move |visit| {
+        Origin::start_at("127.0.0.1:0".parse().expect("an address"), reply)
+    }
+
+    /// The same at this address, which may be one where another has stopped.
+    ///
+    /// # Panics
+    /// If it cannot listen there.
+    #[must_use]
+    pub fn start_at(address: SocketAddr, reply: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Origin {
+        Origin::accepting(address, move |visit| {
             let length = visit.read_body()?.0;
             visit.record(length);
             visit.answer(reply(visit.path()))
@@ -74,28 +85,51 @@ impl Origin {
     /// If there is no free port.
     #[must_use]
     pub fn scripted(script: impl Fn(&mut Visit) -> Option<()> + Send + Sync + 'static) -> Origin {
-        Origin::accepting(move |visit| {
+        Origin::accepting("127.0.0.1:0".parse().expect("an address"), move |visit| {
             visit.record(0);
             script(visit)
         })
     }
 
-    fn accepting(serve: impl Fn(&mut Visit) -> Option<()> + Send + Sync + 'static) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    fn accepting(
+        address: SocketAddr,
+        serve: impl Fn(&mut Visit) -> Option<()> + Send + Sync + 'static,
+    ) -> Origin {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (serve, records) = (Arc::new(serve), Arc::<Records>::default());
+        *records.streams.lock() = Some(Vec::new());
         let shared = Arc::clone(&records);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                match (&mut *shared.streams.lock(), stream.try_clone()) {
+                    (Some(streams), Ok(stream)) => streams.push(stream),
+                    _ => return,
+                }
                 let (serve, records) = (Arc::clone(&serve), Arc::clone(&shared));
                 std::thread::spawn(move || {
                     let mut visit = Visit::of(stream, records)?;
                     while visit.next().is_some() && serve(&mut visit).is_some() {}
-                    Some(())
+                    // Whoever would stop the server holds the connection too.
+                    visit.stream.shutdown(std::net::Shutdown::Both).ok()
                 });
             }
         });
         Origin { address, records }
+    }
+
+    /// Stops as a process that ends: its port and all its connections are closed, whatever is under way on them.
+    ///
+    /// # Panics
+    /// If it goes on listening.
+    pub fn stop(&self) {
+        let streams = self.records.streams.lock().take();
+        for stream in streams.into_iter().flatten() {
+            // It may have ended by itself.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        // The listener looks only when somebody comes.
+        crate::until("the port is closed", || TcpStream::connect(self.address).is_err());
     }
 
     /// What it was asked.

@@ -76,10 +76,18 @@ pub fn send_all(address: SocketAddr, pieces: &[&[u8]]) -> String {
 /// If the answer is not HTTP.
 #[must_use]
 pub fn ask(address: SocketAddr, request_line: &str, headers: &str) -> Answer {
-    let mut stream = connect(address);
+    ask_on(&mut connect(address), request_line, headers)
+}
+
+/// A request on a connection that stays open, with these header lines.
+///
+/// # Panics
+/// If the answer is not HTTP.
+#[must_use]
+pub fn ask_on(stream: &mut TcpStream, request_line: &str, headers: &str) -> Answer {
     let request = format!("{request_line} HTTP/1.1\r\nHost: test\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).expect("bytes can be sent");
-    read_answer(&mut stream)
+    read_answer(stream)
 }
 
 /// Reads one answer with a Content-Length, or one without a body.

@@ -93,6 +93,8 @@ pub struct EndpointStatus {
     pub address: SocketAddr,
     /// Its configured or discovered share.
     pub weight: u32,
+    /// How much of that slow start leaves it: 1 is all.
+    pub share: f64,
     /// What the operator wants.
     pub admin: Admin,
     /// `up`; or why it gets nothing: `unhealthy`, `ejected`, `paused` (it asked for it by `Retry-After`).
@@ -228,15 +230,19 @@ impl Endpoint {
 
     /// What the balancer knows of it.
     pub(crate) fn candidate(&self, slow: Duration, now: Tick) -> Candidate {
-        let share = match slow {
-            Duration::ZERO => 1.0,
-            window => slow_start(now.since(Tick(self.serving_since.load(Relaxed))), window),
-        };
         Candidate {
-            weight: f64::from(self.weight.load(Relaxed)) * share,
+            weight: f64::from(self.weight.load(Relaxed)) * self.share(slow, now),
             active: self.active.load(Relaxed),
             // What was known of one that was ejected is known no more.
             latency: if self.breaker.is_tripped() { 0.0 } else { self.average().now(now) },
+        }
+    }
+
+    /// What slow start leaves it of its weight.
+    fn share(&self, slow: Duration, now: Tick) -> f64 {
+        match slow {
+            Duration::ZERO => 1.0,
+            window => slow_start(now.since(Tick(self.serving_since.load(Relaxed))), window),
         }
     }
 
@@ -323,9 +329,9 @@ impl Endpoint {
         }
     }
 
-    /// What an operator sees.
+    /// What an operator sees, where a slow start takes so long.
     #[must_use]
-    pub fn status(&self, now: Tick) -> EndpointStatus {
+    pub fn status(&self, slow: Duration, now: Tick) -> EndpointStatus {
         let ejected = match self.breaker.state(now) {
             breaker::State::Closed => None,
             breaker::State::Open | breaker::State::HalfOpen => {
@@ -343,6 +349,7 @@ impl Endpoint {
         EndpointStatus {
             address: self.address,
             weight: self.weight.load(Relaxed),
+            share: self.share(slow, now),
             admin: self.admin(),
             state,
             health: checks.health.state().name(),
@@ -488,10 +495,10 @@ mod tests {
         let later = Tick(2_000_000_000);
         assert!(endpoint.is_usable(Tick(1)));
         endpoint.busy_for(Duration::from_secs(1), Tick(1));
-        assert_eq!(endpoint.status(Tick(1)).paused_ms, Some(1000));
+        assert_eq!(endpoint.status(Duration::ZERO, Tick(1)).paused_ms, Some(1000));
         assert!(!endpoint.is_usable(Tick(2)) && endpoint.is_usable(later));
         endpoint.checked(Err("refused".into()), TERMS, Tick(1));
-        assert_eq!(endpoint.status(later).state, "unhealthy");
+        assert_eq!(endpoint.status(Duration::ZERO, later).state, "unhealthy");
         assert!(!endpoint.is_usable(later));
     }
 
@@ -500,12 +507,12 @@ mod tests {
         let set = set(&EndpointSet::default(), &["127.0.0.1:1"]);
         let endpoint = &set.endpoints[0];
         endpoint.checked(Err("refused".into()), TERMS, Tick(1));
-        assert_eq!(endpoint.status(Tick(1)).health_error.as_deref(), Some("refused"));
+        assert_eq!(endpoint.status(Duration::ZERO, Tick(1)).health_error.as_deref(), Some("refused"));
         endpoint.checked(Ok(()), TERMS, Tick(2));
-        let status = endpoint.status(Tick(2));
+        let status = endpoint.status(Duration::ZERO, Tick(2));
         assert_eq!((status.health, status.checks, status.health_error), ("unhealthy", 2, None));
         endpoint.checked(Ok(()), TERMS, Tick(3));
-        assert_eq!(endpoint.status(Tick(3)).state, "up");
+        assert_eq!(endpoint.status(Duration::ZERO, Tick(3)).state, "up");
     }
 
     #[test]
@@ -514,10 +521,10 @@ mod tests {
         let endpoint = &set.endpoints[0];
         let busy = endpoint.enter().expect("it is enabled");
         endpoint.set_admin(Admin::Draining, Tick(1));
-        assert_eq!(endpoint.status(Tick(1)).active, 1);
+        assert_eq!(endpoint.status(Duration::ZERO, Tick(1)).active, 1);
         assert!(endpoint.enter().is_none());
         drop(busy);
-        let status = endpoint.status(Tick(1));
+        let status = endpoint.status(Duration::ZERO, Tick(1));
         assert_eq!((status.active, status.requests), (0, 1));
     }
 

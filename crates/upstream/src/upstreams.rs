@@ -326,7 +326,13 @@ impl Upstream {
                 .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
             discovery_error: known.error.clone(),
             discovery_failures: known.failures,
-            endpoints: self.endpoints.load().endpoints.iter().map(|endpoint| endpoint.status(now)).collect(),
+            endpoints: self
+                .endpoints
+                .load()
+                .endpoints
+                .iter()
+                .map(|one| one.status(settings.slow_start, now))
+                .collect(),
         }
     }
 }

@@ -2,10 +2,13 @@
 
 mod exchanges;
 mod listeners;
+mod retries;
 mod robustness;
 mod running;
 mod seen;
 mod steering;
+mod time;
+mod upstreams;
 mod wire;
 
 /// The binary under test.

@@ -49,11 +49,11 @@ fn checked(address: std::net::SocketAddr, protocol: Protocol, health: HealthSett
 
 impl Checked {
     async fn is(&self, health: &str) {
-        until(health, || self.endpoint.status(clock::now()).health == health).await;
+        until(health, || self.endpoint.status(Duration::ZERO, clock::now()).health == health).await;
     }
 
     fn error(&self) -> String {
-        self.endpoint.status(clock::now()).health_error.unwrap_or_default()
+        self.endpoint.status(Duration::ZERO, clock::now()).health_error.unwrap_or_default()
     }
 }
 
@@ -159,7 +159,7 @@ async fn a_disabled_endpoint_is_not_bothered() {
     let checked = checked(server(Rc::new(Cell::new(200)), Rc::default()).await, Protocol::Http1, http());
     checked.is("healthy").await;
     checked.upstreams.set_endpoint("app", checked.endpoint.address, Admin::Disabled);
-    let checks = || checked.endpoint.status(clock::now()).checks;
+    let checks = || checked.endpoint.status(Duration::ZERO, clock::now()).checks;
     // One may be under way.
     let before = checks();
     clock::sleep(SETTINGS.interval * 5).await;
