@@ -59,7 +59,7 @@ async fn show(time: Option<Duration>) -> Result<(), String> {
     let path = folder.join("demo.toml");
     std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     let config = Config::load(&path).map_err(|problems| problems.to_string())?;
-    println!("sample servers at {first} and {second}; configuration in {}\n", path.display());
+    say(&format!("sample servers at {first} and {second}; configuration in {}\n", path.display()));
     let mut signals = Signals::catch().map_err(|error| format!("signals cannot be received: {error}"))?;
     let Started { process, controls } = start(config, Source::File(path)).await?;
     let gate = process
@@ -77,8 +77,14 @@ async fn show(time: Option<Duration>) -> Result<(), String> {
     ended
 }
 
+/// Prints a line. Whether anybody reads yet: a pipe may have been closed.
+fn say(line: &str) -> bool {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+}
+
 fn introduce(gate: SocketAddr, control: &str) {
-    println!(
+    say(&format!(
         r#"
 Three tenants send requests now: acme and globex a few a second, greedy 250 a second, of which its plan allows 5.
 Try, in another terminal:
@@ -100,7 +106,7 @@ What happened to a request, by the X-Request-Id of its answer:
 Ctrl-C ends it. What is happening:
 "#,
         program = program()
-    );
+    ));
 }
 
 /// How this program is called from here.
@@ -165,7 +171,7 @@ fn ask(gate: SocketAddr, key: &str) -> std::io::Result<u16> {
 async fn watch(traffic: &Traffic, time: Option<Duration>, signals: &mut Signals) -> Result<(), String> {
     const EVERY: Duration = Duration::from_secs(2);
     let end = time.map_or(tidegate_model::tick::Tick::MAX, |time| clock::now().after(time));
-    println!("{:>8}  {:>20}  {:>20}  {:>20}", "", "acme", "globex", "greedy");
+    say(&format!("{:>8}  {:>20}  {:>20}  {:>20}", "", "acme", "globex", "greedy"));
     let begun = clock::now();
     loop {
         let next = clock::now().after(EVERY).min(end);
@@ -178,7 +184,10 @@ async fn watch(traffic: &Traffic, time: Option<Duration>, signals: &mut Signals)
             format!("{:>20}", format!("{served} ok, {refused} refused"))
         });
         let seconds = clock::now().since(begun).as_secs();
-        println!("{:>6} s  {}", seconds, cells.collect::<Vec<_>>().join("  "));
+        let read = say(&format!("{:>6} s  {}", seconds, cells.collect::<Vec<_>>().join("  ")));
+        if !read {
+            return Ok(());
+        }
         if clock::now() >= end {
             let failed: u64 = traffic.counts.iter().map(|counts| counts.failed.load(Relaxed)).sum();
             return if failed == 0 { Ok(()) } else { Err(format!("{failed} requests failed")) };

@@ -75,7 +75,8 @@ pub struct Started {
 /// A reload that was asked for, and who waits for its outcome.
 type Asked = Option<oneshot::Sender<Result<(), String>>>;
 
-/// Runs until SIGTERM or SIGINT. 0: stopped as told; 2: the configuration cannot be used.
+/// Runs until SIGTERM or SIGINT. 0: stopped as told, 1: told twice, without letting all finish; 2: the configuration
+/// cannot be used.
 #[must_use]
 pub fn run(source: Source) -> ExitCode {
     let config = match source.load() {
@@ -90,7 +91,7 @@ pub fn run(source: Source) -> ExitCode {
         .enable_all()
         .build_local(LocalOptions::default())
         .expect("the system has an event queue for the control runtime");
-    runtime.block_on(async move {
+    let code = runtime.block_on(async move {
         let signals = match Signals::catch() {
             Ok(signals) => signals,
             Err(error) => {
@@ -105,7 +106,10 @@ pub fn run(source: Source) -> ExitCode {
                 ExitCode::from(2)
             }
         }
-    })
+    });
+    // Whoever was told to stop at once waits for no thread that still drains.
+    runtime.shutdown_background();
+    code
 }
 
 /// Starts the gate and the control API, and prints a line for each listener. Must be called on the control runtime.
@@ -113,6 +117,8 @@ pub fn run(source: Source) -> ExitCode {
 /// # Errors
 /// What stands in the way, in words.
 pub async fn start(config: Config, source: Source) -> Result<Started, String> {
+    // From here on, so that no change is missed while names are looked for.
+    let watch = Watch::new(&config.sources);
     let places = config.places.clone();
     let (controls, gate) = match (control::bind(&config.control), Gate::start(config)) {
         (Ok(controls), Ok(gate)) => (controls, gate),
@@ -138,7 +144,7 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
     task::spawn(async move { upstreams.drive().await });
     process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
-    task::spawn(follow(Arc::clone(&process), asked));
+    task::spawn(follow(Arc::clone(&process), watch, asked));
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {
         let scheme = if listening.settings.tls { "https" } else { "http" };
@@ -192,8 +198,13 @@ async fn until_stopped(process: Arc<Process>, mut signals: Signals) -> ExitCode 
             _ = signals.usr1.recv() => process.gate.telemetry.reopen(),
         }
     }
-    stop(&process).await;
-    ExitCode::SUCCESS
+    tokio::select! {
+        () = stop(&process) => ExitCode::SUCCESS,
+        () = signals.stopped() => {
+            tracing::warn!("told to stop again: what is under way is cut");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Lets what is under way finish, within the configured time.
@@ -212,8 +223,7 @@ pub async fn stop(process: &Arc<Process>) {
 }
 
 /// Reloads when it is asked for, and when a file has changed. One after the other: who asked is told of their own.
-async fn follow(process: Arc<Process>, mut asked: mpsc::Receiver<Asked>) {
-    let mut watch = Watch::new(&process.gate.config().sources);
+async fn follow(process: Arc<Process>, mut watch: Watch, mut asked: mpsc::Receiver<Asked>) {
     loop {
         let answer = tokio::select! {
             Some(answer) = asked.recv() => answer,

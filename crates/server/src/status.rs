@@ -72,27 +72,29 @@ pub fn status(args: &StatusArgs) -> ExitCode {
 fn change(args: &StatusArgs, endpoint: &EndpointArgs, state: &str) -> Result<(), String> {
     let path = format!("/upstreams/{}/endpoints/{}", endpoint.upstream, endpoint.address);
     ask(args, "POST", &path, &format!("{{\"state\": \"{state}\"}}"))?;
-    println!("{} of {} is {state}", endpoint.address, endpoint.upstream);
+    // It is done, whether anybody reads it or not.
+    let _ = writeln!(std::io::stdout(), "{} of {} is {state}", endpoint.address, endpoint.upstream);
     Ok(())
 }
 
 fn tell(args: &StatusArgs) -> Result<(), String> {
     loop {
         let answer = ask(args, "GET", "/status", "")?;
-        if args.json {
-            println!("{answer}");
+        let text = if args.json {
+            answer + "\n"
         } else {
             let state: Value =
                 serde_json::from_str(&answer).map_err(|error| format!("tidegate: not a status: {error}"))?;
-            if args.watch {
-                print!("\x1b[2J\x1b[H");
-            }
-            print!("{}", table(&state));
-        }
-        let _ = std::io::stdout().flush();
-        if !args.watch {
+            let clear = if args.watch { "\x1b[2J\x1b[H" } else { "" };
+            format!("{clear}{}", table(&state))
+        };
+        let mut out = std::io::stdout().lock();
+        let read = out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok();
+        // Whoever reads through a pipe may have enough.
+        if !args.watch || !read {
             return Ok(());
         }
+        drop(out);
         std::thread::sleep(Duration::from_secs(1));
     }
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use tidegate_wire::clock;
 
 use super::load::expand;
@@ -31,16 +32,29 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches the files of a configuration that has just been read.
+    /// Watches the files of a configuration that has just been read. What has changed since then is told as a change.
     #[must_use]
     pub fn new(sources: &Sources) -> Watch {
-        Watch { sources: sources.clone(), known: look(sources), changing: None }
+        let mut known = look(sources);
+        known.retain(|path, _| {
+            let read = sources.files.iter().find(|(file, _)| file == path);
+            // An included file that was not read has come since then.
+            read.map_or_else(|| sources.named.contains(path), |(_, hash)| holds(path, hash))
+        });
+        Watch { sources: sources.clone(), known, changing: None }
     }
 
-    /// Watches the files of another configuration from now on.
+    /// Watches the files of another configuration from now on, which has been read since [`Watch::begin`].
     pub fn follow(&mut self, sources: &Sources) {
-        if *sources != self.sources {
-            *self = Watch::new(sources);
+        if *sources == self.sources {
+            return;
+        }
+        let before = std::mem::take(&mut self.known);
+        *self = Watch::new(sources);
+        for path in &self.sources.named {
+            if let Some(stamp) = before.get(path) {
+                self.known.insert(path.clone(), *stamp);
+            }
         }
     }
 
@@ -88,6 +102,11 @@ fn look(sources: &Sources) -> BTreeMap<PathBuf, Option<Stamp>> {
     .collect()
 }
 
+/// Whether a file still holds what was read.
+fn holds(path: &Path, hash: &[u8; 32]) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| Sha256::digest(bytes)[..] == hash[..])
+}
+
 fn stamp(path: &Path) -> Option<Stamp> {
     let file = std::fs::metadata(path).ok()?;
     Some((file.dev(), file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
@@ -110,7 +129,7 @@ mod tests {
         let (file, included) = (folder.write("main.toml", "a"), folder.path("conf.d"));
         fs::create_dir(&included).expect("a directory");
         let sources = Sources {
-            files: vec![(file.clone(), [0; 32])],
+            files: vec![(file.clone(), Sha256::digest("a").into())],
             named: vec![folder.path("cert.pem")],
             patterns: vec![included.join("*.toml")],
         };
@@ -140,6 +159,23 @@ mod tests {
         fs::write(included.join("not-included"), "x").expect("written");
         check(&mut watch, false);
         fs::remove_file(&file).expect("removed");
+        check(&mut watch, true);
+    }
+
+    #[test]
+    fn what_changed_since_it_was_read_is_told() {
+        let folder = crate::config::tests::Folder::new("watch-since");
+        let file = folder.write("main.toml", "read");
+        let files = vec![(file.clone(), Sha256::digest("read").into())];
+        let sources = Sources { files, named: Vec::new(), patterns: vec![folder.path("*.conf")] };
+        check(&mut Watch::new(&sources), false);
+        folder.write("new.conf", "");
+        check(&mut Watch::new(&sources), true);
+        fs::remove_file(folder.path("new.conf")).expect("removed");
+        fs::write(&file, "changed").expect("written");
+        check(&mut Watch::new(&sources), true);
+        let mut watch = Watch::new(&Sources::default());
+        watch.follow(&sources);
         check(&mut watch, true);
     }
 }

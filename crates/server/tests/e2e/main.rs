@@ -1,5 +1,6 @@
 //! End to end: the real binary, real sockets.
 
+mod demo;
 mod exchanges;
 mod listeners;
 mod retries;
