@@ -38,7 +38,7 @@ impl Word {
     pub fn take(&self, rate: &Rate, now: Tick) -> Verdict {
         let share = share_nanos(rate);
         let burst = share.saturating_mul(rate.burst);
-        let mut full_at = self.0.load(Relaxed);
+        let mut full_at = self.full_at(burst, now);
         loop {
             let after = full_at.max(now.0).saturating_add(share);
             let ahead = after - now.0;
@@ -57,9 +57,10 @@ impl Word {
         }
     }
 
-    /// Gives back what [`Word::take`] spent, when another limit refused the same request.
+    /// Gives back what [`Word::take`] spent just now, when another limit refused the same request.
     ///
-    /// Until then a concurrent request may see it as spent: for an instant a limit may be stricter, never laxer.
+    /// Until then a concurrent request may see it as spent. Ask [`Word::wait`] of all limits first: then this is
+    /// only for the request that lost a race between the asking and the taking.
     pub fn give_back(&self, rate: &Rate) {
         self.0.fetch_sub(share_nanos(rate), Relaxed);
     }
@@ -83,11 +84,39 @@ impl Word {
     #[must_use]
     pub fn wait(&self, rate: &Rate, now: Tick) -> Duration {
         let share = share_nanos(rate);
-        let ahead = self.0.load(Relaxed).max(now.0).saturating_add(share) - now.0;
-        Duration::from_nanos(ahead.saturating_sub(share.saturating_mul(rate.burst)))
+        let burst = share.saturating_mul(rate.burst);
+        let ahead = self.full_at(burst, now).max(now.0).saturating_add(share) - now.0;
+        Duration::from_nanos(ahead.saturating_sub(burst))
     }
 
-    /// Spends bytes of a pace and tells how long to wait before the next ones. Bytes are delayed, never refused.
+    /// Requests that may pass at once now, and until when the limit is full. Spends nothing.
+    #[must_use]
+    pub fn standing(&self, rate: &Rate, now: Tick) -> (u64, Duration) {
+        let share = share_nanos(rate);
+        let burst = share.saturating_mul(rate.burst);
+        let ahead = self.full_at(burst, now).saturating_sub(now.0);
+        (burst.saturating_sub(ahead) / share, Duration::from_nanos(ahead))
+    }
+
+    /// When the limit is full again, as this rate could have brought it.
+    ///
+    /// A word that lies further ahead was written under a slower rate, before a reload: a tenant that was held to one
+    /// request a day and is now entitled to a thousand a second shall not wait for the rest of the day. It counts as
+    /// all spent. The slack is for cores that read their clocks at slightly different times.
+    fn full_at(&self, burst: u64, now: Tick) -> u64 {
+        const SLACK: u64 = 1_000_000_000;
+        let full_at = self.0.load(Relaxed);
+        if full_at.saturating_sub(now.0) <= burst.saturating_add(SLACK) {
+            return full_at;
+        }
+        let spent = now.0.saturating_add(burst);
+        match self.0.compare_exchange(full_at, spent, Relaxed, Relaxed) {
+            Ok(_) => spent,
+            Err(seen) => seen,
+        }
+    }
+
+    /// Spends bytes of a pace and tells how long these very bytes have to wait. Bytes are delayed, never refused.
     ///
     /// A tenth of a second's worth may come at once, so that small answers are not chopped up.
     pub fn spend_bytes(&self, bytes: u64, per_second: NonZeroU64, now: Tick) -> Duration {
@@ -96,12 +125,17 @@ impl Word {
         let cost = u64::try_from(cost).unwrap_or(u64::MAX);
         let mut full_at = self.0.load(Relaxed);
         loop {
-            let after = full_at.max(now.0).saturating_add(cost);
-            match self.0.compare_exchange_weak(full_at, after, Relaxed, Relaxed) {
-                Ok(_) => return Duration::from_nanos((after - now.0).saturating_sub(BURST)),
+            let before = full_at.max(now.0);
+            match self.0.compare_exchange_weak(full_at, before.saturating_add(cost), Relaxed, Relaxed) {
+                Ok(_) => return Duration::from_nanos((before - now.0).saturating_sub(BURST)),
                 Err(seen) => full_at = seen,
             }
         }
+    }
+
+    /// Forgets what was spent.
+    pub fn clear(&self) {
+        self.0.store(0, Relaxed);
     }
 }
 
@@ -174,7 +208,22 @@ mod tests {
     fn bytes_are_delayed_to_their_pace() {
         let (word, pace) = (Word::default(), NonZeroU64::new(1_000).expect("not zero"));
         assert_eq!(word.spend_bytes(100, pace, Tick(0)), Duration::ZERO);
-        assert_eq!(word.spend_bytes(1_000, pace, Tick(0)), Duration::from_secs(1));
+        assert_eq!(word.spend_bytes(1_000, pace, Tick(0)), Duration::ZERO, "a tenth of a second is ahead");
+        assert_eq!(word.spend_bytes(1, pace, Tick(0)), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_word_of_a_slower_rate_is_all_spent_and_no_more() {
+        let (word, slow, fast) = (Word::default(), rate(1, 86_400_000, 1), rate(10, 1000, 5));
+        let now = Tick(1_000);
+        assert!(passed(word.take(&slow, now)));
+        assert!(!passed(word.take(&slow, now)));
+        assert_eq!(word.wait(&fast, now), Duration::from_millis(100));
+        assert!(!passed(word.take(&fast, now)), "what was spent stays spent");
+        assert_eq!(word.standing(&fast, now), (0, Duration::from_millis(500)));
+        let soon = now.after(Duration::from_millis(100));
+        assert!(passed(word.take(&fast, soon)));
+        assert!(!passed(word.take(&fast, soon)));
     }
 
     proptest! {
