@@ -6,6 +6,7 @@
 //! all of them compare and exchange the same word.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ impl Word {
     /// Until then a concurrent request may see it as spent. Ask [`Word::wait`] of all limits first: then this is
     /// only for the request that lost a race between the asking and the taking.
     pub fn give_back(&self, rate: &Rate) {
-        self.0.fetch_sub(share_nanos(rate), Relaxed);
+        self.lower(share_nanos(rate));
     }
 
     /// Whether nothing is spent any more.
@@ -75,9 +76,9 @@ impl Word {
     #[must_use]
     pub fn left(&self, rate: &Rate, now: Tick) -> (u64, Duration) {
         let share = share_nanos(rate);
-        let ahead = self.0.load(Relaxed).saturating_sub(now.0);
-        let left = share.saturating_mul(rate.burst).saturating_sub(ahead) / share;
-        (left, Duration::from_nanos(ahead))
+        let burst = share.saturating_mul(rate.burst);
+        let ahead = self.full_at(burst, now).saturating_sub(now.0);
+        (burst.saturating_sub(ahead) / share, Duration::from_nanos(ahead))
     }
 
     /// Until one request may pass; zero if one may now. Spends nothing.
@@ -87,15 +88,6 @@ impl Word {
         let burst = share.saturating_mul(rate.burst);
         let ahead = self.full_at(burst, now).max(now.0).saturating_add(share) - now.0;
         Duration::from_nanos(ahead.saturating_sub(burst))
-    }
-
-    /// Requests that may pass at once now, and until when the limit is full. Spends nothing.
-    #[must_use]
-    pub fn standing(&self, rate: &Rate, now: Tick) -> (u64, Duration) {
-        let share = share_nanos(rate);
-        let burst = share.saturating_mul(rate.burst);
-        let ahead = self.full_at(burst, now).saturating_sub(now.0);
-        (burst.saturating_sub(ahead) / share, Duration::from_nanos(ahead))
     }
 
     /// When the limit is full again, as this rate could have brought it.
@@ -116,27 +108,103 @@ impl Word {
         }
     }
 
-    /// Spends bytes of a pace and tells how long these very bytes have to wait. Bytes are delayed, never refused.
+    /// Reserves the time that these bytes take at this pace, after all that was reserved before. Bytes are delayed,
+    /// never refused.
     ///
-    /// A tenth of a second's worth may come at once, so that small answers are not chopped up.
-    pub fn spend_bytes(&self, bytes: u64, per_second: NonZeroU64, now: Tick) -> Duration {
-        const BURST: u64 = 100_000_000;
-        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(per_second.get());
-        let cost = u64::try_from(cost).unwrap_or(u64::MAX);
+    /// A tenth of a second may be reserved ahead without waiting, so that small bodies are not chopped up. Reserve
+    /// at most [`piece`] bytes at a time: then what a tenant can owe is bounded by its exchanges.
+    #[must_use]
+    pub fn reserve(&self, bytes: u64, per_second: NonZeroU64, now: Tick) -> Reserved {
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(per_second.get());
+        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
         let mut full_at = self.0.load(Relaxed);
         loop {
             let before = full_at.max(now.0);
-            match self.0.compare_exchange_weak(full_at, before.saturating_add(cost), Relaxed, Relaxed) {
-                Ok(_) => return Duration::from_nanos((before - now.0).saturating_sub(BURST)),
+            match self.0.compare_exchange_weak(full_at, before.saturating_add(nanos), Relaxed, Relaxed) {
+                Ok(_) => {
+                    let wait = (before - now.0).saturating_sub(AHEAD);
+                    return Reserved { wait: Duration::from_nanos(wait), nanos };
+                }
                 Err(seen) => full_at = seen,
             }
         }
     }
 
-    /// Forgets what was spent.
-    pub fn clear(&self) {
-        self.0.store(0, Relaxed);
+    /// Gives back what was reserved for bytes that were not sent after all.
+    pub fn release(&self, reserved: &Reserved) {
+        self.lower(reserved.nanos);
     }
+
+    fn lower(&self, nanos: u64) {
+        let mut full_at = self.0.load(Relaxed);
+        while let Err(seen) =
+            self.0.compare_exchange_weak(full_at, full_at.saturating_sub(nanos), Relaxed, Relaxed)
+        {
+            full_at = seen;
+        }
+    }
+}
+
+/// The time of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// How long they have to wait.
+    pub wait: Duration,
+    nanos: u64,
+}
+
+/// Nanoseconds of a pace that may be reserved without waiting.
+const AHEAD: u64 = 100_000_000;
+
+/// The most bytes to reserve at once: a tenth of a second's worth.
+#[must_use]
+pub fn piece(per_second: NonZeroU64) -> usize {
+    usize::try_from(per_second.get() / 10).unwrap_or(usize::MAX).max(1)
+}
+
+/// How a tenant stands with a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The limit's name.
+    pub name: Arc<str>,
+    /// Requests per window.
+    pub limit: u64,
+    /// The window.
+    pub window: Duration,
+    /// Requests that may come at once.
+    pub remaining: u64,
+    /// Until it is full again; of a limit that refused: until one request may pass.
+    pub reset: Duration,
+}
+
+impl Standing {
+    /// How it stands with this rate.
+    #[must_use]
+    pub fn of(rate: &Rate, remaining: u64, reset: Duration) -> Standing {
+        let Rate { name, limit, window, .. } = rate;
+        Standing { name: Arc::clone(name), limit: *limit, window: *window, remaining, reset }
+    }
+
+    /// For how long what remains must last: the time that `RateLimit` tells beside it.
+    ///
+    /// Not only until the limit is full again: of a full one that is no time at all, and "100 left for 0 seconds"
+    /// would invite a burst, and another one right after it. Told is also how long the rate takes to earn what
+    /// remains, so that the pair never promises more than the rate.
+    #[must_use]
+    pub fn horizon(&self) -> Duration {
+        let share = nanos(self.window) / self.limit.max(1);
+        self.reset.max(Duration::from_nanos(share.saturating_mul(self.remaining)))
+    }
+}
+
+/// A wait told to a client, somewhat longer than it must be: clients that were refused together shall not come back
+/// together. Up to a tenth, and up to half a second, is added.
+#[must_use]
+pub fn spread(wait: Duration, chance: u64) -> Duration {
+    let most = wait / 10 + Duration::from_millis(500);
+    // The upper half of the product: uniform from zero to `most`.
+    let extra = (u128::from(nanos(most)) * u128::from(chance)) >> 64;
+    wait.saturating_add(Duration::from_nanos(u64::try_from(extra).unwrap_or(0)))
 }
 
 /// One request's share of the window, at least a nanosecond.
@@ -148,7 +216,6 @@ fn share_nanos(rate: &Rate) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     fn rate(limit: u64, window_ms: u64, burst: u64) -> Rate {
         Rate { name: Arc::from("r"), limit, window: Duration::from_millis(window_ms), burst }
@@ -207,9 +274,45 @@ mod tests {
     #[test]
     fn bytes_are_delayed_to_their_pace() {
         let (word, pace) = (Word::default(), NonZeroU64::new(1_000).expect("not zero"));
-        assert_eq!(word.spend_bytes(100, pace, Tick(0)), Duration::ZERO);
-        assert_eq!(word.spend_bytes(1_000, pace, Tick(0)), Duration::ZERO, "a tenth of a second is ahead");
-        assert_eq!(word.spend_bytes(1, pace, Tick(0)), Duration::from_secs(1));
+        let reserve = |bytes| word.reserve(bytes, pace, Tick(5));
+        assert_eq!(piece(pace), 100);
+        assert_eq!(reserve(100).wait, Duration::ZERO);
+        assert_eq!(reserve(1_000).wait, Duration::ZERO, "a tenth of a second is ahead");
+        let third = reserve(500);
+        assert_eq!(third.wait, Duration::from_secs(1));
+        word.release(&third);
+        assert_eq!(reserve(1).wait, Duration::from_secs(1), "what was not sent takes no time");
+        word.release(&Reserved { wait: Duration::ZERO, nanos: u64::MAX });
+        assert!(word.is_full(Tick(5)));
+    }
+
+    #[test]
+    fn what_is_told_never_promises_more_than_the_rate() {
+        let rate = rate(100, 10_000, 100);
+        let check = |spent: u64, horizon_ms: u64| {
+            let word = Word::default();
+            for _ in 0..spent {
+                assert!(passed(word.take(&rate, Tick(7))));
+            }
+            let (remaining, reset) = word.left(&rate, Tick(7));
+            let standing = Standing::of(&rate, remaining, reset);
+            assert_eq!(standing.horizon(), Duration::from_millis(horizon_ms));
+            assert!(remaining as u128 * 10_000 <= standing.horizon().as_millis() * 100);
+        };
+        check(0, 10_000);
+        check(1, 9_900);
+        check(50, 5_000);
+        check(90, 9_000);
+        check(100, 10_000);
+    }
+
+    #[test]
+    fn a_wait_is_spread_upwards_and_by_little() {
+        let wait = Duration::from_secs(20);
+        assert_eq!(spread(wait, 0), wait);
+        assert_eq!(spread(wait, 1 << 63), wait + Duration::from_millis(1_250));
+        assert!(spread(wait, u64::MAX) < wait + Duration::from_millis(2_500));
+        assert_eq!(spread(Duration::MAX, u64::MAX), Duration::MAX);
     }
 
     #[test]
@@ -220,7 +323,7 @@ mod tests {
         assert!(!passed(word.take(&slow, now)));
         assert_eq!(word.wait(&fast, now), Duration::from_millis(100));
         assert!(!passed(word.take(&fast, now)), "what was spent stays spent");
-        assert_eq!(word.standing(&fast, now), (0, Duration::from_millis(500)));
+        assert_eq!(word.left(&fast, now), (0, Duration::from_millis(500)));
         let soon = now.after(Duration::from_millis(100));
         assert!(passed(word.take(&fast, soon)));
         assert!(!passed(word.take(&fast, soon)));

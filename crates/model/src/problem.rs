@@ -67,8 +67,9 @@ impl Form {
 
 /// The response that tells this refusal.
 ///
-/// It carries `Proxy-Status`, `X-Request-Id`, `Retry-After` if the refusal has one, and a challenge with a
-/// 401. What it cannot know is the caller's to add: `Allow` with a 405, `RateLimit` fields.
+/// It carries `Proxy-Status`, `X-Request-Id`, `Retry-After` if the refusal has one, `RateLimit` and its policy of the
+/// limit that was violated, and a challenge with a 401. What it cannot know is the caller's to add: `Allow` with a
+/// 405.
 #[must_use]
 pub fn respond(refusal: &Refusal, form: Form, request_id: RequestId) -> Response<Bytes> {
     let kind = refusal.kind;
@@ -106,6 +107,12 @@ pub fn respond(refusal: &Refusal, form: Form, request_id: RequestId) -> Response
     headers.insert(X_REQUEST_ID, hex_value(request_id));
     if let Some(wait) = refusal.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds_up(wait)));
+    }
+    if let Some(standing) = &refusal.violated {
+        let reset = refusal.retry_after.unwrap_or(standing.reset);
+        let (limit, window) = (standing.limit, standing.window);
+        headers.insert(RATELIMIT_POLICY, rate_limit_policy([Quota { name: &standing.name, limit, window }]));
+        headers.insert(RATELIMIT, rate_limit([Left { name: &standing.name, remaining: 0, reset }]));
     }
     if kind.status == 401 {
         headers.insert(WWW_AUTHENTICATE, challenge(kind));
@@ -247,10 +254,10 @@ fn json(refusal: &Refusal, request_id: RequestId) -> Bytes {
     if let Some(wait) = refusal.retry_after {
         object.number("retry_after", seconds_up(wait));
     }
-    if let Some(limit) = &refusal.violated {
+    if let Some(standing) = &refusal.violated {
         object.name("violated-policies");
         object.out.push(b'[');
-        object.string(&[limit]);
+        object.string(&[&standing.name]);
         object.out.push(b']');
     }
     object.out.extend_from_slice(b"}\n");

@@ -4,8 +4,9 @@
 //! RFC 9209 error type, the gRPC status, and the page that `tidegate explain CODE` prints.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
+
+use crate::limit::Standing;
 
 /// An expected "no" with all that the client is told.
 #[derive(Clone, Debug)]
@@ -16,8 +17,8 @@ pub struct Refusal {
     pub detail: Cow<'static, str>,
     /// When a repeat may succeed.
     pub retry_after: Option<Duration>,
-    /// The limits that were violated (`violated-policies` in the problem body).
-    pub violated: Option<Arc<str>>,
+    /// The limit that was violated, as `RateLimit` and the problem body tell it.
+    pub violated: Option<Box<Standing>>,
 }
 
 /// Who has to act so that it does not happen again.

@@ -1,41 +1,61 @@
-//! Tenants: who pays, misbehaves and complains. Their limits' state, in a table that is bounded and refills nobody.
+//! Tenants: who pays, misbehaves and complains. What each is entitled to, and what it has spent of that.
 //!
-//! Always holds:
-//! - A listed tenant is always in the table; an unlisted one comes in when first seen.
-//! - At most `max` unlisted tenants are in the table. One is evicted only when all its limits are full and nothing
-//!   of its is in flight: forgetting it then changes nothing. While none can be evicted, further unlisted ones share
-//!   the one overflow tenant.
-//! - A [`Permit`] is made by [`Tenants::admit`] alone, and gives back what it holds when it is dropped.
+//! A [`Permit`] is made by [`Tenants::admit`] alone, and gives back what it holds when it is dropped.
 //!
 //! State is kept by name over a reload: a tenant's by its id, a rate's by its name, a route's by the route's name.
 
-use std::collections::HashMap;
-use std::hash::RandomState;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use smallvec::SmallVec;
 
-use crate::limit::{Verdict, Word};
-use crate::plan::{Plan, Rate};
+pub use crate::limit::Standing;
+use crate::limit::{Reserved, Verdict, Word};
+use crate::plan::{Plan, RATES_MAX, Rate};
 use crate::refusal::{self, Refusal};
 use crate::tick::Tick;
 
-/// The id of the tenant that stands for all that do not fit into the table.
+mod table;
+
+pub use table::Tenants;
+
+/// The id under which all are counted that were vouched for and did not fit into the table.
 pub const OVERFLOW: &str = "overflow";
+/// The same for those whose id nobody vouched for.
+pub const OVERFLOW_CLAIMED: &str = "overflow-claimed";
+/// What the ids of client addresses begin with.
+pub const ADDRESS_PREFIX: &str = "ip:";
 /// The most bytes of a tenant's id; a longer one comes from nobody we know.
 pub const ID_BYTES_MAX: usize = 128;
-/// Tenants looked at for eviction when a new one comes in.
-const SWEEP_STEPS: usize = 8;
 /// Set in `in_flight` while, and after, a tenant is evicted.
 const DETACHED: u32 = 1 << 31;
+
+/// Whether a text is a tenant's id: 1 to [`ID_BYTES_MAX`] printable ASCII characters without spaces. Then it can be
+/// told to the application in a header as it is.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.len() <= ID_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether an id is Tidegate's own: whoever could call itself so would spend what is others'.
+#[must_use]
+pub fn is_reserved(id: &str) -> bool {
+    id == OVERFLOW || id == OVERFLOW_CLAIMED || id.starts_with(ADDRESS_PREFIX)
+}
 
 /// One tenant.
 #[derive(Debug)]
 pub struct Tenant {
     id: Arc<str>,
+    /// Whose limits count for it, where it found no room in the table.
+    overflow: Option<Arc<Tenant>>,
+    /// Nobody vouched for its id.
+    claimed: bool,
     entitlement: ArcSwap<Entitlement>,
     in_flight: AtomicU32,
     request_bytes: Word,
@@ -72,6 +92,14 @@ pub struct RouteLimits {
     pub concurrency: Option<u32>,
 }
 
+impl RouteLimits {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rates.is_empty() && self.concurrency.is_none()
+    }
+}
+
 /// Evidence that a tenant's limits let an exchange pass. Held until its last response byte.
 #[derive(Debug)]
 pub struct Permit {
@@ -79,26 +107,22 @@ pub struct Permit {
     route: Option<Arc<RouteState>>,
 }
 
-/// How a tenant stands with the limit of which it has the least left, as `RateLimit` tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// The limit's name.
-    pub name: Arc<str>,
-    /// Requests per window.
-    pub limit: u64,
-    /// The window.
-    pub window: Duration,
-    /// Requests left.
-    pub remaining: u64,
-    /// Until it is full again.
-    pub reset: Duration,
+/// Which way a tenant's bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Request bodies.
+    Request,
+    /// Response bodies.
+    Response,
 }
 
 impl Tenant {
-    fn new(id: Arc<str>, plan: Arc<Plan>, listed: bool) -> Tenant {
+    fn new(id: Arc<str>, entitlement: Entitlement, claimed: bool) -> Tenant {
         Tenant {
             id,
-            entitlement: ArcSwap::from_pointee(Entitlement::new(plan, listed, None)),
+            overflow: None,
+            claimed,
+            entitlement: ArcSwap::from_pointee(entitlement),
             in_flight: AtomicU32::new(0),
             request_bytes: Word::default(),
             response_bytes: Word::default(),
@@ -109,22 +133,44 @@ impl Tenant {
         }
     }
 
+    /// One that is itself to the application and in the records, and part of `overflow` to the limits.
+    fn within(id: Arc<str>, overflow: Arc<Tenant>) -> Tenant {
+        let entitlement = Entitlement::new(overflow.plan(), false, None);
+        Tenant { overflow: Some(overflow), ..Tenant::new(id, entitlement, true) }
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> &Arc<str> {
         &self.id
     }
 
+    /// Whether it found no room in the table and shares its limits with others.
+    #[must_use]
+    pub fn is_overflow(&self) -> bool {
+        self.overflow.is_some()
+    }
+
+    /// Whose limits count for it: its own, mostly.
+    fn account(&self) -> &Tenant {
+        self.overflow.as_deref().unwrap_or(self)
+    }
+
     /// Its plan.
     #[must_use]
     pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.entitlement.load().plan)
+        Arc::clone(&self.account().entitlement.load().plan)
+    }
+
+    /// Looks at its plan. Unlike [`Tenant::plan`] this counts no reference that all cores share.
+    pub fn with_plan<T>(&self, look: impl FnOnce(&Plan) -> T) -> T {
+        look(&self.account().entitlement.load().plan)
     }
 
     /// Exchanges under way.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed) & !DETACHED
+        self.account().in_flight.load(Relaxed) & !DETACHED
     }
 
     /// Exchanges let through and refused by its limits, ever.
@@ -145,29 +191,55 @@ impl Tenant {
     /// How it stands with each rate of its plan. Spends nothing.
     #[must_use]
     pub fn standings(&self, now: Tick) -> Vec<Standing> {
-        let held = self.entitlement.load();
+        let held = self.account().entitlement.load();
         let rates = held.plan.rates.iter().zip(&held.words);
-        rates
-            .map(|(rate, word)| {
-                let (remaining, reset) = word.left(rate, now);
-                let (name, limit, window) = (Arc::clone(&rate.name), rate.limit, rate.window);
-                Standing { name, limit, window, remaining, reset }
-            })
-            .collect()
+        rates.map(|(rate, word)| standing(rate, word, now)).collect()
     }
 
-    /// Spends request body bytes; how long to wait before more are taken.
+    /// How it stands with a route's rates, and its exchanges under way there. Spends nothing.
     #[must_use]
-    pub fn spend_request_bytes(&self, bytes: u64, now: Tick) -> Duration {
-        let pace = self.entitlement.load().plan.request_bytes_per_second;
-        pace.map_or(Duration::ZERO, |pace| self.request_bytes.spend_bytes(bytes, pace, now))
+    pub fn standings_on(&self, limits: &RouteLimits, now: Tick) -> (Vec<Standing>, u32) {
+        let untouched = Word::default();
+        let state = self.account().routes.get().and_then(|routes| routes.pin().get(&limits.name).cloned());
+        let words = state.as_ref().map(|state| state.words.pin());
+        let rates = limits.rates.iter().map(|rate| {
+            let word = words.as_ref().and_then(|words| words.get(&rate.name));
+            standing(rate, word.map_or(&untouched, |word| word), now)
+        });
+        (rates.collect(), state.as_ref().map_or(0, |state| state.in_flight.load(Relaxed)))
     }
 
-    /// Spends response body bytes; how long to wait before more are sent.
+    /// The pace of its plan for this direction, in bytes per second.
     #[must_use]
-    pub fn spend_response_bytes(&self, bytes: u64, now: Tick) -> Duration {
-        let pace = self.entitlement.load().plan.response_bytes_per_second;
-        pace.map_or(Duration::ZERO, |pace| self.response_bytes.spend_bytes(bytes, pace, now))
+    pub fn pace(&self, direction: Direction) -> Option<std::num::NonZeroU64> {
+        self.with_plan(|plan| match direction {
+            Direction::Request => plan.request_bytes_per_second,
+            Direction::Response => plan.response_bytes_per_second,
+        })
+    }
+
+    /// Reserves time for body bytes at this pace: see [`Word::reserve`].
+    #[must_use]
+    pub fn reserve(
+        &self,
+        direction: Direction,
+        bytes: u64,
+        per_second: std::num::NonZeroU64,
+        now: Tick,
+    ) -> Reserved {
+        self.account().bytes(direction).reserve(bytes, per_second, now)
+    }
+
+    /// Gives back time that was reserved for bytes that were not sent.
+    pub fn release(&self, direction: Direction, reserved: &Reserved) {
+        self.account().bytes(direction).release(reserved);
+    }
+
+    fn bytes(&self, direction: Direction) -> &Word {
+        match direction {
+            Direction::Request => &self.request_bytes,
+            Direction::Response => &self.response_bytes,
+        }
     }
 
     fn swap_plan(&self, plan: &Arc<Plan>, listed: bool) {
@@ -179,11 +251,8 @@ impl Tenant {
 
     /// All that it has spent has come back.
     fn is_full(&self, now: Tick) -> bool {
-        let routes_full = || {
-            self.routes.get().is_none_or(|routes| {
-                routes.pin().values().all(|route| route.words.pin().values().all(|word| word.is_full(now)))
-            })
-        };
+        let routes_full =
+            || self.routes.get().is_none_or(|routes| routes.pin().values().all(|route| route.is_full(now)));
         self.entitlement.load().words.iter().all(|word| word.is_full(now))
             && self.request_bytes.is_full(now)
             && self.response_bytes.is_full(now)
@@ -192,19 +261,33 @@ impl Tenant {
 
     /// Takes it out of use if forgetting it changes nothing. Whoever finds it detached looks it up again.
     fn detach(&self, now: Tick) -> bool {
-        if self.in_flight.compare_exchange(0, DETACHED, Relaxed, Relaxed).is_err() {
+        // What the last exchange spent is seen by whoever sees that it has ended.
+        if self.in_flight.compare_exchange(0, DETACHED, Acquire, Relaxed).is_err() {
             return false;
         }
         if self.is_full(now) {
             return true;
         }
-        self.in_flight.fetch_and(!DETACHED, Relaxed);
+        self.in_flight.fetch_and(!DETACHED, Release);
         false
     }
 
     fn route(&self, limits: &RouteLimits) -> Arc<RouteState> {
         let routes = self.routes.get_or_init(papaya::HashMap::new).pin();
         Arc::clone(routes.get_or_insert_with(Arc::clone(&limits.name), Arc::default))
+    }
+
+    /// Forgets what was spent of the limits of routes that are no more.
+    fn forget_routes(&self, is_known: &dyn Fn(&str) -> bool, now: Tick) {
+        if let Some(routes) = self.routes.get() {
+            routes.pin().retain(|name, state| is_known(name) || !state.is_full(now));
+        }
+    }
+}
+
+impl RouteState {
+    fn is_full(&self, now: Tick) -> bool {
+        self.in_flight.load(Relaxed) == 0 && self.words.pin().values().all(|word| word.is_full(now))
     }
 }
 
@@ -221,177 +304,30 @@ impl Entitlement {
     }
 }
 
-/// All tenants of the process.
-#[derive(Debug)]
-pub struct Tenants {
-    table: papaya::HashMap<Arc<str>, Arc<Tenant>, RandomState>,
-    unlisted: Mutex<Unlisted>,
-    overflow: OnceLock<Arc<Tenant>>,
-    /// What tenants that were evicted had not told.
-    gone: [AtomicU64; 2],
-    max: usize,
+/// Why nothing was entered.
+enum Closed {
+    /// The tenant was evicted between lookup and admission.
+    Gone,
+    /// It has as many exchanges under way as it may.
+    Full,
 }
 
-/// The unlisted tenants in the order in which they are looked at for eviction.
-#[derive(Debug, Default)]
-struct Unlisted {
-    queue: std::collections::VecDeque<Arc<Tenant>>,
-}
-
-/// The tenant was evicted between lookup and admission.
-struct Gone;
-
-impl Tenants {
-    /// A table for at most `max` unlisted tenants.
-    #[must_use]
-    pub fn new(max: usize) -> Tenants {
-        Tenants {
-            table: papaya::HashMap::new(),
-            unlisted: Mutex::default(),
-            overflow: OnceLock::new(),
-            gone: Default::default(),
-            max: max.max(1),
+/// Counts one more exchange, if there may be one more. One that is refused is at no time counted: it can take the
+/// place of no other.
+fn enter(in_flight: &AtomicU32, max: Option<u32>) -> Result<(), Closed> {
+    let max = max.unwrap_or(DETACHED - 1);
+    let mut count = in_flight.load(Relaxed);
+    loop {
+        if count & DETACHED != 0 {
+            return Err(Closed::Gone);
         }
-    }
-
-    /// Makes the listed tenants these. One that is no longer listed takes the plan of the unknown, if there is one.
-    pub fn apply<'a>(
-        &self,
-        listed: impl IntoIterator<Item = (&'a Arc<str>, &'a Arc<Plan>)>,
-        unknown: Option<&Arc<Plan>>,
-    ) {
-        let listed: HashMap<&Arc<str>, &Arc<Plan>> = listed.into_iter().collect();
-        let table = self.table.pin();
-        for (id, plan) in &listed {
-            let tenant = table.get_or_insert_with(Arc::clone(id), || {
-                Arc::new(Tenant::new(Arc::clone(id), Arc::clone(plan), true))
-            });
-            tenant.swap_plan(plan, true);
+        if count >= max {
+            return Err(Closed::Full);
         }
-        let mut unlisted = self.unlisted.lock();
-        for (id, tenant) in &table {
-            if listed.contains_key(id) {
-                continue;
-            }
-            let was_listed = tenant.entitlement.load().listed;
-            if let Some(plan) = unknown {
-                tenant.swap_plan(plan, false);
-            }
-            if was_listed {
-                unlisted.queue.push_back(Arc::clone(tenant));
-            }
+        match in_flight.compare_exchange_weak(count, count + 1, Acquire, Relaxed) {
+            Ok(_) => return Ok(()),
+            Err(seen) => count = seen,
         }
-        unlisted.queue.retain(|tenant| !listed.contains_key(&tenant.id));
-    }
-
-    /// Tenants in the table.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-
-    /// The tenant with this id, if it is in the table.
-    #[must_use]
-    pub fn find(&self, id: &str) -> Option<Arc<Tenant>> {
-        self.table.pin().get(id).cloned()
-    }
-
-    /// The tenant with this id, or a new unlisted one with this plan.
-    #[must_use]
-    pub fn find_or_add(&self, id: &str, plan: &Arc<Plan>, now: Tick) -> Arc<Tenant> {
-        self.find(id).unwrap_or_else(|| self.add(id, plan, now))
-    }
-
-    /// Calls `visit` with each tenant, and with the one that all share for whom there was no room.
-    pub fn each(&self, mut visit: impl FnMut(&Tenant)) {
-        for tenant in self.table.pin().values() {
-            visit(tenant);
-        }
-        if let Some(overflow) = self.overflow.get() {
-            visit(overflow);
-        }
-    }
-
-    /// Exchanges let through and refused of tenants that were evicted since this was last asked, as far as they had
-    /// not told them themselves.
-    #[must_use]
-    pub fn untold_of_evicted(&self) -> (u64, u64) {
-        (self.gone[0].swap(0, Relaxed), self.gone[1].swap(0, Relaxed))
-    }
-
-    fn add(&self, id: &str, plan: &Arc<Plan>, now: Tick) -> Arc<Tenant> {
-        let mut unlisted = self.unlisted.lock();
-        let table = self.table.pin();
-        if let Some(tenant) = table.get(id) {
-            return Arc::clone(tenant);
-        }
-        // Two leave for one that comes, where they can: so the table shrinks back after a flood.
-        let mut left = 0;
-        for _ in 0..SWEEP_STEPS.min(unlisted.queue.len()) {
-            if left == 2 || unlisted.queue.len() < self.max {
-                break;
-            }
-            let Some(candidate) = unlisted.queue.pop_front() else { break };
-            if candidate.detach(now) {
-                table.remove(&candidate.id);
-                let (admitted, refused) = candidate.untold();
-                self.gone[0].fetch_add(admitted, Relaxed);
-                self.gone[1].fetch_add(refused, Relaxed);
-                left += 1;
-            } else {
-                unlisted.queue.push_back(candidate);
-            }
-        }
-        if unlisted.queue.len() >= self.max {
-            let overflow = || Arc::new(Tenant::new(Arc::from(OVERFLOW), Arc::clone(plan), false));
-            let overflow = self.overflow.get_or_init(overflow);
-            overflow.swap_plan(plan, false);
-            return Arc::clone(overflow);
-        }
-        let tenant = Arc::new(Tenant::new(Arc::from(id), Arc::clone(plan), false));
-        unlisted.queue.push_back(Arc::clone(&tenant));
-        table.insert(Arc::clone(&tenant.id), Arc::clone(&tenant));
-        tenant
-    }
-
-    /// Lets an exchange of `tenant` pass, if its plan and the route's limits allow one more.
-    ///
-    /// All rates are spent or none. The standing is that of the limit with the least left, if there is a limit.
-    ///
-    /// # Errors
-    /// `limit.rate` with the exact time to come back, or `limit.concurrency`.
-    pub fn admit(
-        &self,
-        tenant: &Arc<Tenant>,
-        route: &RouteLimits,
-        now: Tick,
-    ) -> Result<(Permit, Option<Standing>), Refusal> {
-        let mut tenant = Arc::clone(tenant);
-        loop {
-            match Tenant::enter(&tenant) {
-                Ok(permit) => return permit.within(route, now),
-                Err(Gone) => {
-                    let plan = tenant.plan();
-                    tenant = self.find_or_add(&tenant.id, &plan, now);
-                }
-            }
-        }
-    }
-}
-
-impl Tenant {
-    fn enter(tenant: &Arc<Tenant>) -> Result<Permit, Gone> {
-        if tenant.in_flight.fetch_add(1, Relaxed) & DETACHED != 0 {
-            tenant.in_flight.fetch_sub(1, Relaxed);
-            return Err(Gone);
-        }
-        Ok(Permit { tenant: Arc::clone(tenant), route: None })
     }
 }
 
@@ -402,55 +338,74 @@ impl Permit {
         &self.tenant
     }
 
-    fn within(mut self, limits: &RouteLimits, now: Tick) -> Result<(Permit, Option<Standing>), Refusal> {
-        let verdict = self.check(limits, now);
-        let count = if verdict.is_ok() { &self.tenant.admitted } else { &self.tenant.refused };
+    /// Enters the tenant, then the route, then spends of all rates. `None`: the tenant was evicted meanwhile.
+    fn new(
+        tenant: &Arc<Tenant>,
+        limits: &RouteLimits,
+        now: Tick,
+    ) -> Option<Result<(Permit, Option<Standing>), Refusal>> {
+        let account = tenant.account();
+        let concurrency = account.entitlement.load().plan.concurrency;
+        let verdict = match enter(&account.in_flight, concurrency) {
+            Err(Closed::Gone) => return None,
+            Err(Closed::Full) => Err(too_many_at_once("the plan")),
+            Ok(()) => {
+                let mut permit = Permit { tenant: Arc::clone(tenant), route: None };
+                permit.check(limits, now).map(|standing| (permit, standing))
+            }
+        };
+        let count = if verdict.is_ok() { &account.admitted } else { &account.refused };
         count.fetch_add(1, Relaxed);
-        verdict.map(|standing| (self, standing))
+        Some(verdict)
     }
 
     fn check(&mut self, limits: &RouteLimits, now: Tick) -> Result<Option<Standing>, Refusal> {
-        let entitlement = self.tenant.entitlement.load_full();
-        let at_once = |count: u32, max: Option<u32>| max.is_some_and(|max| count > max);
-        if at_once(self.tenant.in_flight(), entitlement.plan.concurrency) {
-            return Err(too_many_at_once("the plan"));
+        if limits.is_empty() {
+            let held = self.tenant.account().entitlement.load();
+            return take_all(held.plan.rates.iter().zip(&held.words), now);
         }
-        if limits.rates.is_empty() && limits.concurrency.is_none() {
-            return take_all(entitlement.plan.rates.iter().zip(&entitlement.words), now);
-        }
-        let state = self.tenant.route(limits);
-        let count = state.in_flight.fetch_add(1, Relaxed) + 1;
-        self.route = Some(Arc::clone(&state));
-        if at_once(count, limits.concurrency) {
+        let state = self.tenant.account().route(limits);
+        if enter(&state.in_flight, limits.concurrency).is_err() {
             return Err(too_many_at_once("the route"));
         }
+        let state = self.route.insert(state);
         let words = state.words.pin();
-        let own: Vec<Arc<Word>> = limits
+        let own: SmallVec<[Arc<Word>; RATES_MAX]> = limits
             .rates
             .iter()
             .map(|rate| Arc::clone(words.get_or_insert_with(Arc::clone(&rate.name), Arc::default)))
             .collect();
-        take_all(
-            entitlement.plan.rates.iter().zip(&entitlement.words).chain(limits.rates.iter().zip(&own)),
-            now,
-        )
+        let held = self.tenant.account().entitlement.load();
+        take_all(held.plan.rates.iter().zip(&held.words).chain(limits.rates.iter().zip(&own)), now)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(route) = &self.route {
-            route.in_flight.fetch_sub(1, Relaxed);
+            route.in_flight.fetch_sub(1, Release);
         }
-        self.tenant.in_flight.fetch_sub(1, Relaxed);
+        self.tenant.account().in_flight.fetch_sub(1, Release);
     }
 }
 
-/// Spends of all rates or, if one refuses, of none.
+fn standing(rate: &Rate, word: &Word, now: Tick) -> Standing {
+    let (remaining, reset) = word.left(rate, now);
+    Standing::of(rate, remaining, reset)
+}
+
+/// Spends of all rates or, if one refuses, of none. How it stands with the one that has the least left.
 fn take_all<'a>(
     rates: impl Iterator<Item = (&'a Rate, &'a Arc<Word>)> + Clone,
     now: Tick,
 ) -> Result<Option<Standing>, Refusal> {
+    // All are asked before one is spent: requests that one limit refuses take nothing of another one, not even for
+    // the moment until it is given back.
+    if rates.clone().nth(1).is_some()
+        && let Some((rate, wait)) = longest_wait(rates.clone(), now)
+    {
+        return Err(over(rate, wait));
+    }
     let mut tightest: Option<(&Rate, u64, Duration)> = None;
     for (place, (rate, word)) in rates.clone().enumerate() {
         match word.take(rate, now) {
@@ -460,27 +415,31 @@ fn take_all<'a>(
                 }
             }
             Verdict::Refused { retry_after } => {
-                for (rate, word) in rates.take(place) {
+                for (rate, word) in rates.clone().take(place) {
                     word.give_back(rate);
                 }
-                return Err(over(rate, retry_after));
+                let (rate, wait) = longest_wait(rates, now).unwrap_or((rate, retry_after));
+                return Err(over(rate, wait));
             }
         }
     }
-    Ok(tightest.map(|(rate, remaining, reset)| Standing {
-        name: Arc::clone(&rate.name),
-        limit: rate.limit,
-        window: rate.window,
-        remaining,
-        reset,
-    }))
+    Ok(tightest.map(|(rate, remaining, reset)| Standing::of(rate, remaining, reset)))
 }
 
-fn over(rate: &Rate, retry_after: Duration) -> Refusal {
+/// The rate that lets nothing pass for longest.
+fn longest_wait<'a>(
+    rates: impl Iterator<Item = (&'a Rate, &'a Arc<Word>)>,
+    now: Tick,
+) -> Option<(&'a Rate, Duration)> {
+    let waits = rates.map(|(rate, word)| (rate, word.wait(rate, now)));
+    waits.filter(|(_, wait)| !wait.is_zero()).max_by_key(|(_, wait)| *wait)
+}
+
+fn over(rate: &Rate, wait: Duration) -> Refusal {
     let mut refusal =
         Refusal::new(&refusal::LIMIT_RATE, "the tenant sends more requests than its limit allows")
-            .retry_after(retry_after);
-    refusal.violated = Some(Arc::clone(&rate.name));
+            .retry_after(wait);
+    refusal.violated = Some(Box::new(Standing::of(rate, 0, wait)));
     refusal
 }
 

@@ -12,11 +12,13 @@ use tidegate_model::forwarded::Forwarding;
 use tidegate_model::path::replace_prefix;
 use tidegate_model::problem::{self, X_REQUEST_ID};
 use tidegate_model::receipt::{End, Step};
-use tidegate_model::refusal::{self, Kind, Refusal};
+use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::tenant::Direction;
 use tidegate_model::tick::Tick;
 use tidegate_model::{deadline, headers};
 use tidegate_upstream::{Terms, Upstream};
 use tidegate_wire::body::Body;
+use tidegate_wire::patience::Patience;
 use tidegate_wire::{task, tunnel};
 
 use crate::admit::attached;
@@ -140,23 +142,13 @@ async fn call(
     let mut answer = match Box::pin(called).await {
         Ok(answer) => answer,
         // The client's own body may be why: then it is to blame, not the upstream.
-        Err(refusal) => return Err(fault.get().map_or(refusal, broken_body)),
+        Err(refusal) => return Err(fault.get().map_or(refusal, |fault| Refusal::new(fault.kind, fault.why))),
     };
     if upgrade && answer.response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
         let upstream_side = tunnel::on(&mut answer.response);
         exchange.upgraded = exchange.upgrade.take().map(|client_side| (client_side, upstream_side));
     }
     Ok(respond::forwarded(answer, &settings.response))
-}
-
-fn broken_body(kind: &'static Kind) -> Refusal {
-    let detail = match kind.code {
-        "request.malformed" => "the request's body broke off or is malformed",
-        "request.framing" => "the request's body is malformed",
-        "request.timeout" => "the request's body came too slowly",
-        _ => "the request's body is larger than allowed here",
-    };
-    Refusal::new(kind, detail)
 }
 
 /// Joins both sides of an Upgrade. The receipt, the permit and the upstream's call, which its content stands for, live
@@ -247,13 +239,17 @@ fn body(
         return Ok(Body::Empty);
     };
     let own = settings.body_bytes_max.unwrap_or(u64::MAX).min(exchange.connection.limits.body_bytes);
-    let plan = permitted.permit().tenant().plan().body_bytes_max.unwrap_or(u64::MAX);
+    let plan = permitted.permit().tenant().with_plan(|plan| plan.body_bytes_max).unwrap_or(u64::MAX);
     let (max, over) =
         if plan < own { (plan, &refusal::LIMIT_BODY) } else { (own, &refusal::REQUEST_BODY_TOO_LARGE) };
     check_announced(&incoming, max, over)?;
     let count: Rc<Cell<u64>> = exchange.open.request_bytes();
-    let pace = Pace::of_request(permitted.permit());
-    Ok(Body::boxed(RequestBody::new(incoming, max, over, count, Rc::clone(fault), pace)))
+    let pace = Pace::of(permitted.permit(), Direction::Request);
+    let body = RequestBody::new(incoming, max, over, count, Rc::clone(fault), pace);
+    Ok(Body::boxed(match exchange.head.version {
+        Version::HTTP_2 => body.watched(Patience::new(&exchange.connection.limits)),
+        _ => body,
+    }))
 }
 
 /// The protocol that an HTTP/1.1 client asks to change to.

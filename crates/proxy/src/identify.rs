@@ -2,25 +2,31 @@
 //!
 //! The sources are asked in the order of the configuration; the first credential that is *present* decides, and one that
 //! is present and invalid is refused, never passed over for a weaker one. A header counts from trusted proxies only.
-//! An API key of ours is taken out of the request: the application has no use for it. A JWT is left in.
+//! An API key of ours is taken out of the request: the application has no use for it. A JWT is left in. A tenant header
+//! that did not come from a trusted proxy is taken out too: the application might believe it.
+//!
+//! A bearer token is looked for by keys and by tokens (JWT): what looks like a JWT is one where both are asked, so that
+//! exactly one of the two decides, whatever their order.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::UNIX_EPOCH;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use tidegate_model::credential::Digest;
+use tidegate_model::limit::spread;
 use tidegate_model::plan::Plan;
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
-use tidegate_model::tenant::{ID_BYTES_MAX, Tenant, Tenants};
+use tidegate_model::tenant::{ADDRESS_PREFIX, Tenant, Tenants, is_id, is_reserved};
 use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
 
+use crate::entropy::Entropy;
 use crate::exchange::Exchange;
-use crate::settings::{TenantSettings, TenantSource, address_tenant};
+use crate::settings::{TenantSettings, TenantSource};
 use crate::site::Site;
 
 mod failures;
@@ -38,6 +44,8 @@ pub struct Identity {
     keys: HashMap<[u8; 32], Key>,
     unknown: Option<Arc<Plan>>,
     plans: HashMap<Arc<str>, Arc<Plan>>,
+    /// Bearer tokens may be API keys, and JWTs.
+    bearer_is: (bool, bool),
 }
 
 struct Key {
@@ -61,6 +69,20 @@ struct Named {
     by: &'static str,
     /// The header that carried our key.
     strip: Option<HeaderName>,
+    /// Anybody could have claimed it.
+    claimed: bool,
+}
+
+impl Named {
+    /// By what somebody vouched for.
+    fn vouched(tenant: Arc<str>, by: &'static str) -> Named {
+        Named { tenant, by, strip: None, claimed: false }
+    }
+
+    /// By what anybody may write.
+    fn claimed(tenant: Arc<str>, by: &'static str) -> Named {
+        Named { tenant, by, strip: None, claimed: true }
+    }
 }
 
 impl Identity {
@@ -86,8 +108,13 @@ impl Identity {
             })
         });
         let plans = settings.listed.values().map(|tenant| (Arc::clone(&tenant.id), Arc::clone(&tenant.plan)));
+        let sources: Vec<Source> = sources.collect();
+        let has = |wanted: fn(&Source) -> bool| sources.iter().any(wanted);
+        let bearer_is =
+            (has(|one| matches!(one, Source::KeyBearer)), has(|one| matches!(one, Source::Jwt(_))));
         Identity {
-            sources: sources.collect(),
+            bearer_is,
+            sources,
             keys: keys.collect(),
             unknown: settings.unknown.clone(),
             plans: plans.collect(),
@@ -102,28 +129,25 @@ impl Identity {
         for source in &self.sources {
             let named = match source {
                 Source::KeyBearer => bearer(headers)?
-                    .filter(|token| !looks_like_jwt(token))
+                    .filter(|token| !self.is_jwt(token))
                     .map(|key| self.by_key(key, AUTHORIZATION)),
                 Source::KeyHeader(name) => one(headers, name)?.map(|key| self.by_key(key, name.clone())),
-                Source::Jwt(verifier) => {
-                    let token = bearer(headers)?.filter(|token| looks_like_jwt(token));
-                    token.map(|token| {
-                        verifier.verify(token).map(|tenant| Named { tenant, by: "jwt", strip: None })
-                    })
-                }
+                Source::Jwt(verifier) => bearer(headers)?.filter(|token| self.is_jwt(token)).map(|token| {
+                    let tenant = verifier.verify(token)?;
+                    own_id(&tenant).map(|()| Named::vouched(tenant, "jwt"))
+                }),
                 Source::Host { prefix, suffix } => {
                     let label = host
                         .strip_prefix(prefix.as_str())
                         .and_then(|rest| rest.strip_suffix(suffix.as_str()));
                     let label = label.filter(|label| !label.is_empty() && !label.contains('.'));
-                    label.map(|label| Ok(Named { tenant: Arc::from(label), by: "host", strip: None }))
+                    label.map(|label| own_id(label).map(|()| Named::claimed(Arc::from(label), "host")))
                 }
-                Source::Header(name) if trusted => one(headers, name)?
-                    .map(|value| Ok(Named { tenant: Arc::from(value), by: "header", strip: None })),
+                Source::Header(name) if trusted => {
+                    one(headers, name)?.map(|id| own_id(id).map(|()| Named::vouched(Arc::from(id), "header")))
+                }
                 Source::Header(_) => None,
-                Source::ClientAddress => {
-                    Some(Ok(Named { tenant: address_tenant(client), by: "address", strip: None }))
-                }
+                Source::ClientAddress => Some(Ok(Named::claimed(address_tenant(client), "address"))),
             };
             if let Some(named) = named {
                 return named;
@@ -131,12 +155,20 @@ impl Identity {
         }
         if self.sources.is_empty() {
             // Nobody asked who it is: then it is everybody, and their limits are shared.
-            return Ok(Named { tenant: Arc::from("anonymous"), by: "nothing", strip: None });
+            return Ok(Named::vouched(anonymous(), "nothing"));
         }
         Err(Refusal::new(
             &refusal::CREDENTIAL_MISSING,
             "no credential that this gate knows is in the request",
         ))
+    }
+
+    /// Whether a bearer token is one for the verifiers of JWTs.
+    fn is_jwt(&self, token: &str) -> bool {
+        match self.bearer_is {
+            (true, true) => looks_like_jwt(token),
+            (_, jwt) => jwt,
+        }
     }
 
     fn by_key(&self, key: &str, header: HeaderName) -> Result<Named, Refusal> {
@@ -148,20 +180,30 @@ impl Identity {
         if found.expires.is_some_and(|expires| expires <= now) {
             return Err(Refusal::new(&refusal::CREDENTIAL_EXPIRED, "this API key has expired"));
         }
-        Ok(Named { tenant: Arc::clone(&found.tenant), by: "api-key", strip: Some(header) })
+        Ok(Named { strip: Some(header), ..Named::vouched(Arc::clone(&found.tenant), "api-key") })
     }
 
     /// The tenant with its state.
-    fn tenant(&self, tenants: &Tenants, id: &str, now: Tick) -> Result<Arc<Tenant>, Refusal> {
-        if id.len() > ID_BYTES_MAX || id.bytes().any(|byte| byte.is_ascii_control()) {
-            return Err(Refusal::new(
-                &refusal::CREDENTIAL_INVALID,
-                "the tenant's id is too long or has control bytes",
-            ));
-        }
+    fn tenant(&self, tenants: &Tenants, named: &Named, now: Tick) -> Result<Arc<Tenant>, Refusal> {
+        let id = &*named.tenant;
         match self.plans.get(id).or(self.unknown.as_ref()) {
+            Some(plan) if named.claimed => Ok(tenants.find_or_add_claimed(id, plan, now)),
             Some(plan) => Ok(tenants.find_or_add(id, plan, now)),
             None => Err(Refusal::new(&refusal::TENANT_UNKNOWN, "this tenant is not known here")),
+        }
+    }
+
+    /// Takes out what the application must not see, or must not believe.
+    fn strip(&self, headers: &mut HeaderMap, named: &Named, trusted: bool) {
+        if let Some(header) = &named.strip {
+            headers.remove(header);
+        }
+        for source in &self.sources {
+            match source {
+                Source::KeyHeader(name) => drop(headers.remove(name)),
+                Source::Header(name) if !trusted => drop(headers.remove(name)),
+                _ => {}
+            }
         }
     }
 }
@@ -170,15 +212,17 @@ impl Identity {
 ///
 /// # Errors
 /// `credential.*` and `tenant.unknown`; after too many of them from one address, `credential.throttled`.
-pub fn identify(site: &Site, exchange: &mut Exchange) -> Result<Arc<Tenant>, Refusal> {
+pub fn identify(site: &Site, exchange: &mut Exchange, entropy: &Entropy) -> Result<Arc<Tenant>, Refusal> {
     let now = clock::now();
     if let Some(wait) = site.failures.blocked(exchange.client, now) {
         let detail = "too many requests with invalid credentials came from this address";
-        return Err(Refusal::new(&refusal::CREDENTIAL_THROTTLED, detail).retry_after(wait));
+        return Err(
+            Refusal::new(&refusal::CREDENTIAL_THROTTLED, detail).retry_after(spread(wait, entropy.word()))
+        );
     }
     let headers = &exchange.head.headers;
     let named = site.identity.name(headers, &exchange.host, exchange.client, exchange.trusted);
-    let found = named.and_then(|named| Ok((site.identity.tenant(&site.tenants, &named.tenant, now)?, named)));
+    let found = named.and_then(|named| Ok((site.identity.tenant(&site.tenants, &named, now)?, named)));
     let (tenant, named) = match found {
         Ok(found) => found,
         Err(refusal) => {
@@ -190,9 +234,7 @@ pub fn identify(site: &Site, exchange: &mut Exchange) -> Result<Arc<Tenant>, Ref
             return Err(refusal);
         }
     };
-    if let Some(header) = named.strip {
-        exchange.head.headers.remove(header);
-    }
+    site.identity.strip(&mut exchange.head.headers, &named, exchange.trusted);
     let mut receipt = exchange.open.receipt_mut();
     receipt.tenant = Some(Arc::clone(tenant.id()));
     receipt.note(now, Step::Identified(named.by));
@@ -214,12 +256,32 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>,
     value.to_str().map(Some).map_err(|_| invalid("the credential is not ASCII"))
 }
 
+/// The token of `Authorization: Bearer`. A scheme without a token has an empty one: that is present, and invalid.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let value = one(headers, &AUTHORIZATION)?;
     Ok(value.and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
+        let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     }))
+}
+
+/// Whether a credential may name this tenant.
+fn own_id(id: &str) -> Result<(), Refusal> {
+    if is_id(id) && !is_reserved(id) {
+        return Ok(());
+    }
+    Err(Refusal::new(&refusal::CREDENTIAL_INVALID, "what the credential names is no tenant's id"))
+}
+
+/// Everybody, where nobody is asked who it is.
+fn anonymous() -> Arc<str> {
+    static ANONYMOUS: OnceLock<Arc<str>> = OnceLock::new();
+    Arc::clone(ANONYMOUS.get_or_init(|| Arc::from("anonymous")))
+}
+
+/// A client's address as a tenant: an IPv6 client is its whole /64, which it may use as it likes.
+fn address_tenant(address: IpAddr) -> Arc<str> {
+    Arc::from(format!("{ADDRESS_PREFIX}{}", failures::network(address)))
 }
 
 /// Three parts of base64url, the first of which is a JSON object.

@@ -81,9 +81,9 @@ impl Proxy {
     /// The stages in their order.
     async fn answer(&self, site: &Site, exchange: &mut Exchange) -> Result<Answer, No> {
         let routed = route::route(site, exchange)?;
-        let tenant = identify::identify(site, exchange)?;
+        let tenant = identify::identify(site, exchange, &self.entropy)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;
-        let permitted = limit::limit(site, &tenant, &routed, exchange)?;
+        let permitted = limit::limit(site, &tenant, &routed, exchange, &self.entropy)?;
         let response = match decide(&routed, &permitted) {
             Decision::Forward { first, rest } => {
                 return Ok(forward::forward(self, site, exchange, &routed, permitted, first, rest).await?);

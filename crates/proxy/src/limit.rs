@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
+use tidegate_model::limit::spread;
+use tidegate_model::problem::{Left, Quota, rate_limit, rate_limit_policy};
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::Refusal;
 use tidegate_model::tenant::{Permit, Standing, Tenant};
 use tidegate_wire::clock;
 
+use crate::entropy::Entropy;
 use crate::exchange::Exchange;
 use crate::route::Routed;
 use crate::site::Site;
@@ -14,7 +18,15 @@ use crate::site::Site;
 /// Evidence that the tenant's limits let this exchange pass.
 pub struct Permitted {
     permit: Permit,
-    standing: Option<Standing>,
+    told: Option<Told>,
+}
+
+/// How the tenant stands, as its client is told.
+pub struct Told {
+    /// `RateLimit-Policy`: all the limits that count for this request.
+    pub policy: HeaderValue,
+    /// `RateLimit`: what is left of the one that has the least left.
+    pub left: HeaderValue,
 }
 
 impl Permitted {
@@ -26,8 +38,8 @@ impl Permitted {
 
     /// What is held, and how the tenant stands.
     #[must_use]
-    pub fn into_parts(self) -> (Permit, Option<Standing>) {
-        (self.permit, self.standing)
+    pub fn into_parts(self) -> (Permit, Option<Told>) {
+        (self.permit, self.told)
     }
 }
 
@@ -40,12 +52,28 @@ pub fn limit(
     tenant: &Arc<Tenant>,
     routed: &Routed<'_>,
     exchange: &Exchange,
+    entropy: &Entropy,
 ) -> Result<Permitted, Refusal> {
     let now = clock::now();
-    let (permit, standing) = site.tenants.admit(tenant, &routed.route.limits, now)?;
-    if let Some(standing) = &standing {
-        let (limit, remaining) = (Arc::clone(&standing.name), standing.remaining);
-        exchange.open.receipt_mut().note(now, Step::Limited { limit, remaining });
-    }
-    Ok(Permitted { permit, standing })
+    let limits = &routed.route.limits;
+    let (permit, standing) = site.tenants.admit(tenant, limits, now).map_err(|mut refusal| {
+        refusal.retry_after = refusal.retry_after.map(|wait| spread(wait, entropy.word()));
+        refusal
+    })?;
+    let told = standing.map(|standing| {
+        let policy = tenant.with_plan(|plan| {
+            let rates = plan.rates.iter().chain(&limits.rates);
+            rate_limit_policy(rates.map(|rate| Quota {
+                name: &rate.name,
+                limit: rate.limit,
+                window: rate.window,
+            }))
+        });
+        let reset = standing.horizon();
+        let Standing { name, remaining, .. } = standing;
+        let left = rate_limit([Left { name: &name, remaining, reset }]);
+        exchange.open.receipt_mut().note(now, Step::Limited { limit: name, remaining });
+        Told { policy, left }
+    });
+    Ok(Permitted { permit, told })
 }

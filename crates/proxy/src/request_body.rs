@@ -1,4 +1,8 @@
 //! The request's body on its way to the upstream: counted, bounded, and paced by its tenant's plan.
+//!
+//! What ends it early is told in the [`Fault`], so that the client hears what it did wrong and not what the upstream
+//! made of it. HTTP/1.1 connections watch by themselves whether a body makes progress; here that is done for the
+//! streams of HTTP/2.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -11,11 +15,13 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_model::refusal::{self, Kind, Refusal};
 use tidegate_wire::body::{BoxError, Incoming, violation};
 use tidegate_wire::clock;
+use tidegate_wire::guard::Violation;
+use tidegate_wire::patience::Patience;
 
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 
 /// What ended a request's body early, seen by whoever answers for the failed upstream call.
-pub type Fault = Rc<Cell<Option<&'static Kind>>>;
+pub type Fault = Rc<Cell<Option<Violation>>>;
 
 /// A request body that is counted, bounded and paced.
 pub struct RequestBody {
@@ -26,8 +32,29 @@ pub struct RequestBody {
     over: &'static Kind,
     count: Rc<Cell<u64>>,
     fault: Fault,
-    pace: Option<Pace>,
-    waiting: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    pace: Option<Box<Pace>>,
+    watch: Option<Box<Watch>>,
+}
+
+/// Whether a stream of HTTP/2 makes progress.
+struct Watch {
+    patience: Patience,
+    /// Made at the first wait.
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Watch {
+    /// Nothing has come. Ready, when that has lasted too long.
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<Violation> {
+        let until = self.patience.wait(clock::now());
+        let instant = clock::instant(until);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(instant)));
+        if timer.deadline() != instant {
+            timer.as_mut().reset(instant);
+        }
+        ready!(timer.as_mut().poll(context));
+        Poll::Ready(self.patience.over(clock::now()))
+    }
 }
 
 impl RequestBody {
@@ -39,23 +66,32 @@ impl RequestBody {
         over: &'static Kind,
         count: Rc<Cell<u64>>,
         fault: Fault,
-        pace: Option<Pace>,
+        pace: Option<Box<Pace>>,
     ) -> RequestBody {
-        RequestBody { inner, left: max, over, count, fault, pace, waiting: None }
+        RequestBody { inner, left: max, over, count, fault, pace, watch: None }
     }
 
-    fn take(&mut self, data: &Bytes) -> Result<(), BoxError> {
+    /// Watches by itself whether the body makes progress.
+    #[must_use]
+    pub fn watched(mut self, patience: Patience) -> RequestBody {
+        self.watch = Some(Box::new(Watch { patience, timer: None }));
+        self
+    }
+
+    fn fail(&self, fault: Violation) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.fault.set(Some(fault));
+        Poll::Ready(Some(Err(fault.into())))
+    }
+
+    fn admit(&mut self, data: &Bytes) -> Result<(), Violation> {
         let length = data.len() as u64;
         self.count.set(self.count.get().saturating_add(length));
-        let Some(left) = self.left.checked_sub(length) else {
-            self.fault.set(Some(self.over));
-            return Err("request body larger than allowed".into());
-        };
-        self.left = left;
-        if let Some(wait) = self.pace.as_ref().and_then(|pace| pace.spend(length, clock::now())) {
-            self.waiting = Some(Box::pin(clock::sleep(wait)));
+        let why = "the request's body is larger than allowed here";
+        self.left = self.left.checked_sub(length).ok_or(Violation { kind: self.over, why })?;
+        match &mut self.watch {
+            Some(watch) => watch.patience.came(length, clock::now()),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -67,31 +103,44 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(waiting) = &mut self.waiting {
-            ready!(waiting.as_mut().poll(context));
-            self.waiting = None;
-        }
-        let frame = match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => {
-                let kind = violation(&error).map_or(&refusal::REQUEST_MALFORMED, |violation| violation.kind);
-                self.fault.set(Some(kind));
-                return Poll::Ready(Some(Err(error.into())));
+        let this = &mut *self;
+        loop {
+            if let Some(pace) = &mut this.pace
+                && let Some(piece) = ready!(pace.poll_piece(context))
+            {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            None => return Poll::Ready(None),
-        };
-        if let Some(data) = frame.data_ref() {
-            self.take(data)?;
+            let frame = match Pin::new(&mut this.inner).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(error))) => {
+                    let why = "the request's body broke off";
+                    let broken = Violation { kind: &refusal::REQUEST_MALFORMED, why };
+                    return this.fail(violation(&error).unwrap_or(broken));
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    let Some(watch) = &mut this.watch else { return Poll::Pending };
+                    let fault = ready!(watch.poll_over(context));
+                    return this.fail(fault);
+                }
+            };
+            let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
+            if let Err(fault) = this.admit(data) {
+                return this.fail(fault);
+            }
+            match &mut this.pace {
+                Some(pace) => pace.take(frame.into_data().unwrap_or_default()),
+                None => return Poll::Ready(Some(Ok(frame))),
+            }
         }
-        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.pace.as_ref().is_none_or(|pace| pace.rest() == 0) && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        pace::with_rest(self.inner.size_hint(), self.pace.as_deref())
     }
 }
 

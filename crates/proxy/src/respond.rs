@@ -7,12 +7,10 @@ use http::header::{ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use tidegate_model::headers;
 use tidegate_model::path::redirect_target;
-use tidegate_model::problem::{
-    self, Form, Left, Quota, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID, rate_limit, rate_limit_policy,
-};
+use tidegate_model::problem::{self, Form, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID};
 use tidegate_model::receipt::{End, Receipt, RequestId};
-use tidegate_model::refusal::{Kind, Refusal, Repeat};
-use tidegate_model::tenant::{Permit, Standing};
+use tidegate_model::refusal::{Blame, Kind, Refusal, Repeat};
+use tidegate_model::tenant::Permit;
 use tidegate_upstream::Answer as Forwarded;
 use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
@@ -20,7 +18,7 @@ use tidegate_wire::server::Connection;
 use crate::exchange::{Exchange, Open};
 use crate::forward;
 use crate::lifecycle::Proxy;
-use crate::limit::Permitted;
+use crate::limit::{Permitted, Told};
 use crate::route::Routed;
 use crate::settings::{Action, FixedResponse, HeaderChanges};
 use crate::settle::{Content, ExchangeBody};
@@ -36,7 +34,7 @@ pub struct Answer {
     /// The tenant's permit.
     pub permit: Permit,
     /// How the tenant stands, where it is limited.
-    pub standing: Option<Standing>,
+    pub told: Option<Told>,
 }
 
 /// A refusal on its way to the client.
@@ -90,8 +88,10 @@ pub fn complete(exchange: Exchange, answer: Answer) -> Response<ExchangeBody> {
     let (mut head, content) = answer.response.into_parts();
     let Exchange { open, upgraded, timing, connection, .. } = exchange;
     head.headers.insert(X_REQUEST_ID, problem::hex_value(open.receipt().request_id));
-    if let Some(standing) = &answer.standing {
-        stand(&mut head.headers, standing);
+    if let Some(Told { policy, left }) = answer.told {
+        // Limits of the application's own stay beside ours: each has its name.
+        head.headers.append(RATELIMIT_POLICY, policy);
+        head.headers.append(RATELIMIT, left);
     }
     if timing {
         let value = server_timing(&open.receipt());
@@ -119,12 +119,6 @@ fn server_timing(receipt: &Receipt) -> String {
         millis(receipt.gate_wait),
         millis(receipt.upstream_time)
     )
-}
-
-fn stand(headers: &mut HeaderMap, standing: &Standing) {
-    let Standing { name, limit, window, remaining, reset } = standing;
-    headers.insert(RATELIMIT_POLICY, rate_limit_policy([Quota { name, limit: *limit, window: *window }]));
-    headers.insert(RATELIMIT, rate_limit([Left { name, remaining: *remaining, reset: *reset }]));
 }
 
 /// The upstream's answer as the client gets it.
@@ -179,8 +173,8 @@ pub fn redirect(routed: &Routed<'_>, exchange: &Exchange) -> Response<Content> {
 /// Attaches the permit to an answer.
 #[must_use]
 pub fn permitted(response: Response<Content>, permitted: Permitted) -> Answer {
-    let (permit, standing) = permitted.into_parts();
-    Answer { response, permit, standing }
+    let (permit, told) = permitted.into_parts();
+    Answer { response, permit, told }
 }
 
 /// The answer to what never became a request, and its receipt.
@@ -205,8 +199,8 @@ fn unread_method() -> Method {
     Method::from_bytes(b"-").expect("a dash is a token")
 }
 
-/// Whether the next rung of the ladder may do better than this refusal.
+/// Whether the next rung of the ladder may do better than this refusal. What the client did wrong no rung mends.
 #[must_use]
 pub fn is_worth_falling_back(kind: &Kind) -> bool {
-    kind.repeat != Repeat::Never || kind.code.starts_with("upstream.")
+    kind.blame != Blame::Client && (kind.repeat != Repeat::Never || kind.code.starts_with("upstream."))
 }

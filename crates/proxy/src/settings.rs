@@ -1,7 +1,6 @@
 //! What an exchange's stages are told: resolved settings with units and defaults.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -229,10 +228,4 @@ impl std::fmt::Debug for JwtKeys {
             JwtKeys::Secret(_) => write!(out, "Secret(hidden)"),
         }
     }
-}
-
-/// A client address key, used where a tenant is the address itself.
-#[must_use]
-pub fn address_tenant(address: IpAddr) -> Arc<str> {
-    Arc::from(format!("ip:{address}"))
 }

@@ -3,7 +3,6 @@
 //! Whatever ends the body (its end, the client, the upstream, a panic) settles the receipt once and gives the
 //! permit back; nothing else has to remember to.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -11,21 +10,20 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_model::receipt::{End, Step};
-use tidegate_model::tenant::Permit;
+use tidegate_model::tenant::{Direction, Permit};
 use tidegate_upstream::AnswerBody;
 use tidegate_wire::body::BoxError;
 use tidegate_wire::clock;
 
 use crate::exchange::Open;
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 
 /// A response's body with all that ends with it.
 pub struct ExchangeBody {
     content: Content,
     open: Option<Box<Open>>,
     permit: Option<Permit>,
-    pace: Option<Pace>,
-    waiting: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    pace: Option<Box<Pace>>,
     sent: u64,
 }
 
@@ -49,14 +47,14 @@ impl ExchangeBody {
         permit: Option<Permit>,
     ) -> ExchangeBody {
         ExchangeBody::answered(&open, status);
-        let pace = permit.as_ref().and_then(Pace::of_response);
-        ExchangeBody { content, open: Some(open), permit, pace, waiting: None, sent: 0 }
+        let pace = permit.as_ref().and_then(|permit| Pace::of(permit, Direction::Response));
+        ExchangeBody { content, open: Some(open), permit, pace, sent: 0 }
     }
 
     /// A body of nothing that settles nothing: a tunnel does.
     #[must_use]
     pub fn empty() -> ExchangeBody {
-        ExchangeBody { content: Content::Empty, open: None, permit: None, pace: None, waiting: None, sent: 0 }
+        ExchangeBody { content: Content::Empty, open: None, permit: None, pace: None, sent: 0 }
     }
 
     /// Notes that the client is told this status now.
@@ -66,14 +64,6 @@ impl ExchangeBody {
         receipt.status = Some(status);
         receipt.answered = Some(now);
         receipt.note(now, Step::Answered(status));
-    }
-
-    fn sent(&mut self, data: &Bytes) {
-        let length = data.len() as u64;
-        self.sent = self.sent.saturating_add(length);
-        if let Some(wait) = self.pace.as_ref().and_then(|pace| pace.spend(length, clock::now())) {
-            self.waiting = Some(Box::pin(clock::sleep(wait)));
-        }
     }
 
     fn settle(&mut self, end: End) {
@@ -93,41 +83,51 @@ impl HttpBody for ExchangeBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(waiting) = &mut self.waiting {
-            ready!(waiting.as_mut().poll(context));
-            self.waiting = None;
-        }
-        let frame = match &mut self.content {
-            Content::Empty => None,
-            Content::Full(bytes) => (!bytes.is_empty()).then(|| Ok(Frame::data(std::mem::take(bytes)))),
-            Content::Answer(body) => ready!(Pin::new(body).poll_frame(context)),
-        };
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    self.sent(data);
-                }
+        let this = &mut *self;
+        loop {
+            if let Some(pace) = &mut this.pace
+                && let Some(piece) = ready!(pace.poll_piece(context))
+            {
+                this.sent = this.sent.saturating_add(piece.len() as u64);
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            Some(Err(_)) => self.settle(End::UpstreamBroke),
-            None => self.settle(End::Complete),
+            let frame = match &mut this.content {
+                Content::Empty => None,
+                Content::Full(bytes) => (!bytes.is_empty()).then(|| Ok(Frame::data(std::mem::take(bytes)))),
+                Content::Answer(body) => ready!(Pin::new(body).poll_frame(context)),
+            };
+            match (&frame, &mut this.pace) {
+                (Some(Ok(frame)), Some(pace)) if frame.is_data() => {
+                    pace.take(frame.data_ref().cloned().unwrap_or_default());
+                    continue;
+                }
+                (Some(Ok(frame)), _) => {
+                    let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    this.sent = this.sent.saturating_add(length);
+                }
+                (Some(Err(_)), _) => this.settle(End::UpstreamBroke),
+                (None, _) => this.settle(End::Complete),
+            }
+            return Poll::Ready(frame);
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Empty => true,
-            Content::Full(bytes) => bytes.is_empty(),
-            Content::Answer(body) => body.is_end_stream(),
-        }
+        self.pace.as_ref().is_none_or(|pace| pace.rest() == 0)
+            && match &self.content {
+                Content::Empty => true,
+                Content::Full(bytes) => bytes.is_empty(),
+                Content::Answer(body) => body.is_end_stream(),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
+        let hint = match &self.content {
             Content::Empty => SizeHint::with_exact(0),
             Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Answer(body) => body.size_hint(),
-        }
+        };
+        pace::with_rest(hint, self.pace.as_deref())
     }
 }
 

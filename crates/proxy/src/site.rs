@@ -1,10 +1,12 @@
 //! The site: one immutable snapshot of what the stages read. A reload swaps it; an exchange keeps the one it pinned.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tidegate_model::route::{Match, Split, Table, Tie};
 use tidegate_model::tenant::{RouteLimits, Tenants};
 use tidegate_upstream::{Prepared, Upstream, Upstreams};
+use tidegate_wire::clock;
 
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
 use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung};
@@ -106,6 +108,9 @@ impl Site {
         let tenants = &settings.tenants;
         let identity = Identity::new(tenants, &standing.verifiers);
         let failures = FailureLimit::new(Arc::clone(&standing.failures), tenants.failures.clone());
+        standing.tenants.bound(tenants.tracked_max);
+        let known: HashSet<&str> = settings.routes.iter().map(|route| &*route.name).collect();
+        standing.tenants.forget_routes(|name| known.contains(name), clock::now());
         standing
             .tenants
             .apply(tenants.listed.values().map(|one| (&one.id, &one.plan)), tenants.unknown.as_ref());

@@ -1,8 +1,9 @@
 //! Fetches the keys that tokens are verified with, in the background: traffic never waits for it.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
@@ -18,8 +19,9 @@ use tidegate_wire::{clock, task};
 const BYTES_MAX: usize = 1 << 20;
 /// One fetch, in total.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two tries to get keys that are not there.
-const RETRY: Duration = Duration::from_secs(5);
+/// Between two tries to get keys that are not there: the first, then twice as long each, and the longest.
+const RETRY: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How often it is looked for verifiers that a reload brought, and for changed files.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -45,15 +47,20 @@ pub fn drive(verifiers: Arc<Verifiers>) {
 async fn keep(verifiers: &Verifiers, verifier: &Arc<Verifier>) {
     let settings = Arc::clone(verifier.settings());
     let mut stamp = None;
+    let mut retry = RETRY;
     while verifiers.all().iter().any(|held| Arc::ptr_eq(held, verifier)) {
+        let questions = verifier.questions();
         let wait = match &settings.keys {
             JwtKeys::Secret(_) => return,
             JwtKeys::File(path) => {
-                let modified = std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-                if modified != stamp || modified.is_none() {
-                    stamp = modified;
+                let seen = stamp_of(path);
+                if seen.is_none() || seen != stamp {
                     let read = std::fs::read(path).map_err(|error| error.to_string());
-                    take(verifier, &settings.name, read);
+                    // What was read while it was being written is read again.
+                    stamp = if take(verifier, &settings.name, read) { seen } else { None };
+                }
+                if stamp.is_some() {
+                    verifier.answered(questions);
                 }
                 LOOK
             }
@@ -61,11 +68,24 @@ async fn keep(verifiers: &Verifiers, verifier: &Arc<Verifier>) {
                 let by = clock::now().after(TIMEOUT);
                 let fetched = clock::timeout_at(by, Box::pin(fetch(url))).await;
                 let fetched = fetched.unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")));
-                if take(verifier, &settings.name, fetched) { settings.refresh } else { RETRY }
+                if take(verifier, &settings.name, fetched) {
+                    verifier.answered(questions);
+                    retry = RETRY;
+                    settings.refresh
+                } else {
+                    let longer = (retry * 2).min(RETRY_MAX);
+                    std::mem::replace(&mut retry, longer)
+                }
             }
         };
         let _ = clock::timeout_at(clock::now().after(wait), verifier.asked.notified()).await;
     }
+}
+
+/// By which a changed file is known.
+fn stamp_of(path: &Path) -> Option<(SystemTime, u64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len()))
 }
 
 fn take(verifier: &Verifier, name: &str, fetched: Result<Vec<u8>, String>) -> bool {

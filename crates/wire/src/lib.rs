@@ -11,6 +11,7 @@ mod first_bytes;
 pub mod guard;
 mod h2_check;
 pub mod listen;
+pub mod patience;
 pub mod proxy_protocol;
 pub mod server;
 pub mod settings;

@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
 use parking_lot::Mutex;
-use tidegate_model::refusal;
 use tidegate_model::tick::Tick;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -17,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::clock;
 use crate::guard::{Guard, HeadLimits, Phase, Violation};
+use crate::patience::Patience;
 use crate::server::Seat;
 use crate::settings::ConnectionLimits;
 
@@ -132,8 +132,7 @@ pub(crate) struct GuardedStream {
     released: Bytes,
     shared: Arc<Shared>,
     limits: Arc<ConnectionLimits>,
-    body_since: Tick,
-    body_bytes: u64,
+    patience: Patience,
     wrote: bool,
     /// HTTP/2: the client was told to calm down.
     calmed: bool,
@@ -155,9 +154,8 @@ impl GuardedStream {
             guard,
             released: Bytes::new(),
             shared,
+            patience: Patience::new(&limits),
             limits,
-            body_since: Tick(0),
-            body_bytes: 0,
             wrote: false,
             calmed: false,
         }
@@ -239,12 +237,13 @@ impl GuardedStream {
             Phase::Head => {}
             Phase::Body => {
                 if before != Phase::Body {
-                    self.body_since = now;
-                    self.body_bytes = 0;
+                    self.patience = Patience::new(&self.limits);
                 }
-                self.body_bytes += length as u64;
                 self.shared.read_by.set(Tick::MAX);
-                self.check_body_rate(now);
+                if let Err(violation) = self.patience.came(length as u64, now) {
+                    self.shared.broken_body.store(true, Relaxed);
+                    self.shared.violate(violation);
+                }
             }
             Phase::Idle | Phase::Undecided | Phase::Tunnel => self.shared.read_by.set(Tick::MAX),
         }
@@ -254,18 +253,6 @@ impl GuardedStream {
         }
         if before == Phase::Idle {
             self.wrote = false;
-        }
-    }
-
-    fn check_body_rate(&self, now: Tick) {
-        let since = now.since(self.body_since);
-        if self.limits.body_rate_min == 0 || since <= self.limits.body_grace {
-            return;
-        }
-        if u128::from(self.body_bytes) * 1000 < u128::from(self.limits.body_rate_min) * since.as_millis() {
-            self.shared.broken_body.store(true, Relaxed);
-            self.shared
-                .violate(Violation { kind: &refusal::REQUEST_TIMEOUT, why: "the body comes too slowly" });
         }
     }
 
@@ -320,6 +307,7 @@ impl Socket {
     }
 }
 
+/// Tells whoever reads the body, too: see [`crate::body::violation`].
 fn refused(violation: Violation) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, violation)
 }
@@ -349,7 +337,7 @@ impl hyper::rt::Read for GuardedStream {
             if polled.is_pending() {
                 let in_body = this.guard.as_ref().is_some_and(|guard| guard.phase() == Phase::Body);
                 if in_body && this.shared.read_by.get() == Tick::MAX {
-                    this.shared.read_by.set(clock::now().after(this.limits.body_idle));
+                    this.shared.read_by.set(this.patience.wait(clock::now()));
                 }
             }
             ready!(polled)?;

@@ -1,6 +1,7 @@
 //! Each form of answer by example, then properties of the escaping.
 
 use super::*;
+use crate::limit::Standing;
 use crate::refusal::{self, KINDS};
 use proptest::prelude::*;
 
@@ -68,7 +69,9 @@ fn grpc_is_known_by_its_content_type() {
 fn json_tells_all_that_a_client_may_act_on() {
     let mut refusal =
         Refusal::new(&refusal::LIMIT_RATE, "Too \"fast\".").retry_after(Duration::from_millis(1_001));
-    refusal.violated = Some("per-second".into());
+    let (window, reset) = (Duration::from_secs(1), Duration::from_millis(1));
+    let standing = Standing { name: "per-second".into(), limit: 10, window, remaining: 0, reset };
+    refusal.violated = Some(Box::new(standing));
     let response = respond(&refusal, Form::Json, ID);
     assert_eq!(response.status(), 429);
     assert_eq!(
@@ -83,6 +86,8 @@ fn json_tells_all_that_a_client_may_act_on() {
     );
     assert_eq!(header(&response, "content-type"), "application/problem+json");
     assert_eq!(header(&response, "retry-after"), "2");
+    assert_eq!(header(&response, "ratelimit-policy"), "\"per-second\";q=10;w=1");
+    assert_eq!(header(&response, "ratelimit"), "\"per-second\";r=0;t=2", "not earlier than Retry-After");
     assert_eq!(header(&response, "x-request-id"), "0123456789abcdef0123456789abcdef");
     assert_eq!(
         header(&response, "proxy-status"),

@@ -1,4 +1,5 @@
 use super::*;
+use std::sync::atomic::AtomicU64;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -92,9 +93,10 @@ fn a_tenant_with_something_in_flight_stays() {
     let tenant = tenants.find_or_add("held", &plan, Tick(1));
     let permit = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
     let later = Tick(1).after(SECOND * 5);
-    assert_eq!(&**tenants.find_or_add("other", &plan, later).id(), OVERFLOW);
+    let other = tenants.find_or_add("other", &plan, later);
+    assert_eq!((&**other.id(), other.is_overflow()), ("other", true), "it keeps its id");
     drop(permit);
-    assert_eq!(&**tenants.find_or_add("other", &plan, later).id(), "other");
+    assert!(!tenants.find_or_add("other", &plan, later).is_overflow());
 }
 
 #[test]
@@ -169,4 +171,118 @@ fn no_exchange_is_told_twice_or_lost_when_tenants_leave() {
         add(tenants.untold_of_evicted());
         assert_eq!(told.0 + told.1, 60 * (round as u64 + 1));
     }
+}
+
+#[test]
+fn invented_names_never_crowd_out_those_that_are_vouched_for() {
+    let (tenants, plan) = (Tenants::new(8), plan(1, 1, None));
+    let spend = |tenant: &Arc<Tenant>| tenants.admit(tenant, &no_limits(), Tick(1)).is_ok();
+    let claimed: Vec<bool> = (0..20)
+        .map(|n| tenants.find_or_add_claimed(&format!("c{n}"), &plan, Tick(1)))
+        .map(|tenant| spend(&tenant) && !tenant.is_overflow())
+        .collect();
+    assert_eq!(claimed.iter().filter(|own| **own).count(), 6, "three quarters of the table");
+    assert!((0..2).all(|n| !tenants.find_or_add(&format!("v{n}"), &plan, Tick(1)).is_overflow()));
+    assert_eq!(tenants.len(), 8);
+}
+
+#[test]
+fn those_without_room_keep_their_ids_and_share_their_limits() {
+    let (tenants, plan) = (Tenants::new(1), plan(2, 2, Some(1)));
+    let held = tenants.find_or_add("held", &plan, Tick(1));
+    let _held = tenants.admit(&held, &no_limits(), Tick(1)).unwrap();
+    let [one, two] = ["one", "two"].map(|id| tenants.find_or_add(id, &plan, Tick(1)));
+    let (permit, _) = tenants.admit(&one, &no_limits(), Tick(1)).unwrap();
+    assert_eq!(&**permit.tenant().id(), "one");
+    let refusal = tenants.admit(&two, &no_limits(), Tick(1)).unwrap_err();
+    assert_eq!(refusal.kind.code, "limit.concurrency");
+    drop(permit);
+    assert!(tenants.admit(&two, &no_limits(), Tick(1)).is_ok());
+    assert!(tenants.admit(&one, &no_limits(), Tick(1)).is_err(), "both share two requests");
+    let mut shared = Vec::new();
+    tenants.each(|tenant| shared.push((tenant.id().to_string(), tenant.counts())));
+    assert!(shared.contains(&(OVERFLOW.to_owned(), (2, 2))), "{shared:?}");
+}
+
+#[test]
+fn an_exchange_refused_by_one_limit_takes_nothing_of_another_one() {
+    let (tenants, plan) = (Tenants::new(10), plan(10, 10, None));
+    let route = route_rate(1);
+    assert_eq!(check(&tenants, "a", &plan, &route, 1, Tick(1)), 1);
+    let tenant = tenants.find("a").unwrap();
+    std::thread::scope(|scope| {
+        let refused = scope.spawn(|| check(&tenants, "a", &plan, &route, 20_000, Tick(1)));
+        // Nine are left of the plan, whatever the route refuses meanwhile.
+        for _ in 0..9 {
+            assert!(tenants.admit(&tenant, &no_limits(), Tick(1)).is_ok());
+        }
+        assert_eq!(refused.join().unwrap(), 0);
+    });
+}
+
+#[test]
+fn exchanges_refused_for_concurrency_take_nobodys_place() {
+    let (tenants, plan) = (Tenants::new(10), plan(1_000_000, 1_000_000, Some(2)));
+    let tenant = tenants.find_or_add("a", &plan, Tick(1));
+    let _held = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
+    let most = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5_000 {
+                    let permit = tenants.admit(&tenant, &no_limits(), Tick(1));
+                    most.fetch_max(u64::from(tenant.in_flight()), Relaxed);
+                    drop(permit);
+                }
+            });
+        }
+    });
+    assert_eq!((most.load(Relaxed), tenant.in_flight()), (2, 1));
+}
+
+#[test]
+fn tells_the_limit_that_refuses_for_longest() {
+    let tenants = Tenants::new(10);
+    let mut both = (*plan(10, 2, None)).clone();
+    both.rates.push(Rate { name: Arc::from("hourly"), limit: 3, window: 3600 * SECOND, burst: 2 });
+    let both = Arc::new(both);
+    let tenant = tenants.find_or_add("a", &both, Tick(1));
+    let (_, standing) = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
+    assert_eq!(standing.map(|one| (one.name.to_string(), one.remaining)), Some(("r".to_owned(), 1)));
+    assert!(tenants.admit(&tenant, &no_limits(), Tick(1)).is_ok());
+    let refusal = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap_err();
+    assert_eq!(refusal.retry_after, Some(1200 * SECOND));
+    assert_eq!(&*refusal.violated.unwrap().name, "hourly");
+}
+
+#[test]
+fn reloads_leave_no_tenant_twice_and_no_old_plan() {
+    let (tenants, old, new) = (Tenants::new(1), plan(1, 1, None), plan(9, 9, None));
+    tenants.apply([(&Arc::from("a"), &old)], None);
+    for _ in 0..5 {
+        tenants.apply([], None);
+    }
+    // Were it in the queue more than once, there would be no room for another one after it has left.
+    let later = Tick(1).after(SECOND * 5);
+    assert!(!tenants.find_or_add("b", &old, later).is_overflow());
+    tenants.apply([], Some(&new));
+    assert_eq!(tenants.find("b").unwrap().plan(), new);
+    tenants.bound(2);
+    // An exchange that began before the reload still asks with the old plan.
+    assert_eq!(tenants.find_or_add("c", &old, later).plan(), new);
+    assert!(!tenants.find_or_add("c", &old, later).is_overflow());
+}
+
+#[test]
+fn routes_that_are_no_more_are_forgotten_when_their_limits_are_full() {
+    let (tenants, plan) = (Tenants::new(10), plan(10, 10, None));
+    let limits = route_rate(2);
+    assert_eq!(check(&tenants, "a", &plan, &limits, 2, Tick(1)), 2);
+    let spent = |now| tenants.find("a").unwrap().standings_on(&limits, now).0[0].remaining;
+    tenants.forget_routes(|_| false, Tick(1));
+    assert_eq!(spent(Tick(1)), 0, "what is spent is kept");
+    let later = Tick(1).after(2 * SECOND);
+    tenants.forget_routes(|_| false, later);
+    assert_eq!(spent(later), 2);
+    assert!(tenants.find("a").unwrap().routes.get().unwrap().is_empty());
 }

@@ -2,8 +2,11 @@
 //!
 //! Each key has its algorithms pinned by its own type: a public key never verifies an HMAC. Keys come from a secret, a file
 //! or a URL; whoever drives [`Verifiers`] fetches them in the background, and a token with an unknown `kid` asks for a
-//! fetch, at most every ten seconds. A verified token is remembered until it expires, so that a client that sends it
-//! with every request costs one signature.
+//! fetch, at most every ten seconds. While the answer is awaited such a token is not called invalid, since it may
+//! be good: `credential.unavailable` asks its client to come back. No other token waits for anything.
+//!
+//! A verified token is remembered until it expires, so that a client that sends it with every request costs one
+//! signature. It is remembered *by the set of keys* that verified it: a key that is gone vouches for nothing any more.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -32,11 +35,21 @@ const ASK_INTERVAL: Duration = Duration::from_secs(10);
 /// Verifies the tokens of one issuer.
 pub struct Verifier {
     settings: Arc<JwtSettings>,
-    keys: ArcSwapOption<Vec<Key>>,
-    remembered: papaya::HashMap<[u8; 32], (Arc<str>, u64)>,
+    keys: ArcSwapOption<KeySet>,
     asked_at: AtomicU64,
+    /// How often keys were asked for, and of these how often the answer has come.
+    questions: AtomicU64,
+    answers: AtomicU64,
     /// Tells the driver that a key is missing.
     pub asked: Notify,
+}
+
+/// The keys of one moment, and what they verified.
+struct KeySet {
+    keys: Vec<Key>,
+    /// What they were made of.
+    json: Vec<u8>,
+    remembered: papaya::HashMap<[u8; 32], (Arc<str>, u64)>,
 }
 
 struct Key {
@@ -48,18 +61,19 @@ struct Key {
 impl Verifier {
     fn new(settings: Arc<JwtSettings>) -> Verifier {
         let keys = match &settings.keys {
-            JwtKeys::Secret(secret) => Some(Arc::new(vec![Key {
-                id: None,
-                algorithms: vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512],
-                key: DecodingKey::from_secret(secret),
-            }])),
+            JwtKeys::Secret(secret) => {
+                let algorithms = vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
+                let key = Key { id: None, algorithms, key: DecodingKey::from_secret(secret) };
+                Some(Arc::new(KeySet::new(vec![key], Vec::new())))
+            }
             JwtKeys::File(_) | JwtKeys::Url(_) => None,
         };
         Verifier {
             settings,
             keys: ArcSwapOption::new(keys),
-            remembered: papaya::HashMap::new(),
             asked_at: AtomicU64::new(0),
+            questions: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
             asked: Notify::new(),
         }
     }
@@ -75,17 +89,35 @@ impl Verifier {
     /// # Errors
     /// Not a key set, or none of its keys can be used: the keys that there are stay.
     pub fn take_keys(&self, json: &[u8]) -> Result<usize, String> {
+        if let Some(held) = self.keys.load().as_ref().filter(|held| held.json == json) {
+            return Ok(held.keys.len());
+        }
         let set: JwkSet =
             serde_json::from_slice(json).map_err(|error| format!("not a JSON Web Key Set: {error}"))?;
-        let keys: Vec<Key> = set.keys.iter().take(KEYS_MAX).filter_map(usable).collect();
+        let keys: Vec<Key> = set.keys.iter().filter_map(usable).take(KEYS_MAX).collect();
         if keys.is_empty() {
             return Err("no key in the set can be used".to_owned());
         }
         let count = keys.len();
-        self.keys.store(Some(Arc::new(keys)));
-        // What a key verified that is gone must be verified again.
-        self.remembered.pin().clear();
+        self.keys.store(Some(Arc::new(KeySet::new(keys, json.to_vec()))));
         Ok(count)
+    }
+
+    /// How often keys were asked for until now. To be told to [`Verifier::answered`] when keys come that were looked
+    /// for from now on.
+    #[must_use]
+    pub fn questions(&self) -> u64 {
+        self.questions.load(Relaxed)
+    }
+
+    /// Keys have come that were looked for after so many questions.
+    pub fn answered(&self, questions: u64) {
+        self.answers.fetch_max(questions, Relaxed);
+    }
+
+    /// Keys were asked for, and none have come since. While nobody can fetch them that stays so.
+    fn is_pending(&self) -> bool {
+        self.questions() > self.answers.load(Relaxed)
     }
 
     /// The tenant that a token names.
@@ -93,13 +125,18 @@ impl Verifier {
     /// # Errors
     /// `credential.invalid`, `credential.expired`; `credential.unavailable` while there are no keys yet.
     pub fn verify(&self, token: &str) -> Result<Arc<str>, Refusal> {
+        let held = self.keys.load();
+        let Some(set) = held.as_ref() else {
+            self.ask();
+            return Err(unavailable("the keys to verify tokens are not there yet"));
+        };
         let digest = Digest::of(token.as_bytes()).0;
         let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if let Some((tenant, until)) = self.remembered.pin().get(&digest) {
+        let remembered = set.remembered.pin();
+        if let Some((tenant, until)) = remembered.get(&digest) {
             return if *until > now { Ok(Arc::clone(tenant)) } else { Err(expired()) };
         }
-        let (tenant, until) = self.verify_signature(token)?;
-        let remembered = self.remembered.pin();
+        let (tenant, until) = self.verify_signature(set, token)?;
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear();
         }
@@ -107,26 +144,19 @@ impl Verifier {
         Ok(tenant)
     }
 
-    fn verify_signature(&self, token: &str) -> Result<(Arc<str>, u64), Refusal> {
+    fn verify_signature(&self, set: &KeySet, token: &str) -> Result<(Arc<str>, u64), Refusal> {
         let header = decode_header(token).map_err(|_| invalid("the token is malformed"))?;
-        let keys = self.keys.load();
-        let Some(keys) = keys.as_ref() else {
-            self.ask();
-            return Err(Refusal::new(
-                &refusal::CREDENTIAL_UNAVAILABLE,
-                "the keys to verify tokens are not there yet",
-            )
-            .retry_after(Duration::from_secs(1)));
-        };
-        let fits = |key: &&Key| key.id.is_none() || header.kid.is_none() || key.id == header.kid;
-        let mut candidates =
-            keys.iter().filter(fits).filter(|key| key.algorithms.contains(&header.alg)).peekable();
+        let named = |key: &&Key| key.id.is_none() || header.kid.is_none() || key.id == header.kid;
+        let mut candidates = set.keys.iter().filter(named).peekable();
         if candidates.peek().is_none() {
             self.ask();
-            return Err(invalid("no key fits the token"));
+            return Err(match self.is_pending() {
+                true => unavailable("the token's key is not known yet and is being looked for"),
+                false => invalid("the token's key is not known"),
+            });
         }
-        let mut last = invalid("the token's signature is wrong");
-        for key in candidates {
+        let mut last = invalid("no key fits the token's algorithm");
+        for key in candidates.filter(|key| key.algorithms.contains(&header.alg)) {
             match decode::<Value>(token, &key.key, &self.validation(key)) {
                 Ok(data) => return self.claims(&data.claims),
                 Err(error) => last = reason(&error),
@@ -170,8 +200,15 @@ impl Verifier {
         let before = self.asked_at.load(Relaxed);
         let due = before == 0 || now.saturating_sub(before) > tidegate_model::tick::nanos(ASK_INTERVAL);
         if due && self.asked_at.compare_exchange(before, now, Relaxed, Relaxed).is_ok() {
+            self.questions.fetch_add(1, Relaxed);
             self.asked.notify_one();
         }
+    }
+}
+
+impl KeySet {
+    fn new(keys: Vec<Key>, json: Vec<u8>) -> KeySet {
+        KeySet { keys, json, remembered: papaya::HashMap::new() }
     }
 }
 
@@ -214,6 +251,13 @@ fn usable(jwk: &Jwk) -> Option<Key> {
         // A shared secret has no place among keys that anybody may fetch.
         _ => return None,
     };
+    let signs = |uses: &PublicKeyUse| *uses == PublicKeyUse::Signature;
+    let verifies = |operations: &Vec<KeyOperations>| operations.contains(&KeyOperations::Verify);
+    if !jwk.common.public_key_use.as_ref().is_none_or(signs)
+        || !jwk.common.key_operations.as_ref().is_none_or(verifies)
+    {
+        return None;
+    }
     let own = jwk.common.key_algorithm.and_then(|algorithm| Algorithm::try_from(algorithm).ok());
     let algorithms = match own {
         Some(own) if by_type.contains(&own) => vec![own],
@@ -225,6 +269,10 @@ fn usable(jwk: &Jwk) -> Option<Key> {
 
 fn invalid(why: &'static str) -> Refusal {
     Refusal::new(&refusal::CREDENTIAL_INVALID, why)
+}
+
+fn unavailable(why: &'static str) -> Refusal {
+    Refusal::new(&refusal::CREDENTIAL_UNAVAILABLE, why).retry_after(Duration::from_secs(1))
 }
 
 fn expired() -> Refusal {
@@ -317,10 +365,96 @@ mod tests {
         let short = token(json!({"exp": now() - 29}));
         assert!(verifier.verify(&short).is_ok());
         verifier
+            .keys
+            .load()
+            .as_ref()
+            .unwrap()
             .remembered
             .pin()
             .update(Digest::of(short.as_bytes()).0, |(tenant, _)| (Arc::clone(tenant), now()));
         assert_eq!(verifier.verify(&short).unwrap_err().kind.code, "credential.expired");
+    }
+
+    /// A verifier whose keys come from elsewhere, a key that signs, and the set that has it.
+    fn published(kid: &str) -> (Verifier, EncodingKey, Vec<u8>) {
+        let settings =
+            JwtSettings { keys: JwtKeys::File("jwks.json".into()), ..(*verifier().settings).clone() };
+        let (key, jwk) = ed25519(kid);
+        (Verifier::new(Arc::new(settings)), key, json!({"keys": [jwk]}).to_string().into_bytes())
+    }
+
+    fn ed25519(kid: &str) -> (EncodingKey, Value) {
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let x = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "use": "sig", "x": x});
+        (EncodingKey::from_ed_der(&pair.serialize_der()), jwk)
+    }
+
+    fn signed(key: &EncodingKey, kid: Option<&str>) -> String {
+        let claims = json!({"tenant": "acme", "iss": "me", "aud": "you", "exp": now() + 60});
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::EdDSA) };
+        encode(&header, &claims, key).unwrap()
+    }
+
+    fn code(verified: Result<Arc<str>, Refusal>) -> String {
+        verified.map_or_else(|refusal| refusal.kind.code.to_owned(), |tenant| tenant.to_string())
+    }
+
+    #[test]
+    fn an_unknown_key_is_looked_for_before_its_token_is_called_invalid() {
+        let (verifier, key, set) = published("new");
+        let (_, old) = ed25519("old");
+        let token = signed(&key, Some("new"));
+        assert_eq!(code(verifier.verify(&token)), "credential.unavailable", "there are no keys yet");
+        let before = verifier.questions();
+        assert!(verifier.take_keys(json!({"keys": [old]}).to_string().as_bytes()).is_ok());
+        assert_eq!(code(verifier.verify(&token)), "credential.unavailable", "asked, and not answered");
+        verifier.answered(before);
+        assert_eq!(code(verifier.verify(&token)), "credential.invalid", "answered, and it is not there");
+        verifier.take_keys(&set).unwrap();
+        assert_eq!(code(verifier.verify(&token)), "acme");
+        assert_eq!(code(verifier.verify(&signed(&key, None))), "acme", "a token need not name its key");
+    }
+
+    #[test]
+    fn a_key_that_is_gone_vouches_for_nothing_any_more() {
+        let (verifier, key, set) = published("a");
+        verifier.take_keys(&set).unwrap();
+        let token = signed(&key, Some("a"));
+        assert_eq!(code(verifier.verify(&token)), "acme");
+        let remembered = |verifier: &Verifier| verifier.keys.load().as_ref().unwrap().remembered.len();
+        verifier.take_keys(&set).unwrap();
+        assert_eq!(remembered(&verifier), 1, "the same set changes nothing");
+        let (_, other) = ed25519("a");
+        verifier.take_keys(json!({"keys": [other]}).to_string().as_bytes()).unwrap();
+        assert_eq!(remembered(&verifier), 0);
+        assert_eq!(code(verifier.verify(&token)), "credential.invalid");
+    }
+
+    #[test]
+    fn keys_for_other_uses_verify_nothing() {
+        let (verifier, _, _) = published("a");
+        for (member, value) in [
+            ("use", json!("enc")),
+            ("key_ops", json!(["sign"])),
+            ("alg", json!("RS256")),
+            ("alg", json!("HS256")),
+        ] {
+            let (_, mut jwk) = ed25519("a");
+            jwk[member] = value;
+            let set = json!({"keys": [jwk]}).to_string();
+            assert!(verifier.take_keys(set.as_bytes()).is_err(), "{set}");
+        }
+    }
+
+    #[test]
+    fn a_moment_that_is_no_number_is_refused() {
+        for claims in
+            [json!({"exp": "tomorrow"}), json!({"exp": null}), json!({"nbf": "x"}), json!({"exp": -1})]
+        {
+            let verified = verifier().verify(&token(claims.clone()));
+            assert!(verified.is_err(), "{claims}: {verified:?}");
+        }
     }
 
     #[test]

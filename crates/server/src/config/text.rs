@@ -259,16 +259,13 @@ pub fn parse_name(text: &str) -> Result<String, String> {
 /// # Errors
 /// One sentence.
 pub fn parse_tenant_id(text: &str) -> Result<String, String> {
-    if text.is_empty()
-        || text.len() > tenant::ID_BYTES_MAX
-        || !text.bytes().all(|byte| byte.is_ascii_graphic())
-    {
+    if !tenant::is_id(text) {
         return Err(format!(
             "a tenant's id is 1 to {} printable ASCII characters without spaces",
             tenant::ID_BYTES_MAX
         ));
     }
-    if text == tenant::OVERFLOW || text.starts_with("ip:") {
+    if tenant::is_reserved(text) {
         return Err(format!("`{text}` is kept for Tidegate's own use"));
     }
     Ok(text.to_owned())

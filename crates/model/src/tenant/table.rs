@@ -1,0 +1,239 @@
+//! The table of tenants: bounded, and it refills nobody.
+//!
+//! Always holds:
+//! - A listed tenant is always in the table; an unlisted one comes in when first seen.
+//! - At most `max` unlisted tenants are in the table, and at most three quarters of them are *claimed*: named by
+//!   something that anybody can write (a host, an address). Whoever invents names cannot crowd out those that a token
+//!   or a trusted proxy *vouched* for.
+//! - One is evicted only when all its limits are full and nothing of its is in flight: forgetting it then changes
+//!   nothing. While none can be evicted, further ones share the limits of one overflow tenant: those that are claimed
+//!   of one, those that are vouched for of another. They keep their ids.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use super::{Entitlement, OVERFLOW, OVERFLOW_CLAIMED, Permit, RouteLimits, Standing, Tenant};
+use crate::plan::Plan;
+use crate::refusal::Refusal;
+use crate::tick::Tick;
+
+/// Tenants of each kind looked at for eviction when a new one comes in.
+const SWEEP_STEPS: usize = 8;
+
+/// All tenants of the process.
+#[derive(Debug)]
+pub struct Tenants {
+    table: papaya::HashMap<Arc<str>, Arc<Tenant>, RandomState>,
+    /// Whoever changes the table holds this.
+    unlisted: Mutex<Unlisted>,
+    overflow: OnceLock<Arc<Tenant>>,
+    overflow_claimed: OnceLock<Arc<Tenant>>,
+    /// What tenants that were evicted had not told.
+    gone: [AtomicU64; 2],
+}
+
+/// The unlisted tenants in the order in which they are looked at for eviction.
+#[derive(Debug, Default)]
+struct Unlisted {
+    vouched: VecDeque<Arc<Tenant>>,
+    claimed: VecDeque<Arc<Tenant>>,
+    max: usize,
+    /// The plan of unlisted tenants in the configuration in force.
+    plan: Option<Arc<Plan>>,
+}
+
+impl Unlisted {
+    fn queue(&mut self, claimed: bool) -> &mut VecDeque<Arc<Tenant>> {
+        if claimed { &mut self.claimed } else { &mut self.vouched }
+    }
+
+    fn has_room(&self, claimed: bool) -> bool {
+        let whole = self.vouched.len() + self.claimed.len() < self.max;
+        whole && (!claimed || self.claimed.len() < self.max - self.max / 4)
+    }
+}
+
+impl Tenants {
+    /// A table for at most `max` unlisted tenants.
+    #[must_use]
+    pub fn new(max: usize) -> Tenants {
+        Tenants {
+            table: papaya::HashMap::new(),
+            unlisted: Mutex::new(Unlisted { max: max.max(1), ..Unlisted::default() }),
+            overflow: OnceLock::new(),
+            overflow_claimed: OnceLock::new(),
+            gone: Default::default(),
+        }
+    }
+
+    /// Holds the table to at most `max` unlisted tenants from now on. Those beyond leave when they can.
+    pub fn bound(&self, max: usize) {
+        self.unlisted.lock().max = max.max(1);
+    }
+
+    /// Makes the listed tenants these. One that is no longer listed takes the plan of the unknown, if there is one.
+    pub fn apply<'a>(
+        &self,
+        listed: impl IntoIterator<Item = (&'a Arc<str>, &'a Arc<Plan>)>,
+        unknown: Option<&Arc<Plan>>,
+    ) {
+        let listed: HashMap<&Arc<str>, &Arc<Plan>> = listed.into_iter().collect();
+        let mut unlisted = self.unlisted.lock();
+        unlisted.plan = unknown.cloned();
+        let table = self.table.pin();
+        for (id, plan) in &listed {
+            let make = || {
+                let entitlement = Entitlement::new(Arc::clone(plan), true, None);
+                Arc::new(Tenant::new(Arc::clone(id), entitlement, false))
+            };
+            table.get_or_insert_with(Arc::clone(id), make).swap_plan(plan, true);
+        }
+        for (id, tenant) in &table {
+            if listed.contains_key(id) {
+                continue;
+            }
+            let held = tenant.entitlement.load();
+            tenant.swap_plan(unknown.unwrap_or(&held.plan), false);
+            if held.listed {
+                unlisted.vouched.push_back(Arc::clone(tenant));
+            }
+        }
+        for queue in [true, false] {
+            unlisted.queue(queue).retain(|tenant| !listed.contains_key(&tenant.id));
+        }
+        for overflow in [self.overflow.get(), self.overflow_claimed.get()].into_iter().flatten() {
+            overflow.swap_plan(unknown.unwrap_or(&overflow.plan()), false);
+        }
+    }
+
+    /// Forgets what was spent of the limits of routes that are no more, as far as it has come back.
+    pub fn forget_routes(&self, is_known: impl Fn(&str) -> bool, now: Tick) {
+        self.each(|tenant| tenant.forget_routes(&is_known, now));
+    }
+
+    /// Tenants in the table.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The tenant with this id, if it is in the table.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.table.pin().get(id).cloned()
+    }
+
+    /// The tenant with this id, or a new unlisted one with this plan. Somebody vouched for the id.
+    #[must_use]
+    pub fn find_or_add(&self, id: &str, plan: &Arc<Plan>, now: Tick) -> Arc<Tenant> {
+        self.find(id).unwrap_or_else(|| self.add(id, plan, false, now))
+    }
+
+    /// The same for an id that anybody may claim.
+    #[must_use]
+    pub fn find_or_add_claimed(&self, id: &str, plan: &Arc<Plan>, now: Tick) -> Arc<Tenant> {
+        self.find(id).unwrap_or_else(|| self.add(id, plan, true, now))
+    }
+
+    /// Calls `visit` with each tenant, and with those that all share for whom there was no room.
+    pub fn each(&self, mut visit: impl FnMut(&Tenant)) {
+        for tenant in self.table.pin().values() {
+            visit(tenant);
+        }
+        for overflow in [self.overflow.get(), self.overflow_claimed.get()].into_iter().flatten() {
+            visit(overflow);
+        }
+    }
+
+    /// Exchanges let through and refused of tenants that were evicted since this was last asked, as far as they had
+    /// not told them themselves.
+    #[must_use]
+    pub fn untold_of_evicted(&self) -> (u64, u64) {
+        (self.gone[0].swap(0, Relaxed), self.gone[1].swap(0, Relaxed))
+    }
+
+    fn add(&self, id: &str, plan: &Arc<Plan>, claimed: bool, now: Tick) -> Arc<Tenant> {
+        let mut unlisted = self.unlisted.lock();
+        if let Some(tenant) = self.table.pin().get(id) {
+            return Arc::clone(tenant);
+        }
+        // An exchange that pinned the configuration before must not bring back its plan.
+        let plan = unlisted.plan.clone().unwrap_or_else(|| Arc::clone(plan));
+        let make =
+            |id: &str| Arc::new(Tenant::new(Arc::from(id), Entitlement::new(plan, false, None), claimed));
+        if !unlisted.has_room(claimed) {
+            self.sweep(&mut unlisted, claimed, now);
+            if !claimed && !unlisted.has_room(false) {
+                self.sweep(&mut unlisted, true, now);
+            }
+        }
+        if unlisted.has_room(claimed) {
+            let tenant = make(id);
+            unlisted.queue(claimed).push_back(Arc::clone(&tenant));
+            self.table.pin().insert(Arc::clone(&tenant.id), Arc::clone(&tenant));
+            return tenant;
+        }
+        let (overflow, name) = match claimed {
+            true => (&self.overflow_claimed, OVERFLOW_CLAIMED),
+            false => (&self.overflow, OVERFLOW),
+        };
+        let overflow = overflow.get_or_init(|| make(name));
+        Arc::new(Tenant::within(Arc::from(id), Arc::clone(overflow)))
+    }
+
+    /// Evicts up to two of those that can be: so the table shrinks back after a flood.
+    fn sweep(&self, unlisted: &mut Unlisted, claimed: bool, now: Tick) {
+        let table = self.table.pin();
+        let queue = unlisted.queue(claimed);
+        let mut left = 0;
+        for _ in 0..SWEEP_STEPS.min(queue.len()) {
+            let Some(candidate) = queue.pop_front() else { break };
+            if !candidate.detach(now) {
+                queue.push_back(candidate);
+                continue;
+            }
+            table.remove(&candidate.id);
+            let (admitted, refused) = candidate.untold();
+            self.gone[0].fetch_add(admitted, Relaxed);
+            self.gone[1].fetch_add(refused, Relaxed);
+            left += 1;
+            if left == 2 {
+                break;
+            }
+        }
+    }
+
+    /// Lets an exchange of `tenant` pass, if its plan and the route's limits allow one more.
+    ///
+    /// All rates are spent or none. The standing is that of the limit with the least left, if there is a limit.
+    ///
+    /// # Errors
+    /// `limit.rate` with the time to come back, or `limit.concurrency`.
+    pub fn admit(
+        &self,
+        tenant: &Arc<Tenant>,
+        route: &RouteLimits,
+        now: Tick,
+    ) -> Result<(Permit, Option<Standing>), Refusal> {
+        if let Some(verdict) = Permit::new(tenant, route, now) {
+            return verdict;
+        }
+        loop {
+            // It was evicted, or is just being looked at: whoever does that holds the lock.
+            let again = self.add(&tenant.id, &tenant.plan(), tenant.claimed, now);
+            if let Some(verdict) = Permit::new(&again, route, now) {
+                return verdict;
+            }
+        }
+    }
+}
