@@ -172,8 +172,13 @@ fn no_more_connections_are_made_than_may_be() {
     for _ in 0..20 {
         assert_eq!(ask(gate.address, "GET /", "").status, 200);
     }
-    let held: Vec<_> = (0..3).map(|_| begin(&gate, "GET /held")).collect();
-    until("two arrive", || origin.recorded().iter().filter(|one| one.head.contains("/held")).count() == 2);
+    let mut held = Vec::new();
+    for number in 1..=2 {
+        held.push(begin(&gate, "GET /held"));
+        let arrived = || origin.recorded().iter().filter(|one| one.head.contains("/held")).count();
+        until("it arrives", || arrived() == number);
+    }
+    held.push(begin(&gate, "GET /held"));
     until("the third waits", || endpoint(&gate, origin.address)["active"] == 3);
     assert_eq!(endpoint(&gate, origin.address)["connections"], 2);
     let over = ask(gate.address, "GET /", "");
