@@ -9,6 +9,7 @@ pub mod breaker;
 pub mod credential;
 pub mod deadline;
 pub mod forwarded;
+pub mod gate;
 pub mod headers;
 pub mod health;
 pub mod host;

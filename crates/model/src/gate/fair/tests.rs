@@ -1,0 +1,429 @@
+//! What always holds, for whatever happens.
+
+use super::flow::BUCKETS;
+use super::reference::{Asking, Naive, Told};
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Ask {
+        tenant: u8,
+        weight: u32,
+        class: usize,
+        before_ms: u64,
+        deadline_ms: u64,
+        service_ms: u64,
+        bytes: usize,
+    },
+    Leave {
+        nth: usize,
+        used_ms: Option<u64>,
+    },
+    Unkeyed {
+        tenant: u8,
+        used_ms: u64,
+    },
+    Cancel {
+        nth: usize,
+    },
+    Pass {
+        micros: u64,
+    },
+    Limit {
+        limit: usize,
+    },
+}
+
+fn steps(tenants: u8, most: usize) -> impl Strategy<Value = Vec<Step>> {
+    let ask = (0..tenants, 1u32..5, 0usize..3, 0u64..60, 1u64..500, 0u64..40, 0usize..40).prop_map(
+        |(tenant, weight, class, before_ms, deadline_ms, service_ms, bytes)| Step::Ask {
+            tenant,
+            weight,
+            class,
+            before_ms: before_ms.saturating_sub(45),
+            deadline_ms,
+            service_ms,
+            bytes,
+        },
+    );
+    let step = prop_oneof![
+        8 => ask,
+        4 => (0usize..100, proptest::option::of(0u64..100)).prop_map(|(nth, used_ms)| Step::Leave { nth, used_ms }),
+        1 => (0..tenants, 0u64..100).prop_map(|(tenant, used_ms)| Step::Unkeyed { tenant, used_ms }),
+        1 => (0usize..100).prop_map(|nth| Step::Cancel { nth }),
+        4 => (0u64..30_000).prop_map(|micros| Step::Pass { micros }),
+        1 => (1usize..6).prop_map(|limit| Step::Limit { limit }),
+    ];
+    proptest::collection::vec(step, 1..most)
+}
+
+const TERMS: Terms = Terms {
+    waiters_max: 8,
+    tenant_waiters_max: 5,
+    bytes_max: 150,
+    wait: Duration::from_millis(60),
+    tenants_max: 100,
+};
+
+/// A list, what it should hold, and the same told naively.
+struct Bench {
+    fair: Fair,
+    naive: Naive,
+    now: Tick,
+    waiting: HashMap<Key, Asking>,
+    holding: Vec<(Key, Asking, Tick)>,
+    number: u64,
+}
+
+impl Bench {
+    fn new(terms: Terms) -> Bench {
+        let (fair, naive) = (Fair::new(terms, 2, 7), Naive::new(terms, 2));
+        Bench { fair, naive, now: Tick(1), waiting: HashMap::new(), holding: Vec::new(), number: 0 }
+    }
+
+    fn tenant(number: u8) -> Arc<str> {
+        Arc::from(format!("t{number}"))
+    }
+
+    fn ask(&mut self, asking: Asking, woken: &mut Vec<Woken>) -> Told {
+        let (tenant, route) = (Bench::tenant(asking.tenant), Arc::from("r"));
+        let ask = Ask {
+            who: Who { tenant: &tenant, route: &route, weight: asking.weight },
+            priority: asking.priority,
+            asked_at: asking.asked_at,
+            deadline: asking.deadline,
+            service: asking.service,
+            bytes: asking.bytes,
+        };
+        match self.fair.ask(&ask, self.now, woken) {
+            Asked::Entered(key) => {
+                self.holding.push((key, asking, self.now));
+                Told::Entered
+            }
+            Asked::Queued { key, .. } => {
+                assert!(self.waiting.insert(key, asking).is_none(), "a living key is nobody else's");
+                Told::Queued
+            }
+            Asked::Refused(refused) => Told::Refused(refused.reason),
+        }
+    }
+
+    /// Takes a step on both, and compares what they say.
+    fn step(&mut self, step: Step) {
+        let (mut woken, now) = (Vec::new(), self.now);
+        match step {
+            Step::Ask { tenant, weight, class, before_ms, deadline_ms, service_ms, bytes } => {
+                self.number += 1;
+                let asking = Asking {
+                    number: self.number,
+                    tenant,
+                    weight,
+                    priority: Priority::ALL[class],
+                    asked_at: Tick(now.0.saturating_sub(before_ms * 1_000_000)),
+                    deadline: now.after(Duration::from_millis(deadline_ms)),
+                    service: Duration::from_millis(service_ms),
+                    bytes,
+                };
+                let told = self.ask(asking, &mut woken);
+                assert_eq!(told, self.naive.ask(asking, now), "{asking:?}");
+                self.wake(woken);
+                self.check_shedding(asking, told);
+                return;
+            }
+            Step::Leave { nth, used_ms } => {
+                if self.holding.is_empty() {
+                    return;
+                }
+                let (key, asking, since) = self.holding.remove(nth % self.holding.len());
+                let used = used_ms.map_or(now.since(since), Duration::from_millis);
+                self.fair.leave(key, used, now, &mut woken);
+                self.naive.leave(asking.number, used, now);
+            }
+            Step::Unkeyed { tenant, used_ms } => {
+                // One that came in by the word of slots, for which a place is made here.
+                if self.fair.in_use() <= self.holding.len() {
+                    return;
+                }
+                let (tenant, route, used) = (tenant, Arc::from("r"), Duration::from_millis(used_ms));
+                let who = Who { tenant: &Bench::tenant(tenant), route: &route, weight: 2 };
+                self.fair.leave_unkeyed(who, used, now, &mut woken);
+                self.naive.leave_unkeyed(&Asking { tenant, weight: 2, ..NOBODY }, used, now);
+            }
+            Step::Cancel { nth } => {
+                let mut living: Vec<(Key, u64)> =
+                    self.waiting.iter().map(|(&key, asking)| (key, asking.number)).collect();
+                living.extend(self.holding.iter().map(|&(key, asking, _)| (key, asking.number)));
+                living.sort_by_key(|&(_, number)| number);
+                if living.is_empty() {
+                    return;
+                }
+                let (key, number) = living[nth % living.len()];
+                self.fair.cancel(key, now, &mut woken);
+                self.naive.cancel(number, now);
+                self.waiting.remove(&key);
+                self.holding.retain(|&(held, ..)| held != key);
+            }
+            Step::Pass { micros } => {
+                self.now = now.after(Duration::from_micros(micros));
+                self.fair.expire(self.now, &mut woken);
+                self.naive.expire(self.now);
+            }
+            Step::Limit { limit } => {
+                self.fair.set_limit(limit, now, &mut woken);
+                self.naive.set_limit(limit, now);
+            }
+        }
+        self.wake(woken);
+    }
+
+    fn wake(&mut self, woken: Vec<Woken>) {
+        let mut told = Vec::new();
+        for Woken { key, outcome } in woken {
+            let asking = self.waiting.remove(&key).expect("who is woken waited");
+            told.push((
+                asking.number,
+                match outcome {
+                    Outcome::Entered => {
+                        self.holding.push((key, asking, self.now));
+                        Told::Entered
+                    }
+                    Outcome::Refused(refused) => Told::Refused(refused.reason),
+                },
+            ));
+        }
+        let mut naive = std::mem::take(&mut self.naive.told);
+        let order = |told: &mut Vec<(u64, Told)>| told.sort_by_key(|told| told.0);
+        order(&mut told);
+        order(&mut naive);
+        assert_eq!(told, naive);
+        self.check();
+    }
+
+    /// What holds after each step.
+    fn check(&mut self) {
+        let fair = &self.fair;
+        assert!(fair.nobody_waits() || fair.in_use() >= fair.limit(), "a slot is free while somebody waits");
+        assert_eq!(fair.waiting(), self.waiting.len());
+        assert!(fair.waiting() <= fair.terms.waiters_max);
+        let bytes: usize = self.waiting.values().map(|asking| asking.bytes).sum();
+        assert_eq!(bytes, fair.bytes.iter().sum());
+        assert!(bytes <= fair.terms.bytes_max);
+        for asking in self.waiting.values() {
+            let own = self.waiting.values().filter(|other| other.tenant == asking.tenant).count();
+            assert!(own <= fair.terms.tenant_waiters_max);
+        }
+        assert_eq!(fair.entries.sizes().1, self.waiting.len() + self.holding.len());
+        assert_eq!(fair.expiry.len(), self.waiting.len());
+        assert_eq!(fair.outruns.len(), self.holding.len());
+        assert!(fair.flows.len() <= fair.terms.tenants_max + BUCKETS);
+        assert!(fair.expires_at().is_none_or(|by| by > self.now), "who waited long enough is still there");
+    }
+
+    /// Nobody is refused for want of room while a less important one stays.
+    fn check_shedding(&self, newcomer: Asking, told: Told) {
+        let least = self.waiting.values().map(|asking| asking.priority).min();
+        if told == Told::Refused(Reason::Full) {
+            assert!(least >= Some(newcomer.priority), "{newcomer:?} was refused, {least:?} stays");
+        }
+    }
+}
+
+const NOBODY: Asking = Asking {
+    number: 0,
+    tenant: 0,
+    weight: 1,
+    priority: Priority::Default,
+    asked_at: Tick(0),
+    deadline: Tick::MAX,
+    service: Duration::ZERO,
+    bytes: 0,
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn does_what_the_naive_list_does(steps in steps(4, 120)) {
+        let mut bench = Bench::new(TERMS);
+        for step in steps {
+            bench.step(step);
+        }
+    }
+
+    #[test]
+    fn whoever_is_gone_has_left_nothing(steps in steps(12, 80)) {
+        let mut bench = Bench::new(Terms { tenants_max: 3, ..TERMS });
+        let mut woken = Vec::new();
+        for step in steps {
+            let now = bench.now;
+            match step {
+                Step::Pass { micros } => {
+                    bench.now = now.after(Duration::from_micros(micros));
+                    bench.fair.expire(bench.now, &mut woken);
+                }
+                Step::Ask { tenant, weight, class, bytes, .. } => {
+                    let asking = Asking { tenant, weight, priority: Priority::ALL[class], bytes, ..NOBODY };
+                    bench.ask(asking, &mut woken);
+                }
+                Step::Cancel { nth } | Step::Leave { nth, .. } => {
+                    let key = bench.waiting.keys().copied().min_by_key(|key| key.index() ^ (nth & 7));
+                    let key = key.or(bench.holding.get(nth).map(|held| held.0));
+                    if let Some(key) = key {
+                        bench.fair.cancel(key, now, &mut woken);
+                        bench.fair.cancel(key, now, &mut woken);
+                        bench.waiting.remove(&key);
+                        bench.holding.retain(|&(held, ..)| held != key);
+                    }
+                }
+                Step::Unkeyed { .. } | Step::Limit { .. } => {}
+            }
+            for Woken { key, outcome } in woken.drain(..) {
+                let asking = bench.waiting.remove(&key).expect("who is woken waited");
+                if outcome == Outcome::Entered {
+                    bench.holding.push((key, asking, bench.now));
+                }
+            }
+            bench.check();
+        }
+        let living: Vec<Key> = bench.holding.iter().map(|held| held.0).chain(bench.waiting.keys().copied()).collect();
+        for key in living {
+            bench.fair.cancel(key, bench.now, &mut woken);
+        }
+        bench.fair.expire(bench.now.after(flow::DEBT_MAX * 2), &mut woken);
+        prop_assert_eq!(bench.fair.in_use(), 0);
+        prop_assert_eq!(bench.fair.entries.sizes().1, 0);
+        prop_assert_eq!(bench.fair.flows.len(), 0);
+        prop_assert_eq!(bench.fair.flows.backlog(), (0, 0));
+        prop_assert_eq!(bench.fair.waiting(), 0);
+    }
+}
+
+/// Fills the one slot, lets these wait (tenant, importance), then one more ask. Whom that displaced (by order of asking,
+/// from 0), and what it was told.
+fn check(
+    waiters_max: usize,
+    waiting: &[(u8, Priority)],
+    newcomer: (u8, Priority),
+    displaced: &[usize],
+    told: Told,
+) {
+    let mut bench = Bench::new(Terms { waiters_max, ..Terms::default() });
+    let mut woken = Vec::new();
+    bench.fair.set_limit(1, bench.now, &mut woken);
+    let asking = |(tenant, priority)| Asking {
+        tenant,
+        priority,
+        service: Duration::from_millis(10),
+        deadline: Tick(1 << 60),
+        ..NOBODY
+    };
+    bench.ask(asking((99, Priority::Default)), &mut woken);
+    for (number, &one) in waiting.iter().enumerate() {
+        let one = Asking { number: number as u64, ..asking(one) };
+        assert_eq!(bench.ask(one, &mut woken), Told::Queued);
+    }
+    assert_eq!(bench.ask(asking(newcomer), &mut woken), told);
+    let mut gone: Vec<usize> = woken.iter().map(|woken| bench.waiting[&woken.key].number as usize).collect();
+    gone.sort_unstable();
+    assert_eq!(gone, displaced, "{waiting:?} {newcomer:?}");
+}
+
+use Priority::{Critical, Default as Normal, Sheddable};
+
+#[test]
+fn a_full_list_refuses_one_of_the_tenant_that_asks_for_most() {
+    check(3, &[(1, Normal), (1, Normal), (1, Normal)], (1, Normal), &[], Told::Refused(Reason::Full));
+    check(3, &[(2, Normal), (1, Normal), (1, Normal)], (1, Normal), &[], Told::Refused(Reason::Full));
+}
+
+#[test]
+fn one_of_a_tenant_that_asks_for_less_displaces_the_last_of_the_one_that_asks_for_most() {
+    check(3, &[(1, Normal), (1, Normal), (1, Normal)], (2, Normal), &[2], Told::Queued);
+    check(3, &[(2, Normal), (1, Normal), (1, Normal)], (3, Normal), &[2], Told::Queued);
+    check(3, &[(1, Normal), (2, Normal), (3, Normal)], (4, Normal), &[], Told::Refused(Reason::Full));
+}
+
+#[test]
+fn the_least_important_goes_first_whosoever_it_is() {
+    check(3, &[(1, Normal), (1, Normal), (2, Sheddable)], (1, Normal), &[2], Told::Queued);
+    check(3, &[(1, Sheddable), (2, Normal), (1, Sheddable)], (3, Critical), &[2], Told::Queued);
+    check(2, &[(1, Critical), (1, Critical)], (2, Normal), &[], Told::Refused(Reason::Full));
+    check(2, &[(1, Critical), (1, Normal)], (2, Sheddable), &[], Told::Refused(Reason::Full));
+}
+
+#[test]
+fn who_cannot_be_answered_in_time_is_refused_at_once() {
+    let mut bench = Bench::new(TERMS);
+    let (service, woken) = (Duration::from_millis(20), &mut Vec::new());
+    let deadline = bench.now.after(service);
+    let told = bench.ask(Asking { deadline, service, ..NOBODY }, woken);
+    assert_eq!(told, Told::Refused(Reason::Deadline));
+    let told = bench.ask(Asking { deadline: Tick(deadline.0 + 1), service, ..NOBODY }, woken);
+    assert_eq!(told, Told::Entered);
+}
+
+#[test]
+fn a_retry_stands_where_its_exchange_stood() {
+    let mut bench = Bench::new(TERMS);
+    let woken = &mut Vec::new();
+    bench.now = Tick(50_000_000);
+    for number in 1..=4 {
+        bench.ask(Asking { number, asked_at: bench.now, ..NOBODY }, woken);
+    }
+    bench.ask(Asking { number: 5, asked_at: Tick(10_000_000), ..NOBODY }, woken);
+    let first = bench.holding[0].0;
+    bench.fair.leave(first, Duration::from_millis(1), bench.now, woken);
+    assert_eq!(bench.waiting[&woken[0].key].number, 5);
+}
+
+#[test]
+fn retry_after_grows_with_what_waits_and_is_jittered() {
+    let retry_after = |waiting: u64, seed: u64| {
+        let mut fair = Fair::new(Terms { waiters_max: waiting as usize, ..Terms::default() }, 2, seed);
+        let (tenant, route, woken) = (Bench::tenant(1), Arc::from("r"), &mut Vec::new());
+        let ask = Ask {
+            who: Who { tenant: &tenant, route: &route, weight: 1 },
+            priority: Normal,
+            asked_at: Tick(0),
+            deadline: Tick::MAX,
+            service: Duration::from_millis(20),
+            bytes: 0,
+        };
+        (0..waiting + 2).for_each(|_| {
+            fair.ask(&ask, Tick(1), woken);
+        });
+        match fair.ask(&ask, Tick(1), woken) {
+            Asked::Refused(refused) => refused.retry_after,
+            other => panic!("{other:?}"),
+        }
+    };
+    let expected = Duration::from_millis(100 * 20 / 2 + 10);
+    for seed in 0..20 {
+        let told = retry_after(100, seed);
+        assert!(told >= expected && told <= expected * 3 / 2, "{told:?}");
+    }
+    assert!(retry_after(10, 1) < retry_after(100, 1));
+    assert_ne!(retry_after(100, 1), retry_after(100, 2));
+}
+
+#[test]
+fn tells_who_saturates_it_and_since_when() {
+    let mut bench = Bench::new(TERMS);
+    let woken = &mut Vec::new();
+    let at = |ms: u64| Tick(ms * 1_000_000);
+    bench.now = at(1_000);
+    assert_eq!(bench.fair.picture(bench.now).saturated_since, None);
+    for tenant in [1, 1, 1, 2] {
+        bench.ask(Asking { tenant, ..NOBODY }, woken);
+    }
+    let (first, second) = (bench.holding[0].0, bench.holding[1].0);
+    bench.fair.leave(first, Duration::from_millis(30), at(1_030), woken);
+    bench.fair.leave(second, Duration::from_millis(30), at(1_030), woken);
+    let picture = bench.fair.picture(at(1_040));
+    assert_eq!(picture.saturated_since, Some(at(1_000)));
+    assert_eq!((&*picture.shares[0].tenant, &*picture.shares[0].route), ("t1", "r"));
+    assert!(picture.shares[0].slot_time > 0.99, "{picture:?}");
+    assert_eq!(bench.fair.picture(at(3_000)).saturated_since, None);
+}
