@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+mod used;
+
 /// What each crate may depend on; dependencies point down only.
 const MAY_USE: [(&str, &[&str]); 6] = [
     ("model", &[]),
@@ -23,13 +25,16 @@ const LINES_MAX: usize = 900;
 /// All that is wrong, a line each.
 pub fn check(root: &Path) -> Result<(), String> {
     let mut wrong = Vec::new();
-    for file in sources(root)? {
-        let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
+    let sources = sources(root)?;
+    for file in &sources {
+        let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
         check_text(&name, &text, &mut wrong);
     }
     check_manifests(root, &mut wrong)?;
     check_pages(root, &mut wrong);
+    used::check_dependencies(&sources, &mut wrong)?;
+    used::check_links(root, &sources, &mut wrong)?;
     if wrong.is_empty() { Ok(()) } else { Err(format!("\n{}", wrong.join("\n"))) }
 }
 
