@@ -5,6 +5,7 @@ mod exchanges;
 mod listeners;
 mod retries;
 mod robustness;
+mod routing;
 mod running;
 mod seen;
 mod steering;
