@@ -9,6 +9,7 @@ use tidegate_model::problem::Form;
 use tidegate_model::receipt::{End, Receipt, Step};
 use tidegate_model::refusal::Refusal;
 use tidegate_model::tick::Tick;
+use tidegate_upstream::Switched;
 use tidegate_wire::body::Incoming;
 use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
@@ -39,7 +40,7 @@ pub struct Exchange {
     /// The client's side of an Upgrade that it asks for.
     pub upgrade: Option<OnUpgrade>,
     /// Both sides of an Upgrade that the upstream granted.
-    pub upgraded: Option<(OnUpgrade, OnUpgrade)>,
+    pub upgraded: Option<(OnUpgrade, Switched)>,
     /// The record.
     pub open: Box<Open>,
 }

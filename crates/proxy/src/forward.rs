@@ -16,7 +16,7 @@ use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tenant::Direction;
 use tidegate_model::tick::Tick;
 use tidegate_model::{deadline, headers};
-use tidegate_upstream::{Terms, Upstream};
+use tidegate_upstream::{Switched, Terms, Upstream};
 use tidegate_wire::body::Body;
 use tidegate_wire::patience::Patience;
 use tidegate_wire::{task, tunnel};
@@ -139,34 +139,33 @@ async fn call(
     };
     let called =
         proxy.caller.call(upstream, permitted.permit(), request, &terms, exchange.open.receipt_cell());
-    let mut answer = match Box::pin(called).await {
+    let answer = match Box::pin(called).await {
         Ok(answer) => answer,
         // The client's own body may be why: then it is to blame, not the upstream.
         Err(refusal) => return Err(fault.get().map_or(refusal, |fault| Refusal::new(fault.kind, fault.why))),
     };
     if upgrade && answer.response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-        let upstream_side = tunnel::on(&mut answer.response);
-        exchange.upgraded = exchange.upgrade.take().map(|client_side| (client_side, upstream_side));
+        let (head, body) = answer.response.into_parts();
+        exchange.upgraded = exchange.upgrade.take().zip(body.into_switched());
+        return Ok(respond::switched(head, answer.sticky, &settings.response));
     }
     Ok(respond::forwarded(answer, &settings.response))
 }
 
-/// Joins both sides of an Upgrade. The receipt, the permit and the upstream's call, which its content stands for, live
-/// until the tunnel ends.
+/// Joins both sides of an Upgrade. The receipt, the permit and the upstream's call live until the tunnel ends.
 pub fn join(
-    sides: (tunnel::OnUpgrade, tunnel::OnUpgrade),
+    sides: (tunnel::OnUpgrade, Switched),
     open: Box<Open>,
     permit: tidegate_model::tenant::Permit,
-    call: Content,
     idle: std::time::Duration,
 ) {
     task::spawn(async move {
-        let (client, upstream) = sides;
-        let (up, down) = tunnel::run(client, upstream, idle).await;
+        let (client, mut upstream) = sides;
+        let (up, down) = tunnel::run(client, &mut upstream.io, idle).await;
         open.request_bytes().set(up);
         open.receipt_mut().response_bytes = down;
         open.settle(End::TunnelClosed);
-        drop((permit, call));
+        drop((permit, upstream));
     });
 }
 

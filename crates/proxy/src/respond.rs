@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
+use http::response::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
 use tidegate_model::headers;
 use tidegate_model::path::redirect_target;
 use tidegate_model::problem::{self, Form, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID};
@@ -100,7 +101,7 @@ pub fn complete(exchange: Exchange, answer: Answer) -> Response<ExchangeBody> {
     let body = match upgraded {
         Some(sides) => {
             ExchangeBody::answered(&open, head.status);
-            forward::join(sides, open, answer.permit, content, connection.limits.tunnel_idle);
+            forward::join(sides, open, answer.permit, connection.limits.tunnel_idle);
             ExchangeBody::empty()
         }
         None => ExchangeBody::new(content, head.status, open, Some(answer.permit)),
@@ -126,19 +127,29 @@ fn server_timing(receipt: &Receipt) -> String {
 pub fn forwarded(forwarded: Forwarded, changes: &HeaderChanges) -> Response<Content> {
     let Forwarded { response, sticky, .. } = forwarded;
     let (mut head, body) = response.into_parts();
-    let upgrade =
-        (head.status == StatusCode::SWITCHING_PROTOCOLS).then(|| head.headers.remove(UPGRADE)).flatten();
-    headers::strip_response(&mut head.headers);
+    passed_on(&mut head, sticky, changes);
+    Response::from_parts(head, Content::Answer(body))
+}
+
+/// The upstream's answer to an Upgrade that it grants.
+#[must_use]
+pub fn switched(mut head: Parts, sticky: Option<HeaderValue>, changes: &HeaderChanges) -> Response<Content> {
+    let upgrade = head.headers.remove(UPGRADE);
+    passed_on(&mut head, sticky, changes);
     if let Some(upgrade) = upgrade {
         head.headers.insert(UPGRADE, upgrade);
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
+    Response::from_parts(head, Content::Empty)
+}
+
+fn passed_on(head: &mut Parts, sticky: Option<HeaderValue>, changes: &HeaderChanges) {
+    headers::strip_response(&mut head.headers);
     apply(&mut head.headers, changes);
     if let Some(cookie) = sticky {
         head.headers.append(SET_COOKIE, cookie);
     }
     head.extensions.clear();
-    Response::from_parts(head, Content::Answer(body))
 }
 
 /// Changes headers as configured.

@@ -116,13 +116,16 @@ async fn fetch(url: &Uri) -> Result<Vec<u8>, String> {
         false => None,
     };
     let target = Target { address, protocol: Protocol::Http1, tls };
-    let mut sender = client::connect(&target).await.map_err(|error| crate::run::chain(&error))?;
+    let sender = client::connect(&target).await.map_err(|error| crate::run::chain(&error))?;
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let authority = url.authority().map_or(host, |authority| authority.as_str());
     let request =
         Request::get(path).header(header::HOST, authority).header(header::ACCEPT, "application/json");
-    let request = request.body(Body::Empty).map_err(|error| error.to_string())?;
-    let response = sender.send(request).await.map_err(|error| crate::run::chain(&error))?;
+    let mut request = request.body(Body::Empty).map_err(|error| error.to_string())?;
+    let response = sender
+        .send(&mut request, tidegate_model::tick::Tick::MAX)
+        .await
+        .map_err(|error| crate::run::chain(&error))?;
     if !response.status().is_success() {
         return Err(format!("status {}", response.status().as_u16()));
     }

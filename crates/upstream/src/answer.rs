@@ -1,6 +1,6 @@
 //! An answer: the upstream's response, whose body gives back the connection and the slot when the upstream has finished.
 
-use std::future::Future;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,13 +11,16 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_model::tick::Tick;
-use tidegate_wire::body::{BoxError, Incoming};
-use tidegate_wire::clock;
+use tidegate_wire::alarm::Alarm;
+use tidegate_wire::body::BoxError;
+use tidegate_wire::client::{Http1, Reply};
+use tidegate_wire::{clock, task};
+use tokio::sync::mpsc;
 
 use crate::caller::CallerState;
 use crate::endpoint::Busy;
 use crate::gate::Slot;
-use crate::pool::Connection;
+use crate::pool::{Lease, Pooled};
 use crate::upstreams::Upstream;
 
 /// What an upstream answered.
@@ -32,44 +35,79 @@ pub struct Answer {
 
 /// The body of an answer. Dropped before its end, it cancels the upstream's call.
 pub struct AnswerBody {
-    inner: Incoming,
+    source: Source,
     held: Option<Held>,
     idle: Duration,
     /// Since when the upstream is waited for; `None`: it is the client that is slow.
     since: Option<Tick>,
-    /// Looks whether that is too long ago; made at the first wait.
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Looks whether that is too long ago.
+    alarm: Alarm,
+}
+
+/// Where an answer's bytes come from.
+enum Source {
+    /// The upstream.
+    Upstream(Reply),
+    /// A task that goes on sending the request meanwhile.
+    Relay(mpsc::Receiver<Result<Frame<Bytes>, BoxError>>),
+    Ended,
 }
 
 /// What is given back when the upstream has finished.
 pub(crate) struct Held {
     pub caller: Rc<CallerState>,
     pub upstream: std::sync::Arc<Upstream>,
-    pub connection: Connection,
+    pub lease: Lease,
     pub slot: Option<Slot>,
     pub _busy: Busy,
 }
 
+impl Held {
+    /// The upstream has finished: its connection may be used again.
+    fn finish(self, reply: Reply) {
+        if let (Lease::Own(ticket), Some(sender)) = (self.lease, reply.into_sender()) {
+            self.caller.pools.put(Pooled { sender, ticket }, &self.upstream.settings(), clock::now());
+        }
+    }
+}
+
+/// The bytes of an Upgrade that the upstream has granted. Dropped, it closes the connection.
+pub struct Switched {
+    /// They go both ways.
+    pub io: Box<Http1>,
+    /// An operator who drains the endpoint waits for the tunnel, too.
+    _held: Option<Held>,
+}
+
 impl AnswerBody {
     /// The response with such a body. One that changes the protocol keeps the connection and the call until it is
-    /// dropped, though its body is empty: an operator who drains the endpoint waits for the tunnel too. It gives back
-    /// the slot, which counts requests.
-    pub(crate) fn within(
-        response: Response<Incoming>,
-        mut held: Held,
-        idle: Duration,
-    ) -> Response<AnswerBody> {
+    /// dropped, though its body is empty. It gives back the slot, which counts requests.
+    pub(crate) fn within(response: Response<Reply>, mut held: Held, idle: Duration) -> Response<AnswerBody> {
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if upgraded {
             held.slot = None;
         }
-        response.map(|inner| {
-            let mut body = AnswerBody { inner, held: Some(held), idle, since: None, timer: None };
-            if !upgraded && body.inner.is_end_stream() {
-                body.finish();
+        response.map(|reply| {
+            let mut body =
+                AnswerBody { source: Source::Ended, held: None, idle, since: None, alarm: Alarm::default() };
+            if reply.is_uploading() && !upgraded {
+                let (frames, relayed) = mpsc::channel(1);
+                task::spawn(relay(reply, held, frames));
+                body.source = Source::Relay(relayed);
+            } else if reply.is_end_stream() && !upgraded {
+                held.finish(reply);
+            } else {
+                (body.source, body.held) = (Source::Upstream(reply), Some(held));
             }
             body
         })
+    }
+
+    /// Both ways of the connection, if the upstream has granted an Upgrade.
+    #[must_use]
+    pub fn into_switched(self) -> Option<Switched> {
+        let Source::Upstream(reply) = self.source else { return None };
+        Some(Switched { io: reply.into_tunnel().ok()?, _held: self.held })
     }
 
     /// Gives back the slot before the upstream has finished: what is left of the answer is not wanted.
@@ -79,26 +117,19 @@ impl AnswerBody {
         }
     }
 
-    /// The upstream has finished: its connection may be used again.
+    /// The upstream has finished.
     fn finish(&mut self) {
-        self.timer = None;
-        if let Some(Held { caller, upstream, connection: Connection::Own(pooled), .. }) = self.held.take() {
-            caller.pools.put(pooled, &upstream.settings(), clock::now());
+        if let Source::Upstream(reply) = std::mem::replace(&mut self.source, Source::Ended)
+            && let Some(held) = self.held.take()
+        {
+            held.finish(reply);
         }
     }
 
     /// Whether the upstream has sent nothing for too long.
     fn is_stalled(&mut self, context: &mut Context<'_>) -> bool {
         let until = self.since.get_or_insert_with(clock::now).after(self.idle);
-        let at = || clock::instant(until);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at())));
-        while timer.as_mut().poll(context).is_ready() {
-            if clock::now() >= until {
-                return true;
-            }
-            timer.as_mut().reset(at());
-        }
-        false
+        self.alarm.poll(until, context).is_ready()
     }
 }
 
@@ -110,29 +141,62 @@ impl HttpBody for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match Pin::new(&mut self.inner).poll_frame(context) {
-            Poll::Pending if self.is_stalled(context) => {
-                self.held = None;
-                Poll::Ready(Some(Err("the upstream's body made no progress".into())))
+        let polled = match &mut self.source {
+            Source::Upstream(reply) => Pin::new(reply).poll_frame(context),
+            Source::Relay(frames) => frames.poll_recv(context),
+            Source::Ended => return Poll::Ready(None),
+        };
+        let Poll::Ready(frame) = polled else {
+            if !self.is_stalled(context) {
+                return Poll::Pending;
             }
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(frame) => {
-                self.since = None;
-                match &frame {
-                    Some(Ok(_)) if !self.inner.is_end_stream() => {}
-                    Some(Ok(_)) | None => self.finish(),
-                    Some(Err(_)) => self.held = None,
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
+            (self.source, self.held) = (Source::Ended, None);
+            return Poll::Ready(Some(Err("the upstream's body made no progress".into())));
+        };
+        self.since = None;
+        match &frame {
+            Some(Ok(_)) if !self.is_end_stream() => {}
+            Some(Ok(_)) | None => self.finish(),
+            Some(Err(_)) => (self.source, self.held) = (Source::Ended, None),
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.source {
+            Source::Upstream(reply) => reply.is_end_stream(),
+            Source::Relay(_) => false,
+            Source::Ended => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.source {
+            Source::Upstream(reply) => reply.size_hint(),
+            Source::Relay(_) => SizeHint::new(),
+            Source::Ended => SizeHint::with_exact(0),
+        }
     }
+}
+
+/// Hands on an answer that came before its request was sent, and goes on sending, whether the client takes the answer or
+/// not: the upstream may wait for the one before it goes on with the other.
+async fn relay(mut reply: Reply, held: Held, frames: mpsc::Sender<Result<Frame<Bytes>, BoxError>>) {
+    loop {
+        let permit = tokio::select! {
+            permit = frames.reserve() => permit,
+            () = poll_fn(|context| reply.poll_sent(context)), if reply.is_uploading() => continue,
+        };
+        let Ok(permit) = permit else { return };
+        let frame = tokio::select! {
+            frame = poll_fn(|context| Pin::new(&mut reply).poll_frame(context)) => frame,
+            () = frames.closed() => return,
+        };
+        match frame {
+            Some(frame) => permit.send(frame),
+            None => break,
+        }
+    }
+    drop(frames);
+    held.finish(reply);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::header::{HOST, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use tidegate_model::breaker::{self, Verdict};
 use tidegate_model::deadline;
 use tidegate_model::receipt::{Receipt, Step};
@@ -39,8 +39,8 @@ const PICKS_MAX: u32 = 8;
 pub(crate) struct Failed {
     pub refusal: Refusal,
     pub sent: Sent,
-    /// The request, if nothing of it was sent.
-    pub request: Option<Request<Body>>,
+    /// Whether the request's body is still there, as nothing was sent.
+    pub unsent: bool,
     /// Where.
     pub endpoint: Option<u64>,
     /// Whether it speaks against the endpoint: neither the client nor a limit of ours is why.
@@ -48,8 +48,8 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    fn before_sending(refusal: Refusal, counts: bool, request: Request<Body>) -> Failed {
-        Failed { refusal, sent: Sent::Nothing, request: Some(request), endpoint: None, counts }
+    fn before_sending(refusal: Refusal, counts: bool) -> Failed {
+        Failed { refusal, sent: Sent::Nothing, unsent: true, endpoint: None, counts }
     }
 }
 
@@ -79,6 +79,11 @@ pub(crate) struct Plan<'a> {
 impl Plan<'_> {
     pub(crate) fn note(&self, step: Step) {
         self.receipt.borrow_mut().note(clock::now(), step);
+    }
+
+    /// Takes a further try or a hedge out of the upstream's budget, if there is one left.
+    pub(crate) fn spend(&self) -> bool {
+        self.upstream.budget.spend(self.settings.retry_budget_min_per_second, clock::now())
     }
 
     /// When a try that begins now must have been answered.
@@ -112,13 +117,13 @@ impl Caller {
         plan: &Plan<'_>,
         slot: Slot,
         tried: &[u64],
-        request: Request<Body>,
+        request: &mut Request<Body>,
     ) -> Result<Answered, Failed> {
         let began = clock::now();
         let by = plan.by(began);
         let (pick, busy, probe) = match self.choose(plan, tried, by, began) {
             Ok(chosen) => chosen,
-            Err(refusal) => return Err(Failed::before_sending(refusal, false, request)),
+            Err(refusal) => return Err(Failed::before_sending(refusal, false)),
         };
         let number = {
             let mut receipt = plan.receipt.borrow_mut();
@@ -210,48 +215,41 @@ impl Caller {
         slot: Slot,
         endpoint: &Arc<Endpoint>,
         busy: Busy,
-        request: Request<Body>,
+        request: &mut Request<Body>,
         bounds: Bounds,
     ) -> Result<Answered, Failed> {
         let by = bounds.by;
-        let mut request = self.prepare(plan, request, endpoint.address, by.since(bounds.began));
+        prepare(plan, request.headers_mut(), endpoint.address, by.since(bounds.began));
         let mut stale = 0;
         loop {
-            let mut connection = match self.connection(plan, endpoint, &bounds, stale > 0).await {
+            let Connection { sender, lease } = match self.connection(plan, endpoint, &bounds, stale > 0).await
+            {
                 Ok(connection) => connection,
-                Err((refusal, counts)) => return Err(Failed::before_sending(refusal, counts, request)),
+                Err((refusal, counts)) => return Err(Failed::before_sending(refusal, counts)),
             };
-            let reused = connection.is_reused();
-            match connection.is_http2() {
-                true => to_http2(&mut request, endpoint, plan.upstream.is_tls()),
-                false if request.version() == Version::HTTP_2 => to_http1(&mut request),
+            match lease.is_http2() {
+                true => to_http2(request, endpoint, plan.upstream.is_tls()),
+                false if request.version() == Version::HTTP_2 => to_http1(request),
                 false => {}
             }
-            let sent = clock::timeout_at(by, connection.sender().send(request)).await;
-            let error = match sent {
-                Ok(Ok(response)) => {
+            match sender.send(request, by).await {
+                Ok(response) => {
                     let pause = pause_asked(&response);
                     plan.note(Step::TryAnswered(response.status()));
                     let held = Held {
                         caller: std::rc::Rc::clone(&self.state),
                         upstream: Arc::clone(plan.upstream),
-                        connection,
+                        lease,
                         slot: Some(slot),
                         _busy: busy,
                     };
                     let response = AnswerBody::within(response, held, plan.settings.body_idle);
                     return Ok(Answered { response, endpoint: Arc::clone(endpoint), retry_after: pause });
                 }
-                Ok(Err(error)) => error,
-                Err(_) => return Err(late(plan, &bounds)),
-            };
-            match error {
+                Err(error) if error.kind == SendErrorKind::Late => return Err(late(plan, &bounds)),
                 // The server closed an idle connection just then. That says nothing of the endpoint.
-                SendError { request: Some(unsent), .. } if reused && stale < STALE_MAX => {
-                    request = *unsent;
-                    stale += 1;
-                }
-                error => return Err(broken(plan, endpoint, error)),
+                Err(error) if !error.sent && lease.is_reused() && stale < STALE_MAX => stale += 1,
+                Err(error) => return Err(broken(plan, endpoint, &error)),
             }
         }
     }
@@ -322,28 +320,20 @@ impl Caller {
         drop(opening);
         Ok(connection)
     }
+}
 
-    /// What each try tells the upstream anew.
-    fn prepare(
-        &self,
-        plan: &Plan<'_>,
-        mut request: Request<Body>,
-        endpoint: SocketAddr,
-        left: Duration,
-    ) -> Request<Body> {
-        let headers = request.headers_mut();
-        headers.insert(http::HeaderName::from_static("tidegate-deadline-ms"), deadline::remaining_ms(left));
-        let grpc = http::HeaderName::from_static("grpc-timeout");
-        if headers.contains_key(&grpc) {
-            headers.insert(grpc, deadline::grpc_remaining(left));
-        }
-        match &plan.settings.host {
-            HostHeader::Fixed(host) => drop(headers.insert(HOST, host.clone())),
-            _ if headers.contains_key(HOST) => {}
-            // HTTP/1.0 lets a client name none; HTTP/1.1, which is spoken here, does not.
-            _ => headers.extend(HeaderValue::try_from(endpoint.to_string()).map(|host| (HOST, host)).ok()),
-        }
-        request
+/// What each try tells the upstream anew.
+fn prepare(plan: &Plan<'_>, headers: &mut HeaderMap, endpoint: SocketAddr, left: Duration) {
+    headers.insert(http::HeaderName::from_static("tidegate-deadline-ms"), deadline::remaining_ms(left));
+    let grpc = http::HeaderName::from_static("grpc-timeout");
+    if headers.contains_key(&grpc) {
+        headers.insert(grpc, deadline::grpc_remaining(left));
+    }
+    match &plan.settings.host {
+        HostHeader::Fixed(host) => drop(headers.insert(HOST, host.clone())),
+        _ if headers.contains_key(HOST) => {}
+        // HTTP/1.0 lets a client name none; HTTP/1.1, which is spoken here, does not.
+        _ => headers.extend(HeaderValue::try_from(endpoint.to_string()).map(|host| (HOST, host)).ok()),
     }
 }
 
@@ -383,7 +373,7 @@ fn to_http1(request: &mut Request<Body>) {
 /// The time of this try, or of the whole call, is over.
 fn late(plan: &Plan<'_>, bounds: &Bounds) -> Failed {
     let (refusal, counts) = out_of_time(plan, bounds);
-    Failed { refusal, sent: Sent::Perhaps, request: None, endpoint: None, counts }
+    Failed { refusal, sent: Sent::Perhaps, unsent: false, endpoint: None, counts }
 }
 
 fn out_of_time(plan: &Plan<'_>, bounds: &Bounds) -> (Refusal, bool) {
@@ -411,13 +401,13 @@ fn too_many() -> (Refusal, bool) {
 }
 
 /// The connection broke before the answer's head.
-fn broken(plan: &Plan<'_>, endpoint: &Endpoint, error: SendError) -> Failed {
-    tracing::debug!(upstream = %plan.settings.name, endpoint = %endpoint.address, error = %error.source, "try failed");
-    let nothing = error.request.is_some() || error.kind == SendErrorKind::Refused;
+fn broken(plan: &Plan<'_>, endpoint: &Endpoint, error: &SendError) -> Failed {
+    tracing::debug!(upstream = %plan.settings.name, endpoint = %endpoint.address, error = ?error.source, "try failed");
+    let nothing = !error.sent || error.kind == SendErrorKind::Refused;
     Failed {
         refusal: Refusal::new(kind_of(error.kind), error.kind.to_string()),
         sent: if nothing { Sent::Nothing } else { Sent::Perhaps },
-        request: error.request.map(|request| *request),
+        unsent: !error.sent,
         endpoint: None,
         counts: error.kind != SendErrorKind::Body,
     }
@@ -442,6 +432,7 @@ fn kind_of(kind: SendErrorKind) -> &'static Kind {
         SendErrorKind::Closed | SendErrorKind::Refused => &refusal::UPSTREAM_RESET,
         SendErrorKind::Protocol => &refusal::UPSTREAM_PROTOCOL,
         SendErrorKind::Body => &refusal::REQUEST_MALFORMED,
+        SendErrorKind::Late => &refusal::DEADLINE_EXCEEDED,
     }
 }
 

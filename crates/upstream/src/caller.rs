@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::header::COOKIE;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, request};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body::Body as _;
 use tidegate_model::balance::mix;
 use tidegate_model::breaker::{Probe, Verdict};
@@ -145,7 +145,8 @@ impl Caller {
             trial: Trial::new(&upstream.breaker, probe),
         };
         upstream.budget.earn(settings.retry_budget_percent, settings.retry_budget_min_per_second, now);
-        let answered = Tries::new(self, &plan, terms, request).run().await?;
+        let mut tries = Tries::new(self, &plan, terms, request);
+        let answered = tries.run().await?;
         let sticky = hash.cookie.and_then(|name| {
             HeaderValue::from_str(&format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax", hash.key)).ok()
         });
@@ -227,34 +228,21 @@ struct Tries<'a> {
     caller: &'a Caller,
     plan: &'a Plan<'a>,
     terms: &'a Terms<'a>,
-    /// The request, while nothing of it was sent.
-    unsent: Option<Request<Body>>,
-    /// What it takes to make it again.
-    again: Option<Again>,
-    method: Method,
+    /// The request. Its head stays over all tries; its body is there while nothing of it was sent.
+    request: Request<Body>,
+    /// What a further try sends.
+    again: Again,
     tried: smallvec::SmallVec<[u64; 4]>,
 }
 
-/// A request that can be made again.
-struct Again {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Option<Replay>,
-}
-
-impl Again {
-    fn request(&self) -> Request<Body> {
-        let mut request = Request::new(self.body.as_ref().map_or(Body::Empty, Replay::body));
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
-    }
-
-    fn is_whole(&self) -> bool {
-        self.body.as_ref().is_none_or(Replay::is_whole)
-    }
+/// What a further try sends for a body.
+enum Again {
+    /// None: there is none.
+    Empty,
+    /// What was kept of it.
+    Replay(Replay),
+    /// It is gone.
+    Gone,
 }
 
 /// What comes after a try.
@@ -275,21 +263,22 @@ impl<'a> Tries<'a> {
         terms: &'a Terms<'a>,
         request: Request<Body>,
     ) -> Tries<'a> {
-        let method = request.method().clone();
+        let mut request = request;
         let retry = terms.retry;
-        let repeatable = may_repeat(&method, Sent::Perhaps, retry.idempotent) && !terms.upgrade;
-        let (unsent, again) = if repeatable && (retry.tries > 1 || retry.hedge.is_some()) {
-            let (request::Parts { method, uri, headers, .. }, body) = request.into_parts();
-            let body = (!body.is_end_stream()).then(|| Replay::new(body, retry.body_bytes));
-            let again = Again { method, uri, headers, body };
-            (None, Some(again))
+        let repeatable = may_repeat(request.method(), Sent::Perhaps, retry.idempotent) && !terms.upgrade;
+        let again = if request.body().is_end_stream() {
+            Again::Empty
+        } else if repeatable && (retry.tries > 1 || retry.hedge.is_some()) {
+            let replay = Replay::new(std::mem::take(request.body_mut()), retry.body_bytes);
+            *request.body_mut() = replay.body();
+            Again::Replay(replay)
         } else {
-            (Some(request), None)
+            Again::Gone
         };
-        Tries { caller, plan, terms, unsent, again, method, tried: smallvec::SmallVec::new() }
+        Tries { caller, plan, terms, request, again, tried: smallvec::SmallVec::new() }
     }
 
-    async fn run(mut self) -> Result<Answered, Refusal> {
+    async fn run(&mut self) -> Result<Answered, Refusal> {
         let mut number = 1;
         loop {
             let (slot, waited) = self.plan.upstream.enter(self.plan.settings, self.plan.deadline).await?;
@@ -298,12 +287,7 @@ impl<'a> Tries<'a> {
                 self.plan.note(Step::Waited(waited));
                 reachable(self.plan.upstream, self.plan.deadline, clock::now())?;
             }
-            let request = match (self.unsent.take(), &self.again) {
-                (Some(request), _) => request,
-                (None, Some(again)) => again.request(),
-                (None, None) => unreachable!("a try without a request is never asked for"),
-            };
-            let result = self.attempt(slot, request).await;
+            let result = self.attempt(slot).await;
             match self.next(result, number) {
                 Next::Done(answered) => return Ok(answered),
                 Next::Failed(refusal) => return Err(refusal),
@@ -317,47 +301,37 @@ impl<'a> Tries<'a> {
     }
 
     /// One try, with a hedge beside it where that is wanted.
-    async fn attempt(&mut self, slot: Slot, request: Request<Body>) -> Result<Answered, Failed> {
-        let first = self.caller.attempt(self.plan, slot, &self.tried, request);
-        let hedge =
-            self.terms.retry.hedge.as_ref().zip(self.again.as_ref().filter(|again| again.body.is_none()));
-        let Some((hedge, again)) = hedge.filter(|_| self.method.is_safe()) else { return first.await };
-        let Some(quantile) = self.plan.upstream.latencies.quantile(hedge.quantile) else {
-            return first.await;
-        };
+    async fn attempt(&mut self, slot: Slot) -> Result<Answered, Failed> {
+        let hedge = self.terms.retry.hedge.as_ref();
+        let hedge = hedge.filter(|_| self.request.method().is_safe() && matches!(self.again, Again::Empty));
+        let late = hedge.and_then(|hedge| {
+            let quantile = self.plan.upstream.latencies.quantile(hedge.quantile)?;
+            Some((quantile.max(hedge.min), head_of(&self.request)))
+        });
+        let (plan, tried) = (self.plan, &self.tried);
+        let first = self.caller.attempt(plan, slot, tried, &mut self.request);
+        let Some((late, mut copy)) = late else { return first.await };
         let mut first = pin!(first);
         let began = clock::now();
-        if let Ok(result) = clock::timeout_at(began.after(quantile.max(hedge.min)), first.as_mut()).await {
+        if let Ok(result) = clock::timeout_at(began.after(late), first.as_mut()).await {
             return result;
         }
         // The second goes elsewhere, takes only a free slot and spends of the budget.
-        let slot = self.plan.upstream.try_enter(self.plan.settings).filter(|_| self.spend());
+        let slot = plan.upstream.try_enter(plan.settings).filter(|_| plan.spend());
         let Some(slot) = slot else { return first.await };
-        self.plan.note(Step::Hedged);
-        let spent = self.plan.receipt.borrow().upstream_time;
-        let elsewhere = self.elsewhere();
-        let second = self.caller.attempt(self.plan, slot, &elsewhere, again.request());
+        plan.note(Step::Hedged);
+        let spent = plan.receipt.borrow().upstream_time;
+        let elsewhere = elsewhere(plan, tried);
+        let second = self.caller.attempt(plan, slot, &elsewhere, &mut copy);
         let result = first_good(first, pin!(second)).await;
         // They ran beside each other: what counts is how long that took, and who answered.
-        let mut receipt = self.plan.receipt.borrow_mut();
+        let mut receipt = plan.receipt.borrow_mut();
         receipt.upstream_time = spent + clock::now().since(began);
         if let Ok(answered) = &result {
             receipt.endpoint = Some(answered.endpoint.address);
         }
         drop(receipt);
         result
-    }
-
-    /// The endpoints of the tries so far, the present one included.
-    fn elsewhere(&self) -> smallvec::SmallVec<[u64; 4]> {
-        let present = self.plan.receipt.borrow().endpoint;
-        let set = self.plan.upstream.endpoints();
-        let present = set.endpoints.iter().filter(|one| Some(one.address) == present).map(|one| one.id);
-        self.tried.iter().copied().chain(present).collect()
-    }
-
-    fn spend(&self) -> bool {
-        self.plan.upstream.budget.spend(self.plan.settings.retry_budget_min_per_second, clock::now())
     }
 
     fn next(&mut self, result: Result<Answered, Failed>, number: u32) -> Next {
@@ -374,13 +348,16 @@ impl<'a> Tries<'a> {
         match (hindrance, result) {
             (None, Ok(answered)) => {
                 self.tried.push(answered.endpoint.id);
+                self.refill();
                 // Its connection is worth more than the few bytes that are left of a small answer.
                 drain(answered);
                 Next::Again(pause)
             }
             (None, Err(failed)) => {
                 self.tried.extend(failed.endpoint);
-                self.unsent = failed.request;
+                if !failed.unsent {
+                    self.refill();
+                }
                 Next::Again(pause)
             }
             (Some(why), result) => {
@@ -395,6 +372,13 @@ impl<'a> Tries<'a> {
         }
     }
 
+    /// Gives the request its body back.
+    fn refill(&mut self) {
+        if let Again::Replay(replay) = &self.again {
+            *self.request.body_mut() = replay.body();
+        }
+    }
+
     /// Why no further try may be made.
     fn hindrance(
         &self,
@@ -404,17 +388,22 @@ impl<'a> Tries<'a> {
         pause: Duration,
     ) -> Option<&'static str> {
         let retry = self.terms.retry;
-        let unsent = matches!(result, Err(Failed { request: Some(_), .. }));
+        let unsent = matches!(result, Err(Failed { unsent: true, .. }));
         if number >= retry.tries {
             return Some("tries");
         }
-        if self.terms.upgrade && !unsent || !may_repeat(&self.method, sent, retry.idempotent) {
+        if self.terms.upgrade && !unsent || !may_repeat(self.request.method(), sent, retry.idempotent) {
             return Some("unsafe");
         }
         if matches!(result, Err(failed) if failed.refusal.kind.blame == refusal::Blame::Client) {
             return Some("client");
         }
-        if !unsent && !self.again.as_ref().is_some_and(Again::is_whole) {
+        let gone = match &self.again {
+            Again::Empty => false,
+            Again::Replay(replay) => !replay.is_whole(),
+            Again::Gone => true,
+        };
+        if gone && !unsent {
             return Some("body");
         }
         if self.plan.settings.breaker.is_some() && self.plan.upstream.breaker.is_tripped() {
@@ -423,8 +412,25 @@ impl<'a> Tries<'a> {
         if clock::now().after(pause) >= self.plan.deadline {
             return Some("deadline");
         }
-        (!self.spend()).then_some("budget")
+        (!self.plan.spend()).then_some("budget")
     }
+}
+
+/// The endpoints of the tries so far, the present one included.
+fn elsewhere(plan: &Plan<'_>, tried: &[u64]) -> smallvec::SmallVec<[u64; 4]> {
+    let present = plan.receipt.borrow().endpoint;
+    let set = plan.upstream.endpoints();
+    let present = set.endpoints.iter().filter(|one| Some(one.address) == present).map(|one| one.id);
+    tried.iter().copied().chain(present).collect()
+}
+
+/// A request like this one, without a body.
+fn head_of(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 /// The first of two tries that is answered well; of two bad ones, the last.

@@ -113,7 +113,7 @@ async fn check(upstream: &Upstream, endpoint: &Endpoint, health: &HealthSettings
     };
     let protocol = upstream.settings().protocol;
     let target = Target { address: endpoint.address, protocol, tls: upstream.tls() };
-    let mut sender = client::connect(&target).await.map_err(|error| chain(&error))?;
+    let sender = client::connect(&target).await.map_err(|error| chain(&error))?;
     let host = health.host.clone().unwrap_or_else(|| endpoint.address.to_string());
     let mut request = Request::get(path.as_str()).header(header::USER_AGENT, "tidegate-health");
     if sender.is_http2() {
@@ -122,8 +122,8 @@ async fn check(upstream: &Upstream, endpoint: &Endpoint, health: &HealthSettings
     } else {
         request = request.header(header::HOST, host);
     }
-    let request = request.body(Body::Empty).map_err(|error| error.to_string())?;
-    let response = sender.send(request).await.map_err(|error| chain(&error))?;
+    let mut request = request.body(Body::Empty).map_err(|error| error.to_string())?;
+    let response = sender.send(&mut request, Tick::MAX).await.map_err(|error| chain(&error))?;
     let status = response.status().as_u16();
     let (least, most) = health.statuses;
     if (least..=most).contains(&status) { Ok(()) } else { Err(format!("status {status}")) }

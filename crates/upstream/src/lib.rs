@@ -18,7 +18,7 @@ pub mod settings;
 mod trial;
 mod upstreams;
 
-pub use answer::{Answer, AnswerBody};
+pub use answer::{Answer, AnswerBody, Switched};
 pub use caller::{Caller, Terms};
 pub use endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
 pub use upstreams::{Prepared, Upstream, UpstreamError, UpstreamStatus, Upstreams};

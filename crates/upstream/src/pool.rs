@@ -21,6 +21,12 @@ use crate::settings::UpstreamSettings;
 #[derive(Debug)]
 pub(crate) struct Pooled {
     pub sender: Sender,
+    pub ticket: Ticket,
+}
+
+/// What is counted of a connection for as long as it is open, be it in the pool, in a call or in an answer's body.
+#[derive(Debug)]
+pub(crate) struct Ticket {
     reserved: Reserved,
     born: Tick,
     /// The upstream's transport when it was made.
@@ -32,71 +38,87 @@ pub(crate) struct Pooled {
 impl Pooled {
     /// A new connection.
     pub(crate) fn new(sender: Sender, reserved: Reserved, transport: u64, now: Tick) -> Pooled {
-        Pooled { sender, reserved, born: now, transport, reused: false }
+        Pooled { sender, ticket: Ticket { reserved, born: now, transport, reused: false } }
     }
 
+    fn is_worth_using(&mut self, transport: u64, lifetime_max: Duration, now: Tick) -> bool {
+        self.ticket.is_worth_using(transport, lifetime_max, now) && !self.sender.is_closed()
+    }
+}
+
+impl Ticket {
     fn is_worth_using(&self, transport: u64, lifetime_max: Duration, now: Tick) -> bool {
-        !self.sender.is_closed() && self.transport == transport && now.since(self.born) <= lifetime_max
+        self.transport == transport && now.since(self.born) <= lifetime_max
     }
 }
 
 /// An HTTP/2 connection.
 #[derive(Debug)]
 struct Shared {
-    pooled: Pooled,
+    sender: RefCell<Sender>,
+    ticket: Ticket,
     streams: Cell<usize>,
     used_at: Cell<Tick>,
 }
 
-/// A stream of an HTTP/2 connection.
-#[derive(Debug)]
-pub(crate) struct Stream {
-    sender: Sender,
-    shared: Rc<Shared>,
+impl Shared {
+    fn is_worth_using(&self, transport: u64, lifetime_max: Duration, now: Tick) -> bool {
+        self.ticket.is_worth_using(transport, lifetime_max, now) && !self.sender.borrow_mut().is_closed()
+    }
 }
 
+/// A stream of an HTTP/2 connection.
+#[derive(Debug)]
+pub(crate) struct Stream(Rc<Shared>);
+
 impl Stream {
-    fn on(shared: &Rc<Shared>, now: Tick) -> Option<Stream> {
-        let sender = shared.pooled.sender.try_clone()?;
+    fn on(shared: &Rc<Shared>, now: Tick) -> Option<Connection> {
+        let sender = shared.sender.borrow().try_clone()?;
         shared.streams.set(shared.streams.get() + 1);
         shared.used_at.set(now);
-        Some(Stream { sender, shared: Rc::clone(shared) })
+        Some(Connection { sender, lease: Lease::Stream(Stream(Rc::clone(shared))) })
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.shared.streams.set(self.shared.streams.get() - 1);
+        self.0.streams.set(self.0.streams.get() - 1);
     }
 }
 
 /// A connection for one request.
 #[derive(Debug)]
-pub(crate) enum Connection {
-    /// HTTP/1.1: out of the pool while it is used.
-    Own(Pooled),
-    /// HTTP/2: the connection stays in the pool.
-    Stream(Stream),
+pub(crate) struct Connection {
+    pub sender: Sender,
+    pub lease: Lease,
 }
 
-impl Connection {
-    pub(crate) fn sender(&mut self) -> &mut Sender {
-        match self {
-            Connection::Own(pooled) => &mut pooled.sender,
-            Connection::Stream(stream) => &mut stream.sender,
-        }
-    }
+/// What is held of a connection while it is used.
+#[derive(Debug)]
+pub(crate) enum Lease {
+    /// HTTP/1.1: it is out of the pool.
+    Own(Ticket),
+    /// HTTP/2: it stays in the pool.
+    Stream(#[expect(dead_code, reason = "held for its drop")] Stream),
+}
 
+impl Lease {
     pub(crate) fn is_http2(&self) -> bool {
-        matches!(self, Connection::Stream(_))
+        matches!(self, Lease::Stream(_))
     }
 
     /// Whether its server may have closed it unnoticed.
     pub(crate) fn is_reused(&self) -> bool {
         match self {
-            Connection::Own(pooled) => pooled.reused,
-            Connection::Stream(_) => true,
+            Lease::Own(ticket) => ticket.reused,
+            Lease::Stream(_) => true,
         }
+    }
+}
+
+impl From<Pooled> for Connection {
+    fn from(Pooled { sender, ticket }: Pooled) -> Connection {
+        Connection { sender, lease: Lease::Own(ticket) }
     }
 }
 
@@ -119,12 +141,12 @@ struct Pool {
 }
 
 impl Pool {
-    fn stream(&mut self, transport: u64, full_too: bool, now: Tick) -> Option<Stream> {
+    fn stream(&mut self, transport: u64, full_too: bool, now: Tick) -> Option<Connection> {
         let lifetime_max = self.lifetime_max;
-        self.shared.retain(|shared| shared.pooled.is_worth_using(transport, lifetime_max, now));
-        let ready = self.shared.iter().filter(|shared| shared.pooled.sender.is_ready());
+        self.shared.retain(|shared| shared.is_worth_using(transport, lifetime_max, now));
+        let ready = self.shared.iter().filter(|shared| shared.sender.borrow_mut().is_ready());
         let roomy =
-            |shared: &&Rc<Shared>| full_too || shared.streams.get() < shared.pooled.sender.streams_max();
+            |shared: &&Rc<Shared>| full_too || shared.streams.get() < shared.sender.borrow().streams_max();
         Stream::on(ready.filter(roomy).min_by_key(|shared| shared.streams.get())?, now)
     }
 
@@ -132,35 +154,31 @@ impl Pool {
         while self.idle.front().is_some_and(|idle| now.since(idle.since) > self.idle_timeout) {
             self.idle.pop_front();
         }
-        let mut index = self.idle.len();
-        while index > 0 {
-            index -= 1;
-            let pooled = &self.idle[index].pooled;
-            if !pooled.is_worth_using(transport, self.lifetime_max, now) {
-                self.idle.remove(index);
-            } else if pooled.sender.is_ready() {
-                return self.idle.remove(index).map(|idle| Pooled { reused: true, ..idle.pooled });
+        while let Some(Idle { mut pooled, .. }) = self.idle.pop_back() {
+            if pooled.is_worth_using(transport, self.lifetime_max, now) {
+                pooled.ticket.reused = true;
+                return Some(pooled);
             }
-            // Else its last request's body is still being sent, as when the answer came early: nobody waits for that.
         }
         None
     }
 
     fn sweep(&mut self, now: Tick) {
         let (idle_timeout, lifetime_max) = (self.idle_timeout, self.lifetime_max);
-        let worth_keeping = |pooled: &Pooled| {
-            let endpoint = &pooled.reserved.0;
-            pooled.is_worth_using(pooled.transport, lifetime_max, now)
-                && endpoint.is_kept()
-                && !endpoint.is_wanted()
-        };
-        self.idle.retain(|idle| now.since(idle.since) <= idle_timeout && worth_keeping(&idle.pooled));
+        let is_kept = |ticket: &Ticket| ticket.reserved.0.is_kept() && !ticket.reserved.0.is_wanted();
+        self.idle.retain_mut(|Idle { pooled, since }| {
+            now.since(*since) <= idle_timeout
+                && is_kept(&pooled.ticket)
+                && pooled.is_worth_using(pooled.ticket.transport, lifetime_max, now)
+        });
         self.shared.retain(|shared| {
             if shared.streams.get() > 0 {
                 shared.used_at.set(now);
             }
             // What is under way on one that leaves the pool comes to its end there.
-            now.since(shared.used_at.get()) <= idle_timeout && worth_keeping(&shared.pooled)
+            now.since(shared.used_at.get()) <= idle_timeout
+                && is_kept(&shared.ticket)
+                && shared.is_worth_using(shared.ticket.transport, lifetime_max, now)
         });
     }
 }
@@ -189,43 +207,46 @@ impl Pools {
         let pool = pools.get_mut(&endpoint.id)?;
         (pool.idle_timeout, pool.lifetime_max) = (settings.idle_timeout, settings.lifetime_max);
         if !pool.shared.is_empty()
-            && let Some(stream) = pool.stream(transport, false, now)
+            && let Some(connection) = pool.stream(transport, false, now)
         {
-            return Some(Connection::Stream(stream));
+            return Some(connection);
         }
-        pool.idle(transport, now).map(Connection::Own)
+        pool.idle(transport, now).map(Connection::from)
     }
 
     /// A place in the line of a connection whose streams are all in use.
     pub(crate) fn take_full(&self, endpoint: &Endpoint, transport: u64, now: Tick) -> Option<Connection> {
         let mut pools = self.by_endpoint.borrow_mut();
-        pools.get_mut(&endpoint.id)?.stream(transport, true, now).map(Connection::Stream)
+        pools.get_mut(&endpoint.id)?.stream(transport, true, now)
     }
 
     /// Puts a new connection to use.
     pub(crate) fn begin(&self, pooled: Pooled, settings: &UpstreamSettings, now: Tick) -> Connection {
         if !pooled.sender.is_http2() {
-            return Connection::Own(pooled);
+            return pooled.into();
         }
-        let id = pooled.reserved.0.id;
-        let shared = Rc::new(Shared { pooled, streams: Cell::new(0), used_at: Cell::new(now) });
-        let Some(stream) = Stream::on(&shared, now) else { unreachable!("HTTP/2 has many handles") };
+        let Pooled { sender, ticket } = pooled;
+        let id = ticket.reserved.0.id;
+        let sender = RefCell::new(sender);
+        let shared = Rc::new(Shared { sender, ticket, streams: Cell::new(0), used_at: Cell::new(now) });
+        let Some(connection) = Stream::on(&shared, now) else { unreachable!("HTTP/2 has many handles") };
         let mut pools = self.by_endpoint.borrow_mut();
         let pool = pools.entry(id).or_default();
         (pool.idle_timeout, pool.lifetime_max) = (settings.idle_timeout, settings.lifetime_max);
         pool.shared.push(shared);
-        Connection::Stream(stream)
+        connection
     }
 
     /// Keeps a connection for later, unless there are enough, it has become too old, or somebody waits for its place.
-    pub(crate) fn put(&self, pooled: Pooled, settings: &UpstreamSettings, now: Tick) {
-        let endpoint = &pooled.reserved.0;
+    pub(crate) fn put(&self, mut pooled: Pooled, settings: &UpstreamSettings, now: Tick) {
+        let endpoint = &pooled.ticket.reserved.0;
         let keeps = settings.idle_max > 0 && endpoint.is_kept() && !endpoint.is_wanted();
-        if !keeps || !pooled.is_worth_using(pooled.transport, settings.lifetime_max, now) {
+        let id = endpoint.id;
+        if !keeps || !pooled.is_worth_using(pooled.ticket.transport, settings.lifetime_max, now) {
             return;
         }
         let mut pools = self.by_endpoint.borrow_mut();
-        let pool = pools.entry(endpoint.id).or_default();
+        let pool = pools.entry(id).or_default();
         (pool.idle_timeout, pool.lifetime_max) = (settings.idle_timeout, settings.lifetime_max);
         if pool.idle.len() >= (settings.idle_max / self.cores).max(1) as usize {
             pool.idle.pop_front();

@@ -1,16 +1,21 @@
-//! Connections to endpoints: TCP, TLS, HTTP/1.1 and HTTP/2, one hyper connection each, driven by a task of this core.
+//! Connections to endpoints: TCP, TLS, HTTP/1.1 and HTTP/2.
 //!
-//! A [`Sender`] says after a failure whether anything had been sent: what was not sent may be tried again whatever
-//! its method (RFC 9110 section 9.2.2).
+//! HTTP/1.1 is ours ([`Http1`]): whoever sends a request drives its connection. HTTP/2 is hyper's, driven by a task of
+//! this core. Either says after a failure whether anything had been sent: what was not sent may be tried again
+//! whatever its method (RFC 9110 section 9.2.2).
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::client::conn::{http1, http2};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,20 +23,25 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 
-use crate::body::{Body, Incoming};
+use tidegate_model::tick::Tick;
+
+use crate::body::{Body, BoxError, Incoming};
 use crate::client_tls::ClientTls;
+use crate::clock;
 use crate::settings::Protocol;
 use crate::task::{self, LocalExecutor};
 
 mod greeting;
+mod http1;
 
 pub use greeting::StreamLimit;
 use greeting::{First, Greeted};
+pub use http1::Http1;
+use http1::Io;
+use http1::response::HEAD_BYTES_MAX;
+#[cfg(test)]
+use http1::response::HEADERS_MAX;
 
-/// The most header fields of a response.
-const HEADERS_MAX: usize = 128;
-/// The most bytes of a response's head.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// HTTP/2 receive windows, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -68,23 +78,38 @@ pub enum ConnectError {
 /// A connection to send requests on.
 #[derive(Debug)]
 pub enum Sender {
-    /// One request at a time.
-    Http1(http1::SendRequest<Body>),
+    /// One request at a time. The response's body holds the connection until it has ended: [`Reply::into_sender`].
+    Http1(Box<Http1>),
     /// Many at once, up to the server's limit.
     Http2(http2::SendRequest<Body>, StreamLimit),
+}
+
+/// A response's body.
+#[derive(Debug)]
+pub enum Reply {
+    /// It holds its connection.
+    Http1(Box<Http1>),
+    /// A stream of a connection that others use, too.
+    Http2(Incoming),
 }
 
 /// Why a request has no response.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct SendError {
-    /// The request, if nothing of it was sent.
-    pub request: Option<Box<Request<Body>>>,
+    /// Whether something of the request may have been sent. If not, the request is as it was.
+    pub sent: bool,
     /// What happened.
     pub kind: SendErrorKind,
-    /// What hyper says.
+    /// Why.
     #[source]
-    pub source: hyper::Error,
+    pub source: Option<BoxError>,
+}
+
+impl SendError {
+    fn new(kind: SendErrorKind, source: Option<BoxError>) -> SendError {
+        SendError { sent: true, kind, source }
+    }
 }
 
 /// What ended a request early.
@@ -102,6 +127,9 @@ pub enum SendErrorKind {
     /// The request's own body failed.
     #[error("the request's body failed")]
     Body,
+    /// There was no response in time.
+    #[error("no response came in time")]
+    Late,
 }
 
 /// Connects. The caller bounds it in time.
@@ -115,7 +143,7 @@ pub async fn connect(target: &Target) -> Result<Sender, ConnectError> {
     let Some(tls) = &target.tls else {
         return match target.protocol {
             Protocol::H2 => http2(address, stream).await,
-            Protocol::Http1 | Protocol::Auto => http1(address, TokioIo::new(stream)).await,
+            Protocol::Http1 | Protocol::Auto => Ok(Sender::Http1(Http1::new(Io::Plain(stream)))),
         };
     };
     let name = tls.name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
@@ -127,27 +155,8 @@ pub async fn connect(target: &Target) -> Result<Sender, ConnectError> {
         (false, Protocol::H2) => {
             Err(ConnectError::Http(address, "the endpoint does not offer HTTP/2 (ALPN)".into()))
         }
-        (false, _) => http1(address, TokioIo::new(stream)).await,
+        (false, _) => Ok(Sender::Http1(Http1::new(Io::Tls(Box::new(stream))))),
     }
-}
-
-async fn http1<I>(address: SocketAddr, io: I) -> Result<Sender, ConnectError>
-where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(HEADERS_MAX)
-        .max_header_size(HEAD_BYTES_MAX)
-        .handshake(io)
-        .await
-        .map_err(|error| ConnectError::Http(address, error.into()))?;
-    task::spawn(async move {
-        // Whoever waits for a response is told; without one there is nobody to tell.
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::trace!(%address, %error, "connection ended");
-        }
-    });
-    Ok(Sender::Http1(sender))
 }
 
 /// Ready when the server has sent its SETTINGS, which come first (RFC 9113 section 3.4): then it does speak HTTP/2, and
@@ -181,21 +190,21 @@ where
 }
 
 impl Sender {
-    /// Whether a request may be sent at once.
+    /// Whether no request can be sent any more.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub fn is_closed(&mut self) -> bool {
         match self {
-            Sender::Http1(sender) => sender.is_ready(),
-            Sender::Http2(sender, _) => sender.is_ready(),
+            Sender::Http1(connection) => connection.is_closed(),
+            Sender::Http2(sender, _) => sender.is_closed(),
         }
     }
 
-    /// Whether no request can be sent any more.
+    /// Whether a request may be sent at once.
     #[must_use]
-    pub fn is_closed(&self) -> bool {
+    pub fn is_ready(&mut self) -> bool {
         match self {
-            Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2(sender, _) => sender.is_closed(),
+            Sender::Http1(connection) => !connection.is_closed(),
+            Sender::Http2(sender, _) => sender.is_ready(),
         }
     }
 
@@ -214,17 +223,6 @@ impl Sender {
         }
     }
 
-    /// Waits until a request may be sent.
-    ///
-    /// # Errors
-    /// The connection has ended.
-    pub async fn ready(&mut self) -> Result<(), hyper::Error> {
-        match self {
-            Sender::Http1(sender) => sender.ready().await,
-            Sender::Http2(sender, _) => sender.ready().await,
-        }
-    }
-
     /// Another handle on an HTTP/2 connection; HTTP/1.1 has only one.
     #[must_use]
     pub fn try_clone(&self) -> Option<Sender> {
@@ -234,20 +232,110 @@ impl Sender {
         }
     }
 
-    /// Sends a request and waits for the response's head.
+    /// Sends a request and waits until `by` for the response's head. The request's head stays; its body is taken,
+    /// unless nothing was sent.
     ///
     /// # Errors
-    /// [`SendError`], with the request where nothing of it was sent.
-    pub async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
-        let sent = match self {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender, _) => sender.try_send_request(request).await,
-        };
-        sent.map_err(|mut error| {
-            let request = error.take_message().map(Box::new);
-            let source = error.into_error();
-            SendError { request, kind: kind(&source), source }
-        })
+    /// [`SendError`]: what happened, and whether anything was sent.
+    pub async fn send(self, request: &mut Request<Body>, by: Tick) -> Result<Response<Reply>, SendError> {
+        match self {
+            Sender::Http1(mut connection) => {
+                let response = connection.send(request, by).await?;
+                Ok(response.map(|()| Reply::Http1(connection)))
+            }
+            Sender::Http2(sender, _) => send_http2(sender, request, by).await,
+        }
+    }
+}
+
+async fn send_http2(
+    mut sender: http2::SendRequest<Body>,
+    request: &mut Request<Body>,
+    by: Tick,
+) -> Result<Response<Reply>, SendError> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    let whole = head.map(|()| std::mem::take(request.body_mut()));
+    let Ok(sent) = clock::timeout_at(by, sender.try_send_request(whole)).await else {
+        return Err(SendError::new(SendErrorKind::Late, None));
+    };
+    sent.map(|response| response.map(Reply::Http2)).map_err(|mut error| {
+        let unsent = error.take_message();
+        let sent = unsent.is_none();
+        if let Some(unsent) = unsent {
+            *request.body_mut() = unsent.into_body();
+        }
+        let source = error.into_error();
+        SendError { sent, kind: kind(&source), source: Some(source.into()) }
+    })
+}
+
+impl Reply {
+    /// The connection, if it may be used again now. HTTP/2's never left.
+    #[must_use]
+    pub fn into_sender(self) -> Option<Sender> {
+        match self {
+            Reply::Http1(connection) if connection.is_reusable() => Some(Sender::Http1(connection)),
+            Reply::Http1(_) | Reply::Http2(_) => None,
+        }
+    }
+
+    /// The connection, if the server has granted an Upgrade: it carries bytes both ways now.
+    ///
+    /// # Errors
+    /// The reply, if it has not.
+    pub fn into_tunnel(self) -> Result<Box<Http1>, Reply> {
+        match self {
+            Reply::Http1(connection) if connection.is_tunnel() => Ok(connection),
+            other => Err(other),
+        }
+    }
+
+    /// Whether the request is still being sent while its response is there already. Someone has to go on with
+    /// [`Reply::poll_sent`] then, whether the response is read or not.
+    #[must_use]
+    pub fn is_uploading(&self) -> bool {
+        matches!(self, Reply::Http1(connection) if connection.is_uploading())
+    }
+
+    /// Sends what there is of the request. Ready once all of it is sent, or cannot be.
+    pub fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Reply::Http1(connection) => connection.poll_sent(context),
+            Reply::Http2(_) => Poll::Ready(()),
+        }
+    }
+}
+
+impl HttpBody for Reply {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Reply::Http1(connection) => connection.poll_frame(context),
+            Reply::Http2(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Reply::Http1(connection) => connection.left() == Some(0),
+            Reply::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Reply::Http1(connection) => connection.left().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Reply::Http2(body) => body.size_hint(),
+        }
     }
 }
 

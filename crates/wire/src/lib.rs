@@ -2,6 +2,7 @@
 //!
 //! Upwards it speaks `http` types and [`body::Body`]; nobody above it knows which HTTP version a connection speaks.
 
+pub mod alarm;
 pub mod body;
 pub mod client;
 pub mod client_tls;

@@ -14,11 +14,15 @@ use crate::clock;
 /// Bytes read at once.
 const BUFFER: usize = 16 * 1024;
 
-/// Waits for both sides' Upgrade and copies until the tunnel ends. Bytes from the client, bytes from the upstream.
-pub async fn run(client: OnUpgrade, upstream: OnUpgrade, idle: Duration) -> (u64, u64) {
-    let (Ok(client), Ok(upstream)) = (client.await, upstream.await) else { return (0, 0) };
+/// Waits for the client's side and copies until the tunnel ends. Bytes from the client, bytes from the upstream.
+pub async fn run(
+    client: OnUpgrade,
+    upstream: impl AsyncRead + AsyncWrite + Unpin,
+    idle: Duration,
+) -> (u64, u64) {
+    let Ok(client) = client.await else { return (0, 0) };
     let (client_read, client_write) = tokio::io::split(TokioIo::new(client));
-    let (upstream_read, upstream_write) = tokio::io::split(TokioIo::new(upstream));
+    let (upstream_read, upstream_write) = tokio::io::split(upstream);
     let (up, down) = (Cell::new(0), Cell::new(0));
     let active_at = Cell::new(clock::now());
     let both = async {

@@ -17,6 +17,8 @@ use super::*;
 use crate::body::BoxError;
 use crate::settings::ClientTlsSettings;
 
+const NEVER: Tick = Tick::MAX;
+
 type Served = Result<Response<Body>, std::convert::Infallible>;
 
 async fn hello(request: Request<Incoming>) -> Served {
@@ -61,10 +63,13 @@ fn get(uri: &str) -> Request<Body> {
 }
 
 /// Sends a request, and tells the body of the response.
-async fn text(sender: &mut Sender, uri: &str) -> String {
-    let response = sender.send(get(uri)).await.unwrap();
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    String::from_utf8(bytes.to_vec()).unwrap()
+async fn text(sender: Sender, uri: &str) -> (String, Option<Sender>) {
+    let mut reply = sender.send(&mut get(uri), NEVER).await.unwrap().into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = reply.frame().await {
+        bytes.extend_from_slice(&frame.unwrap().into_data().unwrap_or_default());
+    }
+    (String::from_utf8(bytes).unwrap(), reply.into_sender())
 }
 
 /// What a request comes to on a server that answers with these bytes and closes.
@@ -75,28 +80,30 @@ async fn check_answer(answer: impl Into<Vec<u8>>, expected: SendErrorKind) {
         let _ = stream.write_all(&answer).await;
     })
     .await;
-    let mut sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
-    let error = sender.send(get("/")).await.unwrap_err();
+    let sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
+    let error = sender.send(&mut get("/"), NEVER).await.unwrap_err();
     assert_eq!(error.kind, expected, "{:?}", error.source);
-    assert!(error.request.is_none(), "it was sent");
+    assert!(error.sent);
 }
 
 #[tokio::test(flavor = "local")]
 async fn speaks_http1_and_keeps_the_connection() {
     let address = serving(async |stream| serve_http1(TokioIo::new(stream)).await).await;
-    let mut sender = connect(&plain(address, Protocol::Auto)).await.unwrap();
-    assert_eq!(text(&mut sender, "/a").await, "HTTP/1.1 /a");
-    sender.ready().await.unwrap();
-    assert_eq!(text(&mut sender, "/b").await, "HTTP/1.1 /b");
-    assert!(sender.try_clone().is_none() && !sender.is_http2());
+    let sender = connect(&plain(address, Protocol::Auto)).await.unwrap();
+    let (said, sender) = text(sender, "/a").await;
+    assert_eq!(said, "HTTP/1.1 /a");
+    let (said, sender) = text(sender.unwrap(), "/b").await;
+    assert_eq!(said, "HTTP/1.1 /b");
+    let mut sender = sender.unwrap();
+    assert!(sender.try_clone().is_none() && !sender.is_http2() && sender.is_ready());
 }
 
 #[tokio::test(flavor = "local")]
 async fn speaks_http2_by_prior_knowledge_with_many_requests_at_once() {
     let address = serving(async |stream| serve_http2(TokioIo::new(stream)).await).await;
-    let mut first = connect(&plain(address, Protocol::H2)).await.unwrap();
-    let mut second = first.try_clone().unwrap();
-    let (one, two) = tokio::join!(text(&mut first, "http://app/a"), text(&mut second, "http://app/b"));
+    let first = connect(&plain(address, Protocol::H2)).await.unwrap();
+    let second = first.try_clone().unwrap();
+    let ((one, _), (two, _)) = tokio::join!(text(first, "http://app/a"), text(second, "http://app/b"));
     assert_eq!((one.as_str(), two.as_str()), ("HTTP/2.0 http://app/a", "HTTP/2.0 http://app/b"));
 }
 
@@ -129,15 +136,31 @@ async fn tells_where_nobody_listens() {
 
 #[tokio::test(flavor = "local")]
 async fn gives_a_request_back_that_was_not_sent() {
-    let address = serving(async |stream| drop(stream)).await;
-    let mut sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
-    // The connection's task hears of the end while nothing is under way.
-    while !sender.is_closed() {
-        tokio::task::yield_now().await;
+    for (protocol, uri) in [(Protocol::Http1, "/kept"), (Protocol::H2, "http://app/kept")] {
+        let (close, closed) = tokio::sync::oneshot::channel::<()>();
+        let address = serving(async move |stream: TcpStream| match protocol {
+            // A reset, not an end: of what is written after an end the kernel takes the first bytes.
+            Protocol::Http1 => {
+                let _ = closed.await;
+                stream.set_zero_linger().unwrap();
+            }
+            _ => {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                tokio::select! { _ = connection.accept() => {}, _ = closed => {} }
+            }
+        })
+        .await;
+        let mut sender = connect(&plain(address, protocol)).await.unwrap();
+        close.send(()).unwrap();
+        while !sender.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        let mut kept = Request::post(uri).body(Body::full("kept")).unwrap();
+        let error = sender.send(&mut kept, NEVER).await.unwrap_err();
+        assert!(error.kind == SendErrorKind::Closed && !error.sent, "{protocol:?}: {error:?}");
+        assert_eq!(kept.uri(), uri);
+        assert_eq!(kept.into_body().collect().await.unwrap().to_bytes(), "kept");
     }
-    let error = sender.send(get("/kept")).await.unwrap_err();
-    assert_eq!(error.kind, SendErrorKind::Closed);
-    assert_eq!(error.request.unwrap().uri(), "/kept");
 }
 
 #[tokio::test(flavor = "local")]
@@ -183,9 +206,9 @@ async fn blames_the_request_for_its_own_body() {
             _ => drop({ stream }.read_to_end(&mut Vec::new()).await),
         })
         .await;
-        let mut sender = connect(&plain(address, protocol)).await.unwrap();
-        let request = Request::post(uri).header("host", "app").body(Body::boxed(Broken)).unwrap();
-        let error = sender.send(request).await.unwrap_err();
+        let sender = connect(&plain(address, protocol)).await.unwrap();
+        let mut request = Request::post(uri).header("host", "app").body(Body::boxed(Broken)).unwrap();
+        let error = sender.send(&mut request, NEVER).await.unwrap_err();
         assert_eq!(error.kind, SendErrorKind::Body, "{protocol:?}: {:?}", error.source);
     }
 }
@@ -203,10 +226,130 @@ async fn knows_a_refused_stream_from_a_reset_one() {
             }
         })
         .await;
-        let mut sender = connect(&plain(address, Protocol::H2)).await.unwrap();
-        let error = sender.send(get("http://app/")).await.unwrap_err();
+        let sender = connect(&plain(address, Protocol::H2)).await.unwrap();
+        let error = sender.send(&mut get("http://app/"), NEVER).await.unwrap_err();
         assert_eq!(error.kind, expected, "{:?}", error.source);
     }
+}
+
+/// The bytes of a request as its server gets them, when `answer` is what it says after the head.
+async fn sent(mut request: Request<Body>, answer: &'static [u8]) -> String {
+    let (listener, address) = listening().await;
+    let (got, read) = tokio::sync::oneshot::channel();
+    task::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut bytes, mut answered) = (Vec::new(), false);
+        while stream.read_buf(&mut bytes).await.is_ok_and(|length| length > 0) {
+            if !answered && bytes.windows(4).any(|four| four == b"\r\n\r\n") {
+                stream.write_all(answer).await.unwrap();
+                answered = true;
+            }
+        }
+        got.send(bytes).unwrap();
+    });
+    let sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
+    let mut reply = sender.send(&mut request, NEVER).await.unwrap().into_body();
+    std::future::poll_fn(|context| reply.poll_sent(context)).await;
+    drop(reply);
+    String::from_utf8(read.await.unwrap()).unwrap()
+}
+
+/// A body of these frames that never tells its length.
+fn frames(frames: Vec<Frame<Bytes>>) -> Body {
+    let frames = futures_util::stream::iter(frames.into_iter().map(Ok::<_, BoxError>));
+    Body::boxed(http_body_util::StreamBody::new(frames))
+}
+
+#[tokio::test(flavor = "local")]
+async fn frames_a_request_by_its_body_alone() {
+    let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+    let request = Request::post("/a?b").header("host", "app").header("content-length", "9");
+    let bytes = sent(request.body(Body::full("four")).unwrap(), answer).await;
+    assert_eq!(bytes, "POST /a?b HTTP/1.1\r\nhost: app\r\ncontent-length: 4\r\n\r\nfour");
+    let request = Request::put("http://app/").header("transfer-encoding", "gzip").body(Body::Empty).unwrap();
+    assert_eq!(sent(request, answer).await, "PUT / HTTP/1.1\r\nhost: app\r\ncontent-length: 0\r\n\r\n");
+    let bytes = sent(get("/"), answer).await;
+    assert_eq!(bytes, "GET / HTTP/1.1\r\nhost: app\r\n\r\n");
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-sum", "7".parse().unwrap());
+    trailers.insert("content-length", "7".parse().unwrap());
+    let parts = ["ab", "", "c"].map(|part| Frame::data(Bytes::from(part)));
+    let body = frames(parts.into_iter().chain([Frame::trailers(trailers)]).collect());
+    let bytes = sent(Request::post("/").header("host", "app").body(body).unwrap(), answer).await;
+    let expected = "POST / HTTP/1.1\r\nhost: app\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nx-sum: 7\r\n\r\n";
+    assert_eq!(bytes, expected);
+}
+
+#[tokio::test(flavor = "local")]
+async fn goes_on_sending_after_an_early_answer() {
+    let (listener, address) = listening().await;
+    let (got, read) = tokio::sync::oneshot::channel();
+    task::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = vec![0; 1];
+        stream.read_exact(&mut bytes).await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+            .await
+            .unwrap();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        got.send(bytes).unwrap();
+    });
+    let (late, body) = tokio::sync::mpsc::channel::<Bytes>(1);
+    let body = futures_util::stream::unfold(body, async |mut body| {
+        let data = body.recv().await?;
+        Some((Ok::<_, BoxError>(Frame::data(data)), body))
+    });
+    let body = Body::boxed(http_body_util::StreamBody::new(body));
+    let sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
+    let mut request = Request::post("/").header("host", "app").body(body).unwrap();
+    let mut response = sender.send(&mut request, NEVER).await.unwrap();
+    assert!(response.status() == StatusCode::OK && response.body().is_uploading());
+    let frame = response.body_mut().frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "hi");
+    late.send(Bytes::from("more")).await.unwrap();
+    drop(late);
+    std::future::poll_fn(|context| response.body_mut().poll_sent(context)).await;
+    assert!(!response.body().is_uploading());
+    assert!(response.into_body().into_sender().is_some(), "both have ended: it can be used again");
+    assert!(read.await.unwrap().ends_with(b"4\r\nmore\r\n0\r\n\r\n"));
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_granted_upgrade_is_a_tunnel_with_what_came_behind_the_head() {
+    let address = serving(async |mut stream: TcpStream| {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: echo\r\n\r\nfirst").await;
+        let (mut read, mut write) = stream.split();
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    })
+    .await;
+    let target = plain(address, Protocol::Http1);
+    let mut request = Request::get("/").header("host", "app").header("connection", "upgrade");
+    request = request.header("upgrade", "echo");
+    let mut request = request.body(Body::Empty).unwrap();
+    let response = connect(&target).await.unwrap().send(&mut request, NEVER).await.unwrap();
+    let mut tunnel = response.into_body().into_tunnel().unwrap();
+    let mut bytes = [0; 10];
+    tunnel.write_all(b"again").await.unwrap();
+    tunnel.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"firstagain");
+    // Nobody asked for it: the bytes that would follow are not HTTP.
+    check_answer("HTTP/1.1 101 Switching Protocols\r\n\r\n", SendErrorKind::Protocol).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_comes_after_an_answer_ends_the_connection() {
+    let address = serving(async |mut stream: TcpStream| {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
+        let _ = stream.write_all(format!("{answer}hi{answer}").as_bytes()).await;
+        let _ = stream.read(&mut [0; 1]).await;
+    })
+    .await;
+    let (said, sender) = text(connect(&plain(address, Protocol::Http1)).await.unwrap(), "/").await;
+    assert_eq!(said, "hi");
+    assert!(sender.is_none(), "an answer to nobody's request would be taken for the next one's");
 }
 
 /// A TLS server for `app.test`, and the file of the authority that vouches for it.
@@ -258,9 +401,9 @@ async fn check_tls(
     .await;
     let tls = Arc::new(ClientTls::new(&settings(&server), None).unwrap());
     let found = match connect(&Target { address, protocol, tls: Some(tls) }).await {
-        Ok(mut sender) => {
+        Ok(sender) => {
             let uri = if sender.is_http2() { "https://app.test/" } else { "/" };
-            let response = sender.send(get(uri)).await.unwrap();
+            let response = sender.send(&mut get(uri), NEVER).await.unwrap();
             assert_eq!(response.status(), StatusCode::OK);
             if response.version() == Version::HTTP_2 { "h2" } else { "http/1.1" }
         }

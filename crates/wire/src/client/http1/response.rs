@@ -1,0 +1,456 @@
+//! What a server answers over HTTP/1.1: heads and bodies, out of bytes that are not trusted. Pure.
+//!
+//! A response whose length could be read in two ways is an error: who guesses hands the rest of one client's answer to
+//! the next (RFC 9112 section 6.3).
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+
+/// The most header fields of a response.
+pub(crate) const HEADERS_MAX: usize = 128;
+/// The most bytes of a response's head, and of its trailers.
+pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// The most bytes of the line that begins a chunk.
+const CHUNK_LINE_MAX: usize = 4 * 1024;
+
+/// The answer is not HTTP/1.1 as it has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub(crate) &'static str);
+
+/// A response's head.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub status: StatusCode,
+    pub version: Version,
+    pub headers: HeaderMap,
+    pub framing: Framing,
+    /// Whether the connection outlives the response.
+    pub keep: bool,
+}
+
+/// How long a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    Length(u64),
+    Chunked,
+    /// Until the server closes.
+    Close,
+}
+
+/// Takes a head from the bytes read so far, if it is whole. `seen` bytes were searched for its end before.
+pub(super) fn take_head(
+    read: &mut BytesMut,
+    seen: &mut usize,
+    method: &Method,
+) -> Result<Option<Head>, Malformed> {
+    let Some(end) = head_end(read, seen) else {
+        return if read.len() > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(None) };
+    };
+    *seen = 0;
+    if end > HEAD_BYTES_MAX {
+        return Err(TOO_LARGE);
+    }
+    parse(&read.split_to(end).freeze(), method).map(Some)
+}
+
+const TOO_LARGE: Malformed = Malformed("the response's head is too large");
+
+/// Where the empty line ends that ends a head.
+fn head_end(bytes: &[u8], seen: &mut usize) -> Option<usize> {
+    let mut at = *seen;
+    while let Some(found) = memchr::memchr(b'\n', &bytes[at..]) {
+        let next = at + found + 1;
+        match bytes.get(next..) {
+            Some([b'\n', ..]) => return Some(next + 1),
+            Some([b'\r', b'\n', ..]) => return Some(next + 2),
+            // What follows is not there yet: begin with this line end again.
+            Some([] | [b'\r']) | None => {
+                *seen = next - 1;
+                return None;
+            }
+            Some(_) => at = next,
+        }
+    }
+    *seen = bytes.len();
+    None
+}
+
+fn parse(head: &Bytes, method: &Method) -> Result<Head, Malformed> {
+    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        head,
+        &mut fields,
+    );
+    let whole = parsed.map_err(|error| match error {
+        httparse::Error::TooManyHeaders => Malformed("the response has too many header fields"),
+        _ => Malformed("the response is malformed"),
+    })?;
+    if whole.is_partial() {
+        return Err(Malformed("the response is malformed"));
+    }
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(Malformed("the response's status is not one"))?;
+    let version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let headers = fields_of(response.headers, head)?;
+    let framing = framing(method, status, version, &headers)?;
+    let keep = framing != Framing::Close && keeps(version, &headers);
+    Ok(Head { status, version, headers, framing, keep })
+}
+
+/// The fields, whose values stay in the bytes they were read into.
+fn fields_of(fields: &[httparse::Header<'_>], bytes: &Bytes) -> Result<HeaderMap, Malformed> {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes())
+            .map_err(|_| Malformed("a field name of the response is malformed"))?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
+            .map_err(|_| Malformed("a field value of the response is malformed"))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+fn framing(
+    method: &Method,
+    status: StatusCode,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<Framing, Malformed> {
+    let bodyless =
+        method == Method::HEAD || status.is_informational() || matches!(status.as_u16(), 204 | 304);
+    let chunked = match headers.get(TRANSFER_ENCODING) {
+        Some(coding) => {
+            let only = headers.get_all(TRANSFER_ENCODING).iter().count() == 1
+                && coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+            if !bodyless && (!only || version == Version::HTTP_10) {
+                return Err(Malformed("the response's transfer coding is not `chunked`"));
+            }
+            true
+        }
+        None => false,
+    };
+    let length = length(headers)?;
+    if chunked && length.is_some() && !bodyless {
+        return Err(Malformed("the response has Content-Length beside Transfer-Encoding"));
+    }
+    Ok(match length {
+        _ if bodyless => Framing::Length(0),
+        _ if chunked => Framing::Chunked,
+        Some(length) => Framing::Length(length),
+        None => Framing::Close,
+    })
+}
+
+/// What Content-Length says. Said twice alike is said once (RFC 9110 section 8.6).
+fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    let mut length = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        for one in value.as_bytes().split(|&byte| byte == b',') {
+            let one = one.trim_ascii();
+            let digits = !one.is_empty() && one.len() <= 18 && one.iter().all(u8::is_ascii_digit);
+            let number = one
+                .iter()
+                .fold(0u64, |number, &digit| number * 10 + u64::from(digit.wrapping_sub(b'0') & 15));
+            if !digits || length.is_some_and(|length| length != number) {
+                return Err(Malformed("the response's Content-Length is not one number"));
+            }
+            length = Some(number);
+        }
+    }
+    Ok(length)
+}
+
+fn keeps(version: Version, headers: &HeaderMap) -> bool {
+    let mut options =
+        headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
+    match version {
+        Version::HTTP_10 => options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"keep-alive")),
+        _ => !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close")),
+    }
+}
+
+/// A chunked body on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chunks {
+    /// A line with a size is next.
+    Size,
+    /// This much of a chunk's data is left.
+    Data(u64),
+    /// The line end after a chunk's data is next.
+    End,
+    /// Trailers are next.
+    Trailers,
+    /// All is read.
+    Done,
+}
+
+/// What a chunked body holds next.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    End,
+    /// More bytes are needed.
+    More,
+}
+
+impl Chunks {
+    /// Takes the next piece from what was read.
+    pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Piece, Malformed> {
+        loop {
+            match *self {
+                Chunks::Size => match chunk_size(read)? {
+                    Some(0) => *self = Chunks::Trailers,
+                    Some(size) => *self = Chunks::Data(size),
+                    None => return Ok(Piece::More),
+                },
+                Chunks::Data(_) if read.is_empty() => return Ok(Piece::More),
+                Chunks::Data(left) => {
+                    let length = usize::try_from(left).unwrap_or(usize::MAX).min(read.len());
+                    let data = read.split_to(length).freeze();
+                    let left = left - length as u64;
+                    *self = if left == 0 { Chunks::End } else { Chunks::Data(left) };
+                    return Ok(Piece::Data(data));
+                }
+                Chunks::End => {
+                    match &read[..read.len().min(2)] {
+                        [] | [b'\r'] => return Ok(Piece::More),
+                        b"\r\n" => read.advance(2),
+                        _ => return Err(Malformed("a chunk of the response is longer than its size")),
+                    }
+                    *self = Chunks::Size;
+                }
+                Chunks::Trailers => {
+                    let Some(trailers) = trailers(read)? else { return Ok(Piece::More) };
+                    *self = Chunks::Done;
+                    return Ok(if trailers.is_empty() { Piece::End } else { Piece::Trailers(trailers) });
+                }
+                Chunks::Done => return Ok(Piece::End),
+            }
+        }
+    }
+}
+
+/// The size of the next chunk, once its line is whole.
+fn chunk_size(read: &mut BytesMut) -> Result<Option<u64>, Malformed> {
+    const BAD: Malformed = Malformed("a chunk's size in the response is malformed");
+    let Some(end) = memchr::memchr(b'\n', read) else {
+        return if read.len() > CHUNK_LINE_MAX { Err(BAD) } else { Ok(None) };
+    };
+    let line = read[..end].strip_suffix(b"\r").filter(|_| end <= CHUNK_LINE_MAX).ok_or(BAD)?;
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    if digits == 0 || digits > 15 {
+        return Err(BAD);
+    }
+    let extension = line[digits..].trim_ascii_start();
+    if !(extension.is_empty() || extension[0] == b';') || extension.contains(&b'\r') {
+        return Err(BAD);
+    }
+    let size = line[..digits]
+        .iter()
+        .fold(0u64, |size, &digit| size << 4 | u64::from(char::from(digit).to_digit(16).unwrap_or_default()));
+    read.advance(end + 1);
+    Ok(Some(size))
+}
+
+/// The trailers, once they are whole.
+fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
+    match &read[..read.len().min(2)] {
+        [] | [b'\r'] => return Ok(None),
+        b"\r\n" => {
+            read.advance(2);
+            return Ok(Some(HeaderMap::new()));
+        }
+        _ => {}
+    }
+    let Some(end) = head_end(read, &mut 0) else {
+        return if read.len() > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(None) };
+    };
+    let block = read.split_to(end).freeze();
+    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    match httparse::parse_headers(&block, &mut fields) {
+        Ok(httparse::Status::Complete((_, fields))) => fields_of(fields, &block).map(Some),
+        _ => Err(Malformed("the response's trailers are malformed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn head(text: &str, method: &Method) -> Result<(u16, Framing, bool), &'static str> {
+        let mut read = BytesMut::from(text);
+        match take_head(&mut read, &mut 0, method) {
+            Ok(Some(head)) => Ok((head.status.as_u16(), head.framing, head.keep)),
+            Ok(None) => Err("more"),
+            Err(Malformed(why)) => Err(why),
+        }
+    }
+
+    fn check(text: &str, framing: Framing, keep: bool) {
+        assert_eq!(
+            head(text, &Method::GET).map(|(_, framing, keep)| (framing, keep)),
+            Ok((framing, keep)),
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn knows_how_long_a_body_is() {
+        check("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Framing::Length(5), true);
+        check(
+            "HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\nContent-Length: 5\r\n\r\n",
+            Framing::Length(5),
+            true,
+        );
+        check("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", Framing::Chunked, true);
+        check(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: x, Close\r\n\r\n",
+            Framing::Chunked,
+            false,
+        );
+        check("HTTP/1.1 200 OK\r\n\r\n", Framing::Close, false);
+        check("HTTP/1.1 200\nserver: bare\n\n", Framing::Close, false);
+        check("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", Framing::Length(5), false);
+        check(
+            "HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: Keep-Alive\r\n\r\n",
+            Framing::Length(5),
+            true,
+        );
+        check("HTTP/1.1 204 No Content\r\n\r\n", Framing::Length(0), true);
+        check("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", Framing::Length(0), true);
+        check("HTTP/1.1 100 Continue\r\n\r\n", Framing::Length(0), true);
+        let of_head = head("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", &Method::HEAD);
+        assert_eq!(of_head, Ok((200, Framing::Length(0), true)));
+    }
+
+    #[test]
+    fn refuses_what_can_be_read_in_two_ways() {
+        for fields in [
+            "content-length: 1\r\ncontent-length: 2",
+            "content-length: 1, 2",
+            "content-length: +1",
+            "content-length: 0x1",
+            "content-length:",
+            "content-length: 1234567890123456789",
+            "content-length: 1\r\ntransfer-encoding: chunked",
+            "transfer-encoding: gzip",
+            "transfer-encoding: gzip, chunked",
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+            "folded: a\r\n b",
+            "spaced : a",
+        ] {
+            let found = head(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n"), &Method::GET);
+            assert!(matches!(found, Err(why) if why != "more"), "{fields:?}: {found:?}");
+        }
+        assert!(head("HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", &Method::GET).is_err());
+    }
+
+    #[test]
+    fn bounds_a_head_that_never_ends() {
+        let mut read = BytesMut::new();
+        let mut seen = 0;
+        read.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        loop {
+            match take_head(&mut read, &mut seen, &Method::GET) {
+                Ok(None) => read.extend_from_slice(&[b'a'; 1000]),
+                Ok(Some(_)) => panic!("it has no end"),
+                Err(why) => break assert_eq!(why, TOO_LARGE),
+            }
+            assert!(read.len() < 2 * HEAD_BYTES_MAX);
+        }
+    }
+
+    /// All of a chunked body that comes in these parts, or why not.
+    fn chunked(parts: &[&[u8]]) -> Result<(Vec<u8>, HeaderMap, usize), &'static str> {
+        let (mut read, mut chunks) = (BytesMut::new(), Chunks::Size);
+        let (mut data, mut fields) = (Vec::new(), HeaderMap::new());
+        let mut parts = parts.iter();
+        loop {
+            match chunks.take(&mut read).map_err(|Malformed(why)| why)? {
+                Piece::Data(piece) => data.extend_from_slice(&piece),
+                Piece::Trailers(trailers) => fields = trailers,
+                Piece::End => return Ok((data, fields, read.len())),
+                Piece::More => read.extend_from_slice(parts.next().ok_or("more")?),
+            }
+        }
+    }
+
+    #[test]
+    fn reads_chunks_extensions_and_trailers() {
+        let (data, trailers, left) =
+            chunked(&[b"3;a=b\r\nabc\r\n0A \r\n0123456789\r\n0\r\nx-sum: 7\r\n\r\nHTTP"]).unwrap();
+        assert_eq!((data.as_slice(), left), (b"abc0123456789".as_slice(), 4));
+        assert_eq!(trailers["x-sum"], "7");
+    }
+
+    #[test]
+    fn refuses_chunks_that_are_not_what_they_say() {
+        for bad in
+            ["x\r\n", "\r\n", "3\nabc", "3\r\nabcd\r\n", "-1\r\n", "1ffffffffffffffff\r\n", "3 a\r\nabc\r\n"]
+        {
+            let found = chunked(&[bad.as_bytes()]);
+            assert!(matches!(found, Err(why) if why != "more"), "{bad:?}: {found:?}");
+        }
+        assert!(matches!(chunked(&[&[b'0'; CHUNK_LINE_MAX + 1]]), Err(why) if why != "more"));
+        assert!(matches!(chunked(&[b"0\r\nbad trailer\r\n\r\n"]), Err(why) if why != "more"));
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_bytes_mean_the_same_however_they_arrive(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..6),
+            cuts in prop::collection::vec(1usize..9, 1..60),
+        ) {
+            let mut bytes = Vec::new();
+            for chunk in &chunks {
+                bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                bytes.extend_from_slice(chunk);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\na: b\r\n\r\n");
+            let mut parts = Vec::new();
+            let mut rest = bytes.as_slice();
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() { break }
+                let (part, left) = rest.split_at((*cut).min(rest.len()));
+                parts.push(part);
+                rest = left;
+            }
+            let (data, trailers, left) = chunked(&parts).unwrap();
+            prop_assert_eq!(data, chunks.concat());
+            prop_assert_eq!((&trailers["a"], left), (&HeaderValue::from_static("b"), 0));
+        }
+
+        #[test]
+        fn a_head_is_found_however_it_arrives(cut in 1usize..9, value in "[a-z ]{0,20}") {
+            let text = format!("HTTP/1.1 200 OK\r\na: {value}\r\ncontent-length: 3\r\n\r\nabc");
+            let (mut read, mut seen) = (BytesMut::new(), 0);
+            let mut found = None;
+            for part in text.as_bytes().chunks(cut) {
+                read.extend_from_slice(part);
+                if found.is_none() {
+                    found = take_head(&mut read, &mut seen, &Method::GET).unwrap();
+                }
+            }
+            prop_assert_eq!(found.map(|head| head.framing), Some(Framing::Length(3)));
+            prop_assert_eq!(&read[..], b"abc");
+        }
+
+        #[test]
+        fn nothing_that_a_server_sends_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut read = BytesMut::from(bytes.as_slice());
+            let _ = take_head(&mut read, &mut 0, &Method::GET);
+            let (mut read, mut chunks) = (BytesMut::from(bytes.as_slice()), Chunks::Size);
+            while let Ok(Piece::Data(_)) = chunks.take(&mut read) {}
+        }
+    }
+}
