@@ -5,6 +5,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
+#[cfg(test)]
+mod documentation;
 pub mod jwks;
 pub mod run;
 pub mod status;

@@ -1,5 +1,7 @@
 //! Configuration: from what was typed to what it means.
 
+#[cfg(test)]
+mod documented;
 mod later;
 mod load;
 mod places;
@@ -18,6 +20,8 @@ mod text;
 mod tree;
 mod watch;
 
+#[cfg(test)]
+pub use documented::{is_documented, wrong_keys};
 pub use load::shown_hash;
 pub use places::{Failure, Places, Spot};
 pub use problem::{Problems, Told};

@@ -164,13 +164,25 @@ fn kind(schema: &Schema) -> String {
         Some("array") => format!("list of: {}", schema.get("items").map_or_else(String::new, kind)),
         Some("object") => match (properties(schema), schema.get("additionalProperties")) {
             (Some(known), _) if is_single(schema) => {
-                format!("`{{ {} = … }}`", known.keys().next().map_or("", String::as_str))
+                let shown =
+                    known.iter().next().map(|(key, held)| format!("`{{ {key} = {} }}`", example(held)));
+                shown.unwrap_or_default()
             }
             (None, Some(others)) if others.is_object() => format!("table of: {}", kind(others)),
             _ => "table".to_owned(),
         },
         _ => "text".to_owned(),
     }
+}
+
+/// A value as it may be written, or an ellipsis where there is none to be shown.
+fn example(schema: &Schema) -> String {
+    let (schema, _) = follow(schema);
+    let format = schema.get("format").and_then(Schema::as_str);
+    let of_format = FORMATS.iter().find(|row| Some(row.name) == format).map(|row| row.example);
+    let listed = || alternatives(schema).into_iter().flat_map(words).next();
+    let shown = of_format.or_else(listed);
+    shown.map_or_else(|| "…".to_owned(), |text| format!("\"{text}\""))
 }
 
 /// A default as TOML has it on one line; that of a table is told by its own section.
