@@ -42,6 +42,8 @@ pub struct AnswerBody {
     since: Option<Tick>,
     /// Looks whether that is too long ago.
     alarm: Alarm,
+    /// Why it ends early: told with the next poll, so that what came before is on its way by then.
+    broken: Option<BoxError>,
 }
 
 /// Where an answer's bytes come from.
@@ -88,8 +90,14 @@ impl AnswerBody {
             held.slot = None;
         }
         response.map(|reply| {
-            let mut body =
-                AnswerBody { source: Source::Ended, held: None, idle, since: None, alarm: Alarm::default() };
+            let mut body = AnswerBody {
+                source: Source::Ended,
+                held: None,
+                idle,
+                since: None,
+                alarm: Alarm::default(),
+                broken: None,
+            };
             if reply.is_uploading() && !upgraded {
                 let (frames, relayed) = mpsc::channel(1);
                 task::spawn(relay(reply, held, frames));
@@ -126,6 +134,17 @@ impl AnswerBody {
         }
     }
 
+    /// Ends it early.
+    fn fail(
+        &mut self,
+        error: BoxError,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        (self.source, self.held, self.broken) = (Source::Ended, None, Some(error));
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Whether the upstream has sent nothing for too long.
     fn is_stalled(&mut self, context: &mut Context<'_>) -> bool {
         let until = self.since.get_or_insert_with(clock::now).after(self.idle);
@@ -141,6 +160,9 @@ impl HttpBody for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = match &mut self.source {
             Source::Upstream(reply) => Pin::new(reply).poll_frame(context),
             Source::Relay(frames) => frames.poll_recv(context),
@@ -150,14 +172,13 @@ impl HttpBody for AnswerBody {
             if !self.is_stalled(context) {
                 return Poll::Pending;
             }
-            (self.source, self.held) = (Source::Ended, None);
-            return Poll::Ready(Some(Err("the upstream's body made no progress".into())));
+            return self.fail("the upstream's body made no progress".into(), context);
         };
         self.since = None;
-        match &frame {
+        match frame {
+            Some(Err(error)) => return self.fail(error, context),
             Some(Ok(_)) if !self.is_end_stream() => {}
             Some(Ok(_)) | None => self.finish(),
-            Some(Err(_)) => (self.source, self.held) = (Source::Ended, None),
         }
         Poll::Ready(frame)
     }
@@ -166,7 +187,7 @@ impl HttpBody for AnswerBody {
         match &self.source {
             Source::Upstream(reply) => reply.is_end_stream(),
             Source::Relay(_) => false,
-            Source::Ended => true,
+            Source::Ended => self.broken.is_none(),
         }
     }
 
@@ -174,6 +195,7 @@ impl HttpBody for AnswerBody {
         match &self.source {
             Source::Upstream(reply) => reply.size_hint(),
             Source::Relay(_) => SizeHint::new(),
+            Source::Ended if self.broken.is_some() => SizeHint::new(),
             Source::Ended => SizeHint::with_exact(0),
         }
     }

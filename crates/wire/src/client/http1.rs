@@ -114,10 +114,12 @@ impl Http1 {
         let mut interim = 0;
         let answered = poll_fn(|context| self.poll_head(context, method, upgrade, &mut interim, by)).await;
         answered.map_err(|error| {
-            if !self.upload.began {
+            // A body that has failed is no body any more.
+            let sent = self.upload.began || error.kind == SendErrorKind::Body;
+            if !sent {
                 *request.body_mut() = self.upload.give_back();
             }
-            SendError { sent: self.upload.began, ..error }
+            SendError { sent, ..error }
         })
     }
 

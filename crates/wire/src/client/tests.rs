@@ -210,6 +210,7 @@ async fn blames_the_request_for_its_own_body() {
         let mut request = Request::post(uri).header("host", "app").body(Body::boxed(Broken)).unwrap();
         let error = sender.send(&mut request, NEVER).await.unwrap_err();
         assert_eq!(error.kind, SendErrorKind::Body, "{protocol:?}: {:?}", error.source);
+        assert!(error.sent, "{protocol:?}: there is nothing left that could be sent again");
     }
 }
 
