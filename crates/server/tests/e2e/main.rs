@@ -10,6 +10,7 @@ mod running;
 mod seen;
 mod steering;
 mod time;
+mod tokens;
 mod upstreams;
 mod wire;
 
