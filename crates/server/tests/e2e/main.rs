@@ -9,6 +9,7 @@ mod routing;
 mod running;
 mod seen;
 mod steering;
+mod tenants;
 mod time;
 mod tokens;
 mod upstreams;
