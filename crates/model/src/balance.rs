@@ -18,13 +18,18 @@ pub struct Candidate {
 /// By chance and weight.
 #[must_use]
 pub fn random(candidates: &[Candidate], chance: u64) -> Option<usize> {
-    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+    drawn(candidates, chance, |candidate| candidate.weight)
+}
+
+/// By chance, each with this share of it.
+fn drawn(candidates: &[Candidate], chance: u64, share: impl Fn(&Candidate) -> f64) -> Option<usize> {
+    let total: f64 = candidates.iter().map(&share).sum();
     if total <= 0.0 {
         return (!candidates.is_empty()).then(|| (chance % candidates.len() as u64) as usize);
     }
     let mut point = unit(chance) * total;
     for (index, candidate) in candidates.iter().enumerate() {
-        point -= candidate.weight;
+        point -= share(candidate);
         if point < 0.0 {
             return Some(index);
         }
@@ -32,26 +37,36 @@ pub fn random(candidates: &[Candidate], chance: u64) -> Option<usize> {
     Some(candidates.len() - 1)
 }
 
-/// The less busy, for its weight, of two drawn by chance (the power of two choices, Mitzenmacher 2001).
+/// The less busy of two drawn by chance (the power of two choices, Mitzenmacher 2001); of unequal weights, see
+/// [`by_cost`].
 #[must_use]
 pub fn least_request(candidates: &[Candidate], chance: u64) -> Option<usize> {
-    better_of_two(candidates, chance, |candidate| {
-        f64::from(candidate.active + 1) / candidate.weight.max(1e-6)
-    })
+    by_cost(candidates, chance, |candidate| f64::from(candidate.active + 1))
 }
 
-/// The one of two drawn by chance with the lower latency times load. One of unknown latency counts as an average one,
-/// so that it is neither flooded nor starved.
+/// The one of two drawn by chance with the lower latency times load; of unequal weights, see [`by_cost`]. One of unknown
+/// latency counts as an average one, so that it is neither flooded nor starved.
 #[must_use]
 pub fn peak_ewma(candidates: &[Candidate], chance: u64) -> Option<usize> {
     let known = candidates.iter().filter(|candidate| candidate.latency > 0.0);
     let (count, sum) =
         known.fold((0u32, 0.0), |(count, sum), candidate| (count + 1, sum + candidate.latency));
     let average = if count == 0 { 1.0 } else { sum / f64::from(count) };
-    better_of_two(candidates, chance, |candidate| {
+    by_cost(candidates, chance, |candidate| {
         let latency = if candidate.latency > 0.0 { candidate.latency } else { average };
-        latency * f64::from(candidate.active + 1) / candidate.weight.max(1e-6)
+        latency * f64::from(candidate.active + 1)
     })
+}
+
+/// The cheaper of two drawn by chance, where all weigh the same. Where they do not, one by chance, of which each has its
+/// weight's share over its cost: were the weight a part of the cost, the lighter of two idle ones would get
+/// nothing at all, and a slow start would be none.
+fn by_cost(candidates: &[Candidate], chance: u64, cost: impl Fn(&Candidate) -> f64) -> Option<usize> {
+    let weight = candidates.first()?.weight;
+    match candidates.iter().all(|candidate| candidate.weight == weight) {
+        true => better_of_two(candidates, chance, cost),
+        false => drawn(candidates, chance, |candidate| candidate.weight / cost(candidate)),
+    }
 }
 
 fn better_of_two(candidates: &[Candidate], chance: u64, cost: impl Fn(&Candidate) -> f64) -> Option<usize> {
@@ -274,6 +289,27 @@ mod tests {
                 let after = rest[consistent(&rest, key).unwrap()].0;
                 prop_assert!(before == all[gone].0 || before == after);
             }
+        }
+
+        #[test]
+        fn an_idle_endpoint_gets_its_share_however_light_it_is(seed in any::<u64>()) {
+            let candidates = [candidate(1.0, 0, 5.0), candidate(9.0, 0, 5.0)];
+            for choose in [least_request, peak_ewma] {
+                let count = (0..4_000)
+                    .filter(|step| choose(&candidates, mix(seed.wrapping_add(*step))) == Some(0))
+                    .count();
+                prop_assert!((300..500).contains(&count), "{} of 4000", count);
+            }
+        }
+
+        #[test]
+        fn what_is_busy_slow_or_failing_gets_little_whatever_it_weighs(seed in any::<u64>()) {
+            let candidates = [candidate(3.0, 20, 1000.0), candidate(1.0, 0, 5.0)];
+            let counted = |choose: fn(&[Candidate], u64) -> Option<usize>| {
+                (0..1_000).filter(|step| choose(&candidates, mix(seed.wrapping_add(*step))) == Some(0)).count()
+            };
+            prop_assert!(counted(least_request) < 200);
+            prop_assert!(counted(peak_ewma) < 10);
         }
 
         #[test]

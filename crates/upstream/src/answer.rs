@@ -61,7 +61,7 @@ pub(crate) struct Held {
     pub upstream: std::sync::Arc<Upstream>,
     pub lease: Lease,
     pub slot: Option<Slot>,
-    pub _busy: Busy,
+    pub busy: Busy,
 }
 
 impl Held {
@@ -140,7 +140,10 @@ impl AnswerBody {
         error: BoxError,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        (self.source, self.held, self.broken) = (Source::Ended, None, Some(error));
+        (self.source, self.broken) = (Source::Ended, Some(error));
+        if let Some(held) = self.held.take() {
+            held.busy.broke();
+        }
         context.waker().wake_by_ref();
         Poll::Pending
     }

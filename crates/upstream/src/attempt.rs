@@ -183,7 +183,7 @@ impl Caller {
         let latency = now.since(began);
         plan.receipt.borrow_mut().upstream_time += latency;
         let pause = match result {
-            Ok(answered) if !answered.response.status().is_server_error() => {
+            Ok(answered) if !is_fault(&answered.response) => {
                 plan.upstream.latencies.add(latency, now);
                 plan.upstream.breaker.succeeded(plan.trial.take(), now);
                 return endpoint.succeeded(trial.ended(), latency, now);
@@ -241,7 +241,7 @@ impl Caller {
                         upstream: Arc::clone(plan.upstream),
                         lease,
                         slot: Some(slot),
-                        _busy: busy,
+                        busy,
                     };
                     let response = AnswerBody::within(response, held, plan.settings.body_idle);
                     return Ok(Answered { response, endpoint: Arc::clone(endpoint), retry_after: pause });
@@ -434,6 +434,14 @@ fn kind_of(kind: SendErrorKind) -> &'static Kind {
         SendErrorKind::Body => &refusal::REQUEST_MALFORMED,
         SendErrorKind::Late => &refusal::DEADLINE_EXCEEDED,
     }
+}
+
+/// Whether the server says that it has failed. gRPC says so by a field where HTTP has a status: unknown, internal,
+/// unavailable, data loss.
+fn is_fault<B>(response: &Response<B>) -> bool {
+    let grpc = || response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+    response.status().is_server_error()
+        || response.version() == Version::HTTP_2 && matches!(grpc(), Some(b"2" | b"13" | b"14" | b"15"))
 }
 
 /// The pause that an answer of 429 or 503 asks for.

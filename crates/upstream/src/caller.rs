@@ -105,13 +105,21 @@ impl Caller {
         let state = Rc::downgrade(&self.state);
         task::spawn(async move {
             loop {
-                // Before looking: what is wanted from then on is not missed.
-                let mut wanted = pin!(WANTED.notified());
-                wanted.as_mut().enable();
-                let Some(state) = state.upgrade() else { return };
-                state.sweep();
-                drop(state);
-                let _ = clock::timeout_at(clock::now().after(SWEEP), wanted).await;
+                let Some(held) = state.upgrade() else { return };
+                held.sweep();
+                drop(held);
+                let until = clock::now().after(SWEEP);
+                loop {
+                    // Before looking: what is wanted from then on is not missed.
+                    let mut wanted = pin!(WANTED.notified());
+                    wanted.as_mut().enable();
+                    let Some(held) = state.upgrade() else { return };
+                    held.pools.give_up();
+                    drop(held);
+                    if clock::timeout_at(until, wanted).await.is_err() {
+                        break;
+                    }
+                }
             }
         });
     }
@@ -202,7 +210,10 @@ fn hash_key<'a>(
     let Balance::RingHash(on) = &settings.balance else { return HashKey { key: 0, cookie: None } };
     let of =
         |bytes: &[u8]| bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| mix(hash ^ u64::from(byte)));
-    let by_address = || of(client.to_string().as_bytes());
+    let by_address = || match client {
+        IpAddr::V4(v4) => of(&v4.octets()),
+        IpAddr::V6(v6) => of(&v6.octets()),
+    };
     let key = match on {
         HashOn::Tenant => of(tenant.as_bytes()),
         HashOn::ClientAddress => by_address(),

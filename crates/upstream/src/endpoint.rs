@@ -289,7 +289,10 @@ impl Endpoint {
         if before as usize >= waiting {
             return None;
         }
-        WANTED.notify_waiters();
+        // As long as somebody waits, none is put aside anew.
+        if before == 0 {
+            WANTED.notify_waiters();
+        }
         // Asked again after having been counted: whoever frees one from now on sees that somebody waits.
         loop {
             if let Some(reserved) = self.reserve(most) {
@@ -396,6 +399,13 @@ impl Drop for Reserved {
 /// A call under way.
 #[derive(Debug)]
 pub(crate) struct Busy(Arc<Endpoint>);
+
+impl Busy {
+    /// It broke off after the head of its answer.
+    pub(crate) fn broke(&self) {
+        self.0.failures.fetch_add(1, Relaxed);
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {

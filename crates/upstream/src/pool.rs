@@ -165,7 +165,7 @@ impl Pool {
 
     fn sweep(&mut self, now: Tick) {
         let (idle_timeout, lifetime_max) = (self.idle_timeout, self.lifetime_max);
-        let is_kept = |ticket: &Ticket| ticket.reserved.0.is_kept() && !ticket.reserved.0.is_wanted();
+        let is_kept = |ticket: &Ticket| ticket.reserved.0.is_kept();
         self.idle.retain_mut(|Idle { pooled, since }| {
             now.since(*since) <= idle_timeout
                 && is_kept(&pooled.ticket)
@@ -264,6 +264,15 @@ impl Pools {
         let done = Rc::<Notify>::default();
         self.by_endpoint.borrow_mut().entry(endpoint.id).or_default().opening = Some(Rc::clone(&done));
         Opening { pools: self, endpoint: endpoint.id, done }
+    }
+
+    /// Gives up connections whose place another core waits for: idle ones at once, HTTP/2 ones when their last call ends.
+    pub(crate) fn give_up(&self) {
+        let mut pools = self.by_endpoint.borrow_mut();
+        for pool in pools.values_mut() {
+            pool.idle.retain(|idle| !idle.pooled.ticket.reserved.0.is_wanted());
+            pool.shared.retain(|shared| !shared.ticket.reserved.0.is_wanted());
+        }
     }
 
     /// Closes what has been idle too long, has become too old or belongs to an endpoint that is not used, and forgets

@@ -102,22 +102,29 @@ fn retry_after_is_honoured() {
 
 #[test]
 fn nothing_is_tried_again_after_the_first_byte_of_an_answer() {
-    let origin = Origin::scripted(|visit| {
+    let seen = Switch::default();
+    let told = seen.clone();
+    let origin = Origin::scripted(move |visit| {
         visit.say("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")?;
+        told.wait();
         None
     });
     let gate = gate("first-byte", &one_core(&[origin.address], PATIENT, "retry = { tries = 5 }"));
     let mut stream = connect(gate.address);
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let mut got = Vec::new();
+    while !got.ends_with(b"12345") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        got.push(byte[0]);
+    }
+    assert!(got.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&got));
+    seen.set(true);
+    let mut rest = Vec::new();
     // It is closed before its end: by a FIN or by a reset.
-    let _ = stream.read_to_end(&mut got);
-    assert!(
-        got.starts_with(b"HTTP/1.1 200") && !got.ends_with(b"1234512345"),
-        "{}",
-        String::from_utf8_lossy(&got)
-    );
-    assert_eq!(origin.recorded().len(), 1);
+    let _ = stream.read_to_end(&mut rest);
+    assert_eq!((rest.len(), origin.recorded().len()), (0, 1));
+    until("it counts as a failure", || endpoint(&gate, origin.address)["failures"] == 1);
 }
 
 /// Servers of which the first falls silent when the switch is on, and a gate that hedges, and has seen both be quick.

@@ -49,7 +49,7 @@ pub struct Upstream {
     pub concurrency: Option<u32>,
     /// Who waits when `concurrency` is reached.
     pub waiting: Waiting,
-    /// Circuit breakers, of the upstream and of each endpoint: `true`, or a table.
+    /// A circuit breaker of the whole upstream: `true`, or a table. Each endpoint has one of its own, see `outlier`.
     pub breaker: Switch<Breaker>,
     /// Retries and hedges, as a share of first tries.
     pub retry_budget: Percent,
@@ -229,7 +229,7 @@ impl Default for Health {
 pub struct Outlier {
     /// Failures in a row (5xx, resets, time-outs) that eject. Zero: never.
     pub consecutive: u32,
-    /// How long the first ejection lasts; each further one that much longer.
+    /// How long an ejection lasts before one request finds out whether it may end; doubled each time that it may not.
     pub base: Time,
     /// No ejection lasts longer.
     pub max: Time,
@@ -265,7 +265,7 @@ impl Default for Waiting {
     }
 }
 
-/// A circuit breaker.
+/// A circuit breaker. While it is open, requests are refused at once, or take the route's `fallback`.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Breaker {

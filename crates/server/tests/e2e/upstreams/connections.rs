@@ -88,6 +88,20 @@ fn a_busy_http2_connection_outlives_the_idle_timeout() {
     assert_eq!(endpoint(&gate, origin.address)["connects"], 1);
 }
 
+#[test]
+fn an_answer_of_grpc_that_tells_a_failure_counts_as_one() {
+    let origin = H2Origin::start(async |mut call: H2Call| {
+        let status = if call.head.uri.path() == "/missing" { "5" } else { "14" };
+        let response = http::Response::builder().header("grpc-status", status).body(()).unwrap();
+        drop(call.respond.send_response(response, true));
+    });
+    let gate = gate("grpc-status", &one_core(&[origin.address], "protocol = \"h2\"", ""));
+    for (line, failures) in [("GET /missing", 0), ("GET /", 1)] {
+        assert_eq!(ask(gate.address, line, "").status, 200);
+        assert_eq!(endpoint(&gate, origin.address)["failures"], failures, "{line}");
+    }
+}
+
 /// A gate before a server with a certificate for `app.test`, and what it answers.
 fn over_tls(name: &str, protocols: &[&str], lines: &str) -> Answer {
     let folder = Gate::folder(name);
