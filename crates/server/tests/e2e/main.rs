@@ -2,6 +2,7 @@
 
 mod demo;
 mod exchanges;
+mod limits;
 mod listeners;
 mod retries;
 mod robustness;
