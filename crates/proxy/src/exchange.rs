@@ -13,7 +13,7 @@ use tidegate_upstream::Switched;
 use tidegate_wire::body::Incoming;
 use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
-use tidegate_wire::tunnel::OnUpgrade;
+use tidegate_wire::tunnel::ClientSide;
 
 use crate::recorder::Recorder;
 
@@ -38,9 +38,9 @@ pub struct Exchange {
     /// When its head had arrived.
     pub started: Tick,
     /// The client's side of an Upgrade that it asks for.
-    pub upgrade: Option<OnUpgrade>,
+    pub upgrade: Option<ClientSide>,
     /// Both sides of an Upgrade that the upstream granted.
-    pub upgraded: Option<(OnUpgrade, Switched)>,
+    pub upgraded: Option<(ClientSide, Switched)>,
     /// The record.
     pub open: Box<Open>,
 }

@@ -142,8 +142,11 @@ async fn call(
     let answer = match Box::pin(called).await {
         Ok(answer) => answer,
         // The client's own body may be why: then it is to blame, not the upstream.
-        Err(refusal) => return Err(fault.get().map_or(refusal, |fault| Refusal::new(fault.kind, fault.why))),
+        Err(refusal) => {
+            return Err(fault.told().map_or(refusal, |fault| Refusal::new(fault.kind, fault.why)));
+        }
     };
+    fault.answered();
     if upgrade && answer.response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
         let (head, body) = answer.response.into_parts();
         exchange.upgraded = exchange.upgrade.take().zip(body.into_switched());
@@ -154,7 +157,7 @@ async fn call(
 
 /// Joins both sides of an Upgrade. The receipt, the permit and the upstream's call live until the tunnel ends.
 pub fn join(
-    sides: (tunnel::OnUpgrade, Switched),
+    sides: (tunnel::ClientSide, Switched),
     open: Box<Open>,
     permit: tidegate_model::tenant::Permit,
     idle: std::time::Duration,
@@ -189,14 +192,7 @@ fn prepare(
     let fields = &mut head.headers;
     headers::strip_request(fields);
     if let Some(upgrade) = upgrade {
-        exchange.upgrade = Some(tunnel::on(Request::from_parts(
-            {
-                let (mut parts, ()) = Request::new(()).into_parts();
-                parts.extensions = std::mem::take(&mut head.extensions);
-                parts
-            },
-            (),
-        )));
+        exchange.upgrade = Some(tunnel::ClientSide::of(&mut head.extensions));
         fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(UPGRADE, upgrade);
     }
@@ -251,10 +247,10 @@ fn body(
     }))
 }
 
-/// The protocol that an HTTP/1.1 client asks to change to.
+/// The protocol that a client asks to change to: over HTTP/1.1, or over HTTP/2 as the wire translates it.
 fn upgrade_of(exchange: &Exchange) -> Option<HeaderValue> {
     let head = &exchange.head;
-    let asked = head.version == Version::HTTP_11 && headers::connection_has(&head.headers, "upgrade");
+    let asked = head.version >= Version::HTTP_11 && headers::connection_has(&head.headers, "upgrade");
     // h2c by Upgrade is obsolete (RFC 9113 section 3.1), and a way round a proxy's rules.
     head.headers.get(UPGRADE).filter(|value| asked && !value.as_bytes().eq_ignore_ascii_case(b"h2c")).cloned()
 }

@@ -21,7 +21,28 @@ use tidegate_wire::patience::Patience;
 use crate::pace::{self, Pace};
 
 /// What ended a request's body early, seen by whoever answers for the failed upstream call.
-pub type Fault = Rc<Cell<Option<Violation>>>;
+pub type Fault = Rc<Upload>;
+
+/// What a body and the exchange that sends it tell each other.
+#[derive(Debug, Default)]
+pub struct Upload {
+    fault: Cell<Option<Violation>>,
+    answered: Cell<bool>,
+}
+
+impl Upload {
+    /// What ended the body early.
+    #[must_use]
+    pub fn told(&self) -> Option<Violation> {
+        self.fault.get()
+    }
+
+    /// The answer has begun. From now on the client may take its time: who speaks both ways at once, as gRPC does, is
+    /// not bound to say something all the while.
+    pub fn answered(&self) {
+        self.answered.set(true);
+    }
+}
 
 /// A request body that is counted, bounded and paced.
 pub struct RequestBody {
@@ -79,7 +100,7 @@ impl RequestBody {
     }
 
     fn fail(&self, fault: Violation) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.fault.set(Some(fault));
+        self.fault.fault.set(Some(fault));
         Poll::Ready(Some(Err(fault.into())))
     }
 
@@ -88,7 +109,7 @@ impl RequestBody {
         self.count.set(self.count.get().saturating_add(length));
         let why = "the request's body is larger than allowed here";
         self.left = self.left.checked_sub(length).ok_or(Violation { kind: self.over, why })?;
-        match &mut self.watch {
+        match self.watch.as_mut().filter(|_| !self.fault.answered.get()) {
             Some(watch) => watch.patience.came(length, clock::now()),
             None => Ok(()),
         }
@@ -119,9 +140,13 @@ impl HttpBody for RequestBody {
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    let Some(watch) = &mut this.watch else { return Poll::Pending };
-                    let fault = ready!(watch.poll_over(context));
-                    return this.fail(fault);
+                    if let Some(watch) = &mut this.watch
+                        && let Poll::Ready(fault) = watch.poll_over(context)
+                        && !this.fault.answered.get()
+                    {
+                        return this.fail(fault);
+                    }
+                    return Poll::Pending;
                 }
             };
             let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };

@@ -23,6 +23,15 @@ pub fn block_on<T>(play: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(PATIENCE, play).await.expect("the test hangs") })
 }
 
+/// What a server that speaks WebSocket answers to a key (RFC 6455 section 1.3).
+#[must_use]
+pub fn websocket_accept(key: &str) -> String {
+    use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+    use base64::prelude::{BASE64_STANDARD, Engine as _};
+    let salted = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64_STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, salted.as_bytes()))
+}
+
 /// Runs beside the test.
 pub fn beside(future: impl Future<Output = ()> + Send + 'static) {
     #[expect(clippy::disallowed_methods, reason = "a test has no core of the product's")]

@@ -14,7 +14,9 @@ mod tls_origin;
 
 pub use gate::Gate;
 pub use h2;
-pub use h2_peers::{H2Call, H2Client, H2Origin, beside, block_on, h2_connect, h2_over, h2_read};
+pub use h2_peers::{
+    H2Call, H2Client, H2Origin, beside, block_on, h2_connect, h2_over, h2_read, websocket_accept,
+};
 pub use names::{NameServer, Record};
 pub use origin::{Origin, Recorded, Reply, Visit};
 pub use raw::{Answer, ask, ask_on, connect, read_answer, send, send_all};

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::EXPECT;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::client::conn::http2;
@@ -258,6 +259,8 @@ async fn send_http2(
     *head.uri_mut() = request.uri().clone();
     *head.version_mut() = request.version();
     *head.headers_mut() = request.headers().clone();
+    // hyper hears no interim responses there: the client is told to go on by us.
+    head.headers_mut().remove(EXPECT);
     let whole = head.map(|()| std::mem::take(request.body_mut()));
     let Ok(sent) = clock::timeout_at(by, sender.try_send_request(whole)).await else {
         return Err(SendError::new(SendErrorKind::Late, None));

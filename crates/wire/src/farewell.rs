@@ -12,7 +12,7 @@ use crate::stream::Socket;
 
 /// How long a refused client may take to read why, and how much of what it still sends is read meanwhile.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
-pub(crate) const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// The bytes of a response that closes the connection.
 pub(crate) fn encode(response: &Response<Bytes>) -> Vec<u8> {
@@ -52,7 +52,7 @@ async fn say_and_listen(
     stream.write_all(bytes).await?;
     stream.shutdown().await?;
     let mut left = LINGER_BYTES;
-    let mut buffer = [0; 4096];
+    let mut buffer = vec![0; 16 * 1024];
     while left > 0 {
         match stream.read(&mut buffer).await? {
             0 => break,

@@ -371,6 +371,12 @@ impl Head {
                 }
                 self.chunked = true;
             }
+            (6, b'e')
+                if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") =>
+            {
+                let why = "only `100-continue` may be expected";
+                return Err(Violation { kind: &refusal::REQUEST_EXPECTATION, why });
+            }
             (7, b'u') if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = !self.http10,
             _ => {}
         }

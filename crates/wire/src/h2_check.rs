@@ -5,8 +5,8 @@
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use tidegate_model::host;
 use tidegate_model::refusal::{
-    REQUEST_BODY_TOO_LARGE, REQUEST_FRAMING, REQUEST_HEADERS_TOO_LARGE, REQUEST_HOST, REQUEST_METHOD,
-    REQUEST_PATH, Refusal,
+    REQUEST_BODY_TOO_LARGE, REQUEST_EXPECTATION, REQUEST_FRAMING, REQUEST_HEADERS_TOO_LARGE, REQUEST_HOST,
+    REQUEST_METHOD, REQUEST_PATH, Refusal,
 };
 
 use crate::guard::is_target;
@@ -48,6 +48,10 @@ pub(crate) fn check<B>(request: &mut Request<B>, limits: &ConnectionLimits) -> R
             let text = std::str::from_utf8(host).map_err(|_| Refusal::from(host::HostError::Byte))?;
             drop(host::normalize(text)?);
         }
+    }
+    let mut expected = headers.get_all(header::EXPECT).iter();
+    if !expected.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Refusal::new(&REQUEST_EXPECTATION, "Only `100-continue` may be expected."));
     }
     check_length(headers, limits.body_bytes)
 }

@@ -22,3 +22,4 @@ pub mod task;
 mod timer;
 pub mod tls;
 pub mod tunnel;
+mod websocket;

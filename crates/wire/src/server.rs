@@ -33,10 +33,11 @@ use crate::first_bytes;
 use crate::guard::Violation;
 use crate::h2_check;
 use crate::settings::{ConnectionLimits, ListenerSettings};
-use crate::stream::{GuardedStream, Shared, Socket};
+use crate::stream::{GuardedStream, Hold, Shared, Socket};
 use crate::streams::{Stream, StreamExecutor, Streams};
 use crate::task;
 use crate::timer::{Ended, Timer};
+use crate::websocket;
 
 /// How long accepting pauses when the process has no file descriptor left, and how often that is said.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -364,7 +365,14 @@ impl<H: Handler> Server<H> {
             }
             Ended::Cut => return,
         };
-        let (Some(violation), Some(parts)) = (violation, driven.into_parts()) else { return };
+        let Some(parts) = driven.into_parts() else { return };
+        let Some(violation) = violation else {
+            // Answered before all of the upload had come: the client may not have looked at the answer yet.
+            if parts.io.is_within_body() {
+                linger(parts.io.socket, &[]).await;
+            }
+            return;
+        };
         // An exchange that the client broke by its body was answered by its own handler, if at all.
         if shared.is_idle() && !shared.broken_body.load(Relaxed) {
             let refusal = Refusal::new(violation.kind, violation.why);
@@ -384,11 +392,24 @@ impl<H: Handler> Server<H> {
                     (Rc::clone(&server), Rc::clone(&connection), Arc::clone(&shared));
                 let stream = streams.open();
                 async move {
-                    if let Err(refusal) = h2_check::check(&mut request, &connection.limits) {
+                    let refuse = |refusal| {
                         let refused = server.handler.refuse(&connection, refusal);
-                        return Ok(refused.map(|bytes| Tracked::words(bytes, &shared)));
+                        Ok(refused.map(|bytes| Tracked::words(bytes, &shared)))
+                    };
+                    let checked = h2_check::check(&mut request, &connection.limits);
+                    let opening = match checked.and_then(|()| websocket::translate(&mut request)) {
+                        Ok(None) => {
+                            return server.answer(request, &connection, &shared, Some(stream)).await;
+                        }
+                        Ok(Some(opening)) => opening,
+                        Err(refusal) => return refuse(refusal),
+                    };
+                    request.extensions_mut().insert(Arc::new(Hold::on(&shared)));
+                    let mut response = server.answer(request, &connection, &shared, Some(stream)).await?;
+                    match opening.answer(&mut response) {
+                        Ok(()) => Ok(response),
+                        Err(refusal) => refuse(refusal),
                     }
-                    server.answer(request, &connection, &shared, Some(stream)).await
                 }
             })
         };

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
@@ -23,6 +24,9 @@ use crate::settings::ConnectionLimits;
 /// What a client hears that has said it will send no more: is it still there? (RFC 9110 section 15.2 lets a server send
 /// an interim response at any time. The kernel of a client that is gone answers with a reset.)
 const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// How long nothing is written to a client that said so within its answer, before it counts as gone: it cannot be asked
+/// in the middle of a message, and most who say so have gone.
+const GONE_AFTER: Duration = Duration::from_secs(1);
 /// GOAWAY with ENHANCE_YOUR_CALM (RFC 9113 sections 6.8 and 7). hyper has no way to say it.
 const GOAWAY_CALM: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11];
 
@@ -67,6 +71,24 @@ pub(crate) struct Shared {
     pub calm: AtomicBool,
     violated: AtomicBool,
     violation: Mutex<Option<Violation>>,
+}
+
+/// A tunnel over HTTP/2: while it lasts, its connection is not idle.
+#[derive(Debug)]
+pub(crate) struct Hold(Arc<Shared>);
+
+impl Hold {
+    pub(crate) fn on(shared: &Arc<Shared>) -> Hold {
+        shared.in_flight.fetch_add(1, Relaxed);
+        Hold(Arc::clone(shared))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.0.active_at.set(clock::now());
+    }
 }
 
 /// A tick that is set and read on one core.
@@ -171,8 +193,11 @@ impl GuardedStream {
     fn must_wait(&mut self) -> Option<Poll<io::Result<()>>> {
         let idle = self.shared.is_idle();
         if let Some(violation) = self.shared.violation() {
-            let in_body = self.guard.as_ref().is_some_and(|guard| guard.phase() == Phase::Body);
-            return Some(if idle || in_body { Poll::Ready(Err(refused(violation))) } else { Poll::Pending });
+            return Some(if idle || self.is_within_body() {
+                Poll::Ready(Err(refused(violation)))
+            } else {
+                Poll::Pending
+            });
         }
         let guard = self.guard.as_mut()?;
         if guard.phase() == Phase::Undecided {
@@ -193,8 +218,16 @@ impl GuardedStream {
         None
     }
 
-    /// Whether the connection does not exist any more for the kernel.
+    /// Whether the client has not sent all of a request's body.
+    pub(crate) fn is_within_body(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.phase() == Phase::Body)
+    }
+
+    /// Whether the connection does not exist any more for the kernel, or seems not to for anybody.
     fn is_gone(&self) -> bool {
+        if self.wrote && self.shared.active_at.get().after(GONE_AFTER) <= clock::now() {
+            return true;
+        }
         match &self.socket {
             Socket::Plain(stream) => stream.peer_addr().is_err(),
             Socket::Tls(stream) => stream.get_ref().0.peer_addr().is_err(),
@@ -264,6 +297,7 @@ impl GuardedStream {
             return false;
         }
         self.shared.half_closed.store(true, Relaxed);
+        self.shared.active_at.set(clock::now());
         self.wrote || self.socket.say(context, PROBE)
     }
 
@@ -417,6 +451,9 @@ impl GuardedStream {
         self.wrote = true;
         if !stalled {
             self.shared.write_by.set(Tick::MAX);
+            if self.shared.half_closed.load(Relaxed) {
+                self.shared.active_at.set(clock::now());
+            }
         } else if self.shared.write_by.get() == Tick::MAX {
             self.shared.write_by.set(clock::now().after(self.limits.body_idle));
         }

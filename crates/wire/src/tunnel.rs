@@ -2,25 +2,46 @@
 
 use std::cell::Cell;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// The right to the connection of a request or response, once its Upgrade is done.
-pub use hyper::upgrade::{OnUpgrade, on};
+use http::{Extensions, Request};
+use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::clock;
+use crate::stream::Hold;
 
 /// Bytes read at once.
 const BUFFER: usize = 16 * 1024;
 
+/// The client's side of a tunnel: the right to its connection, once the Upgrade is done.
+pub struct ClientSide {
+    upgrade: OnUpgrade,
+    /// Over HTTP/2 the connection is not the tunnel's alone.
+    _hold: Option<Arc<Hold>>,
+}
+
+impl ClientSide {
+    /// The side of the client whose request has these extensions. They are taken.
+    #[must_use]
+    pub fn of(extensions: &mut Extensions) -> ClientSide {
+        let hold = extensions.remove::<Arc<Hold>>();
+        let mut request = Request::new(());
+        *request.extensions_mut() = std::mem::take(extensions);
+        ClientSide { upgrade: on(request), _hold: hold }
+    }
+}
+
 /// Waits for the client's side and copies until the tunnel ends. Bytes from the client, bytes from the upstream.
 pub async fn run(
-    client: OnUpgrade,
+    client: ClientSide,
     upstream: impl AsyncRead + AsyncWrite + Unpin,
     idle: Duration,
 ) -> (u64, u64) {
-    let Ok(client) = client.await else { return (0, 0) };
+    let ClientSide { upgrade, _hold } = client;
+    let Ok(client) = upgrade.await else { return (0, 0) };
     let (client_read, client_write) = tokio::io::split(TokioIo::new(client));
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
     let (up, down) = (Cell::new(0), Cell::new(0));

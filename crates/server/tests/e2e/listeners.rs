@@ -306,6 +306,13 @@ fn a_body_that_stalls_or_drips_is_given_up() {
     let mut stream = connect(gate.address);
     stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc").unwrap();
     assert_eq!(read_answer(&mut stream).status, 408);
+    block_on(async {
+        let mut client = h2_connect(gate.address).await;
+        let request = http::Request::post("http://a/").body(()).unwrap();
+        let (response, mut body) = client.send_request(request, false).unwrap();
+        body.send_data(vec![0; 3].into(), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 408);
+    });
     let gate = limited("drip", &origin, "body_rate_min = \"1KiB\"\nbody_grace = \"100ms\"");
     let mut stream = connect(gate.address);
     stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n").unwrap();

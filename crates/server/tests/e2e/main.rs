@@ -10,11 +10,12 @@ mod routing;
 mod running;
 mod seen;
 mod steering;
+mod streams;
 mod tenants;
 mod time;
 mod tokens;
+mod tunnels;
 mod upstreams;
-mod wire;
 
 /// The binary under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");

@@ -144,6 +144,9 @@ impl Http1 {
                 Ok(Some(head))
                     if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS =>
                 {
+                    if head.status == StatusCode::CONTINUE {
+                        self.upload.held_until = None;
+                    }
                     *interim += 1;
                     if *interim > INTERIM_MAX {
                         break malformed(Malformed("the server sends interim responses without end"));
@@ -156,13 +159,19 @@ impl Http1 {
                     Poll::Ready(Err(error)) => {
                         break SendError::new(SendErrorKind::Closed, Some(error.into()));
                     }
-                    // What cannot be sent has no answer, unless one is there already.
+                    // What cannot be sent has no answer. But a server that closes early may have answered before: that
+                    // the connection has ended is told to whoever reads it.
                     Poll::Pending => match unsent {
-                        Some(UploadError::Io(error)) => {
+                        Some(UploadError::Io(error)) if !is_of_server(&error) => {
                             break SendError::new(SendErrorKind::Closed, Some(error.into()));
                         }
                         _ => {
-                            ready!(self.alarm.poll(by, context));
+                            let until = self.upload.held_until.unwrap_or(by).min(by);
+                            ready!(self.alarm.poll(until, context));
+                            if until < by {
+                                self.upload.held_until = None;
+                                continue;
+                            }
                             break SendError::new(SendErrorKind::Late, None);
                         }
                     },
@@ -176,7 +185,9 @@ impl Http1 {
 
     /// Makes a response of a head.
     fn begin(&mut self, head: response::Head) -> Response<()> {
-        self.keep = head.keep;
+        let unsent = self.upload.refuse_held();
+        self.uploaded |= unsent;
+        self.keep = head.keep && !unsent;
         self.reading = match head.framing {
             _ if head.status == StatusCode::SWITCHING_PROTOCOLS => Reading::Tunnel,
             Framing::Length(0) => Reading::Idle,
@@ -319,6 +330,11 @@ impl Http1 {
     pub fn is_tunnel(&self) -> bool {
         matches!(self.reading, Reading::Tunnel)
     }
+}
+
+/// Whether it was the server that ended the connection.
+fn is_of_server(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 fn malformed(error: Malformed) -> SendError {

@@ -3,18 +3,24 @@
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, Method, Request};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tidegate_model::tick::Tick;
 use tokio::io::AsyncWrite;
 
 use crate::body::{Body, BoxError};
+use crate::clock;
 
 /// Fields that frame, route or authorise a message may not follow it (RFC 9110 section 6.5.1).
 const NO_TRAILERS: [HeaderName; 7] =
     [AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING];
+/// How long a server may take to say that it wants a body: it may not know that it is asked. The client's own "100
+/// Continue" is written when its body is first asked for, so that it hears what the server said.
+const CONTINUE_WITHIN: Duration = Duration::from_secs(1);
 /// What is at most kept of the buffer for heads once a request is sent.
 const KEPT: usize = 16 * 1024;
 
@@ -32,6 +38,8 @@ pub(super) struct Upload {
     framing: Framing,
     /// Whether anything was taken by the kernel.
     pub began: bool,
+    /// The body waits until the server says that it wants it, or until then (RFC 9110 section 10.1.1).
+    pub held_until: Option<Tick>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +75,8 @@ impl Upload {
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
         };
+        let expects = !ended && request.headers().contains_key(EXPECT);
+        self.held_until = expects.then(|| clock::now().after(CONTINUE_WITHIN));
         self.body = (!ended).then_some(body);
         self.head(request);
     }
@@ -110,6 +120,15 @@ impl Upload {
         if self.lines.capacity() > KEPT {
             self.lines = Vec::new();
         }
+    }
+
+    /// Lets go of a body that the server does not want: it has answered before it said that it did.
+    pub(super) fn refuse_held(&mut self) -> bool {
+        let held = self.held_until.take().is_some();
+        if held {
+            self.body = None;
+        }
+        held
     }
 
     /// Gives the body back, of which nothing was sent.
@@ -175,6 +194,9 @@ impl Upload {
     /// Takes the body's next frame. Ready when there is one, or no body any more.
     fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
         let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
+        if self.held_until.is_some() {
+            return Poll::Pending;
+        }
         let frame = match ready!(Pin::new(body).poll_frame(context)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Err(UploadError::Body(error))),

@@ -1,0 +1,212 @@
+//! Connections that change their protocol: WebSocket over both versions of HTTP, and any other Upgrade.
+
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_testkit::{Origin, Reply, block_on, connect, h2, h2_connect, h2_read, read_answer};
+
+use crate::streams::{read_rest, read_until, sent};
+use crate::{app, gate};
+
+/// The example of RFC 6455 section 1.3.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+/// A masked text frame, as a client sends it, and what an echo of bytes gives back.
+const TEXT: &[u8] = &[0x81, 0x85, 1, 2, 3, 4, b'h' ^ 1, b'e' ^ 2, b'l' ^ 3, b'l' ^ 4, b'o' ^ 1];
+
+#[test]
+fn a_websocket_goes_through_from_its_handshake_to_its_end() {
+    let origin = Origin::scripted(|visit| {
+        visit.say(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+        ))?;
+        visit.say(b"\x81\x02hi")?;
+        visit.echo()
+    });
+    let gate = gate("websocket", &app(&[origin.address], "", ""));
+    let mut stream = sent(
+        gate.address,
+        format!(
+            "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+        ),
+    );
+    let head = read_until(&mut stream, "\r\n\r\n").to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert!(head.contains(&format!("sec-websocket-accept: {}", ACCEPT.to_ascii_lowercase())), "{head}");
+    assert!(
+        head.contains("\r\nupgrade: websocket\r\n") && head.contains("\r\nconnection: upgrade\r\n"),
+        "{head}"
+    );
+    read_until(&mut stream, "\x02hi");
+    stream.write_all(TEXT).unwrap();
+    let mut back = [0; TEXT.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(back, TEXT);
+    let asked = origin.recorded()[0].head.to_ascii_lowercase();
+    for field in
+        ["\r\nconnection: upgrade\r\n", "\r\nupgrade: websocket\r\n", "\r\nsec-websocket-version: 13\r\n"]
+    {
+        assert!(asked.contains(field), "{field:?}: {asked}");
+    }
+    // The client's end is passed on; the upstream's answer to it comes back.
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_rest(&mut stream), "");
+}
+
+#[test]
+fn an_upgrade_that_is_declined_leaves_an_ordinary_connection() {
+    let origin = Origin::start(|_| Reply::Status(426, "no".to_owned()));
+    let gate = gate("declined", &app(&[origin.address], "", ""));
+    let mut stream = connect(gate.address);
+    for _ in 0..2 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .unwrap();
+        assert_eq!(read_answer(&mut stream).status, 426);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!(read_answer(&mut stream).status, 426);
+    }
+    assert_eq!(origin.recorded().len(), 4);
+}
+
+/// Asks for a WebSocket over HTTP/2 (RFC 8441).
+fn extended_connect(protocol: &'static str) -> http::Request<()> {
+    let mut request = http::Request::builder()
+        .method("CONNECT")
+        .uri("http://a/chat?x=1")
+        .header("sec-websocket-version", "13")
+        .header("origin", "http://a")
+        .body(())
+        .unwrap();
+    request.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
+    request
+}
+
+/// What a server answers to this key.
+fn accept(head: &str) -> String {
+    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a key is made");
+    tidegate_testkit::websocket_accept(key)
+}
+
+#[test]
+fn a_websocket_over_http2_is_one_over_http1_for_the_upstream() {
+    let origin = Origin::scripted(|visit| match visit.path() {
+        "/chat?x=1" => {
+            let accept = accept(&visit.head);
+            visit.say(format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+            ))?;
+            visit.echo()
+        }
+        _ => visit.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+    });
+    let config = format!("{}\n[limits]\nidle = \"100ms\"\n", app(&[origin.address], "", ""));
+    let gate = gate("h2-websocket", &config);
+    block_on(async {
+        let mut client = h2_connect(gate.address).await;
+        while !client.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+        let (response, mut send) = client.send_request(extended_connect("websocket"), false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200, "{response:?}");
+        assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
+        for gone in ["upgrade", "connection", "sec-websocket-accept", "content-length"] {
+            assert!(!response.headers().contains_key(gone), "{gone}");
+        }
+        let mut body = response.into_body();
+        let mut echo = async |bytes: &'static [u8]| {
+            send.send_data(Bytes::from_static(bytes), false).unwrap();
+            let mut back = Vec::new();
+            while back.len() < bytes.len() {
+                let data = body.data().await.expect("it goes on").unwrap();
+                let _ = body.flow_control().release_capacity(data.len());
+                back.extend_from_slice(&data);
+            }
+            assert_eq!(back, bytes);
+        };
+        echo(TEXT).await;
+        // A tunnel is no idleness, and other streams go on beside it.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let request = http::Request::get("http://a/other").body(()).unwrap();
+        assert_eq!(client.send_request(request, true).unwrap().0.await.unwrap().status(), 200);
+        echo(b"again").await;
+        send.send_data(Bytes::new(), true).unwrap();
+        assert!(h2_read(&mut body).await.0.is_empty(), "the end comes back");
+    });
+    let asked = origin.recorded()[0].head.to_ascii_lowercase();
+    assert!(asked.starts_with("get /chat?x=1 http/1.1\r\n"), "{asked}");
+    for field in [
+        "\r\nhost: a\r\n",
+        "\r\nconnection: upgrade\r\n",
+        "\r\nupgrade: websocket\r\n",
+        "\r\nsec-websocket-version: 13\r\n",
+    ] {
+        assert!(asked.contains(field), "{field:?}: {asked}");
+    }
+}
+
+#[test]
+fn a_websocket_over_http2_that_comes_to_nothing_is_told_so() {
+    let origin = Origin::scripted(|visit| {
+        match visit.field("x-case").as_deref() {
+        Some("no") => visit.say("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno"),
+        Some("ok") => visit.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+        _ => visit.say(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+        )),
+    }
+    });
+    let gate = gate("h2-websocket-no", &app(&[origin.address], "", ""));
+    block_on(async {
+        let mut client = h2_connect(gate.address).await;
+        while !client.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+        for (protocol, case, status) in [
+            ("websocket", "no", 403),
+            ("websocket", "ok", 502),
+            ("websocket", "wrong accept", 502),
+            ("connect-udp", "no", 501),
+        ] {
+            let mut request = extended_connect(protocol);
+            request.headers_mut().insert("x-case", case.parse().unwrap());
+            let (response, _send) = client.send_request(request, false).unwrap();
+            assert_eq!(response.await.unwrap().status(), status, "{protocol} {case}");
+        }
+    });
+    assert_eq!(origin.recorded().len(), 3);
+}
+
+#[test]
+fn a_change_of_protocol_that_nobody_asked_for_is_no_answer() {
+    let origin = Origin::scripted(|visit| {
+        visit.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+    });
+    let gate = gate("unasked", &app(&[origin.address], "", ""));
+    let mut stream = sent(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(read_answer(&mut stream).status, 502);
+}
+
+#[test]
+fn an_upgraded_connection_outlives_a_reload() {
+    let origin = Origin::start(|_| Reply::Echo);
+    let config = app(&[origin.address], "", "");
+    let gate = gate("upgrade", &config);
+    let mut stream = connect(gate.address);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n").unwrap();
+    assert_eq!(read_answer(&mut stream).status, 101);
+    let mut echo = |text: &[u8]| {
+        stream.write_all(text).unwrap();
+        let mut back = vec![0; text.len()];
+        stream.read_exact(&mut back).unwrap();
+        assert_eq!(back, text);
+    };
+    echo(b"before");
+    gate.rewrite(&format!("{config}\n[plan.other]\nrate = \"1/s\"\n"));
+    gate.signal("-HUP");
+    crate::running::until_reloads(&gate, 1);
+    echo(b"after");
+}
