@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use tidegate_model::forwarded::Forwarding;
 use tidegate_model::path::replace_prefix;
@@ -16,10 +16,10 @@ use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tenant::Direction;
 use tidegate_model::tick::Tick;
 use tidegate_model::{deadline, headers};
-use tidegate_upstream::{Switched, Terms, Upstream};
+use tidegate_upstream::{Called, Switched, Terms, Upstream};
 use tidegate_wire::body::Body;
 use tidegate_wire::patience::Patience;
-use tidegate_wire::{task, tunnel};
+use tidegate_wire::{clock, task, tunnel};
 
 use crate::admit::attached;
 use crate::exchange::{Exchange, Open};
@@ -56,44 +56,48 @@ pub async fn forward(
         deadline::asked(&exchange.head.headers, site.settings.deadline_header.as_ref()),
     );
     let fault: Fault = Rc::default();
-    let request = prepare(proxy, exchange, routed, &permitted, &fault)?;
-    // Only a route with another upstream to fall back to pays for keeping the request's head.
-    let mut again =
-        rest.iter().any(|rung| matches!(rung, Fallback::Upstream(_))).then(|| keep(&request)).flatten();
-    let mut failed = match call(proxy, exchange, settings, &permitted, first, request, by, &fault).await {
-        Ok(response) if !settings.fallback_statuses.contains(&response.status()) || rest.is_empty() => {
-            return Ok(respond::permitted(response, permitted));
-        }
-        Ok(response) => Outcome::Answered(Box::new(response)),
-        Err(refusal) if respond::is_worth_falling_back(refusal.kind) => Outcome::Refused(refusal),
-        Err(refusal) => return Err(refusal),
-    };
-    for rung in rest {
-        match rung {
-            Fallback::Respond(fixed) => {
+    let mut request = prepare(proxy, exchange, routed, &permitted, &fault)?;
+    let (mut failed, mut again) = (None, true);
+    for number in 0..=rest.len() {
+        let upstream = match number.checked_sub(1).map(|number| &rest[number]) {
+            None => first,
+            Some(Fallback::Upstream(_)) if !again || clock::now() >= by => continue,
+            Some(Fallback::Upstream(upstream)) => {
+                exchange.note(Step::Fallback(Arc::clone(&upstream.settings().name)));
+                upstream
+            }
+            Some(Fallback::Respond(fixed)) => {
                 exchange.note(Step::Fallback(Arc::from("fixed")));
                 let response = respond::fixed(fixed, exchange.open.receipt().method == Method::HEAD);
                 return Ok(respond::permitted(response, permitted));
             }
-            Fallback::Upstream(upstream) => {
-                let Some(request) = again.as_ref().map(rebuild) else { continue };
-                exchange.note(Step::Fallback(Arc::clone(&upstream.settings().name)));
-                match call(proxy, exchange, settings, &permitted, upstream, request, by, &fault).await {
-                    Ok(response) => return Ok(respond::permitted(response, permitted)),
-                    Err(refusal) if matches!(failed, Outcome::Refused(_)) => {
-                        failed = Outcome::Refused(refusal)
-                    }
-                    Err(_) => {}
-                }
+        };
+        let further = number < rest.len();
+        let called = call(proxy, exchange, settings, &permitted, upstream, &mut request, by, further);
+        let (result, whole) = called.await;
+        again = whole;
+        match result {
+            Ok(response) if !further || !settings.fallback_statuses.contains(&response.status()) => {
+                fault.answered();
+                return Ok(respond::permitted(response, permitted));
             }
-        }
-        if tidegate_wire::clock::now() >= by {
-            again = None;
+            Ok(response) if !matches!(failed, Some(Outcome::Answered(_))) => {
+                failed = Some(Outcome::Answered(Box::new(response)));
+            }
+            Ok(_) => {}
+            // The client's own body may be why: then it is to blame, not the upstream, and nobody else can help.
+            Err(_) if let Some(fault) = fault.told() => return Err(Refusal::new(fault.kind, fault.why)),
+            Err(refusal) if !respond::is_worth_falling_back(refusal.kind) => return Err(refusal),
+            Err(refusal) => failed = failed.or(Some(Outcome::Refused(refusal))),
         }
     }
     match failed {
-        Outcome::Answered(response) => Ok(respond::permitted(*response, permitted)),
-        Outcome::Refused(refusal) => Err(refusal),
+        Some(Outcome::Answered(response)) => {
+            fault.answered();
+            Ok(respond::permitted(*response, permitted))
+        }
+        Some(Outcome::Refused(refusal)) => Err(refusal),
+        None => unreachable!("the first rung was taken"),
     }
 }
 
@@ -103,20 +107,7 @@ enum Outcome {
     Refused(Refusal),
 }
 
-/// The head of a request without a body, to make it again.
-fn keep(request: &Request<Body>) -> Option<(Method, Uri, HeaderMap)> {
-    let bodyless = request.body().is_end_stream() && request.method().is_safe();
-    bodyless.then(|| (request.method().clone(), request.uri().clone(), request.headers().clone()))
-}
-
-fn rebuild((method, uri, headers): &(Method, Uri, HeaderMap)) -> Request<Body> {
-    let mut request = Request::new(Body::Empty);
-    *request.method_mut() = method.clone();
-    *request.uri_mut() = uri.clone();
-    *request.headers_mut() = headers.clone();
-    request
-}
-
+/// Takes a rung. Tells also whether the request may be made on a further one.
 #[expect(clippy::too_many_arguments, reason = "a rung of the ladder; they have no meaning as a group")]
 async fn call(
     proxy: &Proxy,
@@ -124,10 +115,10 @@ async fn call(
     settings: &RouteSettings,
     permitted: &Permitted,
     upstream: &Arc<Upstream>,
-    request: Request<Body>,
+    request: &mut Request<Body>,
     by: Tick,
-    fault: &Fault,
-) -> Result<Response<Content>, Refusal> {
+    further: bool,
+) -> (Result<Response<Content>, Refusal>, bool) {
     exchange.open.receipt_mut().upstream = Some(Arc::clone(&upstream.settings().name));
     let upgrade = request.headers().contains_key(UPGRADE);
     let terms = Terms {
@@ -136,23 +127,20 @@ async fn call(
         retry: &settings.retry,
         client: exchange.client,
         upgrade,
+        further,
     };
     let called =
         proxy.caller.call(upstream, permitted.permit(), request, &terms, exchange.open.receipt_cell());
-    let answer = match Box::pin(called).await {
-        Ok(answer) => answer,
-        // The client's own body may be why: then it is to blame, not the upstream.
-        Err(refusal) => {
-            return Err(fault.told().map_or(refusal, |fault| Refusal::new(fault.kind, fault.why)));
+    let Called { result, again } = Box::pin(called).await;
+    let response = result.map(|answer| {
+        if !upgrade || answer.response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+            return respond::forwarded(answer, &settings.response);
         }
-    };
-    fault.answered();
-    if upgrade && answer.response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
         let (head, body) = answer.response.into_parts();
         exchange.upgraded = exchange.upgrade.take().zip(body.into_switched());
-        return Ok(respond::switched(head, answer.sticky, &settings.response));
-    }
-    Ok(respond::forwarded(answer, &settings.response))
+        respond::switched(head, answer.sticky, &settings.response)
+    });
+    (response, again)
 }
 
 /// Joins both sides of an Upgrade. The receipt, the permit and the upstream's call live until the tunnel ends.

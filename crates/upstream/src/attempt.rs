@@ -361,7 +361,7 @@ fn to_http2(request: &mut Request<Body>, endpoint: &Endpoint, tls: bool) {
 }
 
 /// A request that was meant for HTTP/2, for an endpoint that speaks HTTP/1.1.
-fn to_http1(request: &mut Request<Body>) {
+pub(crate) fn to_http1(request: &mut Request<Body>) {
     let parts = std::mem::take(request.uri_mut()).into_parts();
     if let Some(host) = parts.authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
         request.headers_mut().insert(HOST, host);

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::header::COOKIE;
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::header::{COOKIE, HOST};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body::Body as _;
 use tidegate_model::balance::mix;
 use tidegate_model::breaker::{Probe, Verdict};
@@ -23,7 +23,7 @@ use tidegate_wire::body::Body;
 use tidegate_wire::{clock, task};
 
 use crate::answer::Answer;
-use crate::attempt::{Answered, Failed, Plan, opening};
+use crate::attempt::{Answered, Failed, Plan, opening, to_http1};
 use crate::endpoint::WANTED;
 use crate::gate::Slot;
 use crate::pick::Picker;
@@ -49,6 +49,17 @@ pub struct Terms<'a> {
     pub client: IpAddr,
     /// An Upgrade: never tried twice.
     pub upgrade: bool,
+    /// Whether the request may be made elsewhere when this fails.
+    pub further: bool,
+}
+
+/// How a call ended.
+pub struct Called {
+    /// The answer; or why there is none: the refusal of the last try, or of what came before the first.
+    pub result: Result<Answer, Refusal>,
+    /// Whether the request is whole and may be made elsewhere: nothing of it was sent, or it is safe. Never without
+    /// [`Terms::further`].
+    pub again: bool,
 }
 
 /// The way to the upstreams of one core.
@@ -125,22 +136,22 @@ impl Caller {
     }
 
     /// Makes a request to an upstream. The permit is the evidence that it may be made.
-    ///
-    /// # Errors
-    /// Why there is no answer: the refusal of the last try, or of what came before the first.
     pub async fn call(
         &self,
         upstream: &Arc<Upstream>,
-        _permit: &Permit,
-        request: Request<Body>,
+        permit: &Permit,
+        request: &mut Request<Body>,
         terms: &Terms<'_>,
         receipt: &RefCell<Receipt>,
-    ) -> Result<Answer, Refusal> {
+    ) -> Called {
         let transport = upstream.transport();
         let settings = upstream.settings();
-        let hash = hash_key(&settings, request.headers(), _permit.tenant().id(), terms.client);
+        let hash = hash_key(&settings, request.headers(), permit.tenant().id(), terms.client);
         let now = clock::now();
-        let probe = admit(upstream, &settings, terms.deadline, now)?;
+        let probe = match admit(upstream, &settings, terms.deadline, now) {
+            Ok(probe) => probe,
+            Err(refusal) => return Called { result: Err(refusal), again: terms.further },
+        };
         let plan = Plan {
             upstream,
             transport,
@@ -153,12 +164,18 @@ impl Caller {
             trial: Trial::new(&upstream.breaker, probe),
         };
         upstream.budget.earn(settings.retry_budget_percent, settings.retry_budget_min_per_second, now);
+        let host = terms.further.then(|| request.headers().get(HOST).cloned());
         let mut tries = Tries::new(self, &plan, terms, request);
-        let answered = tries.run().await?;
-        let sticky = hash.cookie.and_then(|name| {
-            HeaderValue::from_str(&format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax", hash.key)).ok()
-        });
-        Ok(Answer { endpoint: answered.endpoint.address, response: answered.response, sticky })
+        let result = tries.run().await;
+        let again = host.is_some_and(|host| tries.give_back(host));
+        let answer = |answered: Answered| {
+            let sticky = hash.cookie.and_then(|name| {
+                HeaderValue::from_str(&format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax", hash.key))
+                    .ok()
+            });
+            Answer { endpoint: answered.endpoint.address, response: answered.response, sticky }
+        };
+        Called { result: result.map(answer), again }
     }
 }
 
@@ -239,8 +256,10 @@ struct Tries<'a> {
     caller: &'a Caller,
     plan: &'a Plan<'a>,
     terms: &'a Terms<'a>,
-    /// The request. Its head stays over all tries; its body is there while nothing of it was sent.
-    request: Request<Body>,
+    /// The request. Its head stays over all tries.
+    request: &'a mut Request<Body>,
+    /// Whether its body is there: nothing of it was sent.
+    unsent: bool,
     /// What a further try sends.
     again: Again,
     tried: smallvec::SmallVec<[u64; 4]>,
@@ -272,21 +291,20 @@ impl<'a> Tries<'a> {
         caller: &'a Caller,
         plan: &'a Plan<'a>,
         terms: &'a Terms<'a>,
-        request: Request<Body>,
+        request: &'a mut Request<Body>,
     ) -> Tries<'a> {
-        let mut request = request;
         let retry = terms.retry;
         let repeatable = may_repeat(request.method(), Sent::Perhaps, retry.idempotent) && !terms.upgrade;
         let again = if request.body().is_end_stream() {
             Again::Empty
-        } else if repeatable && (retry.tries > 1 || retry.hedge.is_some()) {
+        } else if repeatable && (retry.tries > 1 || terms.further) {
             let replay = Replay::new(std::mem::take(request.body_mut()), retry.body_bytes);
             *request.body_mut() = replay.body();
             Again::Replay(replay)
         } else {
             Again::Gone
         };
-        Tries { caller, plan, terms, request, again, tried: smallvec::SmallVec::new() }
+        Tries { caller, plan, terms, request, unsent: true, again, tried: smallvec::SmallVec::new() }
     }
 
     async fn run(&mut self) -> Result<Answered, Refusal> {
@@ -299,6 +317,7 @@ impl<'a> Tries<'a> {
                 reachable(self.plan.upstream, self.plan.deadline, clock::now())?;
             }
             let result = self.attempt(slot).await;
+            self.unsent = matches!(result, Err(Failed { unsent: true, .. }));
             match self.next(result, number) {
                 Next::Done(answered) => return Ok(answered),
                 Next::Failed(refusal) => return Err(refusal),
@@ -317,10 +336,10 @@ impl<'a> Tries<'a> {
         let hedge = hedge.filter(|_| self.request.method().is_safe() && matches!(self.again, Again::Empty));
         let late = hedge.and_then(|hedge| {
             let quantile = self.plan.upstream.latencies.quantile(hedge.quantile)?;
-            Some((quantile.max(hedge.min), head_of(&self.request)))
+            Some((quantile.max(hedge.min), head_of(self.request)))
         });
         let (plan, tried) = (self.plan, &self.tried);
-        let first = self.caller.attempt(plan, slot, tried, &mut self.request);
+        let first = self.caller.attempt(plan, slot, tried, self.request);
         let Some((late, mut copy)) = late else { return first.await };
         let mut first = pin!(first);
         let began = clock::now();
@@ -366,9 +385,7 @@ impl<'a> Tries<'a> {
             }
             (None, Err(failed)) => {
                 self.tried.extend(failed.endpoint);
-                if !failed.unsent {
-                    self.refill();
-                }
+                self.refill();
                 Next::Again(pause)
             }
             (Some(why), result) => {
@@ -383,11 +400,37 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Gives the request its body back.
+    /// Gives the request its body back, if it was sent.
     fn refill(&mut self) {
-        if let Again::Replay(replay) = &self.again {
+        if let (Again::Replay(replay), false) = (&self.again, self.unsent) {
             *self.request.body_mut() = replay.body();
         }
+        self.unsent = true;
+    }
+
+    /// Whether nothing is left of the request's body to send it again.
+    fn is_gone(&self) -> bool {
+        match &self.again {
+            Again::Empty => false,
+            Again::Replay(replay) => !replay.is_whole(),
+            Again::Gone => !self.unsent,
+        }
+    }
+
+    /// Makes the request again what it was, for another upstream, if that may have it. With this `Host`, as it came.
+    fn give_back(&mut self, host: Option<HeaderValue>) -> bool {
+        if self.is_gone() || !(self.unsent || self.request.method().is_safe()) {
+            return false;
+        }
+        self.refill();
+        if self.request.version() == Version::HTTP_2 {
+            to_http1(self.request);
+        }
+        match host {
+            Some(host) => self.request.headers_mut().insert(HOST, host),
+            None => self.request.headers_mut().remove(HOST),
+        };
+        true
     }
 
     /// Why no further try may be made.
@@ -409,12 +452,7 @@ impl<'a> Tries<'a> {
         if matches!(result, Err(failed) if failed.refusal.kind.blame == refusal::Blame::Client) {
             return Some("client");
         }
-        let gone = match &self.again {
-            Again::Empty => false,
-            Again::Replay(replay) => !replay.is_whole(),
-            Again::Gone => true,
-        };
-        if gone && !unsent {
+        if self.is_gone() {
             return Some("body");
         }
         if self.plan.settings.breaker.is_some() && self.plan.upstream.breaker.is_tripped() {

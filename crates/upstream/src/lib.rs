@@ -19,6 +19,6 @@ mod trial;
 mod upstreams;
 
 pub use answer::{Answer, AnswerBody, Switched};
-pub use caller::{Caller, Terms};
+pub use caller::{Called, Caller, Terms};
 pub use endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
 pub use upstreams::{Prepared, Upstream, UpstreamError, UpstreamStatus, Upstreams};

@@ -308,6 +308,53 @@ fn another_upstream_answers_when_the_first_cannot() {
     assert_eq!(spare.recorded().len(), before);
 }
 
+/// Sends a body of three bytes.
+fn post(address: std::net::SocketAddr) -> tidegate_testkit::Answer {
+    let mut stream = connect(address);
+    stream.write_all(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc").unwrap();
+    tidegate_testkit::read_answer(&mut stream)
+}
+
+#[test]
+fn another_upstream_gets_even_what_is_not_safe_if_nothing_was_sent() {
+    let (bad, spare) = (Origin::start(|_| Reply::Status(500, String::new())), named("spare"));
+    let gate = laddered("ladder-unsent", nobody(), spare.address, "fallback = [{ upstream = \"spare\" }]");
+    assert_eq!(post(gate.address).body, "spare");
+    assert_eq!(spare.recorded()[0].length, 3, "with its body");
+    let route = "retry = { tries = 1 }\nfallback = [{ upstream = \"spare\" }]";
+    let config = app(&[bad.address], &breaker("60s"), route);
+    let open = crate::gate(
+        "ladder-open",
+        &format!("{config}[upstream.spare]\nendpoints = [\"{}\"]\n", spare.address),
+    );
+    let statuses: Vec<u16> = (0..4).map(|_| post(open.address).status).collect();
+    assert_eq!(statuses, [500, 500, 500, 200]);
+    assert_eq!((bad.recorded().len(), spare.recorded().len()), (3, 2));
+}
+
+#[test]
+fn another_upstream_sees_the_request_as_it_came() {
+    let first = tidegate_testkit::H2Origin::start(async |mut call: tidegate_testkit::H2Call| {
+        let response = http::Response::builder().status(503).body(()).unwrap();
+        drop(call.respond.send_response(response, true));
+    });
+    let spare = named("spare");
+    for (name, host) in [("ladder-h2", ""), ("ladder-host", "host = \"fixed.test\"")] {
+        let lines = format!("{PATIENT}\nprotocol = \"h2\"\n{host}");
+        let config = app(&[first.address], &lines, "fallback = [{ upstream = \"spare\" }]");
+        let gate = gate(name, &format!("{config}[upstream.spare]\nendpoints = [\"{}\"]\n", spare.address));
+        assert_eq!(ask(gate.address, "GET /path?q", "").body, "spare");
+        let head = spare.recorded().last().unwrap().head.to_ascii_lowercase();
+        assert!(head.starts_with("get /path?q http/1.1\r\n"), "{head}");
+        assert_eq!(
+            (head.matches("\r\nhost: ").count(), head.contains("\r\nhost: test\r\n")),
+            (1, true),
+            "{head}"
+        );
+    }
+    assert!(first.recorded().iter().any(|head| head.contains("fixed.test")));
+}
+
 #[test]
 fn the_statuses_that_count_as_failed_are_configured() {
     let (bad, spare) = (Origin::start(|_| Reply::Status(500, String::new())), named("spare"));
@@ -328,6 +375,14 @@ fn the_ladder_is_climbed_to_its_end() {
     let gate = laddered("ladder-none", bad.address, nobody(), "fallback = [{ upstream = \"spare\" }]");
     let answer = ask(gate.address, "GET /", "");
     assert_eq!((answer.status, answer.body.as_str()), (502, "the first's"), "an answer is better than none");
+    let closes = Origin::start(|_| Reply::Close);
+    let gate = laddered("ladder-first", nobody(), closes.address, "fallback = [{ upstream = \"spare\" }]");
+    let answer = ask(gate.address, "GET /", "");
+    assert!(answer.body.contains("upstream.connect"), "the first refusal is told: {}", answer.body);
+    let worse = Origin::start(|_| Reply::Status(503, String::new()));
+    let route = "fallback = [{ upstream = \"spare\" }, { respond = { status = 203 } }]";
+    let gate = laddered("ladder-second", bad.address, worse.address, route);
+    assert_eq!(ask(gate.address, "GET /", "").status, 203, "a rung that fails is no end");
 }
 
 #[test]
