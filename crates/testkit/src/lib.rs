@@ -19,7 +19,7 @@ pub use h2_peers::{
 };
 pub use names::{NameServer, Record};
 pub use origin::{Origin, Recorded, Reply, Visit};
-pub use raw::{Answer, ask, ask_on, connect, read_answer, send, send_all};
+pub use raw::{Answer, ask, ask_on, connect, read_answer, read_answer_or_end, send, send_all};
 pub use tls_origin::TlsOrigin;
 
 /// How long a test waits for anything.

@@ -90,6 +90,19 @@ pub fn ask_on(stream: &mut TcpStream, request_line: &str, headers: &str) -> Answ
     read_answer(stream)
 }
 
+/// Reads until the connection ends, fails or an answer's head is there: what came.
+pub fn read_answer_or_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut got = Vec::new();
+    let mut buffer = [0; 4096];
+    while !got.windows(4).any(|four| four == b"\r\n\r\n") {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(length) => got.extend_from_slice(&buffer[..length]),
+        }
+    }
+    got
+}
+
 /// Reads one answer with a Content-Length, or one without a body.
 ///
 /// # Panics

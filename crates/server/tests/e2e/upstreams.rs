@@ -1,6 +1,7 @@
 //! Upstreams: who is chosen, who is left alone, where endpoints come from, and how they are spoken to.
 
 mod balancing;
+mod bounds;
 mod connections;
 mod discovery;
 mod endpoints;

@@ -126,6 +126,26 @@ fn tls_to_an_endpoint_verifies_its_name() {
 }
 
 #[test]
+fn health_checks_speak_as_the_traffic_does() {
+    let folder = Gate::folder("health-tls");
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let _ = tls::certificate(&["app.test"], &cert, &key);
+    let health = "health = { path = \"/healthz\", interval = \"20ms\", timeout = \"2s\" }";
+    for (name, server_name, protocols, expected) in [
+        ("health-tls-h2", "app.test", &["h2"][..], "healthy"),
+        ("health-tls-http1", "app.test", &["http/1.1"], "healthy"),
+        ("health-tls-wrong", "other.test", &["h2"], "unhealthy"),
+    ] {
+        let origin = TlsOrigin::start(&cert, &key, protocols);
+        let tls = format!("tls = {{ server_name = \"{server_name}\", ca = \"{}\" }}", cert.display());
+        let gate =
+            gate(name, &one_core(&[origin.address], &format!("protocol = \"auto\"\n{tls}\n{health}"), ""));
+        until(name, || endpoint(&gate, origin.address)["health"] == expected);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn tls_to_an_endpoint_trusts_only_whom_it_should() {
     let other = Gate::folder("tls-other");
     let ca = other.join("ca.pem");
