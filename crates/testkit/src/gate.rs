@@ -65,14 +65,30 @@ impl Gate {
     /// If it does not start.
     #[must_use]
     pub fn start_whole(binary: &str, name: &str, environment: &[(&str, &str)], config: &str) -> Gate {
+        let mut command = Command::new(binary);
+        command.envs(environment.iter().copied());
+        Gate::run(command, name, config)
+    }
+
+    /// Starts the binary on one listener, with so many file descriptors and no more.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_short(binary: &str, name: &str, descriptors: u32, config: &str) -> Gate {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\""), binary]);
+        Gate::run(command, name, &whole(&Gate::folder(name), LISTEN, config))
+    }
+
+    fn run(mut command: Command, name: &str, config: &str) -> Gate {
         let folder = Gate::folder(name);
         let file = folder.join("tidegate.toml");
         std::fs::write(&file, config).expect("the configuration is written");
         let said = std::fs::File::create(folder.join("stderr")).expect("a file for what it says");
-        let mut child = Command::new(binary)
+        let mut child = command
             .args(["run", "--config"])
             .arg(&file)
-            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(said)
             .spawn()

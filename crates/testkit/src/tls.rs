@@ -35,9 +35,20 @@ pub fn certificate(names: &[&str], cert: &Path, key: &Path) -> Vec<u8> {
 /// # Panics
 /// If nobody listens.
 pub fn tls_connect(address: SocketAddr, name: &str, alpn: &[&str]) -> std::io::Result<TlsClient> {
+    tls_over(connect(address), name, alpn)
+}
+
+/// Shakes hands on a connection that is there already.
+///
+/// # Errors
+/// The handshake failed.
+///
+/// # Panics
+/// If the name is none.
+pub fn tls_over(stream: TcpStream, name: &str, alpn: &[&str]) -> std::io::Result<TlsClient> {
     let name = ServerName::try_from(name.to_owned()).expect("a server's name");
     let connection = ClientConnection::new(config(alpn), name).expect("settings that fit");
-    let mut stream = StreamOwned::new(connection, connect(address));
+    let mut stream = StreamOwned::new(connection, stream);
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
     }

@@ -342,7 +342,8 @@ impl<H: Handler> Server<H> {
 
     async fn drive_h1(self: Rc<Self>, io: GuardedStream, shared: Arc<Shared>, connection: Rc<Connection>) {
         let limits = &connection.limits;
-        let service = service_fn(|request| self.answer(request, &connection, &shared, None));
+        let service =
+            service_fn(|request| self.answer(request, &connection, &shared, None, Pass::begin(&shared)));
         let mut builder = http1::Builder::new();
         // hyper asks for the client's FIN while an exchange is under way: the guarded stream tells it only of
         // clients that are gone. A response never waits for the next pipelined request.
@@ -390,25 +391,26 @@ impl<H: Handler> Server<H> {
             service_fn(move |mut request| {
                 let (server, connection, shared) =
                     (Rc::clone(&server), Rc::clone(&connection), Arc::clone(&shared));
-                let stream = streams.open();
+                let (stream, pass) = (streams.open(), Pass::begin(&shared));
                 async move {
-                    let refuse = |refusal| {
+                    let refuse = |refusal, pass| {
                         let refused = server.handler.refuse(&connection, refusal);
-                        Ok(refused.map(|bytes| Tracked::words(bytes, &shared)))
+                        Ok(refused.map(|bytes| Tracked::words(bytes, pass)))
                     };
                     let checked = h2_check::check(&mut request, &connection.limits);
                     let opening = match checked.and_then(|()| websocket::translate(&mut request)) {
                         Ok(None) => {
-                            return server.answer(request, &connection, &shared, Some(stream)).await;
+                            return server.answer(request, &connection, &shared, Some(stream), pass).await;
                         }
                         Ok(Some(opening)) => opening,
-                        Err(refusal) => return refuse(refusal),
+                        Err(refusal) => return refuse(refusal, pass),
                     };
                     request.extensions_mut().insert(Arc::new(Hold::on(&shared)));
-                    let mut response = server.answer(request, &connection, &shared, Some(stream)).await?;
+                    let mut response =
+                        server.answer(request, &connection, &shared, Some(stream), pass).await?;
                     match opening.answer(&mut response) {
                         Ok(()) => Ok(response),
-                        Err(refusal) => refuse(refusal),
+                        Err(refusal) => refuse(refusal, Pass::begin(&shared)),
                     }
                 }
             })
@@ -440,14 +442,10 @@ impl<H: Handler> Server<H> {
         connection: &Rc<Connection>,
         shared: &Arc<Shared>,
         stream: Option<Stream>,
+        mut pass: Pass,
     ) -> Result<Response<Tracked<H::Body>>, std::convert::Infallible> {
-        shared.in_flight.fetch_add(1, Relaxed);
-        shared.exchanges.fetch_add(1, Relaxed);
-        shared.upgraded.store(false, Relaxed);
-        let mut pass = Pass { shared: Arc::clone(shared), answered: false };
         let http1 = request.version() < Version::HTTP_2;
         let asks_upgrade = http1 && request.headers().contains_key(http::header::UPGRADE);
-        shared.declined.store(false, Relaxed);
         let mut response = self.handler.handle(request, connection).await;
         pass.answered = true;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
@@ -504,6 +502,18 @@ struct Pass {
     answered: bool,
 }
 
+impl Pass {
+    /// Begins with the call of the service, not with the first look at its future: a client's FIN that is read in between
+    /// finds an exchange under way.
+    fn begin(shared: &Arc<Shared>) -> Pass {
+        shared.in_flight.fetch_add(1, Relaxed);
+        shared.exchanges.fetch_add(1, Relaxed);
+        shared.upgraded.store(false, Relaxed);
+        shared.declined.store(false, Relaxed);
+        Pass { shared: Arc::clone(shared), answered: false }
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         let shared = &self.shared;
@@ -532,17 +542,11 @@ pin_project_lite::pin_project! {
 }
 
 impl<B> Tracked<B> {
-    /// The words of a refusal, as an exchange of its own.
-    fn words(bytes: Bytes, shared: &Arc<Shared>) -> Tracked<B> {
-        shared.in_flight.fetch_add(1, Relaxed);
-        shared.exchanges.fetch_add(1, Relaxed);
+    /// The words of a refusal.
+    fn words(bytes: Bytes, mut pass: Pass) -> Tracked<B> {
+        pass.answered = true;
         let words = (!bytes.is_empty()).then_some(bytes);
-        Tracked {
-            body: None,
-            words,
-            stream: None,
-            _pass: Pass { shared: Arc::clone(shared), answered: true },
-        }
+        Tracked { body: None, words, stream: None, _pass: pass }
     }
 }
 

@@ -252,6 +252,61 @@ fn an_old_client_without_a_host_is_well_formed_for_the_upstream() {
     assert_eq!(head.to_ascii_lowercase().matches("\r\nhost: ").count(), 1, "{head}");
 }
 
+#[test]
+fn no_answer_that_two_clients_could_measure_differently_passes() {
+    let origin = Origin::scripted(|visit| {
+        let fields = match visit.path() {
+            "/both" => "Content-Length: 2\r\nTransfer-Encoding: chunked",
+            "/differ" => "Content-Length: 2\r\nContent-Length: 3",
+            "/list" => "Content-Length: 2, 3",
+            "/sign" => "Content-Length: +2",
+            "/coding" => "Transfer-Encoding: gzip, chunked",
+            "/unknown" => "Transfer-Encoding: xchunked",
+            "/folded" => "X: a\r\n Content-Length: 2",
+            "/space" => "Content-Length : 2",
+            "/control" => "X: a\0b\r\nContent-Length: 2",
+            "/return" => "X: a\rContent-Length: 9\r\nContent-Length: 2",
+            "/twice" => "Content-Length: 2\r\nContent-Length: 2",
+            "/same" => "Content-Length: 2, 2",
+            _ => "Content-Length: 2",
+        };
+        visit.say(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nok"))
+    });
+    let gate = gate("answers", &app(&[origin.address], "", "retry = { tries = 1 }"));
+    for path in [
+        "/both", "/differ", "/list", "/sign", "/coding", "/unknown", "/folded", "/space", "/control",
+        "/return",
+    ] {
+        let answer = ask(gate.address, &format!("GET {path}"), "");
+        assert_eq!(answer.status, 502, "{path}: {}", answer.head);
+        assert!(answer.body.contains("upstream.protocol"), "{path}: {}", answer.body);
+    }
+    for path in ["/twice", "/same", "/"] {
+        let answer = ask(gate.address, &format!("GET {path}"), "");
+        let lengths: Vec<_> = answer.head.lines().filter(|line| line.starts_with("content-length")).collect();
+        assert_eq!(
+            (answer.status, answer.body.as_str(), lengths),
+            (200, "ok", vec!["content-length: 2"]),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn what_an_upstream_says_beyond_its_answer_is_nobodys_answer() {
+    let beyond = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
+    let origin = Origin::scripted(move |visit| {
+        visit.say(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{beyond}"))
+    });
+    let gate = gate("beyond", &app(&[origin.address], "", ""));
+    let mut stream = connect(gate.address);
+    for _ in 0..5 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!(read_answer(&mut stream).body, "ok");
+    }
+    assert_eq!(origin.recorded().len(), 5);
+}
+
 /// What became of a request in frames.
 fn outcome(frames: &mut Frames, stream: u32) -> Vec<Frame> {
     let mut seen = Vec::new();

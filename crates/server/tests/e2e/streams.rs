@@ -359,6 +359,11 @@ fn a_client_that_has_only_closed_its_side_gets_its_answer() {
     stream.shutdown(Shutdown::Write).unwrap();
     let answer = read_rest(&mut stream);
     assert!(answer.contains("HTTP/1.1 200 "), "{answer}");
+    // So do those that stand in line behind it.
+    let mut stream = sent(gate.address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2));
+    stream.shutdown(Shutdown::Write).unwrap();
+    let answer = read_rest(&mut stream);
+    assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{answer}");
 }
 
 /// A gate before an origin that keeps everybody waiting, and one request that has arrived there.

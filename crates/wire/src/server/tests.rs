@@ -382,6 +382,21 @@ fn a_client_that_has_only_closed_its_side_is_answered() {
 }
 
 #[test]
+fn a_client_that_closed_its_side_before_its_requests_were_read_is_answered() {
+    scene(
+        |_| {},
+        async |scene| {
+            let mut stream = scene.connect().await;
+            let both = "GET /one HTTP/1.1\r\nHost: a\r\n\r\nGET /two HTTP/1.1\r\nHost: a\r\n\r\n";
+            stream.write_all(both.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let answer = rest(&mut stream).await;
+            assert!(answer.contains("/one") && answer.ends_with("/two"), "{answer:?}");
+        },
+    );
+}
+
+#[test]
 fn a_client_that_has_only_closed_its_side_of_tls_is_answered() {
     scene(
         |settings| settings.tls = true,

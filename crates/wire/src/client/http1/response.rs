@@ -97,8 +97,8 @@ fn parse(head: &Bytes, method: &Method) -> Result<Head, Malformed> {
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(Malformed("the response's status is not one"))?;
     let version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let headers = fields_of(response.headers, head)?;
-    let framing = framing(method, status, version, &headers)?;
+    let mut headers = fields_of(response.headers, head)?;
+    let framing = framing(method, status, version, &mut headers)?;
     let keep = framing != Framing::Close && keeps(version, &headers);
     Ok(Head { status, version, headers, framing, keep })
 }
@@ -120,7 +120,7 @@ fn framing(
     method: &Method,
     status: StatusCode,
     version: Version,
-    headers: &HeaderMap,
+    headers: &mut HeaderMap,
 ) -> Result<Framing, Malformed> {
     let bodyless =
         method == Method::HEAD || status.is_informational() || matches!(status.as_u16(), 204 | 304);
@@ -147,9 +147,9 @@ fn framing(
     })
 }
 
-/// What Content-Length says. Said twice alike is said once (RFC 9110 section 8.6).
-fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
-    let mut length = None;
+/// What Content-Length says. Said twice alike is said once, and told so (RFC 9110 section 8.6).
+fn length(headers: &mut HeaderMap) -> Result<Option<u64>, Malformed> {
+    let (mut length, mut times) = (None, 0);
     for value in headers.get_all(CONTENT_LENGTH) {
         for one in value.as_bytes().split(|&byte| byte == b',') {
             let one = one.trim_ascii();
@@ -161,7 +161,11 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
                 return Err(Malformed("the response's Content-Length is not one number"));
             }
             length = Some(number);
+            times += 1;
         }
+    }
+    if let Some(length) = length.filter(|_| times > 1) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(length)
 }
