@@ -9,11 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode, Uri, Version};
+use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
 use crate::refusal::Kind;
 use crate::tick::Tick;
+
+pub use target::Target;
+
+mod target;
 
 /// The most events one receipt keeps; what comes after is counted in [`Receipt::events_dropped`].
 pub const EVENTS_MAX: usize = 64;
@@ -28,7 +32,7 @@ pub struct Receipt {
     /// The request's method.
     pub method: Method,
     /// The request's target, as received.
-    pub uri: Uri,
+    pub target: Target,
     /// The request's authority, lower case; empty if it has none.
     pub host: Arc<str>,
     /// The request's HTTP version.
@@ -167,7 +171,7 @@ impl Receipt {
             request_id,
             started,
             method: Method::GET,
-            uri: Uri::default(),
+            target: Target::of_path("/"),
             host: empty(),
             version: Version::HTTP_11,
             client,

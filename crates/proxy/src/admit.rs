@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Uri};
 use tidegate_model::address::client_address;
 use tidegate_model::problem::{Form, X_REQUEST_ID};
-use tidegate_model::receipt::{Receipt, RequestId};
+use tidegate_model::receipt::{Receipt, RequestId, Target};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::{host, path};
 use tidegate_wire::body::Incoming;
@@ -42,7 +42,7 @@ pub fn admit(
     let id = id.unwrap_or_else(|| RequestId(proxy.entropy.id()));
     let mut receipt = Receipt::open(id, started, client, connection.listener);
     receipt.method = head.method.clone();
-    receipt.uri = head.uri.clone();
+    receipt.target = Target::from(&head.uri);
     receipt.version = head.version;
     receipt.tls = connection.tls;
     let open = Open::new(receipt, Rc::clone(&proxy.recorder));

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
 use http::response::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use tidegate_model::headers;
 use tidegate_model::path::redirect_target;
 use tidegate_model::problem::{self, Form, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID};
-use tidegate_model::receipt::{End, Receipt, RequestId};
+use tidegate_model::receipt::{End, Receipt, RequestId, Target};
 use tidegate_model::refusal::{Blame, Kind, Refusal, Repeat};
 use tidegate_model::tenant::Permit;
 use tidegate_upstream::Answer as Forwarded;
@@ -195,7 +195,7 @@ pub fn refuse_bytes(proxy: &Proxy, connection: &Connection, refusal: &Refusal) -
     let mut receipt = Receipt::open(id, clock::now(), connection.peer.ip(), connection.listener);
     receipt.tls = connection.tls;
     // It had no request line that could be relied on: none is told.
-    (receipt.method, receipt.uri) = (unread_method(), Uri::from_static("-"));
+    (receipt.method, receipt.target) = (unread_method(), Target::of_path(""));
     let response = problem::respond(refusal, Form::Json, id);
     receipt.status = Some(response.status());
     receipt.response_bytes = response.body().len() as u64;

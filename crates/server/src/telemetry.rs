@@ -32,6 +32,8 @@ pub const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Routes with metrics of their own; the names of a thousand reloads must not pile up.
 const ROUTES_MAX: usize = 10_000;
+/// Bytes of a request's target that are kept of a recent exchange.
+const TARGET_KEPT_MAX: usize = 1024;
 /// Bytes of access log that a core gathers before it hands them on.
 const CHUNK: usize = 32 * 1024;
 /// How long a line waits at most for others.
@@ -78,7 +80,9 @@ struct Ring {
 }
 
 impl Ring {
-    fn push(&mut self, receipt: Arc<Receipt>) {
+    fn push(&mut self, mut receipt: Receipt) {
+        receipt.target.shorten(TARGET_KEPT_MAX);
+        let receipt = Arc::new(receipt);
         if self.receipts.len() >= self.max {
             self.receipts.pop_front();
         }
@@ -249,7 +253,6 @@ impl Recorder for CoreRecorder {
                 self.flush();
             }
         }
-        let receipt = Arc::new(receipt);
         let mut cells = self.cells.lock();
         cells.tries += u64::from(receipt.tries);
         if let Some(kind) = receipt.refusal {

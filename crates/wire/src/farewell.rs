@@ -52,6 +52,7 @@ async fn say_and_listen(
     stream.write_all(bytes).await?;
     stream.shutdown().await?;
     let mut left = LINGER_BYTES;
+    // Not in the future itself: that would be room in every connection's task for what most never do.
     let mut buffer = vec![0; 16 * 1024];
     while left > 0 {
         match stream.read(&mut buffer).await? {

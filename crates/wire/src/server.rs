@@ -301,31 +301,34 @@ impl<H: Handler> Server<H> {
                 Ok(Err(_)) | Err(_) => return,
             }
         }
-        if settings.tls {
+        let (socket, h2) = if settings.tls {
             let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
             let Ok(Ok(stream)) = clock::timeout_at(by, Box::pin(acceptor.accept(stream))).await else {
                 return;
             };
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             connection.server_name = stream.get_ref().1.server_name().map(str::to_owned);
-            return self.drive(Socket::Tls(Box::new(stream)), seat, h2, connection).await;
-        }
-        // hyper's buffers are not made before there is something to put into them.
-        let by = clock::now().after(limits.header_time);
-        let preface = tokio::select! {
-            biased;
-            preface = clock::timeout_at(by, first_bytes::is_h2(&stream)) => preface,
-            () = self.drain.last_call() => return,
-        };
-        match preface {
-            Ok(Ok(h2)) => self.drive(Socket::Plain(stream), seat, h2, connection).await,
-            Ok(Err(_)) => {}
-            Err(_) => {
-                let refusal = Refusal::new(&refusal::REQUEST_TIMEOUT, "no request came in time");
-                let bytes = encode(&self.handler.refuse(&connection, refusal));
-                linger(Socket::Plain(stream), &bytes).await;
+            (Socket::Tls(Box::new(stream)), h2)
+        } else {
+            // hyper's buffers are not made before there is something to put into them.
+            let by = clock::now().after(limits.header_time);
+            let preface = tokio::select! {
+                biased;
+                preface = clock::timeout_at(by, first_bytes::is_h2(&stream)) => preface,
+                () = self.drain.last_call() => return,
+            };
+            match preface {
+                Ok(Ok(h2)) => (Socket::Plain(stream), h2),
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    let refusal = Refusal::new(&refusal::REQUEST_TIMEOUT, "no request came in time");
+                    let bytes = encode(&self.handler.refuse(&connection, refusal));
+                    return linger(Socket::Plain(stream), &bytes).await;
+                }
             }
-        }
+        };
+        // In one place: the task of a connection has room for each place from which it may be driven.
+        self.drive(socket, seat, h2, connection).await;
     }
 
     async fn drive(self: Rc<Self>, socket: Socket, seat: Seat, h2: bool, connection: Connection) {
@@ -348,8 +351,9 @@ impl<H: Handler> Server<H> {
         // hyper asks for the client's FIN while an exchange is under way: the guarded stream tells it only of
         // clients that are gone. A response never waits for the next pipelined request.
         builder.half_close(false).max_buf_size((limits.header_bytes * 2).max(64 * 1024));
-        if limits.header_count >= 100 {
-            builder.max_headers(limits.header_count + 1);
+        // The guard counts; hyper has room for 100 without allocating it anew for each head.
+        if limits.header_count > 100 {
+            builder.max_headers(limits.header_count);
         }
         let mut driven = builder.serve_connection(io, service).with_upgrades();
         let ended = {

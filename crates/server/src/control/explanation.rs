@@ -17,7 +17,7 @@ pub fn json(receipt: &Receipt) -> Value {
         "request_id": receipt.request_id.to_string(),
         "method": receipt.method.as_str(),
         "host": receipt.host,
-        "path": receipt.uri.path(),
+        "path": receipt.target.path(),
         "client": receipt.client,
         "route": receipt.route,
         "tenant": receipt.tenant,
@@ -38,8 +38,13 @@ pub fn json(receipt: &Receipt) -> Value {
 
 /// The timeline for a terminal.
 pub fn text(receipt: &Receipt) -> String {
-    let mut out =
-        format!("{} {} {} from {}\n", receipt.request_id, receipt.method, receipt.uri.path(), receipt.client);
+    let mut out = format!(
+        "{} {} {} from {}\n",
+        receipt.request_id,
+        receipt.method,
+        receipt.target.path(),
+        receipt.client
+    );
     for event in &receipt.events {
         // Writing into a string cannot fail.
         let _ = writeln!(out, "{:>10.3} ms  {}", millis(receipt, event.at), in_words(receipt, &event.step));

@@ -120,10 +120,7 @@ pub(super) const FIELDS: &[Field] = &[
 /// Appends the line of a receipt.
 pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &str, query: bool) {
     let id = receipt.request_id.hex();
-    let target = match (query, receipt.uri.path_and_query()) {
-        (true, Some(target)) => target.as_str(),
-        _ => receipt.uri.path(),
-    };
+    let target = receipt.target.text(query);
     let mut line = Line { out, first: true };
     line.out.push(b'{');
     line.text("time", time.as_bytes());

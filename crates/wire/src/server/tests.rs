@@ -96,6 +96,19 @@ impl Handler for Fake {
     }
 }
 
+/// The bytes that a future takes.
+fn size_of_future<F>(
+    _: impl FnOnce(Rc<Server<Fake>>, TcpStream, Seat, Connection, &'static ListenerSettings) -> F,
+) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn the_task_of_a_connection_is_small() {
+    let bytes = size_of_future(Server::serve);
+    assert!(bytes <= 3072, "each idle connection takes {bytes} bytes for its task alone");
+}
+
 struct Scene {
     fake: Rc<Fake>,
     server: Rc<Server<Fake>>,
