@@ -5,7 +5,7 @@
 //! State is kept by name over a reload: a tenant's by its id, a rate's by its name, a route's by the route's name.
 
 use std::sync::atomic::{
-    AtomicU32, AtomicU64,
+    AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, OnceLock};
@@ -56,6 +56,8 @@ pub struct Tenant {
     overflow: Option<Arc<Tenant>>,
     /// Nobody vouched for its id.
     claimed: bool,
+    /// It stands in a queue for eviction. Changed by whoever holds the table's lock.
+    queued: AtomicBool,
     entitlement: ArcSwap<Entitlement>,
     in_flight: AtomicU32,
     request_bytes: Word,
@@ -122,6 +124,7 @@ impl Tenant {
             id,
             overflow: None,
             claimed,
+            queued: AtomicBool::new(false),
             entitlement: ArcSwap::from_pointee(entitlement),
             in_flight: AtomicU32::new(0),
             request_bytes: Word::default(),
@@ -240,6 +243,11 @@ impl Tenant {
             Direction::Request => &self.request_bytes,
             Direction::Response => &self.response_bytes,
         }
+    }
+
+    /// Whether the configuration names it.
+    fn is_listed(&self) -> bool {
+        self.entitlement.load().listed
     }
 
     fn swap_plan(&self, plan: &Arc<Plan>, listed: bool) {

@@ -25,7 +25,7 @@ use crate::admit::attached;
 use crate::exchange::{Exchange, Open};
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
-use crate::pace::Pace;
+use crate::pace::{Pace, TunnelPace};
 use crate::request_body::{Fault, RequestBody, check_announced};
 use crate::respond::{self, Answer, apply};
 use crate::route::Routed;
@@ -152,7 +152,9 @@ pub fn join(
 ) {
     task::spawn(async move {
         let (client, mut upstream) = sides;
-        let (up, down) = tunnel::run(client, &mut upstream.io, idle).await;
+        let paces =
+            [Direction::Request, Direction::Response].map(|direction| TunnelPace::of(&permit, direction));
+        let (up, down) = tunnel::run(client, &mut upstream.io, idle, [&paces[0], &paces[1]]).await;
         open.request_bytes().set(up);
         open.receipt_mut().response_bytes = down;
         open.settle(End::TunnelClosed);

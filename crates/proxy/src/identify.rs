@@ -31,6 +31,7 @@ use crate::site::Site;
 
 mod failures;
 mod jwt;
+mod remembered;
 
 pub use failures::{FailureLimit, Failures};
 pub use jwt::{Verifier, Verifiers};

@@ -15,6 +15,7 @@ use http_body::SizeHint;
 use tidegate_model::limit::{Reserved, piece};
 use tidegate_model::tenant::{Direction, Permit, Tenant};
 use tidegate_wire::clock;
+use tidegate_wire::tunnel::Throttle;
 
 /// A piece that is shorter than this ahead of its time is not worth a timer.
 const WAIT_MIN: Duration = Duration::from_millis(1);
@@ -89,6 +90,32 @@ impl Drop for Pace {
         if let Some(due) = &self.due {
             self.tenant.release(self.direction, &due.reserved);
         }
+    }
+}
+
+/// The pace of one direction of a tunnel.
+pub struct TunnelPace {
+    tenant: Arc<Tenant>,
+    direction: Direction,
+}
+
+impl TunnelPace {
+    /// The pace that the tenant's plan sets for this direction, if any, now and after each reload.
+    #[must_use]
+    pub fn of(permit: &Permit, direction: Direction) -> TunnelPace {
+        TunnelPace { tenant: Arc::clone(permit.tenant()), direction }
+    }
+}
+
+impl Throttle for TunnelPace {
+    fn most(&self) -> usize {
+        self.tenant.pace(self.direction).map_or(usize::MAX, piece)
+    }
+
+    fn wait(&self, bytes: usize) -> Duration {
+        let Some(per_second) = self.tenant.pace(self.direction) else { return Duration::ZERO };
+        let reserved = self.tenant.reserve(self.direction, bytes as u64, per_second, clock::now());
+        Some(reserved.wait).filter(|wait| *wait >= WAIT_MIN).unwrap_or_default()
     }
 }
 

@@ -11,6 +11,7 @@ use tidegate_model::address::AddressSet;
 use tidegate_model::credential::Digest;
 use tidegate_model::plan::{Plan, Rate};
 use tidegate_model::route::{Match, Split};
+use tidegate_model::tenant::RouteLimits;
 use tidegate_upstream::settings::RetrySettings;
 
 /// Everything the stages of an exchange read, resolved. One snapshot is swapped in by a reload.
@@ -150,6 +151,15 @@ pub struct RouteSettings {
     pub response: HeaderChanges,
     /// What is shed first under overload.
     pub priority: Priority,
+}
+
+impl RouteSettings {
+    /// What each tenant is held to on it.
+    #[must_use]
+    pub fn limits(&self) -> RouteLimits {
+        let (name, rates) = (Arc::clone(&self.name), self.rates.clone());
+        RouteLimits { name, rates, concurrency: self.concurrency }
+    }
 }
 
 /// What a route does.

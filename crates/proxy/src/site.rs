@@ -9,7 +9,7 @@ use tidegate_upstream::{Prepared, Upstream, Upstreams};
 use tidegate_wire::clock;
 
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
-use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung};
+use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung, TenantSource};
 
 /// One snapshot.
 pub struct Site {
@@ -108,6 +108,11 @@ impl Site {
         let tenants = &settings.tenants;
         let identity = Identity::new(tenants, &standing.verifiers);
         let failures = FailureLimit::new(Arc::clone(&standing.failures), tenants.failures.clone());
+        let jwts = tenants.from.iter().filter_map(|source| match source {
+            TenantSource::Jwt(settings) => Some(settings),
+            _ => None,
+        });
+        standing.verifiers.retain(&jwts.collect::<Vec<_>>());
         standing.tenants.bound(tenants.tracked_max);
         let known: HashSet<&str> = settings.routes.iter().map(|route| &*route.name).collect();
         standing.tenants.forget_routes(|name| known.contains(name), clock::now());
@@ -142,11 +147,6 @@ impl Route {
             Action::Redirect { .. } => Ladder::Redirect,
             Action::Respond(response) => Ladder::Respond(Arc::clone(response)),
         };
-        let limits = RouteLimits {
-            name: Arc::clone(&settings.name),
-            rates: settings.rates.clone(),
-            concurrency: settings.concurrency,
-        };
-        Ok(Route { settings: Arc::clone(settings), limits, ladder })
+        Ok(Route { settings: Arc::clone(settings), limits: settings.limits(), ladder })
     }
 }

@@ -103,10 +103,10 @@ fn take(verifier: &Verifier, name: &str, fetched: Result<Vec<u8>, String>) -> bo
 
 async fn fetch(url: &Uri) -> Result<Vec<u8>, String> {
     let tls = url.scheme_str() == Some("https");
-    let host = url.host().ok_or("the URL has no host")?;
+    // An IPv6 address stands in brackets in a URL, and nowhere else.
+    let host = url.host().ok_or("the URL has no host")?.trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let mut addresses = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
-    let address = addresses.next().ok_or("the host has no address")?;
+    let addresses = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
     let tls = match tls {
         true => {
             let made = ClientTls::new(&ClientTlsSettings::default(), Some(host))
@@ -115,8 +115,15 @@ async fn fetch(url: &Uri) -> Result<Vec<u8>, String> {
         }
         false => None,
     };
-    let target = Target { address, protocol: Protocol::Http1, tls };
-    let sender = client::connect(&target).await.map_err(|error| crate::run::chain(&error))?;
+    let mut connected = Err("the host has no address".to_owned());
+    for address in addresses {
+        let target = Target { address, protocol: Protocol::Http1, tls: tls.clone() };
+        connected = client::connect(&target).await.map_err(|error| crate::run::chain(&error));
+        if connected.is_ok() {
+            break;
+        }
+    }
+    let sender = connected?;
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let authority = url.authority().map_or(host, |authority| authority.as_str());
     let request =

@@ -111,12 +111,13 @@ fn table(state: &Value) -> String {
         _ => String::new(),
     };
     format!(
-        "tidegate {}, configuration of {}, {} connections\n\n{}\n{}\n{}{error}",
+        "tidegate {}, configuration of {}, {} connections\n\n{}\n{}\n{}\n{}{error}",
         cell(&state["version"]),
         cell(&state["config"]["loaded_at"]),
         state["connections"],
         aligned(&upstreams(state)),
         aligned(&endpoints(state)),
+        aligned(&plans(state)),
         aligned(&tenants(state))
     )
 }
@@ -167,6 +168,27 @@ fn endpoints(state: &Value) -> Rows {
     rows
 }
 
+fn plans(state: &Value) -> Rows {
+    let mut rows =
+        Rows::of(["PLAN", "TENANTS", "IN FLIGHT", "AT ONCE", "BODY", "BYTES IN/S", "BYTES OUT/S", "RATES"]);
+    for one in list(&state["plans"]) {
+        let rates: Vec<String> = list(&one["rates"])
+            .map(|rate| format!("{}: {}, {} at once", cell(&rate["name"]), allowance(rate), rate["burst"]))
+            .collect();
+        rows.push([
+            cell(&one["name"]),
+            cell(&one["tenants"]),
+            cell(&one["in_flight"]),
+            cell(&one["concurrency"]),
+            cell(&one["body_bytes"]),
+            cell(&one["request_bytes_per_second"]),
+            cell(&one["response_bytes_per_second"]),
+            if rates.is_empty() { "-".to_owned() } else { rates.join("; ") },
+        ]);
+    }
+    rows
+}
+
 fn tenants(state: &Value) -> Rows {
     let mut rows = Rows::of(["TENANT", "PLAN", "ADMITTED", "REFUSED", "IN FLIGHT", "RATES"]);
     let told = &state["tenants"];
@@ -175,8 +197,16 @@ fn tenants(state: &Value) -> Rows {
             Value::Null => cell(&one["in_flight"]),
             limit => format!("{} of {limit}", one["in_flight"]),
         };
-        let rates: Vec<String> = list(&one["rates"]).map(rate).collect();
-        let rates = if rates.is_empty() { "-".to_owned() } else { rates.join(", ") };
+        let own = list(&one["rates"]).map(rate);
+        // A route's single rate is called as the route is.
+        let on_routes = list(&one["routes"]).flat_map(|route| {
+            let places = route["concurrency"]
+                .as_u64()
+                .map(|most| format!("{}: {} of {most} in flight", cell(&route["name"]), route["in_flight"]));
+            list(&route["rates"]).map(rate).chain(places)
+        });
+        let rates: Vec<String> = own.chain(on_routes).collect();
+        let rates = if rates.is_empty() { "-".to_owned() } else { rates.join("; ") };
         rows.push([
             cell(&one["id"]),
             cell(&one["plan"]),
@@ -203,10 +233,14 @@ fn tenants(state: &Value) -> Rows {
     rows
 }
 
-/// `default: 3 left of 5 in 1 s`.
+/// `default: 3 left, 5 in 1 s`.
 fn rate(rate: &Value) -> String {
-    let window = rate["window_ms"].as_f64().unwrap_or_default() / 1e3;
-    format!("{}: {} left, {} in {window} s", cell(&rate["name"]), rate["remaining"], rate["limit"])
+    format!("{}: {} left, {}", cell(&rate["name"]), rate["remaining"], allowance(rate))
+}
+
+/// `5 in 1 s`.
+fn allowance(rate: &Value) -> String {
+    format!("{} in {} s", rate["limit"], rate["window_ms"].as_f64().unwrap_or_default() / 1e3)
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
@@ -334,12 +368,21 @@ mod tests {
                     "requests": 3, "failures": 4, "latency_ms": 0.5,
                 }],
             }],
+            "plans": [{
+                "name": "small", "tenants": 3, "in_flight": 7, "concurrency": 10, "body_bytes": 1024,
+                "request_bytes_per_second": null, "response_bytes_per_second": 2048,
+                "rates": [{"name": "default", "limit": 5, "window_ms": 1500, "burst": 6}],
+            }],
             "tenants": {
                 "tracked": 9,
                 "busiest": [{
                     "id": "acme\u{1b}[2J", "plan": "small", "admitted": 5, "refused": 6, "in_flight": 7,
                     "concurrency": 10,
                     "rates": [{"name": "default", "limit": 5, "window_ms": 1500, "remaining": 2, "reset_ms": 1}],
+                    "routes": [{
+                        "name": "search", "in_flight": 1, "concurrency": 4,
+                        "rates": [{"name": "search", "limit": 3, "window_ms": 1000, "remaining": 0, "reset_ms": 1}],
+                    }],
                 }],
                 "others": {"admitted": 11, "refused": 12},
             },
@@ -350,7 +393,8 @@ mod tests {
                 "tidegate 0.1.0, configuration of 2026-01-01T00:00:00Z, 3 connections",
                 "app open 2 of 8 1 1.2 ms - dns app.internal (failing: no answer)",
                 "127.0.0.1:1 app up draining 1 2 3 4 0.5 ms",
-                "acme\\u{1b}[2J small 5 6 7 of 10 default: 2 left, 5 in 1.5 s",
+                "small 3 7 10 1024 - 2048 default: 5 in 1.5 s, 6 at once",
+                "acme\\u{1b}[2J small 5 6 7 of 10 default: 2 left, 5 in 1.5 s; search: 0 left, 3 in 1 s; search: 1 of 4 in flight",
                 "(8 others) - 11 12 - -",
                 "error: a",
                 "--> b",

@@ -34,11 +34,21 @@ impl ClientSide {
     }
 }
 
+/// Says when bytes that were read may be written.
+pub trait Throttle {
+    /// The most bytes to read at once, at least one.
+    fn most(&self) -> usize;
+
+    /// How long so many bytes have to wait.
+    fn wait(&self, bytes: usize) -> Duration;
+}
+
 /// Waits for the client's side and copies until the tunnel ends. Bytes from the client, bytes from the upstream.
 pub async fn run(
     client: ClientSide,
     upstream: impl AsyncRead + AsyncWrite + Unpin,
     idle: Duration,
+    throttles: [&impl Throttle; 2],
 ) -> (u64, u64) {
     let ClientSide { upgrade, _hold } = client;
     let Ok(client) = upgrade.await else { return (0, 0) };
@@ -47,8 +57,8 @@ pub async fn run(
     let (up, down) = (Cell::new(0), Cell::new(0));
     let active_at = Cell::new(clock::now());
     let both = async {
-        let up = copy(client_read, upstream_write, &up, &active_at);
-        let down = copy(upstream_read, client_write, &down, &active_at);
+        let up = copy(client_read, upstream_write, &up, &active_at, throttles[0]);
+        let down = copy(upstream_read, client_write, &down, &active_at, throttles[1]);
         // A side that has ended is passed on as a shutdown; the other may go on. An error ends both.
         let _ = futures_util::future::try_join(up, down).await;
     };
@@ -70,12 +80,17 @@ async fn copy(
     mut to: impl AsyncWrite + Unpin,
     count: &Cell<u64>,
     active_at: &Cell<tidegate_model::tick::Tick>,
+    throttle: &impl Throttle,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length = from.read(&mut buffer).await?;
+        let length = from.read(&mut buffer[..throttle.most().clamp(1, BUFFER)]).await?;
         if length == 0 {
             return to.shutdown().await;
+        }
+        let wait = throttle.wait(length);
+        if !wait.is_zero() {
+            clock::sleep(wait).await;
         }
         active_at.set(clock::now());
         to.write_all(&buffer[..length]).await?;

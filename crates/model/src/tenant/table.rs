@@ -51,6 +51,13 @@ impl Unlisted {
         if claimed { &mut self.claimed } else { &mut self.vouched }
     }
 
+    /// Lets one in at the end of its queue, unless it stands there already.
+    fn queue_up(&mut self, tenant: &Arc<Tenant>) {
+        if !tenant.queued.swap(true, Relaxed) {
+            self.queue(tenant.claimed).push_back(Arc::clone(tenant));
+        }
+    }
+
     fn has_room(&self, claimed: bool) -> bool {
         let whole = self.vouched.len() + self.claimed.len() < self.max;
         whole && (!claimed || self.claimed.len() < self.max - self.max / 4)
@@ -82,16 +89,20 @@ impl Tenants {
         unknown: Option<&Arc<Plan>>,
     ) {
         let listed: HashMap<&Arc<str>, &Arc<Plan>> = listed.into_iter().collect();
-        let mut unlisted = self.unlisted.lock();
-        unlisted.plan = unknown.cloned();
         let table = self.table.pin();
-        for (id, plan) in &listed {
-            let make = || {
-                let entitlement = Entitlement::new(Arc::clone(plan), true, None);
-                Arc::new(Tenant::new(Arc::clone(id), entitlement, false))
-            };
-            table.get_or_insert_with(Arc::clone(id), make).swap_plan(plan, true);
+        {
+            // From here on whoever comes in has the new plan; nobody waits while those that are there get it.
+            let mut unlisted = self.unlisted.lock();
+            unlisted.plan = unknown.cloned();
+            for (id, plan) in &listed {
+                let make = || {
+                    let entitlement = Entitlement::new(Arc::clone(plan), true, None);
+                    Arc::new(Tenant::new(Arc::clone(id), entitlement, false))
+                };
+                table.get_or_insert_with(Arc::clone(id), make).swap_plan(plan, true);
+            }
         }
+        let mut delisted = Vec::new();
         for (id, tenant) in &table {
             if listed.contains_key(id) {
                 continue;
@@ -99,12 +110,11 @@ impl Tenants {
             let held = tenant.entitlement.load();
             tenant.swap_plan(unknown.unwrap_or(&held.plan), false);
             if held.listed {
-                unlisted.vouched.push_back(Arc::clone(tenant));
+                delisted.push(Arc::clone(tenant));
             }
         }
-        for queue in [true, false] {
-            unlisted.queue(queue).retain(|tenant| !listed.contains_key(&tenant.id));
-        }
+        let mut unlisted = self.unlisted.lock();
+        delisted.iter().for_each(|tenant| unlisted.queue_up(tenant));
         for overflow in [self.overflow.get(), self.overflow_claimed.get()].into_iter().flatten() {
             overflow.swap_plan(unknown.unwrap_or(&overflow.plan()), false);
         }
@@ -179,7 +189,7 @@ impl Tenants {
         }
         if unlisted.has_room(claimed) {
             let tenant = make(id);
-            unlisted.queue(claimed).push_back(Arc::clone(&tenant));
+            unlisted.queue_up(&tenant);
             self.table.pin().insert(Arc::clone(&tenant.id), Arc::clone(&tenant));
             return tenant;
         }
@@ -198,6 +208,12 @@ impl Tenants {
         let mut left = 0;
         for _ in 0..SWEEP_STEPS.min(queue.len()) {
             let Some(candidate) = queue.pop_front() else { break };
+            if candidate.is_listed() {
+                // It was listed since it came in.
+                candidate.queued.store(false, Relaxed);
+                left += 1;
+                continue;
+            }
             if !candidate.detach(now) {
                 queue.push_back(candidate);
                 continue;

@@ -286,3 +286,22 @@ fn routes_that_are_no_more_are_forgotten_when_their_limits_are_full() {
     assert_eq!(spent(later), 2);
     assert!(tenants.find("a").unwrap().routes.get().unwrap().is_empty());
 }
+
+#[test]
+fn one_that_was_listed_meanwhile_is_not_evicted() {
+    let (tenants, plan) = (Tenants::new(1), plan(1, 1, None));
+    let held = tenants.find_or_add("a", &plan, Tick(1));
+    tenants.apply([(&Arc::from("a"), &plan)], Some(&plan));
+    let later = Tick(1).after(SECOND * 5);
+    assert!(!tenants.find_or_add("b", &plan, later).is_overflow(), "the listed one takes no room");
+    assert!(Arc::ptr_eq(&tenants.find("a").unwrap(), &held));
+    for _ in 0..3 {
+        tenants.apply([], Some(&plan));
+        tenants.apply([(&Arc::from("a"), &plan)], Some(&plan));
+    }
+    tenants.apply([], Some(&plan));
+    // Two stand in the queue for one place: both leave, each once.
+    assert!(!tenants.find_or_add("c", &plan, later).is_overflow());
+    assert!(tenants.find("a").is_none() && tenants.find("b").is_none());
+    assert_eq!(tenants.len(), 1);
+}

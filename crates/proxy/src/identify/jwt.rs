@@ -23,10 +23,9 @@ use tidegate_model::refusal::{self, Refusal};
 use tidegate_wire::clock;
 use tokio::sync::Notify;
 
+use super::remembered::Remembered;
 use crate::settings::{JwtKeys, JwtSettings};
 
-/// Verified tokens remembered by one verifier.
-const REMEMBERED_MAX: usize = 16_384;
 /// Keys of one set.
 const KEYS_MAX: usize = 64;
 /// Between two fetches that unknown keys ask for.
@@ -49,7 +48,7 @@ struct KeySet {
     keys: Vec<Key>,
     /// What they were made of.
     json: Vec<u8>,
-    remembered: papaya::HashMap<[u8; 32], (Arc<str>, u64)>,
+    remembered: Remembered,
 }
 
 struct Key {
@@ -134,15 +133,11 @@ impl Verifier {
         };
         let digest = Digest::of(token.as_bytes()).0;
         let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let remembered = set.remembered.pin();
-        if let Some((tenant, until)) = remembered.get(&digest) {
-            return if *until > now { Ok(Arc::clone(tenant)) } else { Err(expired()) };
+        if let Some((tenant, until)) = set.remembered.find(&digest) {
+            return if until > now { Ok(tenant) } else { Err(expired()) };
         }
         let (tenant, until) = self.verify_signature(set, token)?;
-        if remembered.len() >= REMEMBERED_MAX {
-            remembered.clear();
-        }
-        remembered.insert(digest, (Arc::clone(&tenant), until));
+        set.remembered.keep(digest, Arc::clone(&tenant), until);
         Ok(tenant)
     }
 
@@ -210,7 +205,7 @@ impl Verifier {
 
 impl KeySet {
     fn new(keys: Vec<Key>, json: Vec<u8>) -> KeySet {
-        KeySet { keys, json, remembered: papaya::HashMap::new() }
+        KeySet { keys, json, remembered: Remembered::default() }
     }
 }
 
@@ -228,6 +223,11 @@ impl Verifiers {
         let verifier = Arc::new(Verifier::new(Arc::clone(settings)));
         held.insert(Arc::clone(&settings.name), Arc::clone(&verifier));
         verifier
+    }
+
+    /// Forgets all but those that the configuration in force names. Their driver notices.
+    pub fn retain(&self, settings: &[&Arc<JwtSettings>]) {
+        self.0.lock().retain(|_, verifier| settings.iter().any(|wanted| **wanted == verifier.settings));
     }
 
     /// All of them.
@@ -366,14 +366,8 @@ mod tests {
         let verifier = verifier();
         let short = token(json!({"exp": now() - 29}));
         assert!(verifier.verify(&short).is_ok());
-        verifier
-            .keys
-            .load()
-            .as_ref()
-            .unwrap()
-            .remembered
-            .pin()
-            .update(Digest::of(short.as_bytes()).0, |(tenant, _)| (Arc::clone(tenant), now()));
+        let digest = Digest::of(short.as_bytes()).0;
+        verifier.keys.load().as_ref().unwrap().remembered.keep(digest, Arc::from("acme"), now());
         assert_eq!(verifier.verify(&short).unwrap_err().kind.code, "credential.expired");
     }
 
@@ -412,6 +406,8 @@ mod tests {
         assert!(verifier.take_keys(json!({"keys": [old]}).to_string().as_bytes()).is_ok());
         assert_eq!(code(verifier.verify(&token)), "credential.unavailable", "asked, and not answered");
         verifier.answered(before);
+        assert_eq!(code(verifier.verify(&token)), "credential.unavailable", "that was an earlier question");
+        verifier.answered(verifier.questions());
         assert_eq!(code(verifier.verify(&token)), "credential.invalid", "answered, and it is not there");
         verifier.take_keys(&set).unwrap();
         assert_eq!(code(verifier.verify(&token)), "acme");

@@ -1,8 +1,13 @@
 //! `/status`: the whole state that an operator asks for first, as JSON.
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use tidegate_model::tenant::Standing;
+use tidegate_model::plan::Plan;
+use tidegate_model::tenant::{RouteLimits, Standing, Tenant};
+use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
 
 use crate::control::metrics::busiest;
@@ -13,22 +18,35 @@ pub fn status(process: &Process) -> Value {
     let gate = &process.gate;
     let (top, others) = busiest(process);
     let now = clock::now();
+    let site = gate.config();
+    let limited: Vec<RouteLimits> =
+        site.proxy.routes.iter().map(|route| route.limits()).filter(|limits| !limits.is_empty()).collect();
+    let mut shown = HashMap::new();
+    let mut plans = BTreeMap::new();
+    gate.standing.tenants.each(|tenant| {
+        let plan = tenant.plan();
+        let sum: &mut PlanSum = plans.entry(Arc::clone(&plan.name)).or_default();
+        sum.tenants += 1;
+        sum.in_flight += tenant.in_flight();
+        if top.iter().any(|one| one.id == *tenant.id()) {
+            shown.insert(Arc::clone(tenant.id()), limits(tenant, &plan, &limited, now));
+        }
+    });
     let tenants: Vec<Value> = top
         .iter()
         .map(|one| {
-            let tenant = gate.standing.tenants.find(&one.id);
-            let plan = tenant.as_ref().map(|tenant| tenant.plan());
-            let rates = tenant.map(|tenant| tenant.standings(now)).unwrap_or_default();
-            json!({
-                "id": one.id,
-                "plan": plan.as_ref().map(|plan| &plan.name),
-                "admitted": one.admitted,
-                "refused": one.refused,
-                "in_flight": one.in_flight,
-                "concurrency": plan.and_then(|plan| plan.concurrency),
-                "rates": rates.iter().map(rate).collect::<Vec<_>>(),
-            })
+            let mut told = shown.remove(&one.id).unwrap_or_else(|| json!({}));
+            told["id"] = json!(one.id);
+            told["admitted"] = json!(one.admitted);
+            told["refused"] = json!(one.refused);
+            told["in_flight"] = json!(one.in_flight);
+            told
         })
+        .collect();
+    let by_name: BTreeMap<&Arc<str>, &Arc<Plan>> = site.proxy.tenants.plans.iter().collect();
+    let plans: Vec<Value> = by_name
+        .into_values()
+        .map(|plan| self::plan(plan, plans.get(&plan.name).copied().unwrap_or_default()))
         .collect();
     let listeners: Vec<Value> = gate
         .listening()
@@ -47,11 +65,66 @@ pub fn status(process: &Process) -> Value {
         "connections": gate.census.open(),
         "listeners": listeners,
         "upstreams": gate.standing.upstreams.status(),
+        "plans": plans,
         "tenants": {
             "tracked": gate.standing.tenants.len(),
             "busiest": tenants,
             "others": {"admitted": others.0, "refused": others.1},
         },
+    })
+}
+
+/// What the tenants of a plan come to together.
+#[derive(Clone, Copy, Default)]
+struct PlanSum {
+    tenants: u64,
+    in_flight: u32,
+}
+
+fn plan(plan: &Plan, sum: PlanSum) -> Value {
+    let rates: Vec<Value> = plan
+        .rates
+        .iter()
+        .map(|rate| {
+            let window_ms = rate.window.as_millis() as u64;
+            json!({"name": rate.name, "limit": rate.limit, "window_ms": window_ms, "burst": rate.burst})
+        })
+        .collect();
+    json!({
+        "name": plan.name,
+        "rates": rates,
+        "concurrency": plan.concurrency,
+        "body_bytes": plan.body_bytes_max,
+        "request_bytes_per_second": plan.request_bytes_per_second,
+        "response_bytes_per_second": plan.response_bytes_per_second,
+        "tenants": sum.tenants,
+        "in_flight": sum.in_flight,
+    })
+}
+
+/// How a tenant stands with its plan, and with the routes where it has spent something.
+fn limits(tenant: &Tenant, plan: &Plan, limited: &[RouteLimits], now: Tick) -> Value {
+    let rates = |standings: &[Standing]| standings.iter().map(rate).collect::<Vec<_>>();
+    let routes: Vec<Value> = limited
+        .iter()
+        .filter_map(|limits| {
+            let (standings, in_flight) = tenant.standings_on(limits, now);
+            let spent = in_flight > 0 || standings.iter().any(|one| !one.reset.is_zero());
+            spent.then(|| {
+                json!({
+                    "name": limits.name,
+                    "rates": rates(&standings),
+                    "in_flight": in_flight,
+                    "concurrency": limits.concurrency,
+                })
+            })
+        })
+        .collect();
+    json!({
+        "plan": plan.name,
+        "concurrency": plan.concurrency,
+        "rates": rates(&tenant.standings(now)),
+        "routes": routes,
     })
 }
 

@@ -343,3 +343,47 @@ fn a_body_that_stalls_or_drips_is_the_clients_fault_and_a_slow_upstream_is_not()
         .unwrap();
     assert_eq!(read_answer(&mut malformed).status, 400);
 }
+
+#[test]
+fn status_tells_what_is_left_of_each_limit() {
+    let origin = large();
+    let route = "[[route]]\nname = \"search\"\npath = \"/search\"\nupstream = \"app\"\nlimits = { rate = \"2/h\", concurrency = 3 }\n";
+    let plan = "[plan.default]\nrate = { limit = \"5/h\", burst = 4 }\nconcurrency = 7\n[plan.other]\nbody = \"1KiB\"\n";
+    let gate = gate("status-limits", &format!("{}{plan}", app(&[origin.address], "", route)));
+    assert_eq!(passed(&gate, "/search", 3), 2);
+    let held = begin(&gate, "/large");
+    let state = crate::control(&gate, "/status");
+    let state: Value = serde_json::from_str(state.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let tenant = &state["tenants"]["busiest"][0];
+    let (rate, route) = (&tenant["rates"][0], &tenant["routes"][0]);
+    assert_eq!((rate["name"].as_str(), rate["limit"].as_u64()), (Some("default"), Some(5)));
+    assert_eq!(rate["remaining"], 1, "two of the search and one under way are spent of four");
+    assert_eq!((route["name"].as_str(), route["rates"][0]["remaining"].as_u64()), (Some("search"), Some(0)));
+    assert_eq!((route["in_flight"].as_u64(), route["concurrency"].as_u64()), (Some(0), Some(3)));
+    assert_eq!((tenant["in_flight"].as_u64(), tenant["concurrency"].as_u64()), (Some(1), Some(7)));
+    let plans = &state["plans"];
+    assert_eq!((plans[0]["name"].as_str(), plans[0]["tenants"].as_u64()), (Some("default"), Some(1)));
+    assert_eq!((plans[0]["in_flight"].as_u64(), plans[0]["rates"][0]["burst"].as_u64()), (Some(1), Some(4)));
+    assert_eq!((plans[1]["name"].as_str(), plans[1]["body_bytes"].as_u64()), (Some("other"), Some(1024)));
+    drop(held);
+    let shown = std::process::Command::new(crate::BINARY)
+        .args(["status", "--control", &gate.control.to_string()])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("default: 1 left, 5 in 3600 s; search: 0 left, 2 in 3600 s"), "{shown}");
+}
+
+#[test]
+fn a_tunnels_bytes_are_held_to_the_pace_too() {
+    let origin = Origin::start(|_| Reply::Echo);
+    let plan = "[plan.default]\nrequest_bytes_per_second = \"400KiB\"\n";
+    let gate = gate("tunnel-pace", &format!("{}{plan}", app(&[origin.address], "", "")));
+    let mut tunnel = connect(gate.address);
+    tunnel.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n").unwrap();
+    assert_eq!(read_answer(&mut tunnel).status, 101);
+    took_at_least(Duration::from_millis(190), || {
+        tunnel.write_all(&vec![b'x'; 160 * KIB]).unwrap();
+        tunnel.read_exact(&mut vec![0; 160 * KIB]).unwrap();
+    });
+}
