@@ -218,7 +218,12 @@ async fn relay(mut reply: Reply, held: Held, frames: mpsc::Sender<Result<Frame<B
             () = frames.closed() => return,
         };
         match frame {
-            Some(frame) => permit.send(frame),
+            Some(frame) => {
+                if frame.is_err() {
+                    held.busy.broke();
+                }
+                permit.send(frame);
+            }
             None => break,
         }
     }

@@ -62,7 +62,7 @@ impl Names {
         }
         let looks = services.iter().map(|service| addresses(resolver, &service.target));
         let mut endpoints = Vec::new();
-        let mut before = std::mem::take(&mut self.targets);
+        let before = std::mem::take(&mut self.targets);
         for (service, look) in services.iter().zip(join_all(looks).await) {
             let found = match look {
                 Ok((addresses, valid)) => {
@@ -75,7 +75,7 @@ impl Names {
                         error,
                         "a target is not resolved; its known addresses stay"
                     );
-                    before.remove(&service.target).unwrap_or_default()
+                    before.get(&service.target).cloned().unwrap_or_default()
                 }
             };
             let endpoint = |&ip: &IpAddr| {

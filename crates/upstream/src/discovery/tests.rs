@@ -192,14 +192,16 @@ async fn an_srv_record_gives_targets_ports_and_weights() {
 #[tokio::test(flavor = "local")]
 async fn an_srv_target_that_is_not_resolved_just_now_keeps_its_addresses() {
     let server = NameServer::default();
-    server.set("_http._tcp.app.test.", vec![srv(1, 1, 81, "a.test."), srv(1, 1, 81, "b.test.")]);
+    // One host may offer the service at several ports.
+    let records = vec![srv(1, 1, 81, "a.test."), srv(1, 1, 82, "a.test."), srv(1, 1, 81, "b.test.")];
+    server.set("_http._tcp.app.test.", records);
     server.set("a.test.", vec![v4(1)]);
     server.set("b.test.", vec![v4(2)]);
     let (_upstreams, app, _leash) = driven(services(server.start().await));
-    until("the targets", || addresses(&app).len() == 2).await;
+    until("the targets", || addresses(&app).len() == 3).await;
     server.fail("a.test.", ResponseCode::ServFail);
     server.set("b.test.", vec![v4(3)]);
-    until("the change", || addresses(&app) == ["127.0.0.1:81", "127.0.0.3:81"]).await;
+    until("the change", || addresses(&app) == ["127.0.0.1:81", "127.0.0.1:82", "127.0.0.3:81"]).await;
 }
 
 #[tokio::test(flavor = "local")]

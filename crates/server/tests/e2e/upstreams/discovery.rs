@@ -1,10 +1,11 @@
 //! Where endpoints come from.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
 
 use tidegate_testkit::{Gate, NameServer, Origin, Record, Reply, ask, until};
 
-use super::{Switch, begin, endpoint, found_by, holding, named, shares, upstream};
+use super::{Switch, begin, endpoint, found_by, holding, named, one_core, shares, upstream};
 use crate::gate;
 
 /// Two servers that listen on one port of two addresses.
@@ -85,4 +86,62 @@ fn a_file_is_watched_and_what_is_under_way_on_an_endpoint_that_goes_comes_to_its
     released.set(true);
     let answer = held.join().unwrap();
     assert_eq!((answer.status, answer.body.as_str()), (200, "a"));
+}
+
+#[test]
+fn a_reload_of_the_upstreams_is_taken_whole_or_not_at_all() {
+    let (a, b) = (named("a"), named("b"));
+    let gate = gate("whole", &one_core(&[a.address], "", ""));
+    let ca = gate.file.with_file_name("no-such-ca.pem");
+    let broken =
+        format!("[upstream.other]\nendpoints = [\"127.0.0.1:1\"]\ntls = {{ ca = \"{}\" }}\n", ca.display());
+    gate.rewrite(&format!("{}{broken}", one_core(&[b.address], "", "")));
+    until("it is refused", || {
+        gate.metric("tidegate_config_reloads_total{outcome=\"refused\"}").is_some_and(|count| count > 0.0)
+    });
+    assert_eq!(shares(&gate, 5, ["a", "b"]), [5, 0]);
+    gate.rewrite(&one_core(&[b.address], "", ""));
+    until("it is taken", || !endpoint(&gate, b.address).is_null());
+    assert_eq!(shares(&gate, 5, ["a", "b"]), [0, 5]);
+}
+
+#[test]
+fn endpoints_that_come_and_go_with_reloads_under_load_fail_no_request() {
+    let origins = [0, 1].map(|_| Origin::start(|_| Reply::After(std::time::Duration::from_millis(2))));
+    // Nothing is retried: every request must go well by itself.
+    let config = |number: usize| crate::app(&[origins[number].address], "", "retry = { tries = 1 }");
+    let gate = gate("replaced", &config(0));
+    let (stop, served) = (Switch::default(), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| super::endpoints::load(&gate, &stop, &served))).collect();
+        for number in 1..=10 {
+            let before = origins[number % 2].recorded().len();
+            gate.rewrite(&config(number % 2));
+            gate.signal("-HUP");
+            until("the other one serves", || origins[number % 2].recorded().len() > before + 5);
+        }
+        stop.set(true);
+        workers.into_iter().for_each(|worker| worker.join().expect("no request failed"));
+    });
+}
+
+#[test]
+fn after_a_reload_to_another_protocol_no_connection_from_before_is_used() {
+    let origin = named("a");
+    // A Tidegate speaks both at one address, and tells in `Via` which one it was spoken to.
+    let behind = gate("protocol-behind", &one_core(&[origin.address], "", ""));
+    let gate = gate("protocol", &one_core(&[behind.address], "", ""));
+    let spoken = || {
+        assert_eq!(shares(&gate, 3, ["a"]), [3]);
+        let head = origin.recorded().last().unwrap().head.to_ascii_lowercase();
+        let via: Vec<&str> = head.lines().filter_map(|line| line.strip_prefix("via: ")).collect();
+        via.join(", ").rsplit(", ").next().unwrap().to_owned()
+    };
+    assert_eq!(spoken(), "1.1 tidegate");
+    for (number, protocol, expected) in [(1, "h2", "2.0 tidegate"), (2, "http1", "1.1 tidegate")] {
+        gate.rewrite(&one_core(&[behind.address], &format!("protocol = \"{protocol}\""), ""));
+        crate::running::until_reloads(&gate, number);
+        assert_eq!(spoken(), expected);
+    }
 }

@@ -193,7 +193,7 @@ fn an_open_tunnel_counts_as_a_call_under_way() {
 }
 
 /// Asks over and over, with and without a body, until the switch is on; every answer must be good. How many there were.
-fn load(gate: &Gate, stop: &Switch, served: &AtomicUsize) {
+pub fn load(gate: &Gate, stop: &Switch, served: &AtomicUsize) {
     let mut stream = connect(gate.address);
     while !stop.is_on() {
         let answer = ask_on(&mut stream, "GET /", "");
