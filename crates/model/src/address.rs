@@ -249,7 +249,7 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &AddressSet) -
 }
 
 /// Reads an address with an optional port: `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]`, `[::1]:5`.
-fn node(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn node(bytes: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(bytes).ok()?;
     if let Some(rest) = text.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
@@ -270,7 +270,7 @@ fn is_port(rest: &str) -> bool {
 }
 
 /// The `for` of one element of `Forwarded`, if the whole element can be read and has exactly one.
-fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+pub(crate) fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     let (mut rest, mut found) = (element, None);
     loop {
         let equals = rest.iter().position(|&byte| byte == b'=')?;

@@ -1,14 +1,18 @@
 //! What the upstream is told of the client: `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded` (RFC 7239).
 //!
-//! From a trusted proxy the lists are kept and the peer is appended, and what it said of scheme and host
+//! From a trusted proxy the list of addresses is kept and the peer is appended, and what it said of scheme and host
 //! stays. From anybody else all four are replaced: the upstream may believe them.
+//!
+//! A proxy seldom writes both lists. The one that the client's address was found in is told in both forms: so the
+//! upstream finds the same client whichever it reads, and none that a client wrote into the other.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::address::{X_FORWARDED_FOR, is_token};
+use crate::address::{X_FORWARDED_FOR, forwarded_for, is_token, node};
 
 /// The scheme that the client used.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -58,8 +62,33 @@ impl Forwarding {
             headers.insert(FORWARDED, forwarded);
             return;
         }
-        append(headers, &X_FORWARDED_FOR, &self.peer);
-        append(headers, &FORWARDED, &forwarded);
+        if headers.contains_key(&X_FORWARDED_FOR) {
+            let told = list(headers, &X_FORWARDED_FOR, &forwarded, |out, element| {
+                // Writing into a vector cannot fail.
+                let _ = match node(element) {
+                    Some(IpAddr::V4(address)) => write!(out, "for={address}"),
+                    Some(IpAddr::V6(address)) => write!(out, "for=\"[{address}]\""),
+                    None => write!(out, "for=unknown"),
+                };
+            });
+            headers.insert(FORWARDED, told);
+            let told =
+                list(headers, &X_FORWARDED_FOR, &self.peer, |out, element| out.extend_from_slice(element));
+            headers.insert(&X_FORWARDED_FOR, told);
+        } else if headers.contains_key(FORWARDED) {
+            let told = list(headers, &FORWARDED, &self.peer, |out, element| {
+                let _ = match forwarded_for(element) {
+                    Some(address) => write!(out, "{address}"),
+                    None => write!(out, "unknown"),
+                };
+            });
+            headers.insert(&X_FORWARDED_FOR, told);
+            let told = list(headers, &FORWARDED, &forwarded, |out, element| out.extend_from_slice(element));
+            headers.insert(FORWARDED, told);
+        } else {
+            headers.insert(&X_FORWARDED_FOR, self.peer.clone());
+            headers.insert(FORWARDED, forwarded);
+        }
         if !headers.contains_key(&X_FORWARDED_PROTO) {
             headers.insert(&X_FORWARDED_PROTO, self.scheme.clone());
         }
@@ -102,21 +131,22 @@ fn push_value(out: &mut String, value: &str) {
     out.push('"');
 }
 
-/// Appends to a list, on one line: some applications read the first line alone.
-fn append(headers: &mut HeaderMap, name: &HeaderName, element: &HeaderValue) {
-    if !headers.contains_key(name) {
-        headers.insert(name, element.clone());
-        return;
-    }
+/// A list with each element told anew and a last one, on one line: some applications read the first line alone.
+fn list(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    last: &HeaderValue,
+    mut tell: impl FnMut(&mut Vec<u8>, &[u8]),
+) -> HeaderValue {
     let mut list: Vec<u8> = Vec::with_capacity(128);
-    for value in headers.get_all(name).iter().chain([element]) {
-        if !list.is_empty() {
-            list.extend_from_slice(b", ");
-        }
-        list.extend_from_slice(value.as_bytes());
+    let elements =
+        headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    for element in elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty()) {
+        tell(&mut list, element);
+        list.extend_from_slice(b", ");
     }
-    let joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).expect("values joined are a value");
-    headers.insert(name, joined);
+    list.extend_from_slice(last.as_bytes());
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).expect("values joined are a value")
 }
 
 #[cfg(test)]
@@ -180,11 +210,34 @@ mod tests {
             "6.6.6.6, 7.7.7.7, 10.0.0.1",
             "https",
             "evil.example",
-            "for=6.6.6.6, for=10.0.0.1;proto=http;host=a.example",
+            "for=6.6.6.6, for=7.7.7.7, for=10.0.0.1;proto=http;host=a.example",
         ];
         check("10.0.0.1", false, true, "a.example", SPOOFED, told);
         let told = ["10.0.0.1", "http", "a.example", "for=10.0.0.1;proto=http;host=a.example"];
         check("10.0.0.1", false, true, "a.example", &[], told);
+    }
+
+    #[test]
+    fn the_list_that_was_believed_is_told_in_both_forms() {
+        let own = "for=10.0.0.1;proto=http;host=a.example";
+        for (lines, plain, standard) in [
+            (
+                &[("x-forwarded-for", "2001:db8::1, 1.2.3.4:80, hidden"), ("forwarded", "for=6.6.6.6")][..],
+                "2001:db8::1, 1.2.3.4:80, hidden, 10.0.0.1",
+                "for=\"[2001:db8::1]\", for=1.2.3.4, for=unknown",
+            ),
+            (
+                &[
+                    ("forwarded", "for=\"[2001:db8::1]:80\";proto=https"),
+                    ("forwarded", "for=_a,, for=1.2.3.4;by=x"),
+                ],
+                "2001:db8::1, unknown, 1.2.3.4, 10.0.0.1",
+                "for=\"[2001:db8::1]:80\";proto=https, for=_a, for=1.2.3.4;by=x",
+            ),
+        ] {
+            let standard = format!("{standard}, {own}");
+            check("10.0.0.1", false, true, "a.example", lines, [plain, "http", "a.example", &standard]);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod route;
 pub mod settings;
 mod settle;
 mod site;
-mod trace;
+pub mod trace;
 
 pub use entropy::Entropy;
 pub use identify::{Failures, Verifier, Verifiers};

@@ -2,6 +2,7 @@
 
 mod demo;
 mod exchanges;
+mod fuzzed;
 mod limits;
 mod listeners;
 mod retries;

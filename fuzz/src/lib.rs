@@ -1,0 +1,3 @@
+//! Fuzz targets, one for each parser of foreign bytes. See `fuzz/README.md`.
+
+pub mod targets;

@@ -1,0 +1,294 @@
+//! The targets: each takes any bytes and panics if what must hold does not.
+//!
+//! They are compiled into the fuzzers, and into the end-to-end tests, which run them over the committed seeds.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use tidegate::config::Config;
+use tidegate_model::address::{AddressSet, Forwarding, Network, X_FORWARDED_FOR, client_address};
+use tidegate_model::{deadline, host, path};
+use tidegate_proxy::settings::{JwtKeys, JwtSettings};
+use tidegate_proxy::{Entropy, Verifier, Verifiers, trace};
+use tidegate_wire::guard::{Guard, HeadLimits, Phase};
+use tidegate_wire::proxy_protocol::{HEADER_MAX, Parsed, parse};
+
+/// The most bytes of an input: more shows nothing new and costs time.
+const INPUT_MAX: usize = 16 * 1024;
+
+/// The guard says the same of any split of the bytes, and lets pass only what a naive, strict reader reads as one whole
+/// request after another, with the same boundaries.
+pub fn guard(bytes: &[u8]) {
+    let bytes = &bytes[..bytes.len().min(INPUT_MAX)];
+    let limits = HeadLimits { count: 20, bytes: 2048 };
+    let mut whole = Guard::new(limits);
+    let result = whole.feed(bytes);
+    let mut split = Guard::new(limits);
+    let (mut at, mut step) = (0, 1);
+    let mut refused = None;
+    while at < bytes.len() && refused.is_none() {
+        let end = (at + step).min(bytes.len());
+        refused = split.feed(&bytes[at..end]).err().map(|(_, violation)| violation);
+        (at, step) = (end, step % 7 + 1);
+    }
+    assert_eq!(refused, result.err().map(|(_, violation)| violation), "a split changes the verdict");
+    if refused.is_none() {
+        assert_eq!(split.phase(), whole.phase(), "a split changes the phase");
+        let between = reading::between_requests(bytes).expect("what passes can be read in one way");
+        if whole.phase() != Phase::Undecided {
+            assert_eq!(whole.phase() == Phase::Idle, between, "it ends where a request ends");
+        }
+    }
+}
+
+/// A reader of HTTP/1 requests that knows nothing of the guard's: slow, naive, strict.
+mod reading {
+    /// Whether the bytes end between two requests. `None`: they are no requests, or could be read in two ways.
+    pub fn between_requests(mut rest: &[u8]) -> Option<bool> {
+        loop {
+            while let Some(after) = rest.strip_prefix(b"\r\n") {
+                rest = after;
+            }
+            if rest.is_empty() {
+                return Some(true);
+            }
+            let Some(end) = find(rest, b"\r\n\r\n") else { return Some(false) };
+            // Bytes that are not ASCII mean nothing here.
+            let text = |byte: &u8| if byte.is_ascii() { char::from(*byte) } else { 'x' };
+            let head: String = rest[..end].iter().map(text).collect();
+            rest = &rest[end + 4..];
+            let Some(body) = skip_body(&head, rest)? else { return Some(false) };
+            rest = body;
+        }
+    }
+
+    /// What follows the body of this head; `None` inside: it has not come whole.
+    fn skip_body<'a>(head: &str, rest: &'a [u8]) -> Option<Option<&'a [u8]>> {
+        if head.replace("\r\n", "").contains(['\r', '\n', '\0']) {
+            return None;
+        }
+        let mut lines = head.split("\r\n");
+        let version = lines.next()?.rsplit(' ').next()?;
+        let fields = lines.map(|line| line.split_once(':')).collect::<Option<Vec<_>>>()?;
+        let clean = |name: &str| !name.is_empty() && !name.contains([' ', '\t']);
+        if !fields.iter().all(|(name, _)| clean(name)) {
+            return None;
+        }
+        let all = |wanted: &str| -> Vec<&str> {
+            let found = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            found.map(|(_, value)| value.trim_matches([' ', '\t'])).collect()
+        };
+        let hosts = all("host").len();
+        if hosts > 1 || (hosts == 0 && version != "HTTP/1.0") {
+            return None;
+        }
+        match (all("content-length").as_slice(), all("transfer-encoding").as_slice()) {
+            ([], []) => Some(Some(rest)),
+            ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(rest.get(length.parse::<usize>().ok()?..))
+            }
+            ([], [coding]) if coding.eq_ignore_ascii_case("chunked") && version != "HTTP/1.0" => {
+                skip_chunks(rest)
+            }
+            _ => None,
+        }
+    }
+
+    fn skip_chunks(mut rest: &[u8]) -> Option<Option<&[u8]>> {
+        loop {
+            let Some(end) = find(rest, b"\r\n") else { return Some(None) };
+            let line = String::from_utf8_lossy(&rest[..end]);
+            let digits = line.split(';').next()?;
+            if digits.is_empty()
+                || !digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+                || line.contains('\n')
+            {
+                return None;
+            }
+            let size = usize::from_str_radix(digits, 16).ok()?;
+            rest = &rest[end + 2..];
+            if size == 0 {
+                // Trailers, and the empty line.
+                let block = if rest.starts_with(b"\r\n") {
+                    Some(2)
+                } else {
+                    find(rest, b"\r\n\r\n").map(|end| end + 4)
+                };
+                return Some(block.map(|end| &rest[end..]));
+            }
+            let Some(after) = rest.get(size..) else { return Some(None) };
+            match after {
+                [b'\r', b'\n', after @ ..] => rest = after,
+                [] | [b'\r'] => return Some(None),
+                _ => return None,
+            }
+        }
+    }
+
+    fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+        bytes.windows(wanted.len()).position(|window| window == wanted)
+    }
+}
+
+/// A header is bounded and whole, what is before its end is its beginning, and what follows it changes nothing.
+pub fn proxy_protocol(bytes: &[u8]) {
+    let Parsed::Header { length, addresses } = parse(bytes) else { return };
+    assert!(length <= bytes.len() && length <= HEADER_MAX, "{length} of {}", bytes.len());
+    assert_eq!(parse(&bytes[..length]), Parsed::Header { length, addresses });
+    for cut in [0, 1, length / 2, length - 1] {
+        assert_eq!(parse(&bytes[..cut]), Parsed::Partial, "{cut} of {length}");
+    }
+}
+
+/// A path has one form, which no rule can be sidestepped with.
+pub fn path(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(one) = path::normalize(text) else { return };
+    assert_eq!(path::normalize(&one).as_deref(), Ok(&*one), "the form of {text:?} is no form");
+    assert!(&*one == "*" || one.starts_with('/'), "{one:?}");
+    assert!(one.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b'\\'), "{one:?}");
+    assert!(one.split('/').all(|segment| segment != "." && segment != ".."), "{one:?}");
+    let target = path::redirect_target("{path}", "a", &one);
+    assert!(!target.starts_with("//") && !target.contains(['\r', '\n']), "{target:?} leads elsewhere");
+}
+
+/// A host has one form: lower case, bounded, without port.
+pub fn host(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(one) = host::normalize(text) else { return };
+    assert_eq!(host::normalize(&one).as_deref(), Ok(&*one), "the form of {text:?} is no form");
+    assert!(!one.is_empty() && one.len() <= host::HOST_BYTES_MAX, "{one:?}");
+    assert!(
+        !one.bytes().any(|byte| byte.is_ascii_uppercase() || byte <= b' ' || b"/?#@%".contains(&byte)),
+        "{one:?}"
+    );
+}
+
+/// Whoever is not trusted is the client, whatever they say; what is told on can be read back.
+pub fn forwarded(bytes: &[u8]) {
+    static TRUSTED: LazyLock<AddressSet> = LazyLock::new(|| {
+        let networks =
+            ["10.0.0.0/8", "::1", "fd00::/8"].map(|text| text.parse::<Network>().expect("a network"));
+        networks.into_iter().collect()
+    });
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|&byte| byte == b'\n') {
+        let (name, value) = match line.strip_prefix(b"F:") {
+            Some(value) => (header::FORWARDED, value),
+            None => (X_FORWARDED_FOR, line),
+        };
+        headers.extend(HeaderValue::from_bytes(value).ok().map(|value| (name, value)));
+    }
+    let [stranger, proxy] = ["192.0.2.1", "10.0.0.1"].map(|text| text.parse::<IpAddr>().expect("an address"));
+    assert_eq!(client_address(stranger, &headers, &TRUSTED), stranger);
+    let client = client_address(proxy, &headers, &TRUSTED);
+    for peer in [stranger, proxy] {
+        let mut told = headers.clone();
+        let trusted = TRUSTED.contains(peer);
+        Forwarding::new(peer, true).apply(&mut told, Some(&HeaderValue::from_static("a.example")), trusted);
+        // Whoever trusts us finds the same client, whichever header is read.
+        for read in [Some(X_FORWARDED_FOR), None] {
+            assert_eq!(
+                client_address(proxy, &told, &TRUSTED),
+                if trusted { client } else { stranger },
+                "{read:?}"
+            );
+            read.map(|name| told.remove(name));
+        }
+    }
+}
+
+/// A configuration is read or refused, and what is refused is told with places that are there.
+pub fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(&bytes[..bytes.len().min(INPUT_MAX)]) else { return };
+    // Files are read as named: not devices.
+    if text.contains("/dev") || text.contains("/proc") {
+        return;
+    }
+    match Config::parse(Path::new("fuzz.toml"), text) {
+        Ok(config) => assert!(!config.effective.is_empty() && !config.listeners.is_empty()),
+        Err(problems) => {
+            assert!(problems.count() > 0 && !problems.to_string().is_empty());
+            let lines = text.lines().count().max(1);
+            for told in problems.told() {
+                assert!(told.line.is_none_or(|line| (1..=lines + 1).contains(&line)), "{told:?}");
+            }
+        }
+    }
+}
+
+/// A token is taken or refused for what it is, the same each time; only a signature makes a tenant.
+pub fn jwt(bytes: &[u8]) {
+    static VERIFIER: LazyLock<Arc<Verifier>> = LazyLock::new(|| {
+        let keys = JwtKeys::Secret(b"a secret of thirty-two bytes ...".as_slice().into());
+        let settings = JwtSettings {
+            name: "fuzz".into(),
+            keys,
+            issuer: None,
+            audience: None,
+            tenant_claim: "tenant".to_owned(),
+            clock_skew: Duration::from_secs(30),
+            refresh: Duration::from_secs(300),
+        };
+        Verifiers::default().of(&Arc::new(settings))
+    });
+    let Ok(token) = std::str::from_utf8(bytes) else { return };
+    let [first, second] = [(); 2].map(|()| VERIFIER.verify(token));
+    match (first, second) {
+        (Ok(first), Ok(second)) => {
+            assert!(first == second && !first.is_empty() && token.split('.').count() == 3)
+        }
+        (Err(first), Err(second)) => {
+            assert_eq!(first.kind.code, second.kind.code);
+            assert!(
+                ["credential.invalid", "credential.expired"].contains(&first.kind.code),
+                "{}",
+                first.kind.code
+            );
+        }
+        _ => panic!("the second verdict is another one"),
+    }
+}
+
+/// What is told on is always one valid `traceparent` with a span of its own.
+pub fn traceparent(bytes: &[u8]) {
+    let Ok(given) = HeaderValue::from_bytes(bytes) else { return };
+    let (parent, state) = (HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate"));
+    let mut headers = HeaderMap::new();
+    headers.insert(&parent, given.clone());
+    headers.insert(&state, HeaderValue::from_static("vendor=1"));
+    trace::propagate(&mut headers, &Entropy::seeded(bytes.len() as u64));
+    assert_eq!(headers.get_all(&parent).iter().count(), 1);
+    let told = headers[&parent].to_str().expect("it is text");
+    let parts: Vec<&str> = told.split('-').collect();
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    assert_eq!(lengths, [2, 32, 16, 2], "{told}");
+    assert!(parts.concat().bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{told}");
+    assert!(
+        parts[0] == "00" && [1, 2].iter().all(|&part| parts[part].bytes().any(|digit| digit != b'0')),
+        "{told}"
+    );
+    // The state belongs to the trace.
+    let continued = given.as_bytes().get(3..35) == Some(parts[1].as_bytes());
+    assert_eq!(headers.contains_key(&state), continued, "{told}");
+}
+
+/// A deadline is bounded, and what is told on is never later.
+pub fn deadline(bytes: &[u8]) {
+    const MOST: Duration = Duration::from_secs(99_999_999 * 3600);
+    let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+    let own = HeaderName::from_static("x-deadline");
+    let mut headers = HeaderMap::new();
+    headers.insert(deadline::GRPC_TIMEOUT, value.clone());
+    headers.insert(&own, value.clone());
+    let Some(asked) = deadline::asked(&headers, Some(&own)) else { return };
+    assert!(asked <= MOST, "{asked:?}");
+    let told = deadline::grpc_timeout(&deadline::grpc_remaining(asked)).expect("what is told can be read");
+    assert!(told <= asked, "{told:?} of {asked:?}");
+    if let Some(millis) = deadline::milliseconds(&deadline::remaining_ms(asked)) {
+        assert!(millis <= asked, "{millis:?} of {asked:?}");
+    }
+}
