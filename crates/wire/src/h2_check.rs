@@ -83,3 +83,51 @@ fn check_length(headers: &http::HeaderMap, most: u64) -> Result<(), Refusal> {
         _ => Err(Refusal::new(&REQUEST_FRAMING, "Content-Length is not one decimal number.")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The code of the refusal of a request with this target and these fields, if it is one.
+    fn check(target: &str, fields: &[(&str, &str)]) -> Option<&'static str> {
+        let request =
+            fields.iter().fold(Request::get(target), |request, (name, value)| request.header(*name, *value));
+        let limits = ConnectionLimits { header_count: 4, body_bytes: 100, ..ConnectionLimits::default() };
+        super::check(&mut request.body(()).unwrap(), &limits).err().map(|refusal| refusal.kind.code)
+    }
+
+    #[test]
+    fn what_http1_would_not_take_is_not_taken() {
+        for target in ["http://a/", "http://A:80/b?c=d", "https://[::1]/"] {
+            assert_eq!(check(target, &[]), None, "{target}");
+        }
+        assert_eq!(check("*", &[("host", "a")]), Some("request.path"));
+        for target in ["http://b@a/", "http://a:123456/", "/"] {
+            assert_eq!(check(target, &[]), Some("request.host"), "{target}");
+        }
+        assert_eq!(check("/", &[("host", "a")]), None);
+        for hosts in [&[("host", "b")][..], &[("host", "a"), ("host", "a")], &[("host", "a b")]] {
+            assert_eq!(check("http://a/", hosts), Some("request.host"), "{hosts:?}");
+        }
+        for (length, code) in
+            [("100", None), ("101", Some("request.body-too-large")), ("1x", Some("request.framing"))]
+        {
+            assert_eq!(check("http://a/", &[("content-length", length)]), code, "{length}");
+        }
+        let twice = [("content-length", "1"), ("content-length", "1")];
+        assert_eq!(check("http://a/", &twice), Some("request.framing"));
+        assert_eq!(check("http://a/", &[("x", "y"); 5]), Some("request.headers-too-large"));
+        assert_eq!(check("http://a/", &[("expect", "magic")]), Some("request.expectation"));
+        assert_eq!(check("http://a/", &[("expect", "100-Continue")]), None);
+    }
+
+    #[test]
+    fn pieces_of_a_cookie_become_one() {
+        let mut request =
+            Request::get("http://a/").header("cookie", "a=1").header("cookie", "b=2").header("cookie", "c=3");
+        let mut request = std::mem::take(&mut request).body(()).unwrap();
+        super::check(&mut request, &ConnectionLimits::default()).unwrap();
+        let cookies: Vec<_> = request.headers().get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3"]);
+    }
+}

@@ -140,8 +140,14 @@ struct Listener {
 pub(crate) struct Drain {
     pub(crate) draining: Cell<bool>,
     pub(crate) changed: Notify,
-    connections: Cell<usize>,
-    ended: Notify,
+    seats: Arc<Seats>,
+}
+
+/// The connections of one core.
+#[derive(Debug, Default)]
+struct Seats {
+    taken: AtomicUsize,
+    left: Notify,
 }
 
 impl<H: Handler> Server<H> {
@@ -193,8 +199,8 @@ impl<H: Handler> Server<H> {
         }
         self.drain.draining.set(true);
         self.drain.changed.notify_waiters();
-        while self.drain.connections.get() > 0 {
-            self.drain.ended.notified().await;
+        while self.drain.seats.taken.load(Relaxed) > 0 {
+            self.drain.seats.left.notified().await;
         }
     }
 
@@ -250,9 +256,7 @@ impl<H: Handler> Server<H> {
         settings: &Rc<ListenerSettings>,
     ) {
         let open = self.census.open.fetch_add(1, Relaxed);
-        let seat = Seat { census: Arc::clone(&self.census) };
-        let guest = Guest { drain: Rc::clone(&self.drain) };
-        guest.drain.connections.set(guest.drain.connections.get() + 1);
+        let seat = Seat::take(&self.census, &self.drain.seats);
         let connection = Connection {
             peer,
             listener,
@@ -278,7 +282,6 @@ impl<H: Handler> Server<H> {
         let server = Rc::clone(self);
         let settings = Rc::clone(settings);
         task::spawn(async move {
-            let _guest = guest;
             let _ = stream.set_nodelay(true);
             server.serve(stream, seat, connection, &settings).await;
         });
@@ -476,30 +479,29 @@ impl Drain {
     }
 }
 
-/// A connection's place among those that there may be. It goes with the socket, also after an Upgrade.
+/// A connection's place: among those that there may be, and among those whose end a drain waits for. It goes with the
+/// socket, also after an Upgrade.
 #[derive(Debug)]
 pub(crate) struct Seat {
     census: Arc<Census>,
+    seats: Arc<Seats>,
+}
+
+impl Seat {
+    /// The census has counted it already.
+    fn take(census: &Arc<Census>, seats: &Arc<Seats>) -> Seat {
+        seats.taken.fetch_add(1, Relaxed);
+        Seat { census: Arc::clone(census), seats: Arc::clone(seats) }
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.census.open.fetch_sub(1, Relaxed);
+        self.seats.taken.fetch_sub(1, Relaxed);
+        self.seats.left.notify_one();
     }
 }
-
-/// A connection whose end a drain waits for.
-struct Guest {
-    drain: Rc<Drain>,
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.drain.connections.set(self.drain.connections.get() - 1);
-        self.drain.ended.notify_one();
-    }
-}
-
 /// An exchange while it is under way.
 struct Pass {
     shared: Arc<Shared>,

@@ -509,6 +509,29 @@ fn whoever_resets_requests_that_the_upstream_works_on_is_told_to_calm_down() {
 }
 
 #[test]
+fn whoever_makes_the_server_reset_requests_is_told_to_calm_down() {
+    let origin = Origin::start(|_| Reply::Never);
+    let gate = limited("made-reset", &origin, "h2_resets = 50\nh2_resets_local = 50");
+    let mut frames = Frames::connect(gate.address);
+    let head = frames::block(&get("/"));
+    let seen = until_enough(&mut frames, 5000, |frames, number| {
+        let stream = number * 2 + 1;
+        // A window that is too large is an error of the stream (RFC 9113 section 6.9.1; CVE-2025-8671).
+        let both = [
+            frames::encode(kind::HEADERS, END_HEADERS | END_STREAM, stream, &head),
+            frames::encode(kind::WINDOW_UPDATE, 0, stream, &[0x7f, 255, 255, 255]),
+        ];
+        frames.stream.write_all(&both.concat())
+    });
+    assert!(
+        seen.iter().any(|frame| frame.code().is_some_and(|code| code != 0) && frame.kind == kind::GOAWAY),
+        "{seen:?}"
+    );
+    assert!(origin.recorded().len() <= 150, "{}", origin.recorded().len());
+    until("nothing of it is under way", || origin.left() == origin.recorded().len());
+}
+
+#[test]
 fn a_head_in_endless_continuations_is_cut_off() {
     let origin = ok();
     let gate = gate("continuation", &app(&[origin.address], "", ""));

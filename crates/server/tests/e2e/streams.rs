@@ -416,8 +416,13 @@ fn a_stream_that_is_reset_cancels_the_upstreams_call_and_no_other() {
         until("the upstream's call is cancelled", || origin.left() == number);
     }
     assert_eq!(origin.left(), 2, "the third goes on");
+    // It is we who reset it, for an error of the stream: a window that is too large.
+    frames.send(kind::WINDOW_UPDATE, 0, 5, &[0x7f, 255, 255, 255]).unwrap();
+    until("the upstream's call is cancelled", || origin.left() == 3);
+    frames.request(7, true, &get("/")).unwrap();
+    until("another arrives", || origin.recorded().len() == 4);
     drop(frames);
-    until("all are cancelled", || origin.left() == 3);
+    until("all are cancelled", || origin.left() == 4);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_testkit::{Origin, Reply, block_on, connect, h2, h2_connect, h2_read, read_answer};
+use tidegate_testkit::{Origin, Reply, block_on, connect, h2, h2_connect, h2_read, read_answer, until};
 
 use crate::streams::{read_rest, read_until, sent};
 use crate::{app, gate};
@@ -209,4 +209,27 @@ fn an_upgraded_connection_outlives_a_reload() {
     gate.signal("-HUP");
     crate::running::until_reloads(&gate, 1);
     echo(b"after");
+}
+
+#[test]
+fn a_tunnel_goes_on_while_the_process_stops_and_is_cut_when_that_takes_too_long() {
+    let origin = Origin::start(|_| Reply::Echo);
+    for (name, drain, leaves) in [("tunnel-drain", "30s", true), ("tunnel-cut", "300ms", false)] {
+        let config = format!("{}\n[drain]\ntime = \"{drain}\"\n", app(&[origin.address], "", ""));
+        let mut gate = gate(name, &config);
+        let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+        let mut stream = sent(gate.address, upgrade);
+        assert_eq!(read_answer(&mut stream).status, 101);
+        gate.signal("-TERM");
+        until("it listens no more", || std::net::TcpStream::connect(gate.address).is_err());
+        if leaves {
+            stream.write_all(b"still here").unwrap();
+            read_until(&mut stream, "still here");
+            drop(stream);
+        } else {
+            // Cut by a FIN or by a reset.
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+        assert_eq!(gate.wait(), Some(0));
+    }
 }
