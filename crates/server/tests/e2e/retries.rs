@@ -224,7 +224,10 @@ fn one_probe_alone_is_let_through_and_one_whose_client_leaves_is_replaced() {
         (true, false) => Reply::Status(200, String::new()),
         (false, false) => Reply::Status(500, String::new()),
     });
-    let gate = gate("breaker-probe", &app(&[origin.address], &breaker("50ms"), "retry = { tries = 1 }"));
+    let gate = gate(
+        "breaker-probe",
+        &app(&[origin.address], &breaker("50ms"), "retry = { tries = 1 }\ndeadline = \"60s\""),
+    );
     (0..3).for_each(|_| drop(ask(gate.address, "GET /", "")));
     until("it is half-open", || upstream(&gate)["breaker"] == "half-open");
     silent.set(true);
