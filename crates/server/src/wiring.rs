@@ -284,7 +284,6 @@ fn restart_needed(before: &Config, after: &Config) -> impl Iterator<Item = &'sta
         ("workers", before.workers != after.workers),
         ("[control]", before.control != after.control),
         ("[log]", before.log != after.log),
-        ("[tenants] tracked", before.proxy.tenants.tracked_max != after.proxy.tenants.tracked_max),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(setting, _)| setting)
 }

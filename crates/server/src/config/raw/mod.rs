@@ -123,7 +123,7 @@ pub struct Limits {
     pub idle: Time,
     /// A body, either way, that makes no progress.
     pub body_idle: Time,
-    /// Bytes per second that a request's body must keep up on average. Zero: none.
+    /// Bytes per second that a request's body must keep up on average while it is waited for. Zero: none.
     pub body_rate_min: Size,
     /// How long a request's body may be slower than that at its beginning.
     pub body_grace: Time,
@@ -406,10 +406,10 @@ pub struct Tenants {
     pub from: Vec<TenantFrom>,
     /// The plan of whoever is not listed, or `"refuse"`. The plan `default` is without limits unless it is given.
     pub unknown: Name,
-    /// The most tenants that are not listed and have state of their own; further ones share one.
+    /// The most tenants that are not listed and have limits of their own; further ones share one's.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub tracked: u32,
-    /// Failed identifications per client address; beyond that they are refused unread.
+    /// Failed identifications per client address (IPv6: per /64); beyond that its credentials are refused unread.
     pub failures: PerTime,
 }
 
