@@ -277,7 +277,6 @@ fn repeat(repeat: Repeat) -> &'static str {
     match repeat {
         Repeat::Never => "never",
         Repeat::Later => "later",
-        Repeat::Now => "now",
     }
 }
 

@@ -4,6 +4,7 @@
 //! body, and is settled exactly once: when the last byte has left, or when the client or a panic ended it.
 //! Access log, metrics, traces and `GET /explain/ID` are all made from it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -145,6 +146,8 @@ pub enum Step {
     },
     /// A connection was made for the try (none of the pool was idle).
     Connected(Duration),
+    /// What the system, TLS or HTTP said of a try. For the operator: no client is told.
+    Cause(Box<str>),
     /// The try failed, for this reason (a refusal's code).
     TryFailed(&'static str),
     /// The try was answered with this status.
@@ -157,8 +160,10 @@ pub enum Step {
     Hedged,
     /// The ladder's next rung was taken (`upstream NAME`, `fixed`).
     Fallback(Arc<str>),
-    /// It was refused with this code.
-    Refused(&'static str),
+    /// This limit was exceeded.
+    Exceeded(Arc<str>),
+    /// It was refused with this code, for this reason.
+    Refused(&'static str, Cow<'static, str>),
     /// The response's head was handed to the connection.
     Answered(StatusCode),
 }

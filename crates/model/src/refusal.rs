@@ -41,8 +41,6 @@ pub enum Repeat {
     Never,
     /// Later, at `Retry-After` if given.
     Later,
-    /// At once.
-    Now,
 }
 
 /// One row of the table of refusals.
@@ -146,7 +144,6 @@ kinds! {
     UPSTREAM_SATURATED = "upstream.saturated", 503, "Upstream saturated", Upstream, Later, "connection_limit_reached", 8;
     // Tidegate itself.
     SERVER_CONNECTIONS = "server.connections", 503, "Too many connections", Operator, Later, "connection_limit_reached", 14;
-    SERVER_DRAINING = "server.draining", 503, "Server is shutting down", Operator, Now, "destination_unavailable", 14;
     SERVER_INTERNAL = "server.internal", 500, "Internal error", Operator, Later, "proxy_internal_error", 13;
 }
 

@@ -98,7 +98,11 @@ impl Open {
     pub fn refused(&self, refusal: &Refusal) {
         let mut receipt = self.receipt.borrow_mut();
         receipt.refusal = Some(refusal.kind);
-        receipt.note(clock::now(), Step::Refused(refusal.kind.code));
+        let now = clock::now();
+        if let Some(limit) = &refusal.violated {
+            receipt.note(now, Step::Exceeded(std::sync::Arc::clone(&limit.name)));
+        }
+        receipt.note(now, Step::Refused(refusal.kind.code, refusal.detail.clone()));
     }
 
     /// Settles the receipt. Later calls change nothing.

@@ -81,6 +81,15 @@ impl Plan<'_> {
         self.receipt.borrow_mut().note(clock::now(), step);
     }
 
+    /// Notes what is behind an error, if anything is.
+    fn note_cause(&self, error: &dyn std::error::Error) {
+        let causes = std::iter::successors(error.source(), |cause| cause.source());
+        let told: Vec<String> = causes.map(ToString::to_string).collect();
+        if !told.is_empty() {
+            self.note(Step::Cause(told.join(": ").into()));
+        }
+    }
+
     /// Takes a further try or a hedge out of the upstream's budget, if there is one left.
     pub(crate) fn spend(&self) -> bool {
         self.upstream.budget.spend(self.settings.retry_budget_min_per_second, clock::now())
@@ -403,6 +412,7 @@ fn too_many() -> (Refusal, bool) {
 /// The connection broke before the answer's head.
 fn broken(plan: &Plan<'_>, endpoint: &Endpoint, error: &SendError) -> Failed {
     tracing::debug!(upstream = %plan.settings.name, endpoint = %endpoint.address, error = ?error.source, "try failed");
+    plan.note_cause(error);
     let nothing = !error.sent || error.kind == SendErrorKind::Refused;
     Failed {
         refusal: Refusal::new(kind_of(error.kind), error.kind.to_string()),
@@ -416,6 +426,7 @@ fn broken(plan: &Plan<'_>, endpoint: &Endpoint, error: &SendError) -> Failed {
 fn not_connected(plan: &Plan<'_>, error: &ConnectError) -> Refusal {
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     tracing::debug!(upstream = %plan.settings.name, %error, source, "not connected");
+    plan.note_cause(error);
     match error {
         ConnectError::Tcp(..) => {
             Refusal::new(&refusal::UPSTREAM_CONNECT, "the endpoint does not accept connections")

@@ -38,7 +38,6 @@ fn advise(out: &mut String, refusal: &Refusal) {
             out.push_str("Trying again will not help. Please tell whoever runs this site.");
         }
         (Repeat::Never, _) => out.push_str("Trying again will not help until the request changes."),
-        (Repeat::Now, _) => out.push_str("Please try again."),
         (Repeat::Later, None) => out.push_str("Please try again in a moment."),
         (Repeat::Later, Some(wait)) => {
             let seconds = seconds_up(wait).max(1);

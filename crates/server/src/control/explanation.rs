@@ -72,13 +72,16 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::Connected(wait) => {
             format!("connected in {:.3} ms: no idle connection was there", wait.as_secs_f64() * 1e3)
         }
+        Step::Cause(cause) => format!("what went wrong: {cause}"),
         Step::TryFailed(code) => format!("the try failed: {code}"),
         Step::TryAnswered(status) => format!("the try was answered with {}", status.as_u16()),
         Step::Backoff(wait) => format!("another try after {:.3} ms", wait.as_secs_f64() * 1e3),
         Step::NoRetry(why) => format!("no further try: {why}"),
         Step::Hedged => "a second try was sent beside the slow first one".to_owned(),
         Step::Fallback(rung) => format!("took the ladder's next rung: {rung}"),
-        Step::Refused(code) => format!("refused: {code}"),
+        Step::Exceeded(limit) => format!("limit `{limit}` has nothing left"),
+        Step::Refused(code, why) if why.is_empty() => format!("refused: {code}"),
+        Step::Refused(code, why) => format!("refused: {code}: {why}"),
         Step::Answered(status) => format!("told the client {}", status.as_u16()),
     }
 }

@@ -351,3 +351,28 @@ fn an_explanation_has_waits_tries_choices_and_what_decided() {
         "{json}"
     );
 }
+
+/// What the timeline of an exchange says, for a terminal.
+fn explained(gate: &Gate, answer: &tidegate_testkit::Answer) -> String {
+    control(gate, &format!("/explain/{}?format=text", answer.header("x-request-id")))
+}
+
+#[test]
+fn an_explanation_has_the_rule_that_refused_and_what_was_behind_a_failure() {
+    let plan = "[plan.default]\nrate = { limit = \"1/m\", burst = 1 }\n";
+    let gate = gate("why", &format!("{}{plan}", app(&[crate::nobody()], "", "")));
+    let failed = ask(gate.address, "GET /", "");
+    let told = explained(&gate, &failed);
+    for part in [
+        "what went wrong: Connection refused",
+        "the try failed: upstream.connect",
+        "refused: upstream.connect: ",
+    ] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert!(!failed.body.contains("Connection refused"), "the client is told one thing: {}", failed.body);
+    let told = explained(&gate, &ask(gate.address, "GET /", ""));
+    for part in ["limit `default` has nothing left", "refused: limit.rate: "] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+}
