@@ -458,7 +458,10 @@ impl<H: Handler> Server<H> {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             shared.upgraded.store(true, Relaxed);
         } else if http1
-            && (self.drain.draining.get() || shared.exchanges.load(Relaxed) >= connection.limits.requests)
+            && (self.drain.draining.get()
+                || shared.exchanges.load(Relaxed) >= connection.limits.requests
+                // What comes next would be the rest of a body that nobody wants any more.
+                || shared.within_body.load(Relaxed))
         {
             response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
         }

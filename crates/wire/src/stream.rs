@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub declined: AtomicBool,
     /// What the client did wrong lies in a body: its request was handed on already.
     pub broken_body: AtomicBool,
+    /// The client has not sent all of a request's body.
+    pub within_body: AtomicBool,
     /// The client has shut down its side.
     pub half_closed: AtomicBool,
     /// A read waits until the exchange under way is over.
@@ -117,6 +119,7 @@ impl Shared {
             upgraded: AtomicBool::new(false),
             declined: AtomicBool::new(false),
             broken_body: AtomicBool::new(false),
+            within_body: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             given_up: AtomicU32::new(0),
@@ -263,6 +266,7 @@ impl GuardedStream {
     fn note_phase(&mut self, before: Phase, after: Phase, length: usize) {
         let now = clock::now();
         self.shared.active_at.set(now);
+        self.shared.within_body.store(after == Phase::Body, Relaxed);
         match after {
             Phase::Head if before != Phase::Head || self.shared.read_by.get() == Tick::MAX => {
                 self.shared.read_by.set(now.after(self.limits.header_time));

@@ -197,6 +197,9 @@ fn a_client_that_asks_first_is_not_told_to_go_on_when_the_answer_is_no() {
     let answer = read_rest(&mut sent(gate.address, EXPECTING.replace("100-continue", "200-ok")));
     assert!(answer.starts_with("HTTP/1.1 417 "), "an expectation that nobody knows: {answer}");
     assert_eq!(origin.recorded().len(), 1);
+    // Whether the body still comes, nobody can know: the connection ends with the answer, and says so.
+    let answer = read_rest(&mut sent(gate.address, EXPECTING.replace("Connection: close\r\n", "")));
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("connection: close"), "{answer}");
 }
 
 #[test]
