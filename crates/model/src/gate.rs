@@ -10,12 +10,13 @@
 //! ```
 //!
 //! [`slots`] counts while nobody waits, [`fair`] orders the waiting list by tenants, [`codel`] tells a burst from a queue
-//! that stands, [`level`] tells the rest of the house how bad it is. Each is a state with time as an argument: what wakes
-//! tasks and holds locks is in the crates above.
+//! that stands, [`adaptive`] finds the number of slots from what the upstream answers, [`level`] tells the rest of the house
+//! how bad it is. Each is a state with time as an argument: what wakes tasks and holds locks is in the crates above.
 
 use std::fmt;
 use std::time::Duration;
 
+pub mod adaptive;
 pub mod codel;
 pub mod fair;
 pub mod level;
