@@ -6,11 +6,12 @@
 //! that did not come from a trusted proxy is taken out too: the application might believe it.
 //!
 //! A bearer token is looked for by keys and by tokens (JWT): what looks like a JWT is one where both are asked, so that
-//! exactly one of the two decides, whatever their order.
+//! exactly one of the two decides, whatever their order. Of several issuers the one that the token names verifies it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use http::header::AUTHORIZATION;
@@ -45,8 +46,10 @@ pub struct Identity {
     keys: HashMap<[u8; 32], Key>,
     unknown: Option<Arc<Plan>>,
     plans: HashMap<Arc<str>, Arc<Plan>>,
-    /// Bearer tokens may be API keys, and JWTs.
-    bearer_is: (bool, bool),
+    /// A bearer token may be an API key.
+    bearer_keys: bool,
+    /// A bearer token may be a JWT of one of these issuers.
+    verifiers: Vec<Arc<Verifier>>,
 }
 
 struct Key {
@@ -58,15 +61,15 @@ struct Key {
 enum Source {
     KeyBearer,
     KeyHeader(HeaderName),
-    Jwt(Arc<Verifier>),
+    Jwt,
     Host { prefix: String, suffix: String },
     Header(HeaderName),
     ClientAddress,
 }
 
 /// Whom a credential names.
-struct Named {
-    tenant: Arc<str>,
+struct Named<'a> {
+    tenant: Id<'a>,
     by: &'static str,
     /// The header that carried our key.
     strip: Option<HeaderName>,
@@ -74,14 +77,31 @@ struct Named {
     claimed: bool,
 }
 
-impl Named {
+/// A tenant's id where it stands, so that no count is kept of it that all cores share.
+enum Id<'a> {
+    Held(&'a str),
+    Made(Arc<str>),
+}
+
+impl Deref for Id<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Id::Held(id) => id,
+            Id::Made(id) => id,
+        }
+    }
+}
+
+impl<'a> Named<'a> {
     /// By what somebody vouched for.
-    fn vouched(tenant: Arc<str>, by: &'static str) -> Named {
+    fn vouched(tenant: Id<'a>, by: &'static str) -> Named<'a> {
         Named { tenant, by, strip: None, claimed: false }
     }
 
     /// By what anybody may write.
-    fn claimed(tenant: Arc<str>, by: &'static str) -> Named {
+    fn claimed(tenant: Id<'a>, by: &'static str) -> Named<'a> {
         Named { tenant, by, strip: None, claimed: true }
     }
 }
@@ -93,7 +113,7 @@ impl Identity {
         let sources = settings.from.iter().map(|source| match source {
             TenantSource::ApiKeyBearer => Source::KeyBearer,
             TenantSource::ApiKeyHeader(name) => Source::KeyHeader(name.clone()),
-            TenantSource::Jwt(jwt) => Source::Jwt(verifiers.of(jwt)),
+            TenantSource::Jwt(_) => Source::Jwt,
             TenantSource::Host { prefix, suffix } => {
                 Source::Host { prefix: prefix.clone(), suffix: suffix.clone() }
             }
@@ -109,13 +129,14 @@ impl Identity {
             })
         });
         let plans = settings.listed.values().map(|tenant| (Arc::clone(&tenant.id), Arc::clone(&tenant.plan)));
-        let sources: Vec<Source> = sources.collect();
-        let has = |wanted: fn(&Source) -> bool| sources.iter().any(wanted);
-        let bearer_is =
-            (has(|one| matches!(one, Source::KeyBearer)), has(|one| matches!(one, Source::Jwt(_))));
+        let verifiers = settings.from.iter().filter_map(|source| match source {
+            TenantSource::Jwt(jwt) => Some(verifiers.of(jwt)),
+            _ => None,
+        });
         Identity {
-            bearer_is,
-            sources,
+            bearer_keys: settings.from.iter().any(|source| matches!(source, TenantSource::ApiKeyBearer)),
+            verifiers: verifiers.collect(),
+            sources: sources.collect(),
             keys: keys.collect(),
             unknown: settings.unknown.clone(),
             plans: plans.collect(),
@@ -126,29 +147,36 @@ impl Identity {
     ///
     /// # Errors
     /// `credential.*`, `tenant.unknown`.
-    fn name(&self, headers: &HeaderMap, host: &str, client: IpAddr, trusted: bool) -> Result<Named, Refusal> {
+    fn name<'a>(
+        &'a self,
+        headers: &'a HeaderMap,
+        host: &'a str,
+        client: IpAddr,
+        trusted: bool,
+    ) -> Result<Named<'a>, Refusal> {
         for source in &self.sources {
             let named = match source {
                 Source::KeyBearer => bearer(headers)?
                     .filter(|token| !self.is_jwt(token))
-                    .map(|key| self.by_key(key, AUTHORIZATION)),
-                Source::KeyHeader(name) => one(headers, name)?.map(|key| self.by_key(key, name.clone())),
-                Source::Jwt(verifier) => bearer(headers)?.filter(|token| self.is_jwt(token)).map(|token| {
-                    let tenant = verifier.verify(token)?;
-                    own_id(&tenant).map(|()| Named::vouched(tenant, "jwt"))
-                }),
+                    .map(|key| self.by_key(key, &AUTHORIZATION)),
+                Source::KeyHeader(name) => one(headers, name)?.map(|key| self.by_key(key, name)),
+                Source::Jwt => {
+                    bearer(headers)?.filter(|token| self.is_jwt(token)).map(|token| self.by_token(token))
+                }
                 Source::Host { prefix, suffix } => {
                     let label = host
                         .strip_prefix(prefix.as_str())
                         .and_then(|rest| rest.strip_suffix(suffix.as_str()));
                     let label = label.filter(|label| !label.is_empty() && !label.contains('.'));
-                    label.map(|label| own_id(label).map(|()| Named::claimed(Arc::from(label), "host")))
+                    label.map(|label| own_id(label).map(|()| Named::claimed(Id::Held(label), "host")))
                 }
                 Source::Header(name) if trusted => {
-                    one(headers, name)?.map(|id| own_id(id).map(|()| Named::vouched(Arc::from(id), "header")))
+                    one(headers, name)?.map(|id| own_id(id).map(|()| Named::vouched(Id::Held(id), "header")))
                 }
                 Source::Header(_) => None,
-                Source::ClientAddress => Some(Ok(Named::claimed(address_tenant(client), "address"))),
+                Source::ClientAddress => {
+                    Some(Ok(Named::claimed(Id::Made(address_tenant(client)), "address")))
+                }
             };
             if let Some(named) = named {
                 return named;
@@ -156,7 +184,7 @@ impl Identity {
         }
         if self.sources.is_empty() {
             // Nobody asked who it is: then it is everybody, and their limits are shared.
-            return Ok(Named::vouched(anonymous(), "nothing"));
+            return Ok(Named::vouched(Id::Held("anonymous"), "nothing"));
         }
         Err(Refusal::new(
             &refusal::CREDENTIAL_MISSING,
@@ -166,13 +194,34 @@ impl Identity {
 
     /// Whether a bearer token is one for the verifiers of JWTs.
     fn is_jwt(&self, token: &str) -> bool {
-        match self.bearer_is {
-            (true, true) => looks_like_jwt(token),
-            (_, jwt) => jwt,
+        match (self.bearer_keys, self.verifiers.is_empty()) {
+            (true, false) => looks_like_jwt(token),
+            (_, none) => !none,
         }
     }
 
-    fn by_key(&self, key: &str, header: HeaderName) -> Result<Named, Refusal> {
+    /// Whether a request may be a guess: it brings a credential, or names a tenant where not everybody is taken.
+    fn may_guess(&self, headers: &HeaderMap) -> bool {
+        self.sources.iter().any(|source| match source {
+            Source::KeyBearer | Source::Jwt => !matches!(bearer(headers), Ok(None)),
+            Source::KeyHeader(name) | Source::Header(name) => headers.contains_key(name),
+            Source::Host { .. } => self.unknown.is_none(),
+            Source::ClientAddress => false,
+        })
+    }
+
+    /// The tenant of a token: its issuer's verifier decides or, where it is nobody's, the first.
+    fn by_token(&self, token: &str) -> Result<Named<'_>, Refusal> {
+        let (first, rest) = self.verifiers.split_first().expect("a source of tokens has a verifier");
+        let chosen = match rest {
+            [] => first,
+            _ => self.verifiers.iter().find(|verifier| verifier.is_issuer(token)).unwrap_or(first),
+        };
+        let tenant = chosen.verify(token)?;
+        own_id(&tenant).map(|()| Named::vouched(Id::Made(tenant), "jwt"))
+    }
+
+    fn by_key(&self, key: &str, header: &HeaderName) -> Result<Named<'_>, Refusal> {
         let digest = Digest::of(key.as_bytes());
         let invalid = || Refusal::new(&refusal::CREDENTIAL_INVALID, "this API key is not known");
         // The table is found by hash; that it is this very key is compared in constant time.
@@ -181,12 +230,12 @@ impl Identity {
         if found.expires.is_some_and(|expires| expires <= now) {
             return Err(Refusal::new(&refusal::CREDENTIAL_EXPIRED, "this API key has expired"));
         }
-        Ok(Named { strip: Some(header), ..Named::vouched(Arc::clone(&found.tenant), "api-key") })
+        Ok(Named { strip: Some(header.clone()), ..Named::vouched(Id::Held(&found.tenant), "api-key") })
     }
 
     /// The tenant with its state.
     fn tenant(&self, tenants: &Tenants, named: &Named, now: Tick) -> Result<Arc<Tenant>, Refusal> {
-        let id = &*named.tenant;
+        let id: &str = &named.tenant;
         match self.plans.get(id).or(self.unknown.as_ref()) {
             Some(plan) if named.claimed => Ok(tenants.find_or_add_claimed(id, plan, now)),
             Some(plan) => Ok(tenants.find_or_add(id, plan, now)),
@@ -195,8 +244,8 @@ impl Identity {
     }
 
     /// Takes out what the application must not see, or must not believe.
-    fn strip(&self, headers: &mut HeaderMap, named: &Named, trusted: bool) {
-        if let Some(header) = &named.strip {
+    fn strip(&self, headers: &mut HeaderMap, carried: Option<&HeaderName>, trusted: bool) {
+        if let Some(header) = carried {
             headers.remove(header);
         }
         for source in &self.sources {
@@ -215,7 +264,8 @@ impl Identity {
 /// `credential.*` and `tenant.unknown`; after too many of them from one address, `credential.throttled`.
 pub fn identify(site: &Site, exchange: &mut Exchange, entropy: &Entropy) -> Result<Arc<Tenant>, Refusal> {
     let now = clock::now();
-    if let Some(wait) = site.failures.blocked(exchange.client, now) {
+    let blocked = site.failures.blocked(exchange.client, now);
+    if let Some(wait) = blocked.filter(|_| site.identity.may_guess(&exchange.head.headers)) {
         let detail = "too many requests with invalid credentials came from this address";
         return Err(
             Refusal::new(&refusal::CREDENTIAL_THROTTLED, detail).retry_after(spread(wait, entropy.word()))
@@ -224,8 +274,8 @@ pub fn identify(site: &Site, exchange: &mut Exchange, entropy: &Entropy) -> Resu
     let headers = &exchange.head.headers;
     let named = site.identity.name(headers, &exchange.host, exchange.client, exchange.trusted);
     let found = named.and_then(|named| Ok((site.identity.tenant(&site.tenants, &named, now)?, named)));
-    let (tenant, named) = match found {
-        Ok(found) => found,
+    let (tenant, by, carried) = match found {
+        Ok((tenant, named)) => (tenant, named.by, named.strip),
         Err(refusal) => {
             let guessed =
                 [&refusal::CREDENTIAL_INVALID, &refusal::CREDENTIAL_EXPIRED, &refusal::TENANT_UNKNOWN];
@@ -235,10 +285,10 @@ pub fn identify(site: &Site, exchange: &mut Exchange, entropy: &Entropy) -> Resu
             return Err(refusal);
         }
     };
-    site.identity.strip(&mut exchange.head.headers, &named, exchange.trusted);
+    site.identity.strip(&mut exchange.head.headers, carried.as_ref(), exchange.trusted);
     let mut receipt = exchange.open.receipt_mut();
     receipt.tenant = Some(Arc::clone(tenant.id()));
-    receipt.note(now, Step::Identified(named.by));
+    receipt.note(now, Step::Identified(by));
     drop(receipt);
     Ok(tenant)
 }
@@ -272,12 +322,6 @@ fn own_id(id: &str) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::new(&refusal::CREDENTIAL_INVALID, "what the credential names is no tenant's id"))
-}
-
-/// Everybody, where nobody is asked who it is.
-fn anonymous() -> Arc<str> {
-    static ANONYMOUS: OnceLock<Arc<str>> = OnceLock::new();
-    Arc::clone(ANONYMOUS.get_or_init(|| Arc::from("anonymous")))
 }
 
 /// A client's address as a tenant: an IPv6 client is its whole /64, which it may use as it likes.
@@ -345,7 +389,7 @@ mod tests {
             map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }
         match identity.name(&map, host, "192.0.2.1".parse().unwrap(), trusted) {
-            Ok(named) => format!("{} by {}", named.tenant, named.by),
+            Ok(named) => format!("{} by {}", &*named.tenant, named.by),
             Err(refusal) => refusal.kind.code.to_owned(),
         }
     }

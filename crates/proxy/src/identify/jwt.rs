@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use parking_lot::Mutex;
@@ -119,6 +121,15 @@ impl Verifier {
     /// Keys were asked for, and none have come since. While nobody can fetch them that stays so.
     fn is_pending(&self) -> bool {
         self.questions() > self.answers.load(Relaxed)
+    }
+
+    /// Whether a token says that it is of this issuer. Nothing of it is verified yet.
+    #[must_use]
+    pub fn is_issuer(&self, token: &str) -> bool {
+        let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+        let claims: Option<Value> = payload.and_then(|json| serde_json::from_slice(&json).ok());
+        let issuer = claims.as_ref().and_then(|claims| claims.get("iss")?.as_str());
+        self.settings.issuer.as_deref().is_none_or(|own| issuer == Some(own))
     }
 
     /// The tenant that a token names.
@@ -296,7 +307,6 @@ fn reason(error: &jsonwebtoken::errors::Error) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::Engine as _;
     use jsonwebtoken::{EncodingKey, Header, encode};
     use serde_json::json;
 
@@ -355,7 +365,7 @@ mod tests {
 
     #[test]
     fn refuses_a_token_without_signature() {
-        let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        let base64 = URL_SAFE_NO_PAD;
         let claims = json!({"tenant": "acme", "iss": "me", "aud": "you", "exp": now() + 60}).to_string();
         let none = format!("{}.{}.", base64.encode(r#"{"alg":"none","typ":"JWT"}"#), base64.encode(claims));
         assert_eq!(check(&none), "credential.invalid");
@@ -381,7 +391,7 @@ mod tests {
 
     fn ed25519(kid: &str) -> (EncodingKey, Value) {
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        let x = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key_raw());
         let jwk = json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "use": "sig", "x": x});
         (EncodingKey::from_ed_der(&pair.serialize_der()), jwk)
     }

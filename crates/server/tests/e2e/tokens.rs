@@ -292,3 +292,34 @@ fn keys_that_cannot_be_had_at_the_start_are_waited_for() {
     // No failure was counted of those who had to wait.
     assert_eq!(gate.metric("tidegate_refusals_total{code=\"credential.throttled\"}"), None);
 }
+
+#[test]
+fn of_several_issuers_the_one_that_a_token_names_verifies_it() {
+    let [one, two] = ["one", "two"].map(|id| Key::new(id, Algorithm::EdDSA));
+    let folder = Gate::folder("issuers");
+    let jwt = |key: &Key| {
+        let file = folder.join(key.id);
+        std::fs::write(&file, set(&[key])).unwrap();
+        format!(
+            "[jwt.{}]\njwks = \"{}\"\nissuer = \"{}\"\ntenant_claim = \"org\"\n",
+            key.id,
+            file.display(),
+            key.id
+        )
+    };
+    let config = format!(
+        "{}{}[tenants]\nfrom = [{{ jwt = \"one\" }}, {{ jwt = \"two\" }}, {{ address = \"client\" }}]\nfailures = \"1000/s\"\n\
+         [[route]]\nname = \"all\"\nrespond = {{ body = \"in\" }}\n",
+        jwt(&one),
+        jwt(&two)
+    );
+    let gate = gate("issuers", &config);
+    for key in [&one, &two] {
+        until("the keys are there", || code(&with(&gate, &key.token(json!({"iss": key.id})))) == "200");
+    }
+    let code_of = |key: &Key, issuer: &str| code(&with(&gate, &key.token(json!({"iss": issuer}))));
+    // Neither may speak for the other, and nobody for a third one.
+    until("a key of the other issuer is looked for in vain", || code_of(&one, "two") == "credential.invalid");
+    until("a key of the other issuer is looked for in vain", || code_of(&two, "one") == "credential.invalid");
+    assert_eq!(code_of(&one, "three"), "credential.invalid");
+}
