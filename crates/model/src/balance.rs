@@ -70,14 +70,20 @@ fn by_cost(candidates: &[Candidate], chance: u64, cost: impl Fn(&Candidate) -> f
 }
 
 fn better_of_two(candidates: &[Candidate], chance: u64, cost: impl Fn(&Candidate) -> f64) -> Option<usize> {
-    let count = candidates.len() as u64;
-    if count < 2 {
-        return (count == 1).then_some(0);
+    if candidates.len() < 2 {
+        return (candidates.len() == 1).then_some(0);
     }
+    let (first, second) = two_of(candidates.len(), chance);
+    Some(if cost(&candidates[second]) < cost(&candidates[first]) { second } else { first })
+}
+
+/// Two different places of so many, at least two, by chance.
+#[must_use]
+pub fn two_of(count: usize, chance: u64) -> (usize, usize) {
+    let count = count as u64;
     let first = (chance >> 32) % count;
     let second = (first + 1 + (chance & 0xffff_ffff) % (count - 1)) % count;
-    let (first, second) = (first as usize, second as usize);
-    Some(if cost(&candidates[second]) < cost(&candidates[first]) { second } else { first })
+    (first as usize, second as usize)
 }
 
 /// Smooth weighted round robin: of weights 5, 1, 1 comes a a b a c a a, never a a a a a b c.

@@ -14,7 +14,7 @@ use tidegate_model::deadline;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Kind, Refusal};
 use tidegate_model::retry::{Sent, retry_after};
-use tidegate_model::tick::Tick;
+use tidegate_model::tick::{Tick, nanos};
 use tidegate_wire::body::Body;
 use tidegate_wire::client::{self, ConnectError, SendError, SendErrorKind, Target};
 use tidegate_wire::clock;
@@ -324,7 +324,10 @@ impl Caller {
         plan.note(Step::Connected(connected.since(began)));
         endpoint.connects.fetch_add(1, Relaxed);
         endpoint.chose_http1.store(!sender.is_http2(), Relaxed);
-        let pooled = Pooled::new(sender, reserved, plan.transport, connected);
+        // Up to a tenth older than it is: what was made together does not end together.
+        let aged = settings.lifetime_max.mul_f64(self.state.chance() as f64 / u64::MAX as f64 / 10.0);
+        let born = Tick(connected.0.saturating_sub(nanos(aged)));
+        let pooled = Pooled::new(sender, reserved, plan.transport, born);
         let connection = pools.begin(pooled, settings, connected);
         drop(opening);
         Ok(connection)

@@ -84,6 +84,8 @@ pub struct EndpointSet {
     pub version: u64,
     /// In the order of configuration or discovery.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// Whether all weigh the same.
+    pub(crate) is_even: bool,
 }
 
 /// An endpoint as an operator sees it.
@@ -430,7 +432,7 @@ impl EndpointSet {
         let held: HashMap<SocketAddr, &Arc<Endpoint>> =
             self.endpoints.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
         let mut seen = HashSet::new();
-        let endpoints = settings
+        let endpoints: Vec<_> = settings
             .iter()
             .filter(|one| seen.insert(one.address))
             .map(|one| match held.get(&one.address) {
@@ -444,7 +446,8 @@ impl EndpointSet {
         for endpoint in self.endpoints.iter().filter(|endpoint| !seen.contains(&endpoint.address)) {
             endpoint.gone.store(true, Relaxed);
         }
-        EndpointSet { version: self.version + 1, endpoints }
+        let is_even = settings.iter().all(|one| one.weight == settings[0].weight);
+        EndpointSet { version: self.version + 1, endpoints, is_even }
     }
 
     /// Whether these addresses and weights are what it holds already, in this order.

@@ -1,14 +1,23 @@
 //! Picking: which endpoint the next try goes to, and why.
+//!
+//! Of many endpoints that weigh the same, the choice looks at the two that chance has drawn, or at the one whose turn
+//! it is, and at no other; only if something speaks against these it looks at all. What it needs is kept from pick to
+//! pick: none allocates.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::Duration;
 
-use smallvec::SmallVec;
 use tidegate_model::balance::{self, Candidate, RoundRobin};
 use tidegate_model::tick::Tick;
 
 use crate::endpoint::{Endpoint, EndpointSet};
 use crate::settings::{Balance, UpstreamSettings};
+
+/// Of so few endpoints, all are looked at.
+const FEW: usize = 4;
+/// How long it is believed that enough endpoints are usable.
+const BELIEVED: Duration = Duration::from_millis(20);
 
 /// A picked endpoint, and why it was picked.
 pub(crate) struct Pick {
@@ -29,6 +38,21 @@ const PANIC: &str = "panic";
 #[derive(Debug, Default)]
 pub(crate) struct Picker {
     robin: RefCell<RoundRobin>,
+    /// Whose turn it is, where all weigh the same.
+    turn: Cell<usize>,
+    /// Until when there is no need to look again whether enough of the set of this version are usable.
+    calm: Cell<(u64, Tick)>,
+    scratch: RefCell<Scratch>,
+}
+
+/// What a choice among all is made from, kept for the next one.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// Places in the set.
+    eligible: Vec<usize>,
+    candidates: Vec<Candidate>,
+    keyed: Vec<(u64, Candidate)>,
+    weights: Vec<(u64, f64)>,
 }
 
 impl Picker {
@@ -42,55 +66,122 @@ impl Picker {
         chance: u64,
         now: Tick,
     ) -> Option<Pick> {
+        let balanced = |endpoint: &Arc<Endpoint>| Pick {
+            endpoint: Arc::clone(endpoint),
+            because: name(&settings.balance),
+        };
         if let [endpoint] = set.endpoints.as_slice() {
             // The only one there is: an ejection would leave nothing.
             let because = if endpoint.is_usable(now) { name(&settings.balance) } else { PANIC };
             return endpoint.is_enabled().then(|| Pick { endpoint: Arc::clone(endpoint), because });
         }
-        let enabled = || set.endpoints.iter().filter(|endpoint| endpoint.is_enabled());
-        let total = enabled().count();
-        let usable = enabled().filter(|endpoint| endpoint.is_usable(now)).count();
-        // Ejecting more than the maximum share, or losing more than the threshold, would overload the rest.
-        let panic = usable * 100 < total * usize::from(settings.panic_threshold) || usable == 0;
-        let eligible = |fresh: bool| -> SmallVec<[&Arc<Endpoint>; 16]> {
-            enabled()
-                .filter(|endpoint| panic || endpoint.is_usable(now))
-                .filter(|endpoint| !fresh || !tried.contains(&endpoint.id))
-                .collect()
-        };
-        let mut endpoints = eligible(!tried.is_empty());
-        if endpoints.is_empty() {
-            endpoints = eligible(false);
+        if set.endpoints.len() > FEW
+            && let Some(endpoint) = self.quick(settings, set, tried, chance, now)
+        {
+            return Some(balanced(endpoint));
         }
-        let index = self.choose(settings, &endpoints, key, chance, now)?;
-        let because = if panic { PANIC } else { name(&settings.balance) };
-        Some(Pick { endpoint: Arc::clone(endpoints[index]), because })
+        let panic = self.is_panic(settings, set, now);
+        let scratch = &mut *self.scratch.borrow_mut();
+        let eligible = |fresh: bool| {
+            move |(_, endpoint): &(usize, &Arc<Endpoint>)| {
+                (if panic { endpoint.is_enabled() } else { endpoint.is_usable(now) })
+                    && (!fresh || !tried.contains(&endpoint.id))
+            }
+        };
+        for fresh in [true, false] {
+            let all = set.endpoints.iter().enumerate().filter(eligible(fresh));
+            scratch.eligible.clear();
+            scratch.eligible.extend(all.map(|(place, _)| place));
+            if !scratch.eligible.is_empty() {
+                break;
+            }
+        }
+        let index = self.choose(settings, set, scratch, key, chance, now)?;
+        let endpoint = &set.endpoints[scratch.eligible[index]];
+        Some(if panic { Pick { endpoint: Arc::clone(endpoint), because: PANIC } } else { balanced(endpoint) })
+    }
+
+    /// Whether so few are usable that all must be used: ejecting more than the maximum share, or losing more than the
+    /// threshold, would overload the rest.
+    fn is_panic(&self, settings: &UpstreamSettings, set: &EndpointSet, now: Tick) -> bool {
+        let (mut total, mut usable) = (0, 0);
+        for endpoint in set.endpoints.iter().filter(|endpoint| endpoint.is_enabled()) {
+            total += 1;
+            usable += usize::from(endpoint.is_usable(now));
+        }
+        let panic = usable * 100 < total * usize::from(settings.panic_threshold) || usable == 0;
+        self.calm.set((set.version, if panic { now } else { now.after(BELIEVED) }));
+        panic
+    }
+
+    /// The choice where all weigh the same, if nothing speaks against it.
+    fn quick<'a>(
+        &self,
+        settings: &UpstreamSettings,
+        set: &'a EndpointSet,
+        tried: &[u64],
+        chance: u64,
+        now: Tick,
+    ) -> Option<&'a Arc<Endpoint>> {
+        let (version, until) = self.calm.get();
+        if !set.is_even || !settings.slow_start.is_zero() || version != set.version || until <= now {
+            return None;
+        }
+        let endpoints = &set.endpoints;
+        let good = |endpoint: &&Arc<Endpoint>| endpoint.is_usable(now) && !tried.contains(&endpoint.id);
+        let better = |choose: fn(&[Candidate], u64) -> Option<usize>| {
+            let (first, second) = balance::two_of(endpoints.len(), chance);
+            let pair = [&endpoints[first], &endpoints[second]];
+            let known = pair.map(|endpoint| endpoint.candidate(Duration::ZERO, now));
+            // Other chance than has drawn them: the same one would favour some.
+            let chosen = pair[choose(&known, balance::mix(chance))?];
+            pair.iter().all(good).then_some(chosen)
+        };
+        match &settings.balance {
+            Balance::RoundRobin => {
+                let turn = self.turn.get() % endpoints.len();
+                self.turn.set(turn + 1);
+                Some(&endpoints[turn]).filter(good)
+            }
+            Balance::LeastRequest => better(balance::least_request),
+            Balance::PeakEwma => better(balance::peak_ewma),
+            Balance::Random => Some(&endpoints[balance::two_of(endpoints.len(), chance).0]).filter(good),
+            Balance::RingHash(_) => None,
+        }
     }
 
     fn choose(
         &self,
         settings: &UpstreamSettings,
-        endpoints: &[&Arc<Endpoint>],
+        set: &EndpointSet,
+        scratch: &mut Scratch,
         key: u64,
         chance: u64,
         now: Tick,
     ) -> Option<usize> {
-        let known = |endpoint: &&Arc<Endpoint>| endpoint.candidate(settings.slow_start, now);
-        let candidates = || -> SmallVec<[Candidate; 16]> { endpoints.iter().map(known).collect() };
+        let Scratch { eligible, candidates, keyed, weights } = scratch;
+        let endpoints = eligible.iter().map(|&place| &set.endpoints[place]);
+        let known = |endpoint: &Endpoint| endpoint.candidate(settings.slow_start, now);
+        let all = endpoints.clone();
+        let candidates = move || {
+            candidates.clear();
+            candidates.extend(all.map(|endpoint| known(endpoint)));
+            candidates as &[Candidate]
+        };
         match &settings.balance {
             Balance::RoundRobin => {
-                let weights: SmallVec<[(u64, f64); 16]> =
-                    endpoints.iter().map(|e| (e.id, known(e).weight)).collect();
-                self.robin.borrow_mut().next(&weights)
+                weights.clear();
+                weights.extend(endpoints.map(|endpoint| (endpoint.id, known(endpoint).weight)));
+                self.robin.borrow_mut().next(weights)
             }
-            Balance::LeastRequest => balance::least_request(&candidates(), chance),
-            Balance::PeakEwma => balance::peak_ewma(&candidates(), chance),
-            Balance::Random => balance::random(&candidates(), chance),
+            Balance::LeastRequest => balance::least_request(candidates(), chance),
+            Balance::PeakEwma => balance::peak_ewma(candidates(), chance),
+            Balance::Random => balance::random(candidates(), chance),
             Balance::RingHash(_) => {
                 // By address, not by id: all nodes and all restarts agree.
-                let keyed: SmallVec<[(u64, Candidate); 16]> =
-                    endpoints.iter().map(|endpoint| (address_key(endpoint), known(endpoint))).collect();
-                balance::consistent(&keyed, key)
+                keyed.clear();
+                keyed.extend(endpoints.map(|endpoint| (address_key(endpoint), known(endpoint))));
+                balance::consistent(keyed, key)
             }
         }
     }
@@ -111,5 +202,83 @@ fn name(balance: &Balance) -> &'static str {
         Balance::PeakEwma => "peak-ewma",
         Balance::RingHash(_) => "ring-hash",
         Balance::Random => "random",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::endpoint::Admin;
+    use crate::settings::EndpointSettings;
+    use crate::settings::tests::upstream;
+
+    fn set(count: u16) -> EndpointSet {
+        let listed: Vec<_> = (1..=count)
+            .map(|port| EndpointSettings { address: ([127, 0, 0, 1], port).into(), weight: 1 })
+            .collect();
+        EndpointSet::default().update(&listed, |_| Admin::Enabled, Tick(1))
+    }
+
+    /// Who is picked how often in so many picks by each way to choose but ring hash; a twentieth of a second apart, or all
+    /// at once.
+    fn check(set: &EndpointSet, tried: &[u64], picks: u64, apart: u64, holds: impl Fn(&HashMap<u64, usize>)) {
+        for balance in [Balance::RoundRobin, Balance::LeastRequest, Balance::PeakEwma, Balance::Random] {
+            let (picker, settings) = (Picker::default(), UpstreamSettings { balance, ..upstream("app") });
+            let mut counts = HashMap::new();
+            for step in 0..picks {
+                let now = Tick(1_000 + step * apart);
+                let pick =
+                    picker.pick(&settings, set, tried, 0, balance::mix(step), now).expect("one is there");
+                assert!(!pick.is_panic());
+                *counts.entry(pick.endpoint.id).or_default() += 1;
+            }
+            holds(&counts);
+        }
+    }
+
+    #[test]
+    fn each_of_many_gets_its_share_whether_all_are_looked_at_or_two() {
+        for apart in [0, 50_000_000] {
+            check(&set(20), &[], 4_000, apart, |counts| {
+                assert_eq!(counts.len(), 20);
+                assert!(counts.values().all(|count| (120..280).contains(count)), "{counts:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_unusable_drained_or_tried_is_not_picked_however_few_are_looked_at() {
+        let set = set(12);
+        set.endpoints[3].set_admin(Admin::Draining, Tick(1));
+        set.endpoints[4].busy_for(Duration::from_secs(60), Tick(1));
+        let tried = [set.endpoints[5].id, set.endpoints[6].id];
+        let never: Vec<u64> = set.endpoints[3..7].iter().map(|endpoint| endpoint.id).collect();
+        check(&set, &tried, 2_000, 100_000, |counts| {
+            assert!(never.iter().all(|id| !counts.contains_key(id)), "{counts:?}");
+            assert_eq!(counts.len(), 8);
+        });
+    }
+
+    #[test]
+    fn round_robin_takes_turns_among_many() {
+        let (picker, set, settings) = (Picker::default(), set(10), upstream("app"));
+        let picked: Vec<u64> = (0..21)
+            .map(|_| picker.pick(&settings, &set, &[], 0, 0, Tick(1_000)).unwrap().endpoint.id)
+            .collect();
+        // The first look is at all of them.
+        assert_eq!(picked[1..11], picked[11..21]);
+        assert_eq!(picked[1..11].iter().collect::<std::collections::HashSet<_>>().len(), 10);
+    }
+
+    #[test]
+    fn many_that_fail_are_noticed_soon_and_then_all_are_used() {
+        let (picker, set, settings) = (Picker::default(), set(10), upstream("app"));
+        let pick = |now: Tick| picker.pick(&settings, &set, &[], 0, balance::mix(now.0), now).unwrap();
+        assert!(!pick(Tick(1_000)).is_panic());
+        set.endpoints[..6].iter().for_each(|one| one.busy_for(Duration::from_secs(60), Tick(1_000)));
+        let later = Tick(1_000).after(BELIEVED);
+        assert!(pick(later).is_panic());
     }
 }
