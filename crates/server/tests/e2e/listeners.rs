@@ -444,6 +444,26 @@ fn a_tunnel_in_which_nobody_speaks_is_closed() {
 }
 
 #[test]
+fn a_listener_that_is_taken_away_lets_its_connections_go_on() {
+    let origin = ok();
+    let listen = "http = [\"127.0.0.1:0\", \"127.0.0.2:0\"]";
+    let gate = Gate::start_listening(BINARY, "relisten", listen, &app(&[origin.address], "", ""));
+    let (stays, goes) = (gate.listeners[0], gate.listeners[1]);
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut kept = connect(goes);
+    kept.write_all(request).unwrap();
+    assert_eq!(read_answer(&mut kept).status, 200);
+    let text = std::fs::read_to_string(&gate.file).unwrap();
+    std::fs::write(&gate.file, text.replace(", \"127.0.0.2:0\"", "")).unwrap();
+    gate.signal("-HUP");
+    crate::running::until_reloads(&gate, 1);
+    until("nobody listens there", || TcpStream::connect(goes).is_err());
+    kept.write_all(request).unwrap();
+    assert_eq!(read_answer(&mut kept).status, 200);
+    assert_eq!(ask(stays, "GET /", "").status, 200);
+}
+
+#[test]
 fn a_reload_holds_the_next_connections_of_the_same_listener_to_other_limits() {
     let origin = ok();
     let config = app(&[origin.address], "", "");

@@ -217,6 +217,121 @@ fn no_chunk_that_two_servers_could_measure_differently_passes() {
     assert_eq!(origin.recorded().iter().map(|request| request.length).collect::<Vec<_>>(), [15]);
 }
 
+/// A request of parts that are each good or bad, as the number tells.
+fn mixed(mut number: u64) -> String {
+    let mut pick = |parts: &[&'static str]| {
+        // The good part comes first, and is what is picked mostly.
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let drawn = (number >> 33) as usize;
+        if drawn.is_multiple_of(16) { parts[drawn / 16 % parts.len()] } else { parts[0] }
+    };
+    let end = "\r\n";
+    let fields = [
+        "X: y\r\n",
+        "Content-Length: 5\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Connection: close, x-hop, content-length\r\n",
+        "Content-Length : 5\r\n",
+        "Transfer-Encoding: chunked\n",
+        "X: a\rb\r\n",
+        "X: \0\r\n",
+        " folded\r\n",
+        "Upgrade: x\r\nConnection: upgrade\r\n",
+        "Host: b\r\n",
+        "Expect: 100-continue\r\n",
+        "TE: trailers, chunked\r\n",
+        "Trailer: content-length\r\n",
+        "content-length: 0005\r\n",
+    ];
+    let mut out = String::new();
+    for _ in 0..2 {
+        out += pick(&["GET", "POST", "OPTIONS", "get", "G T", "", "PUT"]);
+        out += pick(&[" ", "  ", "\t"]);
+        out += pick(&[
+            "/x",
+            "/smuggled",
+            "http://a/x",
+            "http://b/x",
+            "*",
+            "/x y",
+            "//x",
+            "/%00",
+            "x",
+            "/x#y",
+            "/x?a=`",
+        ]);
+        out += pick(&[" HTTP/1.1\r\n", " HTTP/1.0\r\n", " HTTP/1.1\n", "\r\n", " HTTP/1.2\r\n"]);
+        out += pick(&["Host: a\r\n", "", "Host: a, b\r\n", "hOsT:a\r\n", "Host : a\r\n"]);
+        out += pick(&fields);
+        out += pick(&[
+            "Transfer-Encoding: chunked\r\n",
+            "Content-Length: 5\r\n",
+            "",
+            "Transfer-Encoding: x\r\n",
+        ]);
+        out += pick(&fields);
+        out += pick(&[end, end, "\n", "\r"]);
+        out += pick(&[
+            "5\r\nhello\r\n0\r\n\r\n",
+            "hello",
+            "",
+            "0\r\n\r\n",
+            "5\nhello\n0\n\n",
+            "5;x\r\nhello\r\n0\r\nX: y\r\n\r\n",
+        ]);
+    }
+    out
+}
+
+/// What is wrong with a request's head, for whoever takes nothing for granted.
+fn flaw(head: &str) -> Option<&'static str> {
+    let lines: Vec<&str> = head.strip_suffix("\r\n\r\n")?.split("\r\n").collect();
+    let count = |name: &str| {
+        let prefix = format!("{name}:");
+        lines.iter().filter(|line| line.to_ascii_lowercase().starts_with(&prefix)).count()
+    };
+    let parts: Vec<&str> = lines[0].split(' ').collect();
+    let token = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let named = |line: &&str| line.split_once(": ").is_some_and(|(name, _)| token(name));
+    [
+        (parts.len() != 3 || parts[2] != "HTTP/1.1" || !token(parts[0]), "the request line"),
+        (!parts.get(1).is_some_and(|target| target.starts_with('/') || *target == "*"), "the target"),
+        (head.replace("\r\n", "").contains(|byte: char| byte.is_control()), "control bytes"),
+        (!lines[1..].iter().all(named), "a field line"),
+        (count("host") != 1, "not one Host"),
+        (count("content-length") + count("transfer-encoding") > 1, "two lengths"),
+        (count("connection") > 0 && count("upgrade") != 1, "a field of the connection"),
+    ]
+    .into_iter()
+    .find_map(|(wrong, what)| wrong.then_some(what))
+}
+
+#[test]
+fn whatever_is_sent_the_upstream_sees_nothing_but_well_formed_requests() {
+    let origin = ok();
+    let gate = gate("mixed", &app(&[origin.address], "", ""));
+    let mut passed = 0;
+    for number in 0..150 {
+        let request = mixed(number);
+        let before = origin.recorded().len();
+        let mut stream = connect(gate.address);
+        let _ = stream.write_all(request.as_bytes());
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+        let answers = String::from_utf8_lossy(&answer).matches("HTTP/1.1 200 OK").count();
+        let seen = origin.recorded().split_off(before);
+        for recorded in &seen {
+            assert_eq!(flaw(&recorded.head), None, "{request:?} became {}", recorded.head);
+        }
+        assert!(seen.len() <= 2 && answers <= 2, "{request:?} became {seen:?}");
+        passed += seen.len();
+    }
+    assert!(passed > 100, "{passed}: the mixture is too bad to prove anything");
+}
+
 #[test]
 fn what_belongs_to_the_clients_connection_ends_at_the_gate() {
     let origin = ok();
