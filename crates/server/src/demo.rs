@@ -155,10 +155,10 @@ impl Traffic {
 fn ask(gate: SocketAddr, key: &str) -> std::io::Result<u16> {
     let mut stream = TcpStream::connect_timeout(&gate, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(
-        stream,
+    let request = format!(
         "GET /api/hello HTTP/1.1\r\nHost: demo\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
-    )?;
+    );
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(64 * 1024).read_to_string(&mut answer)?;
     answer
@@ -253,8 +253,8 @@ fn answer(stream: &mut TcpStream, name: &str, path: &str, tenant: &str) -> std::
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n",
             )?;
             for number in 0..30 {
-                write!(stream, "data: event {number} of server {name}\n\n")?;
-                stream.flush()?;
+                // In one piece: so it is one event on the wire, too.
+                stream.write_all(format!("data: event {number} of server {name}\n\n").as_bytes())?;
                 std::thread::sleep(Duration::from_secs(1));
             }
             Err(std::io::ErrorKind::ConnectionAborted.into())
@@ -274,11 +274,11 @@ fn answer(stream: &mut TcpStream, name: &str, path: &str, tenant: &str) -> std::
 
 fn json(stream: &mut TcpStream, status: &str, body: &serde_json::Value) -> std::io::Result<()> {
     let body = format!("{body}\n");
-    write!(
-        stream,
+    let answer = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
-    )
+    );
+    stream.write_all(answer.as_bytes())
 }
 
 #[cfg(test)]

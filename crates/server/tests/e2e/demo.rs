@@ -52,6 +52,7 @@ fn each_line_that_the_demo_prints_does_what_it_says() {
             until("two events", || {
                 let mut buffer = [0; 1024];
                 let length = stream.read(&mut buffer).unwrap();
+                assert!(length > 0, "it ends too soon: {read}");
                 read.push_str(&String::from_utf8_lossy(&buffer[..length]));
                 read.contains("data: event 0 ") && read.contains("data: event 1 ")
             });
@@ -102,6 +103,13 @@ fn each_line_that_the_demo_prints_does_what_it_says() {
         }
     }
     assert_eq!(tried.len(), 9, "{tried:?}");
+    // What a newcomer reads is a part of it.
+    let readme = include_str!("../../../../README.md").lines().filter(|line| line.starts_with("curl -i "));
+    let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let port = told.iter().find_map(|line| line.strip_prefix("listening http ")).expect("it tells where");
+    let printed: Vec<String> =
+        told.iter().map(|line| squeezed(line).replace(port, "127.0.0.1:8080")).collect();
+    assert!(readme.map(squeezed).all(|line| printed.contains(&line)), "{printed:#?}");
     // Its table tells what the tenants got.
     let row = lines.find(|line| line.contains(" ok, ") && !line.contains(" 0 ok")).expect("rows go on");
     assert_eq!(row.matches(" refused").count(), 3, "{row}");

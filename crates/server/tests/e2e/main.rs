@@ -1,6 +1,7 @@
 //! End to end: the real binary, real sockets.
 
 mod demo;
+mod examples;
 mod exchanges;
 mod fuzzed;
 mod limits;
