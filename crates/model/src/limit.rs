@@ -353,5 +353,35 @@ mod tests {
                 prop_assert!(count <= burst + earned, "{} > {} + {}", count, burst, earned);
             }
         }
+
+        /// Pieces of several bodies at once, some given up while they wait: what is sent never runs ahead of the pace.
+        #[test]
+        fn no_more_bytes_are_sent_than_the_pace_allows(
+            per_second in 10u64..1_000_000,
+            pieces in proptest::collection::vec((1u64..100, 0u64..50_000_000, 0u8..4), 1..200),
+        ) {
+            let pace = NonZeroU64::new(per_second).expect("not zero");
+            let (word, most) = (Word::default(), piece(pace) as u64);
+            let start = Tick(1);
+            let (mut now, mut sent) = (start, Vec::new());
+            for (part, pause, fate) in pieces {
+                now = Tick(now.0 + pause);
+                let bytes = (most * part / 100).max(1);
+                let reserved = word.reserve(bytes, pace, now);
+                if fate == 0 && !reserved.wait.is_zero() {
+                    word.release(&reserved);
+                } else {
+                    sent.push((now.after(reserved.wait), bytes));
+                }
+            }
+            sent.sort();
+            let mut total = 0;
+            for (at, bytes) in sent {
+                total += bytes;
+                // A tenth of a second is ahead, and the last piece is allowed to begin.
+                let allowed = u128::from(per_second) * u128::from(nanos(at.since(start))) / 1_000_000_000;
+                prop_assert!(u128::from(total) <= allowed + u128::from(most) * 2 + 10);
+            }
+        }
     }
 }

@@ -305,3 +305,33 @@ fn one_that_was_listed_meanwhile_is_not_evicted() {
     assert!(tenants.find("a").is_none() && tenants.find("b").is_none());
     assert_eq!(tenants.len(), 1);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Whatever comes and goes: who is in the table passes exactly as if the table had room for all.
+    #[test]
+    fn coming_and_going_changes_nothing_for_those_in_the_table(
+        steps in proptest::collection::vec((0u8..12, 0u64..400, proptest::bool::ANY), 1..300),
+    ) {
+        let (tenants, plan) = (Tenants::new(4), plan(5, 2, None));
+        let mut own: std::collections::HashMap<u8, Word> = std::collections::HashMap::new();
+        let mut now = Tick(1);
+        for (id, millis, claimed) in steps {
+            now = now.after(Duration::from_millis(millis));
+            let name = format!("t{id}");
+            let tenant = match claimed {
+                true => tenants.find_or_add_claimed(&name, &plan, now),
+                false => tenants.find_or_add(&name, &plan, now),
+            };
+            proptest::prop_assert_eq!(&**tenant.id(), name.as_str());
+            let passed = tenants.admit(&tenant, &no_limits(), now).is_ok();
+            if !tenant.is_overflow() {
+                let word = own.entry(id).or_default();
+                let expected = matches!(word.take(&plan.rates[0], now), Verdict::Passed { .. });
+                proptest::prop_assert_eq!(passed, expected);
+            }
+            proptest::prop_assert!(tenants.len() <= 4);
+        }
+    }
+}

@@ -104,6 +104,9 @@ fn several_rates_hold_at_once_and_are_told_as_the_draft_has_it() {
     assert_eq!(problem["violated-policies"], serde_json::json!(["minute"]));
     assert_eq!((problem["blame"].as_str(), problem["retry_after"].as_u64()), (Some("tenant"), Some(wait)));
     assert_eq!(origin.recorded().len(), 3);
+    let explained =
+        crate::control(&gate, &format!("/explain/{}?format=text", refused.header("x-request-id")));
+    assert!(explained.contains("limit `minute` has nothing left"), "{explained}");
 }
 
 #[test]
