@@ -186,7 +186,8 @@ impl Adaptive {
         self.applied = self.limit.round() as u32;
     }
 
-    /// Takes samples: each as it comes, or those of some ten milliseconds at once. The new limit, if it is another.
+    /// Takes samples: each as it comes, or those of some ten milliseconds at once (a core keeps a [`Window`] of its own, so
+    /// that a sample costs it no lock). The new limit, if it is another.
     pub fn absorb(&mut self, samples: &Window, now: Tick) -> Option<u32> {
         if now < self.began {
             return None;

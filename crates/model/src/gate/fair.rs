@@ -387,9 +387,10 @@ impl Fair {
         self.entries.recycle();
         let now = now.max(self.now);
         if self.nobody_waits() {
-            self.flows.pass(now.since(self.now).as_nanos() * self.limit as u128);
-        } else if let Some((_, last)) = &mut self.saturated {
-            *last = now;
+            self.flows.pass_idle(now.since(self.now).as_nanos() * self.limit as u128);
+        } else {
+            self.flows.pass_shared(now.since(self.now).as_nanos() * self.outruns.len() as u128);
+            self.saturated = self.saturated.map(|(since, _)| (since, now));
         }
         self.now = now;
         self.charge_outruns();

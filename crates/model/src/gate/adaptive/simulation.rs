@@ -64,6 +64,8 @@ enum Limiter {
 struct Story {
     served: Vec<f64>,
     limits: Vec<(f64, u32)>,
+    /// How many wait at the gate, over time.
+    waiting: Vec<(f64, usize)>,
 }
 
 impl Story {
@@ -161,6 +163,7 @@ impl World<'_> {
                     adaptive.absorb(&window, Tick(self.now));
                     self.story.limits.push((self.now as f64 / 1e9, adaptive.limit()));
                 }
+                self.story.waiting.push((self.now as f64 / 1e9, self.waiting));
                 self.after(10.0, Event::Flush);
             }
             Event::Arrives => {
@@ -362,4 +365,19 @@ fn tells_the_same_story_twice() {
     let stories = [1, 2].map(|_| adaptive(&|_| SERVER, 5.0, 9));
     assert_eq!(stories[0].limits, stories[1].limits);
     assert_eq!(stories[0].served, stories[1].served);
+}
+
+#[test]
+fn an_upstream_that_has_room_is_not_slowed() {
+    for (load, wait_ms_max) in [(0.5, 1.0), (0.7, 2.0), (0.9, 20.0)] {
+        for seed in SEEDS {
+            let rate = load * capacity(SERVER);
+            let story = adaptive(&|_| Server { rate, ..SERVER }, 25.0, seed);
+            let served = story.throughput(5.0, 25.0) / rate;
+            assert!(served >= 0.96, "{load} {seed}: {served} of what is asked");
+            let waiting: Vec<f64> = story.waiting.iter().map(|&(_, number)| number as f64).collect();
+            let wait_ms = waiting.iter().sum::<f64>() / waiting.len() as f64 / rate * 1e3;
+            assert!(wait_ms <= wait_ms_max, "{load} {seed}: waits {wait_ms} ms at the gate");
+        }
+    }
 }

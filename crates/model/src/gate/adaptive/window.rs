@@ -19,7 +19,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// A slot was used so long for an answer; so many were in use then, itself included.
+    /// A slot was used so long for an answer; so many were in use then, itself included. A long stream is no sample: it
+    /// takes as long as its client wants.
     pub fn served(&mut self, latency: Duration, in_use: usize) {
         self.served = self.served.saturating_add(1);
         self.served_ln += self.sample(latency, in_use);

@@ -1,8 +1,10 @@
 //! The tenants that wait, hold slots or owe: each with its virtual time, and in what order they come.
 //!
-//! A tenant's *virtual time* is the slot time that it was charged, over its weight. The list's virtual time is that of
-//! the waiting tenant that comes next; while nobody waits, it runs as fast as all slots could serve one tenant of weight
-//! one. A tenant that begins to wait is lifted to it: what was not asked for is no credit.
+//! A tenant's *virtual time* is the slot time that it was charged, over its weight. The list's virtual time is that of the
+//! waiting tenant that comes next, and at least what the slots in use would have given to each of the tenants that want
+//! any, had they shared them exactly (generalised processor sharing): else a stream of new tenants, each beginning where the
+//! next one stands, would hold it up, and with it all that came before. While nobody waits, it runs as fast as all slots
+//! could serve one tenant of weight one. A tenant that begins to wait is lifted to it: what was not asked for is no credit.
 //!
 //! A tenant is known only while it waits, holds a slot, or its virtual time lies ahead. Beyond `tenants_max` they share
 //! [`BUCKETS`] by hash, each the emptier of two (shuffle sharding, as Kubernetes' API Priority and Fairness has it).
@@ -93,6 +95,8 @@ struct Listed {
     /// Slot time that its waiters are thought to need, in nanoseconds.
     backlog: u128,
     weight: u64,
+    /// Its weight as long as it waits or holds a slot.
+    active: u64,
 }
 
 impl Flow {
@@ -158,10 +162,11 @@ impl Flow {
     }
 
     fn listed_as(&self) -> Listed {
-        let waiting = self.waiting();
+        let (waiting, weight) = (self.waiting(), u64::from(self.weight));
         if waiting == 0 {
             let debt = (self.holding == 0).then_some(self.virtual_time);
-            return Listed { debt, ..Listed::default() };
+            let active = if self.holding == 0 { 0 } else { weight };
+            return Listed { debt, active, ..Listed::default() };
         }
         let tail = (self.tail(), self.turn);
         Listed {
@@ -173,7 +178,8 @@ impl Flow {
             tails: std::array::from_fn(|class| (!self.lines[class].is_empty()).then_some(tail)),
             debt: None,
             backlog: u128::from(self.estimate) * waiting as u128,
-            weight: u64::from(self.weight),
+            weight,
+            active: weight,
         }
     }
 }
@@ -192,12 +198,14 @@ pub(super) struct Flows {
     tails: [BTreeSet<(Virtual, u64, u32)>; 3],
     /// Those that are kept for what they owe.
     debts: BTreeSet<(Virtual, u32)>,
-    /// The virtual time while nobody waits.
+    /// What the virtual time has reached at least.
     reached: Virtual,
     /// What all waiters are thought to need, in nanoseconds of slot time.
     backlog: u128,
     /// The weights of those that wait.
     weights: u64,
+    /// The weights of those that wait or hold slots.
+    active: u64,
     turn: u64,
 }
 
@@ -223,6 +231,7 @@ impl Flows {
             reached: 0,
             backlog: 0,
             weights: 0,
+            active: 0,
             turn: 0,
         }
     }
@@ -233,12 +242,17 @@ impl Flows {
 
     /// The list's virtual time.
     pub fn virtual_time(&self) -> Virtual {
-        self.turns.first().map_or(self.reached, |&((virtual_time, ..), _)| virtual_time)
+        self.turns.first().map_or(self.reached, |&((next, ..), _)| next.max(self.reached))
     }
 
     /// Nobody waited while all slots together had so much time.
-    pub fn pass(&mut self, slot_nanos: u128) {
+    pub fn pass_idle(&mut self, slot_nanos: u128) {
         self.reached += virtual_of(slot_nanos, 1);
+    }
+
+    /// Somebody waited while the slots in use had so much time.
+    pub fn pass_shared(&mut self, slot_nanos: u128) {
+        self.reached += virtual_of(slot_nanos, 1) / u128::from(self.active.max(1));
     }
 
     /// What all waiters are thought to need, in nanoseconds of slot time; and the weights of their tenants.
@@ -344,6 +358,7 @@ impl Flows {
         }
         self.backlog = self.backlog - before.backlog + now.backlog;
         self.weights = self.weights - before.weight + now.weight;
+        self.active = self.active - before.active + now.active;
         result
     }
 

@@ -170,6 +170,15 @@ impl Naive {
     fn begin(&mut self, now: Tick) {
         if self.waiting.is_empty() {
             self.reached += virtual_of(now.since(self.now).as_nanos() * self.limit as u128, 1);
+        } else {
+            let wants = |number: &u8| {
+                self.of(*number).next().is_some()
+                    || self.holding.iter().any(|holder| holder.asking.tenant == *number)
+            };
+            let active = self.tenants.iter().filter(|tenant| wants(tenant.0)).map(|tenant| tenant.1.weight);
+            let active: u128 = active.map(u128::from).sum();
+            let shared = virtual_of(now.since(self.now).as_nanos() * self.holding.len() as u128, 1);
+            self.reached += shared / active.max(1);
         }
         self.now = now;
         let mut outrun: Vec<Holding> = self.holding.clone();
@@ -330,7 +339,7 @@ impl Naive {
 
     fn virtual_time(&self) -> Virtual {
         let waiting = self.waiting.iter().map(|waiter| self.tenants[&waiter.asking.tenant].virtual_time);
-        waiting.min().unwrap_or(self.reached)
+        waiting.min().unwrap_or(0).max(self.reached)
     }
 
     fn fresh(&self, estimate: Duration) -> Tenant {

@@ -241,6 +241,8 @@ const NOBODY: Asking = Asking {
     bytes: 0,
 };
 
+const PATIENT: Asking = Asking { service: Duration::from_millis(20), deadline: Tick(1 << 60), ..NOBODY };
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -376,6 +378,127 @@ fn a_retry_stands_where_its_exchange_stood() {
     let first = bench.holding[0].0;
     bench.fair.leave(first, Duration::from_millis(1), bench.now, woken);
     assert_eq!(bench.waiting[&woken[0].key].number, 5);
+}
+
+/// What became of those that waited, by order of asking.
+fn told(bench: &mut Bench, woken: &mut Vec<Woken>) -> Vec<(u64, Told)> {
+    let tell = |Woken { key, outcome }| match (bench.waiting.remove(&key), outcome) {
+        (Some(asking), Outcome::Entered) => {
+            bench.holding.push((key, asking, bench.now));
+            (asking.number, Told::Entered)
+        }
+        (Some(asking), Outcome::Refused(refused)) => (asking.number, Told::Refused(refused.reason)),
+        (None, _) => panic!("who is woken waited"),
+    };
+    woken.drain(..).map(tell).collect()
+}
+
+/// One slot, held for 20 ms by each, and one more of tenant 1 each 4 ms.
+fn standing_line() -> (Bench, Vec<(u64, Told)>) {
+    let mut bench = Bench::new(Terms {
+        waiters_max: 100,
+        tenant_waiters_max: 100,
+        wait: Duration::from_millis(200),
+        ..TERMS
+    });
+    let (mut woken, mut all) = (Vec::new(), Vec::new());
+    bench.fair.set_limit(1, bench.now, &mut woken);
+    for number in 0..60 {
+        bench.now = Tick(number * 4_000_000 + 1);
+        bench.ask(Asking { number, tenant: 1, asked_at: bench.now, ..PATIENT }, &mut woken);
+        if number % 5 == 4 {
+            let (key, ..) = bench.holding.remove(0);
+            bench.fair.leave(key, Duration::from_millis(20), bench.now, &mut woken);
+        }
+        all.extend(told(&mut bench, &mut woken));
+    }
+    (bench, all)
+}
+
+#[test]
+fn while_a_line_stands_its_newest_go_first_and_its_stale_are_dropped() {
+    let (_, told) = standing_line();
+    let entered: Vec<u64> = told.iter().filter(|told| told.1 == Told::Entered).map(|told| told.0).collect();
+    // It stands once its oldest has waited more than 20 ms for 100 ms. Until then the first go first.
+    assert_eq!(entered[..5], [1, 2, 3, 4, 5]);
+    assert_eq!(entered[8..], [44, 49, 54, 59]);
+    let dropped: Vec<u64> = told.iter().filter(|told| told.1 != Told::Entered).map(|told| told.0).collect();
+    assert!(
+        told.iter().all(|told| matches!(told.1, Told::Entered | Told::Refused(Reason::Overloaded))),
+        "{told:?}"
+    );
+    // Whoever has waited more than 40 ms when one is served. The last is, at 236 ms.
+    assert!(dropped.contains(&40) && !dropped.iter().any(|&number| number >= 49), "{dropped:?}");
+}
+
+#[test]
+fn a_line_that_stands_is_no_concern_of_other_tenants() {
+    let (mut bench, _) = standing_line();
+    let woken = &mut Vec::new();
+    for number in 100..103 {
+        bench.ask(Asking { number, tenant: 2, asked_at: bench.now, ..PATIENT }, woken);
+    }
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        bench.now = bench.now.after(Duration::from_millis(20));
+        let (key, ..) = bench.holding.remove(0);
+        bench.fair.leave(key, Duration::from_millis(20), bench.now, woken);
+        others.extend(told(&mut bench, woken).into_iter().filter(|told| told.0 >= 100));
+    }
+    assert_eq!(others, [100, 101, 102].map(|number| (number, Told::Entered)), "each second turn, in order");
+}
+
+#[test]
+fn a_stream_of_new_tenants_starves_nobody() {
+    let mut bench = Bench::new(Terms { waiters_max: 100, tenants_max: 1_000, ..Terms::default() });
+    let woken = &mut Vec::new();
+    let asking = |number: u64, tenant| Asking { number, tenant, ..PATIENT };
+    for number in 0..4 {
+        bench.ask(asking(number, 0), woken);
+    }
+    // Two slots are held for 20 ms each, and two more of tenant 0 wait; each 10 ms a new tenant comes, and one is served.
+    let mut entered = Vec::new();
+    for number in 4..20 {
+        bench.now = bench.now.after(Duration::from_millis(10));
+        bench.ask(asking(number, number as u8), woken);
+        let (key, ..) = bench.holding.remove(0);
+        bench.fair.leave(key, Duration::from_millis(20), bench.now, woken);
+        entered.extend(told(&mut bench, woken).into_iter().map(|told| told.0));
+    }
+    assert!(entered[..3].contains(&2) && entered[..9].contains(&3), "{entered:?}");
+}
+
+#[test]
+fn the_more_important_of_a_tenant_go_first() {
+    let mut bench = Bench::new(Terms::default());
+    let woken = &mut Vec::new();
+    for (number, priority) in [Normal, Normal, Sheddable, Normal, Critical].into_iter().enumerate() {
+        bench.ask(Asking { number: number as u64, priority, deadline: Tick(1 << 60), ..NOBODY }, woken);
+    }
+    let mut entered = Vec::new();
+    for _ in 0..3 {
+        let (key, ..) = bench.holding.remove(0);
+        bench.fair.leave(key, Duration::from_millis(1), bench.now, woken);
+        entered.extend(told(&mut bench, woken).into_iter().map(|told| told.0));
+    }
+    assert_eq!(entered, [4, 3, 2]);
+}
+
+#[test]
+fn tells_those_whose_time_is_over_why() {
+    let mut bench = Bench::new(TERMS);
+    let woken = &mut Vec::new();
+    for (number, deadline_ms) in [(0, 900), (1, 900), (2, 900), (3, 45)] {
+        let deadline = bench.now.after(Duration::from_millis(deadline_ms));
+        bench.ask(Asking { number, deadline, service: Duration::from_millis(5), ..NOBODY }, woken);
+    }
+    assert_eq!(bench.fair.expires_at(), Some(bench.now.after(Duration::from_millis(40))));
+    bench.fair.expire(bench.now.after(Duration::from_millis(39)), woken);
+    assert!(woken.is_empty());
+    bench.fair.expire(bench.now.after(Duration::from_millis(60)), woken);
+    let told = told(&mut bench, woken);
+    assert_eq!(told, [(3, Told::Refused(Reason::Deadline)), (2, Told::Refused(Reason::Wait))]);
+    assert_eq!(bench.fair.refusals()[Reason::Wait.index()], 1);
 }
 
 #[test]

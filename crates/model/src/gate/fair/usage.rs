@@ -39,6 +39,9 @@ pub(super) struct Usage {
 impl Usage {
     /// Slot time was used.
     pub fn add(&mut self, account: &Account, nanos: u64, now: Tick) {
+        if nanos == 0 {
+            return;
+        }
         self.decay(now);
         let nanos = nanos as f64;
         self.total += nanos;
