@@ -8,23 +8,23 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tidegate_model::refusal::{self, Refusal};
-use tidegate_model::tick::Tick;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 pub use rustls::ServerConfig as TlsConfig;
+
+pub use crate::seat::Census;
 
 use crate::body::{BoxError, Incoming};
 use crate::clock;
@@ -32,6 +32,8 @@ use crate::farewell::{encode, linger};
 use crate::first_bytes;
 use crate::guard::Violation;
 use crate::h2_check;
+use crate::pass::{Pass, Tracked};
+use crate::seat::{Seat, Seats};
 use crate::settings::{ConnectionLimits, ListenerSettings};
 use crate::stream::{GuardedStream, Hold, Shared, Socket};
 use crate::streams::{Stream, StreamExecutor, Streams};
@@ -39,9 +41,8 @@ use crate::task;
 use crate::timer::{Ended, Timer};
 use crate::websocket;
 
-/// How long accepting pauses when the process has no file descriptor left, and how often that is said.
+/// How long accepting pauses when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const ACCEPT_COMPLAINT: Duration = Duration::from_secs(1);
 /// Connections accepted in a row before those that are open get their turn.
 const ACCEPTS_MAX: u32 = 32;
 /// How long a connection that was accepted while everything ends may take to send its first bytes.
@@ -82,43 +83,6 @@ pub struct Connection {
     pub attached: RefCell<Option<Box<dyn std::any::Any>>>,
 }
 
-/// Connections of the whole process.
-#[derive(Debug, Default)]
-pub struct Census {
-    open: AtomicUsize,
-    refused: AtomicUsize,
-    failed: AtomicUsize,
-    complained_at: AtomicU64,
-}
-
-impl Census {
-    /// Connections open now.
-    #[must_use]
-    pub fn open(&self) -> usize {
-        self.open.load(Relaxed)
-    }
-
-    /// Connections refused because there were too many.
-    #[must_use]
-    pub fn refused(&self) -> usize {
-        self.refused.load(Relaxed)
-    }
-
-    /// How often a connection could not be accepted, mostly because the process had no file descriptor left.
-    #[must_use]
-    pub fn failed(&self) -> usize {
-        self.failed.load(Relaxed)
-    }
-
-    /// Counts a connection that could not be accepted. `true`: it may be said, as nobody has of late.
-    fn fail(&self, now: Tick) -> bool {
-        self.failed.fetch_add(1, Relaxed);
-        let last = self.complained_at.load(Relaxed);
-        let due = last == 0 || Tick(last).after(ACCEPT_COMPLAINT) <= now;
-        due && self.complained_at.compare_exchange(last, now.0, Relaxed, Relaxed).is_ok()
-    }
-}
-
 /// The server of one core.
 pub struct Server<H> {
     handler: Rc<H>,
@@ -141,13 +105,6 @@ pub(crate) struct Drain {
     pub(crate) draining: Cell<bool>,
     pub(crate) changed: Notify,
     seats: Arc<Seats>,
-}
-
-/// The connections of one core.
-#[derive(Debug, Default)]
-struct Seats {
-    taken: AtomicUsize,
-    left: Notify,
 }
 
 impl<H: Handler> Server<H> {
@@ -199,9 +156,7 @@ impl<H: Handler> Server<H> {
         }
         self.drain.draining.set(true);
         self.drain.changed.notify_waiters();
-        while self.drain.seats.taken.load(Relaxed) > 0 {
-            self.drain.seats.left.notified().await;
-        }
+        self.drain.seats.all_left().await;
     }
 
     async fn accept(self: Rc<Self>, socket: TcpListener, address: SocketAddr, listener: Rc<Listener>) {
@@ -255,8 +210,7 @@ impl<H: Handler> Server<H> {
         listener: SocketAddr,
         settings: &Rc<ListenerSettings>,
     ) {
-        let open = self.census.open.fetch_add(1, Relaxed);
-        let seat = Seat::take(&self.census, &self.drain.seats);
+        let (seat, others) = Seat::take(&self.census, &self.drain.seats);
         let connection = Connection {
             peer,
             listener,
@@ -265,8 +219,8 @@ impl<H: Handler> Server<H> {
             limits: Arc::clone(&settings.limits),
             attached: RefCell::default(),
         };
-        if open >= settings.limits.connections {
-            self.census.refused.fetch_add(1, Relaxed);
+        if others >= settings.limits.connections {
+            self.census.refuse();
             if !settings.tls {
                 let refusal = Refusal::new(
                     &refusal::SERVER_CONNECTIONS,
@@ -449,12 +403,11 @@ impl<H: Handler> Server<H> {
         connection: &Rc<Connection>,
         shared: &Arc<Shared>,
         stream: Option<Stream>,
-        mut pass: Pass,
+        pass: Pass,
     ) -> Result<Response<Tracked<H::Body>>, std::convert::Infallible> {
         let http1 = request.version() < Version::HTTP_2;
         let asks_upgrade = http1 && request.headers().contains_key(http::header::UPGRADE);
         let mut response = self.handler.handle(request, connection).await;
-        pass.answered = true;
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             shared.upgraded.store(true, Relaxed);
         } else if http1
@@ -467,7 +420,7 @@ impl<H: Handler> Server<H> {
         }
         let switched = shared.upgraded.load(Relaxed);
         shared.declined.store(asks_upgrade && !switched, Relaxed);
-        Ok(response.map(|body| Tracked { body: Some(body), words: None, stream, _pass: pass }))
+        Ok(response.map(|body| Tracked::answer(body, stream, pass)))
     }
 }
 
@@ -479,112 +432,6 @@ impl Drain {
             changed.await;
         }
         clock::sleep(LAST_CALL).await;
-    }
-}
-
-/// A connection's place: among those that there may be, and among those whose end a drain waits for. It goes with the
-/// socket, also after an Upgrade.
-#[derive(Debug)]
-pub(crate) struct Seat {
-    census: Arc<Census>,
-    seats: Arc<Seats>,
-}
-
-impl Seat {
-    /// The census has counted it already.
-    fn take(census: &Arc<Census>, seats: &Arc<Seats>) -> Seat {
-        seats.taken.fetch_add(1, Relaxed);
-        Seat { census: Arc::clone(census), seats: Arc::clone(seats) }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.census.open.fetch_sub(1, Relaxed);
-        self.seats.taken.fetch_sub(1, Relaxed);
-        self.seats.left.notify_one();
-    }
-}
-/// An exchange while it is under way.
-struct Pass {
-    shared: Arc<Shared>,
-    answered: bool,
-}
-
-impl Pass {
-    /// Begins with the call of the service, not with the first look at its future: a client's FIN that is read in between
-    /// finds an exchange under way.
-    fn begin(shared: &Arc<Shared>) -> Pass {
-        shared.in_flight.fetch_add(1, Relaxed);
-        shared.exchanges.fetch_add(1, Relaxed);
-        shared.upgraded.store(false, Relaxed);
-        shared.declined.store(false, Relaxed);
-        Pass { shared: Arc::clone(shared), answered: false }
-    }
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        let shared = &self.shared;
-        shared.in_flight.fetch_sub(1, Relaxed);
-        shared.active_at.set(clock::now());
-        // All of it happens on one core: nothing comes between the load and the store.
-        let given_up = shared.given_up.load(Relaxed);
-        match self.answered {
-            true if given_up == 0 => {}
-            true => shared.given_up.store(given_up - 1, Relaxed),
-            false => shared.given_up.store(given_up + 1, Relaxed),
-        }
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// A response's body that ends its exchange's pass: the handler's, or the words of a refusal.
-    struct Tracked<B> {
-        #[pin]
-        body: Option<B>,
-        words: Option<Bytes>,
-        // HTTP/2: where it is noted how long the client takes nothing.
-        stream: Option<Stream>,
-        _pass: Pass,
-    }
-}
-
-impl<B> Tracked<B> {
-    /// The words of a refusal.
-    fn words(bytes: Bytes, mut pass: Pass) -> Tracked<B> {
-        pass.answered = true;
-        let words = (!bytes.is_empty()).then_some(bytes);
-        Tracked { body: None, words, stream: None, _pass: pass }
-    }
-}
-
-impl<B: HttpBody<Data = Bytes, Error = BoxError>> HttpBody for Tracked<B> {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.project();
-        let polled = match this.body.as_pin_mut() {
-            Some(body) => body.poll_frame(context),
-            None => Poll::Ready(this.words.take().map(|words| Ok(Frame::data(words)))),
-        };
-        if let Some(stream) = this.stream {
-            stream.waits_since(if polled.is_pending() { Tick::MAX } else { clock::now() });
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().map_or(self.words.is_none(), HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let words = || SizeHint::with_exact(self.words.as_ref().map_or(0, |words| words.len() as u64));
-        self.body.as_ref().map_or_else(words, HttpBody::size_hint)
     }
 }
 

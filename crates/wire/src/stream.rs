@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 use crate::clock;
 use crate::guard::{Guard, HeadLimits, Phase, Violation};
 use crate::patience::Patience;
-use crate::server::Seat;
+use crate::seat::Seat;
 use crate::settings::ConnectionLimits;
 
 /// What a client hears that has said it will send no more: is it still there? (RFC 9110 section 15.2 lets a server send

@@ -1,5 +1,6 @@
 //! End to end: the real binary, real sockets.
 
+mod abuse;
 mod demo;
 mod examples;
 mod exchanges;

@@ -611,15 +611,6 @@ fn what_waits_to_be_accepted_when_a_listener_closes_is_served() {
 }
 
 #[test]
-fn a_failure_to_accept_is_counted_each_time_and_said_once_a_second() {
-    let census = Census::default();
-    let seconds = |seconds| Tick(0).after(Duration::from_millis(seconds));
-    let said = [10_000, 10_100, 10_999, 11_000, 11_500].map(|at| census.fail(seconds(at)));
-    assert_eq!(said, [true, false, false, true, false]);
-    assert_eq!(census.failed(), 5);
-}
-
-#[test]
 fn an_http2_client_that_answers_no_ping_is_gone() {
     let change = |settings: &mut ListenerSettings| limits(settings).h2_ping = Duration::from_millis(50);
     scene(change, async |scene| {

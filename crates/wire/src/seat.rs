@@ -1,0 +1,108 @@
+//! How many connections there are: in the process, and of one core.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use tidegate_model::tick::Tick;
+use tokio::sync::Notify;
+
+/// How often it is said that connections cannot be accepted.
+const ACCEPT_COMPLAINT: Duration = Duration::from_secs(1);
+
+/// Connections of the whole process.
+#[derive(Debug, Default)]
+pub struct Census {
+    open: AtomicUsize,
+    refused: AtomicUsize,
+    failed: AtomicUsize,
+    complained_at: AtomicU64,
+}
+
+impl Census {
+    /// Connections open now.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Connections refused because there were too many.
+    #[must_use]
+    pub fn refused(&self) -> usize {
+        self.refused.load(Relaxed)
+    }
+
+    /// How often a connection could not be accepted, mostly because the process had no file descriptor left.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.failed.load(Relaxed)
+    }
+
+    /// Counts a connection that was refused.
+    pub(crate) fn refuse(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection that could not be accepted. `true`: it may be said, as nobody has of late.
+    pub(crate) fn fail(&self, now: Tick) -> bool {
+        self.failed.fetch_add(1, Relaxed);
+        let last = self.complained_at.load(Relaxed);
+        let due = last == 0 || Tick(last).after(ACCEPT_COMPLAINT) <= now;
+        due && self.complained_at.compare_exchange(last, now.0, Relaxed, Relaxed).is_ok()
+    }
+}
+
+/// The connections of one core.
+#[derive(Debug, Default)]
+pub(crate) struct Seats {
+    taken: AtomicUsize,
+    left: Notify,
+}
+
+impl Seats {
+    /// Ends when all have left.
+    pub(crate) async fn all_left(&self) {
+        while self.taken.load(Relaxed) > 0 {
+            self.left.notified().await;
+        }
+    }
+}
+
+/// A connection's place: among those that there may be, and among those whose end a drain waits for. It goes with the
+/// socket, also after an Upgrade.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    census: Arc<Census>,
+    seats: Arc<Seats>,
+}
+
+impl Seat {
+    /// Takes a place, whether there is one or not, and tells how many in the process are taken besides.
+    pub(crate) fn take(census: &Arc<Census>, seats: &Arc<Seats>) -> (Seat, usize) {
+        let others = census.open.fetch_add(1, Relaxed);
+        seats.taken.fetch_add(1, Relaxed);
+        (Seat { census: Arc::clone(census), seats: Arc::clone(seats) }, others)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.census.open.fetch_sub(1, Relaxed);
+        self.seats.taken.fetch_sub(1, Relaxed);
+        self.seats.left.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_to_accept_is_counted_each_time_and_said_once_a_second() {
+        let census = Census::default();
+        let millis = |millis| Tick(0).after(Duration::from_millis(millis));
+        let said = [10_000, 10_100, 10_999, 11_000, 11_500].map(|at| census.fail(millis(at)));
+        assert_eq!(said, [true, false, false, true, false]);
+        assert_eq!(census.failed(), 5);
+    }
+}
