@@ -5,10 +5,11 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_testkit::{Origin, Reply, block_on, connect, h2, h2_connect, h2_read, read_answer, until};
+use tidegate_testkit::tls::{certificate, tls_connect_h2};
+use tidegate_testkit::{Gate, Origin, Reply, block_on, connect, h2, h2_connect, h2_read, read_answer, until};
 
 use crate::streams::{read_rest, read_until, sent};
-use crate::{app, gate};
+use crate::{BINARY, app, gate};
 
 /// The example of RFC 6455 section 1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -145,6 +146,55 @@ fn a_websocket_over_http2_is_one_over_http1_for_the_upstream() {
         "\r\nsec-websocket-version: 13\r\n",
     ] {
         assert!(asked.contains(field), "{field:?}: {asked}");
+    }
+}
+
+#[test]
+fn a_websocket_over_http2_goes_through_tls() {
+    let origin = Origin::scripted(|visit| {
+        let accept = accept(&visit.head);
+        visit.say(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        ))?;
+        visit.echo()
+    });
+    let folder = Gate::folder("wss");
+    let (cert, key) = (folder.join("c.pem"), folder.join("k.pem"));
+    let _ = certificate(&["a"], &cert, &key);
+    let tls = format!("[[tls]]\ncert = \"{}\"\nkey = \"{}\"\n", cert.display(), key.display());
+    let config = format!("{}\n{tls}", app(&[origin.address], "", ""));
+    let gate = Gate::start_listening(BINARY, "wss", "https = [\"127.0.0.1:0\"]", &config);
+    block_on(async {
+        let mut client = tls_connect_h2(gate.address, "a").await;
+        while !client.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+        let (response, mut send) = client.send_request(extended_connect("websocket"), false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200, "{response:?}");
+        send.send_data(Bytes::from_static(TEXT), true).unwrap();
+        assert_eq!(h2_read(&mut response.into_body()).await.0, TEXT);
+    });
+    assert!(origin.recorded()[0].head.to_ascii_lowercase().contains("\r\nx-forwarded-proto: https\r\n"));
+}
+
+#[test]
+fn http2_is_not_what_one_upgrades_to() {
+    let origin = Origin::start(|_| Reply::Status(200, "here".to_owned()));
+    let gate = gate("h2c", &app(&[origin.address], "", ""));
+    let mut stream = connect(gate.address);
+    for _ in 0..2 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
+            .unwrap();
+        assert_eq!(read_answer(&mut stream).status, 200);
+    }
+    for recorded in origin.recorded() {
+        let head = recorded.head.to_ascii_lowercase();
+        assert!(
+            !head.contains("upgrade") && !head.contains("http2-settings") && !head.contains("\r\nconnection"),
+            "{head}"
+        );
     }
 }
 
