@@ -353,13 +353,13 @@ impl Permit {
         now: Tick,
     ) -> Option<Result<(Permit, Option<Standing>), Refusal>> {
         let account = tenant.account();
-        let concurrency = account.entitlement.load().plan.concurrency;
-        let verdict = match enter(&account.in_flight, concurrency) {
+        let held = account.entitlement.load();
+        let verdict = match enter(&account.in_flight, held.plan.concurrency) {
             Err(Closed::Gone) => return None,
             Err(Closed::Full) => Err(too_many_at_once("the plan")),
             Ok(()) => {
                 let mut permit = Permit { tenant: Arc::clone(tenant), route: None };
-                permit.check(limits, now).map(|standing| (permit, standing))
+                permit.check(&held, limits, now).map(|standing| (permit, standing))
             }
         };
         let count = if verdict.is_ok() { &account.admitted } else { &account.refused };
@@ -367,9 +367,13 @@ impl Permit {
         Some(verdict)
     }
 
-    fn check(&mut self, limits: &RouteLimits, now: Tick) -> Result<Option<Standing>, Refusal> {
+    fn check(
+        &mut self,
+        held: &Entitlement,
+        limits: &RouteLimits,
+        now: Tick,
+    ) -> Result<Option<Standing>, Refusal> {
         if limits.is_empty() {
-            let held = self.tenant.account().entitlement.load();
             return take_all(held.plan.rates.iter().zip(&held.words), now);
         }
         let state = self.tenant.account().route(limits);
@@ -383,7 +387,6 @@ impl Permit {
             .iter()
             .map(|rate| Arc::clone(words.get_or_insert_with(Arc::clone(&rate.name), Arc::default)))
             .collect();
-        let held = self.tenant.account().entitlement.load();
         take_all(held.plan.rates.iter().zip(&held.words).chain(limits.rates.iter().zip(&own)), now)
     }
 }

@@ -82,21 +82,22 @@ fn several_rates_hold_at_once_and_are_told_as_the_draft_has_it() {
     let origin = ok();
     let plan = "[plan.default]\nrate = [{ name = \"minute\", limit = \"3/m\" }, { name = \"hour\", limit = \"10/h\", burst = 4 }]\n";
     let gate = gate("several", &format!("{}{plan}", app(&[origin.address], "", "")));
-    let check = |left: &str| {
+    let check = |remaining: u64, seconds: u64| {
         let answer = get(&gate, "/");
         assert_eq!(answer.header("ratelimit-policy"), "\"minute\";q=3;w=60, \"hour\";q=10;w=3600");
-        assert_eq!(
-            (answer.status, answer.header("ratelimit"), answer.header("retry-after")),
-            (200, left, "")
-        );
+        assert_eq!((answer.status, answer.header("retry-after")), (200, ""));
+        let told = answer.header("ratelimit");
+        let left = told.strip_prefix(&format!("\"minute\";r={remaining};t=")).expect(told);
+        // On a slow machine some seconds have gone by since the first request.
+        assert!(left.parse().is_ok_and(|left: u64| left <= seconds && left + 9 > seconds), "{told}");
     };
     // What remains never lasts shorter than the rate needs to earn it: two of three a minute, forty seconds.
-    check("\"minute\";r=2;t=40");
-    check("\"minute\";r=1;t=40");
-    check("\"minute\";r=0;t=60");
+    check(2, 40);
+    check(1, 40);
+    check(0, 60);
     let refused = get(&gate, "/");
     let wait: u64 = refused.header("retry-after").parse().unwrap();
-    assert!((20..=23).contains(&wait), "{}", refused.head);
+    assert!((10..=23).contains(&wait), "{}", refused.head);
     assert_eq!((refused.status, code(&refused).as_str()), (429, "limit.rate"));
     assert_eq!(refused.header("ratelimit-policy"), "\"minute\";q=3;w=60");
     assert_eq!(refused.header("ratelimit"), format!("\"minute\";r=0;t={wait}"));
@@ -304,47 +305,55 @@ fn what_is_spent_stays_spent_over_a_reload_and_a_changed_plan_counts_at_once() {
 fn a_body_that_stalls_or_drips_is_the_clients_fault_and_a_slow_upstream_is_not() {
     let origin = Origin::scripted(|visit| {
         if visit.path() == "/slow" {
-            std::thread::sleep(Duration::from_millis(600));
+            std::thread::sleep(Duration::from_millis(1_300));
         }
         visit.read_body()?;
         visit.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     });
-    let limits = "[limits]\nbody_idle = \"400ms\"\nbody_rate_min = \"100KiB\"\nbody_grace = \"150ms\"\n";
+    let limits = "[limits]\nbody_idle = \"1s\"\nbody_rate_min = \"10MiB\"\nbody_grace = \"1s\"\n";
     let ladder = "fallback = [{ respond = { status = 203 } }]";
     let gate = gate("patience", &format!("{}{limits}", app(&[origin.address], "", ladder)));
-    let begin = |path: &str, size: usize| {
+    let begin = |path: &str, size: usize, sent: usize| {
         let mut stream = connect(gate.address);
-        write!(stream, "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n").unwrap();
+        let mut bytes =
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n").into_bytes();
+        bytes.resize(bytes.len() + sent, b'x');
+        stream.write_all(&bytes).unwrap();
         stream
     };
-    let mut stalled = begin("/", 1000);
-    stalled.write_all(b"x").unwrap();
-    let answer = read_answer(&mut stalled);
-    assert_eq!(
-        (answer.status, code(&answer).as_str()),
-        (408, "request.timeout"),
-        "and no rung of the ladder"
-    );
-    let mut dripping = begin("/", 1000);
-    let mut answer = Vec::new();
-    dripping.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    until("a dripping body is refused", || {
-        let _ = dripping.write_all(b"x");
-        let mut buffer = [0; 4096];
-        let length = dripping.read(&mut buffer).unwrap_or(0);
-        answer.extend_from_slice(&buffer[..length]);
-        String::from_utf8_lossy(&answer).contains("request.timeout")
+    let told = |stream: &mut TcpStream| {
+        let answer = read_answer(stream);
+        (answer.status, code(&answer))
+    };
+    let stalled = || {
+        // No rung of the ladder: none would mend it.
+        assert_eq!(told(&mut begin("/", 1000, 1)), (408, "request.timeout".to_owned()));
+    };
+    let dripping = || {
+        let (mut stream, mut answer) = (begin("/", 1000, 1), Vec::new());
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        until("a dripping body is refused", || {
+            let _ = stream.write_all(b"x");
+            let mut buffer = [0; 4096];
+            let length = stream.read(&mut buffer).unwrap_or(0);
+            answer.extend_from_slice(&buffer[..length]);
+            String::from_utf8_lossy(&answer).contains("request.timeout")
+        });
+    };
+    // The upstream reads nothing for longer than there is patience with the client: but nobody waits for the client.
+    let slow = || {
+        let size = 8 * KIB * KIB;
+        assert_eq!(told(&mut begin("/slow", size, size)).0, 200);
+    };
+    std::thread::scope(|scope| {
+        let waits: [&(dyn Fn() + Sync); 3] = [&stalled, &dripping, &slow];
+        waits.iter().for_each(|wait| drop(scope.spawn(*wait)));
     });
-    // The upstream reads nothing for longer than the client has patience for: then nobody waits for the client.
-    let size = 8 * KIB * KIB;
-    let mut fast = begin("/slow", size);
-    fast.write_all(&vec![b'x'; size]).unwrap();
-    assert_eq!(read_answer(&mut fast).status, 200);
     let mut malformed = connect(gate.address);
     malformed
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\nzz\r\n")
         .unwrap();
-    assert_eq!(read_answer(&mut malformed).status, 400);
+    assert_eq!(told(&mut malformed).0, 400);
 }
 
 #[test]
