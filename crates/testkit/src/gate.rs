@@ -167,6 +167,18 @@ impl Gate {
         std::fs::read_to_string(self.folder.join("stderr")).unwrap_or_default()
     }
 
+    /// Files and sockets it has open whose numbers are below this. (Some that it was born with may lie above its limit.)
+    ///
+    /// # Panics
+    /// Where there is no `/proc`.
+    #[must_use]
+    pub fn descriptors_below(&self, limit: u32) -> usize {
+        let open =
+            std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process has descriptors");
+        let numbers = open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        numbers.filter(|number| *number < limit).count()
+    }
+
     /// Resident memory in bytes.
     ///
     /// # Panics
