@@ -26,6 +26,8 @@ mod slot;
 mod usage;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod simulation;

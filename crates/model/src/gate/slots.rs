@@ -76,7 +76,8 @@ impl Slots {
         let _ = self.0.fetch_update(Relaxed, Relaxed, |seen| Some(word(false, limit(seen), in_use)));
     }
 
-    /// Changes how many there are. Those in use stay in use.
+    /// Changes how many there are; at the same time as [`Fair::set_limit`](super::fair::Fair::set_limit), under the same lock.
+    /// Those in use stay in use.
     pub fn set_limit(&self, limit: usize) {
         let _ =
             self.0.fetch_update(Relaxed, Relaxed, |seen| Some(word(seen & CLOSED != 0, limit, in_use(seen))));

@@ -1,10 +1,11 @@
 //! The tenants that wait, hold slots or owe: each with its virtual time, and in what order they come.
 //!
 //! A tenant's *virtual time* is the slot time that it was charged, over its weight. The list's virtual time is that of the
-//! waiting tenant that comes next, and at least what the slots in use would have given to each of the tenants that want
-//! any, had they shared them exactly (generalised processor sharing): else a stream of new tenants, each beginning where the
-//! next one stands, would hold it up, and with it all that came before. While nobody waits, it runs as fast as all slots
-//! could serve one tenant of weight one. A tenant that begins to wait is lifted to it: what was not asked for is no credit.
+//! waiting tenant that comes next, and runs at least half as fast as if the tenants that want any shared the slots in use
+//! exactly (generalised processor sharing): else a stream of new tenants, each beginning where the next one stands, would
+//! hold it up, and with it all that came before; but not so fast as to overtake those whose charges are yet to be corrected.
+//! While nobody waits, it runs as fast as all slots could serve one tenant of weight one. A tenant that begins to wait is
+//! lifted to it: what was not asked for is no credit.
 //!
 //! A tenant is known only while it waits, holds a slot, or its virtual time lies ahead. Beyond `tenants_max` they share
 //! [`BUCKETS`] by hash, each the emptier of two (shuffle sharding, as Kubernetes' API Priority and Fairness has it).
@@ -26,6 +27,8 @@ pub(super) const BUCKETS: usize = 64;
 pub(super) const DEBT_MAX: Duration = Duration::from_secs(10);
 /// The least that a slot is thought to be used, in nanoseconds.
 const ESTIMATE_MIN: u64 = 10_000;
+/// A sample counts for so many times the estimate at most.
+const LEARNT_MAX: u64 = 4;
 /// A new sample counts this part of a tenant's estimate.
 const ESTIMATE_SHIFT: u32 = 3;
 
@@ -155,8 +158,10 @@ impl Flow {
         (self.credit, self.floor) = (0, self.floor.min(self.virtual_time));
     }
 
-    /// A slot of it was used so long.
+    /// A slot of it was used so long. One that was used far longer than most counts for little: it was charged what it
+    /// used, and those after it are not like it.
     pub fn learn(&mut self, used: u64) {
+        let used = used.min(self.estimate.saturating_mul(LEARNT_MAX));
         let kept = self.estimate - (self.estimate >> ESTIMATE_SHIFT);
         self.estimate = kept.saturating_add(used >> ESTIMATE_SHIFT).max(ESTIMATE_MIN);
     }
@@ -252,7 +257,7 @@ impl Flows {
 
     /// Somebody waited while the slots in use had so much time.
     pub fn pass_shared(&mut self, slot_nanos: u128) {
-        self.reached += virtual_of(slot_nanos, 1) / u128::from(self.active.max(1));
+        self.reached += virtual_of(slot_nanos, 1) / (2 * u128::from(self.active.max(1)));
     }
 
     /// What all waiters are thought to need, in nanoseconds of slot time; and the weights of their tenants.

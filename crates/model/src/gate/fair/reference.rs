@@ -178,7 +178,7 @@ impl Naive {
             let active = self.tenants.iter().filter(|tenant| wants(tenant.0)).map(|tenant| tenant.1.weight);
             let active: u128 = active.map(u128::from).sum();
             let shared = virtual_of(now.since(self.now).as_nanos() * self.holding.len() as u128, 1);
-            self.reached += shared / active.max(1);
+            self.reached += shared / (2 * active.max(1));
         }
         self.now = now;
         let mut outrun: Vec<Holding> = self.holding.clone();
@@ -419,5 +419,5 @@ impl Naive {
 }
 
 fn learnt(estimate: u64, used: Duration) -> u64 {
-    (estimate - estimate / 8 + nanos(used) / 8).max(10_000)
+    (estimate - estimate / 8 + nanos(used).min(4 * estimate) / 8).max(10_000)
 }
