@@ -11,15 +11,13 @@
 //! `Trailer` stays: it announces what follows the body end to end, and HTTP/1.1 trailers are sent only when
 //! announced.
 
-use http::header::{CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-/// CGI programs read it as the variable `HTTP_PROXY` ("httpoxy", CVE-2016-5385); no standard defines it.
-const PROXY: HeaderName = HeaderName::from_static("proxy");
 
 /// The prefix of the fields that only Tidegate may say.
 const OWN_PREFIX: &[u8] = b"tidegate-";
@@ -74,23 +72,22 @@ const KEPT_PREFIXES: &[&str] =
 ///
 /// `TE: trailers` stays, as gRPC demands it. `Upgrade` goes too: who forwards an upgrade writes it anew.
 pub fn strip_request(headers: &mut HeaderMap) {
-    let trailers = headers.contains_key(TE) && wants_trailers(headers);
-    strip_hop(headers);
-    headers.remove(TE);
+    let found = strip(headers, |name| match name {
+        // `Proxy`: CGI programs read it as the variable `HTTP_PROXY` ("httpoxy", CVE-2016-5385).
+        "http2-settings" | "proxy-authorization" | "proxy" => true,
+        _ => is_own(name.as_bytes()),
+    });
+    let trailers = found.contains(&TE) && wants_trailers(headers);
+    remove(headers, &found);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    headers.remove(HTTP2_SETTINGS);
-    headers.remove(PROXY_AUTHORIZATION);
-    headers.remove(PROXY);
-    strip_own(headers);
 }
 
 /// Removes what belongs to the upstream's connection alone.
 pub fn strip_response(headers: &mut HeaderMap) {
-    strip_hop(headers);
-    headers.remove(TE);
-    headers.remove(PROXY_AUTHENTICATE);
+    let found = strip(headers, |name| name == "proxy-authenticate");
+    remove(headers, &found);
 }
 
 /// Removes, then replaces or creates, then appends.
@@ -128,27 +125,48 @@ pub fn connection_has(headers: &HeaderMap, option: &str) -> bool {
         .any(|value| options(value).any(|one| one.eq_ignore_ascii_case(option.as_bytes())))
 }
 
-fn strip_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+/// Fields to remove: mostly none, or `Connection` alone.
+type Found = SmallVec<[HeaderName; 4]>;
+
+/// Removes what `Connection` nominates, and tells what else belongs to the connection, or is `also` not to pass. One
+/// look at each name: asking the map for each of the names in question would cost several times as much.
+fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) -> Found {
+    let is_hop = |name: &str| {
+        matches!(
+            name,
+            "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "te"
+        )
+    };
+    let found: Found =
+        headers.keys().filter(|name| is_hop(name.as_str()) || also(name.as_str())).cloned().collect();
+    if found.contains(&CONNECTION) {
         // Values are reference-counted: this copies no bytes.
         let values: SmallVec<[HeaderValue; 2]> = headers.get_all(CONNECTION).iter().cloned().collect();
         for option in values.iter().flat_map(options) {
             if let Ok(name) = std::str::from_utf8(option)
-                && !is_kept(option)
+                && !(is_no_field(option) || is_kept(option))
             {
                 headers.remove(name);
             }
         }
-        headers.remove(CONNECTION);
     }
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
-    headers.remove(TRANSFER_ENCODING);
-    headers.remove(UPGRADE);
+    found
+}
+
+fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 fn options(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
+}
+
+/// Options of the connection itself, and `TE`, which is removed anyway once it has been looked at.
+fn is_no_field(option: &[u8]) -> bool {
+    let options: [&[u8]; 4] = [b"keep-alive", b"close", b"upgrade", b"te"];
+    options.iter().any(|one| option.eq_ignore_ascii_case(one))
 }
 
 fn is_kept(option: &[u8]) -> bool {
@@ -167,15 +185,6 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
                 .is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"trailers"))
         })
     })
-}
-
-fn strip_own(headers: &mut HeaderMap) {
-    // Collected first, as removing needs the map; nearly always empty.
-    let own: SmallVec<[HeaderName; 4]> =
-        headers.keys().filter(|name| is_own(name.as_str().as_bytes())).cloned().collect();
-    for name in &own {
-        headers.remove(name);
-    }
 }
 
 /// Whether a field is `Tidegate-*`, or would be read as a field that Tidegate writes by whoever takes `_`

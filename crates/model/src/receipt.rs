@@ -24,7 +24,7 @@ mod target;
 pub const EVENTS_MAX: usize = 64;
 
 /// The record of one exchange.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Receipt {
     /// The request's id, told to the client, the upstream, the log and `/explain`.
     pub request_id: RequestId,
@@ -224,11 +224,17 @@ impl RequestId {
     /// The 32 lower-case hexadecimal digits.
     #[must_use]
     pub fn hex(self) -> [u8; 32] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        const PAIRS: [[u8; 2]; 256] = {
+            let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
+            while byte < 256 {
+                pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+                byte += 1;
+            }
+            pairs
+        };
         let mut out = [0u8; 32];
-        for (index, byte) in self.0.to_be_bytes().into_iter().enumerate() {
-            out[index * 2] = DIGITS[usize::from(byte >> 4)];
-            out[index * 2 + 1] = DIGITS[usize::from(byte & 15)];
+        for (pair, byte) in out.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
+            pair.copy_from_slice(&PAIRS[usize::from(byte)]);
         }
         out
     }

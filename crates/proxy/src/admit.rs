@@ -31,7 +31,7 @@ pub fn admit(
     request: Request<Incoming>,
     connection: Rc<Connection>,
 ) -> Result<Exchange, Box<Refused>> {
-    let started = clock::now();
+    let started = clock::latest();
     let (mut head, body) = request.into_parts();
     let peer = connection.peer.ip();
     let trusted = site.settings.trusted_proxies.contains(peer);
@@ -49,7 +49,7 @@ pub fn admit(
     let found = one_host(&mut head).and_then(|host| one_path(&mut head).map(|()| host));
     match found {
         Ok(host) => {
-            open.receipt_mut().host = Arc::from(host.as_str());
+            open.receipt_mut().host = Arc::clone(&host);
             let form = Form::of(&head.headers);
             let timing = trusted && head.headers.contains_key(SERVER_TIMING_ASKED);
             let body = Some(body);
@@ -73,15 +73,15 @@ pub fn admit(
 }
 
 /// The one host of a request, in its one form. It is in the headers afterwards, and nowhere else.
-fn one_host(head: &mut http::request::Parts) -> Result<String, Refusal> {
+fn one_host(head: &mut http::request::Parts) -> Result<Arc<str>, Refusal> {
     let double = || Refusal::new(&refusal::REQUEST_HOST, "the request names two different hosts");
     let mut hosts = head.headers.get_all(HOST).iter();
-    let field = hosts.next().cloned();
+    let field = hosts.next();
     if hosts.next().is_some() {
         return Err(double());
     }
-    let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
-    let name = match (&field, &authority) {
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    let name = match (field, authority) {
         (Some(field), None) => {
             field.to_str().map_err(|_| Refusal::new(&refusal::REQUEST_HOST, "Host is not ASCII"))?
         }
@@ -90,9 +90,9 @@ fn one_host(head: &mut http::request::Parts) -> Result<String, Refusal> {
             authority
         }
         (Some(_), Some(_)) => return Err(double()),
-        (None, None) => return Ok(String::new()),
+        (None, None) => return Ok(Arc::from("")),
     };
-    let host = host::normalize(name)?.into_owned();
+    let host: Arc<str> = host::normalize(name)?.into();
     if field.is_none() {
         let value = HeaderValue::from_str(name)
             .map_err(|_| Refusal::new(&refusal::REQUEST_HOST, "the authority is no host"))?;

@@ -1,8 +1,9 @@
 //! An exchange while it is answered: the request, and the open receipt that every stage writes to.
 
-use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, Ref, RefCell, RefMut};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::request::Parts;
 use tidegate_model::problem::Form;
@@ -26,7 +27,7 @@ pub struct Exchange {
     /// The connection it came by.
     pub connection: Rc<Connection>,
     /// The host it asks for: lower case, without port.
-    pub host: String,
+    pub host: Arc<str>,
     /// The client's address, trusted proxies believed.
     pub client: IpAddr,
     /// How it reads a refusal.
@@ -35,14 +36,14 @@ pub struct Exchange {
     pub trusted: bool,
     /// Whether it may be told where the time went.
     pub timing: bool,
-    /// When its head had arrived.
+    /// When its head had arrived. For the stages until the first wait, this is now.
     pub started: Tick,
     /// The client's side of an Upgrade that it asks for.
     pub upgrade: Option<ClientSide>,
     /// Both sides of an Upgrade that the upstream granted.
     pub upgraded: Option<(ClientSide, Switched)>,
     /// The record.
-    pub open: Box<Open>,
+    pub open: Open,
 }
 
 impl Exchange {
@@ -55,48 +56,44 @@ impl Exchange {
 /// An open receipt. It is recorded exactly once: when it is settled, or when it is dropped because the client
 /// went away or a panic ended the exchange.
 pub struct Open {
-    receipt: RefCell<Receipt>,
-    request_bytes: Rc<Cell<u64>>,
+    /// `None` once it is recorded.
+    receipt: Option<Box<RefCell<Receipt>>>,
+    /// Made for a request that has a body.
+    request_bytes: OnceCell<Rc<Cell<u64>>>,
     recorder: Rc<dyn Recorder>,
-    settled: Cell<bool>,
 }
 
 impl Open {
     /// Opens a receipt that will be handed to `recorder`.
     #[must_use]
-    pub fn new(receipt: Receipt, recorder: Rc<dyn Recorder>) -> Box<Open> {
-        Box::new(Open {
-            receipt: RefCell::new(receipt),
-            request_bytes: Rc::default(),
-            recorder,
-            settled: Cell::new(false),
-        })
+    pub fn new(receipt: Receipt, recorder: Rc<dyn Recorder>) -> Open {
+        Open { receipt: Some(Box::new(RefCell::new(receipt))), request_bytes: OnceCell::new(), recorder }
     }
 
     /// The cell itself, for the stages that write to it while they wait.
     pub fn receipt_cell(&self) -> &RefCell<Receipt> {
-        &self.receipt
+        self.receipt.as_ref().expect("settling takes the whole of it")
     }
 
     /// The receipt, to read.
     pub fn receipt(&self) -> Ref<'_, Receipt> {
-        self.receipt.borrow()
+        self.receipt_cell().borrow()
     }
 
     /// The receipt, to write.
     pub fn receipt_mut(&self) -> RefMut<'_, Receipt> {
-        self.receipt.borrow_mut()
+        self.receipt_cell().borrow_mut()
     }
 
     /// Where the request body's bytes are counted while they pass.
     #[must_use]
     pub fn request_bytes(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.request_bytes)
+        Rc::clone(self.request_bytes.get_or_init(Rc::default))
     }
 
     /// Notes a refusal: it is what the client is told.
     pub fn refused(&self, refusal: &Refusal) {
-        let mut receipt = self.receipt.borrow_mut();
+        let mut receipt = self.receipt_mut();
         receipt.refusal = Some(refusal.kind);
         let now = clock::now();
         if let Some(limit) = &refusal.violated {
@@ -105,24 +102,23 @@ impl Open {
         receipt.note(now, Step::Refused(refusal.kind.code, refusal.detail.clone()));
     }
 
-    /// Settles the receipt. Later calls change nothing.
-    pub fn settle(&self, end: End) {
-        if self.settled.replace(true) {
-            return;
-        }
-        let now = clock::now();
-        let blank =
-            Receipt::open(self.receipt().request_id, now, self.receipt().client, self.receipt().listener);
-        let mut receipt = self.receipt.replace(blank);
-        receipt.end = end;
-        receipt.request_bytes = self.request_bytes.get();
-        receipt.ended = now;
+    /// Settles the receipt.
+    pub fn settle(mut self, end: End) {
+        self.record(end);
+    }
+
+    fn record(&mut self, end: End) {
+        let Some(mut receipt) = self.receipt.take() else { return };
+        let open = receipt.get_mut();
+        open.end = end;
+        open.request_bytes = self.request_bytes.get().map_or(0, |count| count.get());
+        open.ended = clock::latest();
         self.recorder.record(receipt);
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.settle(if std::thread::panicking() { End::Panicked } else { End::ClientGone });
+        self.record(if std::thread::panicking() { End::Panicked } else { End::ClientGone });
     }
 }

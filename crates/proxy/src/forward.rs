@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONNECTION, UPGRADE, VIA};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
@@ -57,13 +57,13 @@ pub async fn forward(
     );
     let fault: Fault = Rc::default();
     let mut request = prepare(proxy, exchange, routed, &permitted, &fault)?;
-    let (mut failed, mut again) = (None, true);
+    let (mut failed, mut again, mut now) = (None, true, exchange.started);
     for number in 0..=rest.len() {
         let upstream = match number.checked_sub(1).map(|number| &rest[number]) {
             None => first,
-            Some(Fallback::Upstream(_)) if !again || clock::now() >= by => continue,
+            Some(Fallback::Upstream(_)) if !again || now >= by => continue,
             Some(Fallback::Upstream(upstream)) => {
-                exchange.note(Step::Fallback(Arc::clone(&upstream.settings().name)));
+                exchange.note(Step::Fallback(Arc::clone(upstream.name())));
                 upstream
             }
             Some(Fallback::Respond(fixed)) => {
@@ -73,9 +73,10 @@ pub async fn forward(
             }
         };
         let further = number < rest.len();
-        let called = call(proxy, exchange, settings, &permitted, upstream, &mut request, by, further);
+        let called = call(proxy, exchange, settings, &permitted, upstream, &mut request, now, by, further);
         let (result, whole) = called.await;
         again = whole;
+        now = clock::latest();
         match result {
             Ok(response) if !further || !settings.fallback_statuses.contains(&response.status()) => {
                 fault.answered();
@@ -116,12 +117,14 @@ async fn call(
     permitted: &Permitted,
     upstream: &Arc<Upstream>,
     request: &mut Request<Body>,
+    now: Tick,
     by: Tick,
     further: bool,
 ) -> (Result<Response<Content>, Refusal>, bool) {
-    exchange.open.receipt_mut().upstream = Some(Arc::clone(&upstream.settings().name));
+    exchange.open.receipt_mut().upstream = Some(Arc::clone(upstream.name()));
     let upgrade = request.headers().contains_key(UPGRADE);
     let terms = Terms {
+        now,
         deadline: by,
         patience: settings.deadline,
         retry: &settings.retry,
@@ -146,7 +149,7 @@ async fn call(
 /// Joins both sides of an Upgrade. The receipt, the permit and the upstream's call live until the tunnel ends.
 pub fn join(
     sides: (tunnel::ClientSide, Switched),
-    open: Box<Open>,
+    open: Open,
     permit: tidegate_model::tenant::Permit,
     idle: std::time::Duration,
 ) {
@@ -200,9 +203,6 @@ fn prepare(
         fields.insert(TIDEGATE_TENANT, tenant);
     }
     apply(fields, &settings.request.headers);
-    if fields.contains_key(TRANSFER_ENCODING) {
-        fields.remove(TRANSFER_ENCODING);
-    }
     if let Some(prefix) = &settings.request.prefix {
         rewrite(&mut head.uri, routed.matched, prefix)?;
     }

@@ -263,7 +263,7 @@ impl Identity {
 /// # Errors
 /// `credential.*` and `tenant.unknown`; after too many of them from one address, `credential.throttled`.
 pub fn identify(site: &Site, exchange: &mut Exchange, entropy: &Entropy) -> Result<Arc<Tenant>, Refusal> {
-    let now = clock::now();
+    let now = exchange.started;
     let blocked = site.failures.blocked(exchange.client, now);
     if let Some(wait) = blocked.filter(|_| site.identity.may_guess(&exchange.head.headers)) {
         let detail = "too many requests with invalid credentials came from this address";

@@ -8,7 +8,6 @@ use tidegate_model::problem::{Left, Quota, rate_limit, rate_limit_policy};
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::Refusal;
 use tidegate_model::tenant::{Permit, Standing, Tenant};
-use tidegate_wire::clock;
 
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
@@ -54,7 +53,7 @@ pub fn limit(
     exchange: &Exchange,
     entropy: &Entropy,
 ) -> Result<Permitted, Refusal> {
-    let now = clock::now();
+    let now = exchange.started;
     let limits = &routed.route.limits;
     let (permit, standing) = site.tenants.admit(tenant, limits, now).map_err(|mut refusal| {
         refusal.retry_after = refusal.retry_after.map(|wait| spread(wait, entropy.word()));

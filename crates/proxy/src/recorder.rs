@@ -1,9 +1,11 @@
 //! Where receipts go.
 
+use std::cell::RefCell;
+
 use tidegate_model::receipt::Receipt;
 
 /// Takes each receipt once, on the core of its exchange. Must not block.
 pub trait Recorder {
-    /// Takes a settled receipt.
-    fn record(&self, receipt: Receipt);
+    /// Takes a settled receipt, in the cell where it was written.
+    fn record(&self, receipt: Box<RefCell<Receipt>>);
 }

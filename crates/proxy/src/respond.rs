@@ -45,7 +45,7 @@ pub struct Refused {
     /// How the client reads it.
     pub form: Form,
     /// The receipt.
-    pub open: Box<Open>,
+    pub open: Open,
     /// The methods that would do.
     pub allow: Option<HeaderValue>,
 }

@@ -26,8 +26,9 @@ pub fn route<'a>(site: &'a Site, exchange: &Exchange) -> Result<Routed<'a>, No> 
     let head = &exchange.head;
     match site.table.find(&exchange.host, head.uri.path(), &head.method, &head.headers) {
         Found::Route(route, matched) => {
-            exchange.open.receipt_mut().route = Some(Arc::clone(&route.settings.name));
-            exchange.note(Step::Routed);
+            let mut receipt = exchange.open.receipt_mut();
+            receipt.route = Some(Arc::clone(&route.settings.name));
+            receipt.note(exchange.started, Step::Routed);
             Ok(Routed { route, matched })
         }
         Found::MethodNotAllowed(allowed) => Err(No {

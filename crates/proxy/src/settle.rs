@@ -21,7 +21,7 @@ use crate::pace::{self, Pace};
 /// A response's body with all that ends with it.
 pub struct ExchangeBody {
     content: Content,
-    open: Option<Box<Open>>,
+    open: Option<Open>,
     permit: Option<Permit>,
     pace: Option<Box<Pace>>,
     sent: u64,
@@ -40,12 +40,7 @@ pub enum Content {
 impl ExchangeBody {
     /// Attaches the receipt, and the permit if there is one yet, to the content of the response.
     #[must_use]
-    pub fn new(
-        content: Content,
-        status: StatusCode,
-        open: Box<Open>,
-        permit: Option<Permit>,
-    ) -> ExchangeBody {
+    pub fn new(content: Content, status: StatusCode, open: Open, permit: Option<Permit>) -> ExchangeBody {
         ExchangeBody::answered(&open, status);
         let pace = permit.as_ref().and_then(|permit| Pace::of(permit, Direction::Response));
         ExchangeBody { content, open: Some(open), permit, pace, sent: 0 }
@@ -59,7 +54,7 @@ impl ExchangeBody {
 
     /// Notes that the client is told this status now.
     pub fn answered(open: &Open, status: StatusCode) {
-        let now = clock::now();
+        let now = clock::latest();
         let mut receipt = open.receipt_mut();
         receipt.status = Some(status);
         receipt.answered = Some(now);

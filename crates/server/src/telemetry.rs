@@ -75,22 +75,22 @@ pub struct RouteCells {
 
 /// The last receipts, the oldest first.
 struct Ring {
-    receipts: VecDeque<Arc<Receipt>>,
+    receipts: VecDeque<Box<RefCell<Receipt>>>,
     max: usize,
 }
 
 impl Ring {
-    fn push(&mut self, mut receipt: Receipt) {
-        receipt.target.shorten(TARGET_KEPT_MAX);
-        let receipt = Arc::new(receipt);
+    fn push(&mut self, mut receipt: Box<RefCell<Receipt>>) {
+        receipt.get_mut().target.shorten(TARGET_KEPT_MAX);
         if self.receipts.len() >= self.max {
             self.receipts.pop_front();
         }
         self.receipts.push_back(receipt);
     }
 
-    fn find(&self, id: RequestId) -> Option<Arc<Receipt>> {
-        self.receipts.iter().rev().find(|receipt| receipt.request_id == id).cloned()
+    fn find(&self, id: RequestId) -> Option<Receipt> {
+        let mut latest = self.receipts.iter().rev().map(|receipt| receipt.borrow());
+        latest.find(|receipt| receipt.request_id == id).map(|receipt| receipt.clone())
     }
 }
 
@@ -167,7 +167,7 @@ impl Telemetry {
 
     /// A recent exchange.
     #[must_use]
-    pub fn find(&self, id: RequestId) -> Option<Arc<Receipt>> {
+    pub fn find(&self, id: RequestId) -> Option<Receipt> {
         self.cores.iter().find_map(|cells| {
             let cells = cells.lock();
             cells.recent.find(id).or_else(|| cells.remarkable.find(id))
@@ -240,12 +240,13 @@ impl CoreRecorder {
 }
 
 impl Recorder for CoreRecorder {
-    fn record(&self, receipt: Receipt) {
+    fn record(&self, mut settled: Box<RefCell<Receipt>>) {
+        let receipt = settled.get_mut();
         if self.telemetry.log.is_some() {
             let full = {
                 let mut chunk = self.chunk.borrow_mut();
                 let Chunk { bytes, lines, stamp } = &mut *chunk;
-                line::write(bytes, &receipt, stamp.text(clock::wall()), self.telemetry.query);
+                line::write(bytes, receipt, stamp.text(clock::wall()), self.telemetry.query);
                 *lines += 1;
                 bytes.len() >= CHUNK
             };
@@ -258,17 +259,17 @@ impl Recorder for CoreRecorder {
         if let Some(kind) = receipt.refusal {
             *cells.refusals.entry(kind.code).or_default() += 1;
         }
-        let name = receipt.route.clone().unwrap_or_else(|| Arc::from(""));
-        if let Some(route) = cells.routes.get_mut(&name) {
-            route.record(&receipt);
+        let name = receipt.route.as_deref().unwrap_or_default();
+        if let Some(route) = cells.routes.get_mut(name) {
+            route.record(receipt);
         } else if cells.routes.len() < ROUTES_MAX {
-            cells.routes.entry(name).or_default().record(&receipt);
+            cells.routes.entry(Arc::from(name)).or_default().record(receipt);
         }
         let slow = receipt.ended.since(receipt.started) >= self.telemetry.slow;
         let failed =
             receipt.status.is_none_or(|status| status.as_u16() >= 400) || receipt.end != End::Complete;
         let ring = if slow || failed { &mut cells.remarkable } else { &mut cells.recent };
-        ring.push(receipt);
+        ring.push(settled);
     }
 }
 

@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use crate::caller::CallerState;
 use crate::endpoint::Busy;
 use crate::gate::Slot;
+use crate::pick::Local;
 use crate::pool::{Lease, Pooled};
-use crate::upstreams::Upstream;
 
 /// What an upstream answered.
 pub struct Answer {
@@ -58,7 +58,7 @@ enum Source {
 /// What is given back when the upstream has finished.
 pub(crate) struct Held {
     pub caller: Rc<CallerState>,
-    pub upstream: std::sync::Arc<Upstream>,
+    pub local: Rc<Local>,
     pub lease: Lease,
     pub slot: Option<Slot>,
     pub busy: Busy,
@@ -68,7 +68,7 @@ impl Held {
     /// The upstream has finished: its connection may be used again.
     fn finish(self, reply: Reply) {
         if let (Lease::Own(ticket), Some(sender)) = (self.lease, reply.into_sender()) {
-            self.caller.pools.put(Pooled { sender, ticket }, &self.upstream.settings(), clock::now());
+            self.caller.pools.put(Pooled { sender, ticket }, &self.local.settings(), clock::latest());
         }
     }
 }

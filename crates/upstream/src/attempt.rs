@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::answer::{AnswerBody, Held};
 use crate::caller::Caller;
 use crate::endpoint::{Busy, Endpoint};
 use crate::gate::Slot;
-use crate::pick::Pick;
+use crate::pick::{Local, Pick};
 use crate::pool::{Connection, Pooled};
 use crate::settings::{BreakerSettings, HostHeader, OutlierSettings, UpstreamSettings};
 use crate::trial::{Trial, Try};
@@ -63,6 +64,7 @@ pub(crate) struct Answered {
 /// What stays the same over the tries of one call.
 pub(crate) struct Plan<'a> {
     pub upstream: &'a Arc<Upstream>,
+    pub local: &'a Rc<Local>,
     /// Which connections may be used.
     pub transport: u64,
     pub settings: &'a UpstreamSettings,
@@ -127,8 +129,8 @@ impl Caller {
         slot: Slot,
         tried: &[u64],
         request: &mut Request<Body>,
+        began: Tick,
     ) -> Result<Answered, Failed> {
-        let began = clock::now();
         let by = plan.by(began);
         let (pick, busy, probe) = match self.choose(plan, tried, by, began) {
             Ok(chosen) => chosen,
@@ -162,8 +164,8 @@ impl Caller {
         by: Tick,
         now: Tick,
     ) -> Result<(Pick, Busy, Option<breaker::Probe>), Refusal> {
-        let set = plan.upstream.endpoints();
-        let picker = self.state.picker(plan.upstream);
+        plan.local.refresh(plan.upstream);
+        let (set, picker) = (plan.local.endpoints(), &plan.local.picker);
         for _ in 0..PICKS_MAX {
             let pick = picker.pick(plan.settings, &set, tried, plan.key, self.state.chance(), now);
             let Some(pick) = pick else { break };
@@ -244,10 +246,10 @@ impl Caller {
             match sender.send(request, by).await {
                 Ok(response) => {
                     let pause = pause_asked(&response);
-                    plan.note(Step::TryAnswered(response.status()));
+                    plan.receipt.borrow_mut().note(clock::latest(), Step::TryAnswered(response.status()));
                     let held = Held {
-                        caller: std::rc::Rc::clone(&self.state),
-                        upstream: Arc::clone(plan.upstream),
+                        caller: Rc::clone(&self.state),
+                        local: Rc::clone(plan.local),
                         lease,
                         slot: Some(slot),
                         busy,
@@ -272,7 +274,7 @@ impl Caller {
         bounds: &Bounds,
         fresh: bool,
     ) -> Result<Connection, (Refusal, bool)> {
-        let now = clock::now();
+        let now = clock::latest();
         let there = || self.state.pools.take(endpoint, plan.transport, plan.settings, now);
         if !fresh && let Some(connection) = there() {
             return Ok(connection);

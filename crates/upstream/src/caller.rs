@@ -26,8 +26,8 @@ use crate::answer::Answer;
 use crate::attempt::{Answered, Failed, Plan, opening, to_http1};
 use crate::endpoint::WANTED;
 use crate::gate::Slot;
-use crate::pick::Picker;
-use crate::pool::Pools;
+use crate::pick::Local;
+use crate::pool::{ById, Pools};
 use crate::replay::Replay;
 use crate::settings::{Balance, HashOn, RetrySettings, UpstreamSettings};
 use crate::trial::Trial;
@@ -39,6 +39,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// What one exchange asks of a call.
 #[derive(Debug)]
 pub struct Terms<'a> {
+    /// The time: what happens until the first wait happens now.
+    pub now: Tick,
     /// To the response's head, tries and pauses included.
     pub deadline: Tick,
     /// The time that the route gives, where the client or a wait has left less.
@@ -69,12 +71,12 @@ pub struct Caller {
 }
 
 /// By the upstream's id.
-type Pickers = HashMap<u64, (Weak<Upstream>, Rc<Picker>)>;
+type Locals = HashMap<u64, (Weak<Upstream>, Rc<Local>), ById>;
 
 /// What the calls of one core share.
 pub(crate) struct CallerState {
     pub(crate) pools: Pools,
-    pickers: RefCell<Pickers>,
+    locals: RefCell<Locals>,
     chance: Cell<u64>,
 }
 
@@ -86,15 +88,19 @@ impl CallerState {
         mix(next)
     }
 
-    pub(crate) fn picker(&self, upstream: &Arc<Upstream>) -> Rc<Picker> {
-        let mut pickers = self.pickers.borrow_mut();
-        Rc::clone(&pickers.entry(upstream.id).or_insert_with(|| (Arc::downgrade(upstream), Rc::default())).1)
+    /// What this core keeps of an upstream, as it is now.
+    pub(crate) fn local(&self, upstream: &Arc<Upstream>) -> Rc<Local> {
+        let mut locals = self.locals.borrow_mut();
+        let made = || (Arc::downgrade(upstream), Rc::new(Local::new(upstream)));
+        let local = &locals.entry(upstream.id).or_insert_with(made).1;
+        local.refresh(upstream);
+        Rc::clone(local)
     }
 
     /// Closes idle connections whose time has come, and forgets upstreams that are no more.
     fn sweep(&self) {
         self.pools.sweep(clock::now());
-        self.pickers.borrow_mut().retain(|_, (upstream, _)| upstream.strong_count() > 0);
+        self.locals.borrow_mut().retain(|_, (upstream, _)| upstream.strong_count() > 0);
     }
 }
 
@@ -104,7 +110,7 @@ impl Caller {
     pub fn new(cores: usize, seed: u64) -> Caller {
         let state = CallerState {
             pools: Pools::new(cores),
-            pickers: RefCell::default(),
+            locals: RefCell::default(),
             chance: Cell::new(mix(seed)),
         };
         Caller { state: Rc::new(state) }
@@ -145,15 +151,17 @@ impl Caller {
         receipt: &RefCell<Receipt>,
     ) -> Called {
         let transport = upstream.transport();
-        let settings = upstream.settings();
+        let local = self.state.local(upstream);
+        let settings = local.settings();
         let hash = hash_key(&settings, request.headers(), permit.tenant().id(), terms.client);
-        let now = clock::now();
+        let now = terms.now;
         let probe = match admit(upstream, &settings, terms.deadline, now) {
             Ok(probe) => probe,
             Err(refusal) => return Called { result: Err(refusal), again: terms.further },
         };
         let plan = Plan {
             upstream,
+            local: &local,
             transport,
             settings: &settings,
             deadline: terms.deadline,
@@ -166,7 +174,7 @@ impl Caller {
         upstream.budget.earn(settings.retry_budget_percent, settings.retry_budget_min_per_second, now);
         let host = terms.further.then(|| request.headers().get(HOST).cloned());
         let mut tries = Tries::new(self, &plan, terms, request);
-        let result = tries.run().await;
+        let result = tries.run(now).await;
         let again = host.is_some_and(|host| tries.give_back(host));
         let answer = |answered: Answered| {
             let sticky = hash.cookie.and_then(|name| {
@@ -307,16 +315,21 @@ impl<'a> Tries<'a> {
         Tries { caller, plan, terms, request, unsent: true, again, tried: smallvec::SmallVec::new() }
     }
 
-    async fn run(&mut self) -> Result<Answered, Refusal> {
-        let mut number = 1;
+    async fn run(&mut self, began: Tick) -> Result<Answered, Refusal> {
+        let (mut number, mut now) = (1, began);
         loop {
-            let (slot, waited) = self.plan.upstream.enter(self.plan.settings, self.plan.deadline).await?;
-            if !waited.is_zero() {
-                self.plan.receipt.borrow_mut().gate_wait += waited;
-                self.plan.note(Step::Waited(waited));
-                reachable(self.plan.upstream, self.plan.deadline, clock::now())?;
-            }
-            let result = self.attempt(slot).await;
+            let slot = match self.plan.upstream.try_enter(self.plan.settings) {
+                Some(slot) => slot,
+                None => {
+                    let (slot, entered) = Box::pin(self.wait()).await?;
+                    now = entered;
+                    slot
+                }
+            };
+            let result = match self.hedge() {
+                None => self.caller.attempt(self.plan, slot, &self.tried, self.request, now).await,
+                Some((late, copy)) => Box::pin(self.hedged(slot, now, late, copy)).await,
+            };
             self.unsent = matches!(result, Err(Failed { unsent: true, .. }));
             match self.next(result, number) {
                 Next::Done(answered) => return Ok(answered),
@@ -325,24 +338,44 @@ impl<'a> Tries<'a> {
                     self.plan.note(Step::Backoff(pause));
                     clock::sleep(pause).await;
                     number += 1;
+                    now = clock::now();
                 }
             }
         }
     }
 
-    /// One try, with a hedge beside it where that is wanted.
-    async fn attempt(&mut self, slot: Slot) -> Result<Answered, Failed> {
-        let hedge = self.terms.retry.hedge.as_ref();
-        let hedge = hedge.filter(|_| self.request.method().is_safe() && matches!(self.again, Again::Empty));
-        let late = hedge.and_then(|hedge| {
-            let quantile = self.plan.upstream.latencies.quantile(hedge.quantile)?;
-            Some((quantile.max(hedge.min), head_of(self.request)))
-        });
+    /// Waits for a slot. The slot, and when it was had.
+    async fn wait(&self) -> Result<(Slot, Tick), Refusal> {
+        let (slot, waited) = self.plan.upstream.enter(self.plan.settings, self.plan.deadline).await?;
+        let now = clock::now();
+        if !waited.is_zero() {
+            self.plan.receipt.borrow_mut().gate_wait += waited;
+            self.plan.note(Step::Waited(waited));
+            reachable(self.plan.upstream, self.plan.deadline, now)?;
+        }
+        Ok((slot, now))
+    }
+
+    /// How long a try may take before another one is sent beside it, and what that one sends.
+    fn hedge(&self) -> Option<(Duration, Request<Body>)> {
+        let hedge = self.terms.retry.hedge.as_ref()?;
+        if !self.request.method().is_safe() || !matches!(self.again, Again::Empty) {
+            return None;
+        }
+        let quantile = self.plan.upstream.latencies.quantile(hedge.quantile)?;
+        Some((quantile.max(hedge.min), head_of(self.request)))
+    }
+
+    /// One try, and another one beside it when it is late.
+    async fn hedged(
+        &mut self,
+        slot: Slot,
+        began: Tick,
+        late: Duration,
+        mut copy: Request<Body>,
+    ) -> Result<Answered, Failed> {
         let (plan, tried) = (self.plan, &self.tried);
-        let first = self.caller.attempt(plan, slot, tried, self.request);
-        let Some((late, mut copy)) = late else { return first.await };
-        let mut first = pin!(first);
-        let began = clock::now();
+        let mut first = pin!(self.caller.attempt(plan, slot, tried, self.request, began));
         if let Ok(result) = clock::timeout_at(began.after(late), first.as_mut()).await {
             return result;
         }
@@ -352,7 +385,7 @@ impl<'a> Tries<'a> {
         plan.note(Step::Hedged);
         let spent = plan.receipt.borrow().upstream_time;
         let elsewhere = elsewhere(plan, tried);
-        let second = self.caller.attempt(plan, slot, &elsewhere, &mut copy);
+        let second = self.caller.attempt(plan, slot, &elsewhere, &mut copy, clock::now());
         let result = first_good(first, pin!(second)).await;
         // They ran beside each other: what counts is how long that took, and who answered.
         let mut receipt = plan.receipt.borrow_mut();
@@ -468,7 +501,7 @@ impl<'a> Tries<'a> {
 /// The endpoints of the tries so far, the present one included.
 fn elsewhere(plan: &Plan<'_>, tried: &[u64]) -> smallvec::SmallVec<[u64; 4]> {
     let present = plan.receipt.borrow().endpoint;
-    let set = plan.upstream.endpoints();
+    let set = plan.local.endpoints();
     let present = set.endpoints.iter().filter(|one| Some(one.address) == present).map(|one| one.id);
     tried.iter().copied().chain(present).collect()
 }

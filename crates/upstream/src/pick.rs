@@ -5,6 +5,7 @@
 //! pick: none allocates.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tidegate_model::tick::Tick;
 
 use crate::endpoint::{Endpoint, EndpointSet};
 use crate::settings::{Balance, UpstreamSettings};
+use crate::upstreams::Upstream;
 
 /// Of so few endpoints, all are looked at.
 const FEW: usize = 4;
@@ -33,6 +35,52 @@ impl Pick {
 }
 
 const PANIC: &str = "panic";
+
+/// What one core keeps of an upstream, so that its calls touch no count that other cores write, too.
+#[derive(Debug)]
+#[expect(
+    clippy::redundant_allocation,
+    reason = "the inner counts are shared between cores, the outer ones are not"
+)]
+pub(crate) struct Local {
+    version: Cell<u64>,
+    settings: RefCell<Rc<Arc<UpstreamSettings>>>,
+    endpoints: RefCell<Rc<Arc<EndpointSet>>>,
+    pub picker: Picker,
+}
+
+#[expect(
+    clippy::redundant_allocation,
+    reason = "the inner counts are shared between cores, the outer ones are not"
+)]
+impl Local {
+    pub(crate) fn new(upstream: &Upstream) -> Local {
+        Local {
+            // Before they are read: what changes meanwhile is read again.
+            version: Cell::new(upstream.version()),
+            settings: RefCell::new(Rc::new(upstream.settings())),
+            endpoints: RefCell::new(Rc::new(upstream.endpoints())),
+            picker: Picker::default(),
+        }
+    }
+
+    /// Reads again what has changed.
+    pub(crate) fn refresh(&self, upstream: &Upstream) {
+        let version = upstream.version();
+        if self.version.replace(version) != version {
+            *self.settings.borrow_mut() = Rc::new(upstream.settings());
+            *self.endpoints.borrow_mut() = Rc::new(upstream.endpoints());
+        }
+    }
+
+    pub(crate) fn settings(&self) -> Rc<Arc<UpstreamSettings>> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    pub(crate) fn endpoints(&self) -> Rc<Arc<EndpointSet>> {
+        Rc::clone(&self.endpoints.borrow())
+    }
+}
 
 /// What one core remembers between picks of one upstream.
 #[derive(Debug, Default)]

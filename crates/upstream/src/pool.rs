@@ -7,9 +7,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
 
+use tidegate_model::balance::mix;
 use tidegate_model::tick::Tick;
 use tidegate_wire::client::Sender;
 use tokio::sync::Notify;
@@ -183,10 +185,38 @@ impl Pool {
     }
 }
 
+/// Hashes ids, which the process itself hands out one after the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ById(u64);
+
+impl BuildHasher for ById {
+    type Hasher = ById;
+
+    fn build_hasher(&self) -> ById {
+        ById(0)
+    }
+}
+
+impl Hasher for ById {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(self.0 ^ u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = mix(id);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The pools of one core.
 #[derive(Debug)]
 pub(crate) struct Pools {
-    by_endpoint: RefCell<HashMap<u64, Pool>>,
+    by_endpoint: RefCell<HashMap<u64, Pool, ById>>,
     cores: u32,
 }
 

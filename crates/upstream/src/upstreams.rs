@@ -31,6 +31,9 @@ use crate::settings::{Discovery, EndpointSettings, UpstreamSettings};
 pub struct Upstream {
     /// A key that no other upstream of the process ever has.
     pub(crate) id: u64,
+    name: Arc<str>,
+    /// Grows when settings or endpoints have changed: what a core keeps of them is good for its version alone.
+    version: AtomicU64,
     settings: ArcSwap<UpstreamSettings>,
     tls: ArcSwap<Option<Arc<ClientTls>>>,
     endpoints: ArcSwap<EndpointSet>,
@@ -97,6 +100,8 @@ impl Upstream {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let upstream = Upstream {
             id: NEXT.fetch_add(1, Relaxed),
+            name: Arc::clone(&settings.name),
+            version: AtomicU64::new(0),
             tls: ArcSwap::from_pointee(tls),
             gate: Gate::new(settings.concurrency),
             settings: ArcSwap::from_pointee(settings),
@@ -128,6 +133,7 @@ impl Upstream {
             self.endpoints.load().endpoints.iter().for_each(|endpoint| endpoint.breaker.reset(now));
         }
         let before = self.settings.swap(Arc::new(settings));
+        self.version.fetch_add(1, Release);
         let after = self.settings.load();
         if (before.protocol, &before.tls, host_of(&before)) != (after.protocol, &after.tls, host_of(&after)) {
             self.transport.fetch_add(1, Release);
@@ -162,6 +168,7 @@ impl Upstream {
         }
         let admin = |address| known.admin.get(&address).copied().unwrap_or_default();
         self.endpoints.store(Arc::new(held.update(endpoints, admin, now)));
+        self.version.fetch_add(1, Release);
         true
     }
 
@@ -230,6 +237,17 @@ impl Upstream {
     /// Hears of every change of settings and endpoints from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Its name. It stays the same over a reload.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Which settings and endpoints [`Upstream::settings`] and [`Upstream::endpoints`] give, at least.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Acquire)
     }
 
     /// Its settings.

@@ -1,5 +1,6 @@
 //! The one home of time: the monotonic clock as [`Tick`]s, the wall clock, and waiting.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,11 +17,27 @@ fn origin() -> Instant {
     *ORIGIN.get_or_init(|| Instant::now().checked_sub(BEFORE_START).unwrap_or_else(Instant::now))
 }
 
+thread_local! {
+    static LATEST: Cell<Tick> = const { Cell::new(Tick(0)) };
+}
+
 /// Now, on the monotonic clock.
-#[must_use]
+#[expect(clippy::must_use_candidate, reason = "looking is enough: see `latest`")]
 pub fn now() -> Tick {
     #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
-    Tick(nanos(Instant::now().saturating_duration_since(origin())))
+    let now = Tick(nanos(Instant::now().saturating_duration_since(origin())));
+    LATEST.set(now);
+    now
+}
+
+/// The time when the clock was last looked at on this thread. [`crate::task`] looks each time a task is polled: within a
+/// task this is the time of its present turn, and costs next to nothing.
+#[must_use]
+pub fn latest() -> Tick {
+    match LATEST.get() {
+        Tick(0) => now(),
+        latest => latest,
+    }
 }
 
 /// Now, on the wall clock.

@@ -36,7 +36,7 @@ impl Drop for Pass {
     fn drop(&mut self) {
         let shared = &self.shared;
         shared.in_flight.fetch_sub(1, Relaxed);
-        shared.active_at.set(clock::now());
+        shared.active_at.set(clock::latest());
         // All of it happens on one core: nothing comes between the load and the store.
         let given_up = shared.given_up.load(Relaxed);
         match self.answered {

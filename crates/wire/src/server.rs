@@ -83,6 +83,15 @@ pub struct Connection {
     pub attached: RefCell<Option<Box<dyn std::any::Any>>>,
 }
 
+impl Connection {
+    /// Notes what is found out before the first request: until then nobody else holds it.
+    fn tell(connection: &mut Rc<Connection>, what: impl FnOnce(&mut Connection)) {
+        if let Some(connection) = Rc::get_mut(connection) {
+            what(connection);
+        }
+    }
+}
+
 /// The server of one core.
 pub struct Server<H> {
     handler: Rc<H>,
@@ -211,14 +220,14 @@ impl<H: Handler> Server<H> {
         settings: &Rc<ListenerSettings>,
     ) {
         let (seat, others) = Seat::take(&self.census, &self.drain.seats);
-        let connection = Connection {
+        let connection = Rc::new(Connection {
             peer,
             listener,
             tls: settings.tls,
             server_name: None,
             limits: Arc::clone(&settings.limits),
             attached: RefCell::default(),
-        };
+        });
         if others >= settings.limits.connections {
             self.census.refuse();
             if !settings.tls {
@@ -246,14 +255,14 @@ impl<H: Handler> Server<H> {
         self: Rc<Self>,
         mut stream: TcpStream,
         seat: Seat,
-        mut connection: Connection,
+        mut connection: Rc<Connection>,
         settings: &ListenerSettings,
     ) {
         let limits = Arc::clone(&connection.limits);
         let by = clock::now().after(limits.handshake_time);
         if settings.proxy_protocol {
             match clock::timeout_at(by, first_bytes::proxy_header(&mut stream)).await {
-                Ok(Ok(Some((peer, _)))) => connection.peer = peer,
+                Ok(Ok(Some((peer, _)))) => Connection::tell(&mut connection, |known| known.peer = peer),
                 Ok(Ok(None)) => {}
                 Ok(Err(_)) | Err(_) => return,
             }
@@ -264,7 +273,8 @@ impl<H: Handler> Server<H> {
                 return;
             };
             let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            connection.server_name = stream.get_ref().1.server_name().map(str::to_owned);
+            let server_name = stream.get_ref().1.server_name().map(str::to_owned);
+            Connection::tell(&mut connection, |known| known.server_name = server_name);
             (Socket::Tls(Box::new(stream)), h2)
         } else {
             // hyper's buffers are not made before there is something to put into them.
@@ -280,7 +290,7 @@ impl<H: Handler> Server<H> {
                 Err(_) => {
                     let refusal = Refusal::new(&refusal::REQUEST_TIMEOUT, "no request came in time");
                     let bytes = encode(&self.handler.refuse(&connection, refusal));
-                    return linger(Socket::Plain(stream), &bytes).await;
+                    return Box::pin(linger(Socket::Plain(stream), &bytes)).await;
                 }
             }
         };
@@ -288,11 +298,10 @@ impl<H: Handler> Server<H> {
         self.drive(socket, seat, h2, connection).await;
     }
 
-    async fn drive(self: Rc<Self>, socket: Socket, seat: Seat, h2: bool, connection: Connection) {
+    async fn drive(self: Rc<Self>, socket: Socket, seat: Seat, h2: bool, connection: Rc<Connection>) {
         let shared = Shared::new(clock::now());
         let limits = Arc::clone(&connection.limits);
         let io = GuardedStream::new(socket, seat, !h2, Arc::clone(&shared), limits);
-        let connection = Rc::new(connection);
         if h2 {
             self.drive_h2(io, shared, connection).await;
         } else {
@@ -339,7 +348,7 @@ impl<H: Handler> Server<H> {
         if shared.is_idle() && !shared.broken_body.load(Relaxed) {
             let refusal = Refusal::new(violation.kind, violation.why);
             let bytes = encode(&self.handler.refuse(&connection, refusal));
-            linger(parts.io.socket, &bytes).await;
+            Box::pin(linger(parts.io.socket, &bytes)).await;
         }
     }
 

@@ -89,7 +89,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
-        self.0.active_at.set(clock::now());
+        self.0.active_at.set(clock::latest());
     }
 }
 
@@ -264,7 +264,7 @@ impl GuardedStream {
 
     /// Sets the deadlines of the phase that the client's bytes led to.
     fn note_phase(&mut self, before: Phase, after: Phase, length: usize) {
-        let now = clock::now();
+        let now = clock::latest();
         self.shared.active_at.set(now);
         self.shared.within_body.store(after == Phase::Body, Relaxed);
         match after {
@@ -301,7 +301,7 @@ impl GuardedStream {
             return false;
         }
         self.shared.half_closed.store(true, Relaxed);
-        self.shared.active_at.set(clock::now());
+        self.shared.active_at.set(clock::latest());
         self.wrote || self.socket.say(context, PROBE)
     }
 
@@ -456,7 +456,7 @@ impl GuardedStream {
         if !stalled {
             self.shared.write_by.set(Tick::MAX);
             if self.shared.half_closed.load(Relaxed) {
-                self.shared.active_at.set(clock::now());
+                self.shared.active_at.set(clock::latest());
             }
         } else if self.shared.write_by.get() == Tick::MAX {
             self.shared.write_by.set(clock::now().after(self.limits.body_idle));

@@ -92,7 +92,7 @@ async fn copy(
         if !wait.is_zero() {
             clock::sleep(wait).await;
         }
-        active_at.set(clock::now());
+        active_at.set(clock::latest());
         to.write_all(&buffer[..length]).await?;
         to.flush().await?;
         count.set(count.get() + length as u64);

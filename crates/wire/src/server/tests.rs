@@ -98,7 +98,7 @@ impl Handler for Fake {
 
 /// The bytes that a future takes.
 fn size_of_future<F>(
-    _: impl FnOnce(Rc<Server<Fake>>, TcpStream, Seat, Connection, &'static ListenerSettings) -> F,
+    _: impl FnOnce(Rc<Server<Fake>>, TcpStream, Seat, Rc<Connection>, &'static ListenerSettings) -> F,
 ) -> usize {
     size_of::<F>()
 }
