@@ -12,6 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::settings::WaitingSettings;
 
+/// As many slots as an upstream without a limit has.
+const UNLIMITED: usize = Semaphore::MAX_PERMITS / 2;
+
 /// The gate of one upstream.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -26,14 +29,15 @@ pub(crate) struct Slot(#[expect(dead_code, reason = "held for its drop")] Option
 
 impl Gate {
     pub(crate) fn new(limit: Option<u32>) -> Gate {
-        let slots = Arc::new(Semaphore::new(limit.map_or(0, |limit| limit as usize)));
+        let slots = Arc::new(Semaphore::new(count(limit)));
         Gate { slots, limit: Mutex::new(limit), waiting: AtomicUsize::new(0) }
     }
 
-    /// Changes the limit. Slots in use stay in use; those above a smaller limit are taken away as they come back.
+    /// Changes the limit. Slots in use stay in use; those above a smaller limit are taken away as they come back. Who waits
+    /// gets those of a larger one.
     pub(crate) fn resize(&self, limit: Option<u32>) {
         let mut held = self.limit.lock();
-        let (before, after) = (held.unwrap_or(0) as usize, limit.unwrap_or(0) as usize);
+        let (before, after) = (count(*held), count(limit));
         if after > before {
             self.slots.add_permits(after - before);
         } else if before > after {
@@ -89,6 +93,10 @@ impl Gate {
     }
 }
 
+fn count(limit: Option<u32>) -> usize {
+    limit.map_or(UNLIMITED, |limit| limit as usize)
+}
+
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -100,4 +108,82 @@ impl Drop for Waiting<'_> {
 fn saturated(why: &'static str) -> Refusal {
     Refusal::new(&refusal::UPSTREAM_SATURATED, format!("the upstream is as busy as it may be and {why}"))
         .retry_after(Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_wire::task;
+
+    const WAITING: WaitingSettings = WaitingSettings { limit: 2, wait: Duration::from_secs(60) };
+
+    fn soon() -> Tick {
+        clock::now().after(Duration::from_secs(60))
+    }
+
+    /// Somebody who waits; told to the receiver when it is over.
+    fn waiter(gate: &Arc<Gate>) -> tokio::sync::oneshot::Receiver<bool> {
+        let (told, heard) = tokio::sync::oneshot::channel();
+        let gate = Arc::clone(gate);
+        task::spawn(async move {
+            let entered = gate.enter(true, WAITING, soon()).await;
+            let _ = told.send(entered.is_ok());
+        });
+        heard
+    }
+
+    async fn until_waiting(gate: &Gate, count: usize) {
+        while gate.usage(Some(1)).1 != count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn the_list_of_who_waits_is_bounded_and_one_who_leaves_makes_room() {
+        let gate = Arc::new(Gate::new(Some(1)));
+        let slot = gate.try_enter(true);
+        let first = waiter(&gate);
+        until_waiting(&gate, 1).await;
+        let mut second = Box::pin(gate.enter(true, WAITING, soon()));
+        assert!(futures_util::future::poll_immediate(second.as_mut()).await.is_none());
+        let refused = gate.enter(true, WAITING, soon()).await.unwrap_err();
+        assert_eq!(refused.kind.code, "upstream.saturated");
+        drop(second);
+        until_waiting(&gate, 1).await;
+        drop(slot);
+        assert!(first.await.unwrap());
+        until_waiting(&gate, 0).await;
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn who_waits_gets_the_slots_of_a_larger_limit_and_of_none() {
+        for limit in [Some(3), None] {
+            let gate = Arc::new(Gate::new(Some(1)));
+            let _slot = gate.try_enter(true);
+            let waiters = [waiter(&gate), waiter(&gate)];
+            until_waiting(&gate, 2).await;
+            gate.resize(limit);
+            for waiter in waiters {
+                assert!(waiter.await.unwrap(), "{limit:?}");
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn slots_above_a_smaller_limit_are_taken_away_as_they_come_back() {
+        let gate = Gate::new(Some(3));
+        let mut slots: Vec<_> = (0..3).map(|_| gate.try_enter(true).expect("three are free")).collect();
+        gate.resize(Some(1));
+        for _ in 0..2 {
+            slots.pop();
+            tokio::task::yield_now().await;
+            assert!(gate.try_enter(true).is_none());
+        }
+        slots.pop();
+        assert!(gate.try_enter(true).is_some());
+        gate.resize(None);
+        gate.resize(Some(2));
+        let both = [gate.try_enter(true), gate.try_enter(true), gate.try_enter(true)];
+        assert_eq!(both.map(|slot| slot.is_some()), [true, true, false]);
+    }
 }

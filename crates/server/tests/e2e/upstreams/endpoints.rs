@@ -167,6 +167,24 @@ fn an_operator_drains_disables_and_enables() {
 }
 
 #[test]
+fn an_endpoint_with_an_ipv6_address_is_served_checked_and_drained() {
+    let a = Origin::start_at("[::1]:0".parse().unwrap(), |_| Reply::Status(200, "a".into()));
+    let b = named("b");
+    let health = format!("balance = \"round-robin\"\nhealth = {{ path = \"/\", {CHECKED}");
+    let config = one_core(&[a.address, b.address], &health, "");
+    let gate = gate("ipv6-endpoint", &format!("{config}{}", tokens()));
+    until("healthy", || endpoint(&gate, a.address)["health"] == "healthy");
+    assert_eq!(shares(&gate, 4, ["a", "b"]), [2, 2]);
+    let out = Command::new(BINARY)
+        .args(["status", "--control", &gate.control.to_string(), "--token", "operator", "drain", "app"])
+        .arg(a.address.to_string())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(shares(&gate, 4, ["a", "b"]), [0, 4]);
+}
+
+#[test]
 fn what_the_operator_said_outlives_a_reload() {
     let (a, b) = (named("a"), named("b"));
     let config = format!("{}{}", one_core(&[a.address, b.address], "", ""), tokens());
