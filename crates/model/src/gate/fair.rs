@@ -245,6 +245,8 @@ impl Fair {
             let key = self.entries.add(State::Holding(holder));
             self.hold(key);
             return Asked::Entered(key);
+        } else if self.terms.wait.is_zero() {
+            Reason::Wait
         } else {
             match self.make_room(flow, ask, woken) {
                 Ok(()) => return self.queue(flow, account, ask, doomed_at),

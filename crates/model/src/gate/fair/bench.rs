@@ -76,12 +76,22 @@ pub(super) struct Bench {
     pub waiting: HashMap<Key, Asking>,
     pub holding: Vec<(Key, Asking, Tick)>,
     pub number: u64,
+    /// Slots in use that have no key.
+    outside: usize,
 }
 
 impl Bench {
     pub fn new(terms: Terms) -> Bench {
         let (fair, naive) = (Fair::new(terms, 2, 7), Naive::new(terms, 2));
-        Bench { fair, naive, now: Tick(1), waiting: HashMap::new(), holding: Vec::new(), number: 0 }
+        Bench {
+            fair,
+            naive,
+            now: Tick(1),
+            waiting: HashMap::new(),
+            holding: Vec::new(),
+            number: 0,
+            outside: 0,
+        }
     }
 
     pub fn tenant(number: u8) -> Arc<str> {
@@ -129,8 +139,8 @@ impl Bench {
                 };
                 let told = self.ask(asking, &mut woken);
                 assert_eq!(told, self.naive.ask(asking, now), "{asking:?}");
+                self.check_shedding(asking, told, &woken);
                 self.wake(woken);
-                self.check_shedding(asking, told);
                 return;
             }
             Step::Leave { nth, used_ms } => {
@@ -143,11 +153,18 @@ impl Bench {
                 self.naive.leave(asking.number, used, now);
             }
             Step::Unkeyed { tenant, used_ms } => {
-                // One that came in by the word of slots, for which a place is made here.
-                if self.fair.in_use() <= self.holding.len() {
+                // One comes in by the word of slots while it is open; the next time, one of those leaves.
+                if self.fair.nobody_waits() && self.fair.in_use() < self.fair.limit() {
+                    self.outside += 1;
+                    self.fair.adopt(self.fair.in_use() + 1);
+                    self.naive.in_use += 1;
                     return;
                 }
-                let (tenant, route, used) = (tenant, Arc::from("r"), Duration::from_millis(used_ms));
+                if self.outside == 0 {
+                    return;
+                }
+                self.outside -= 1;
+                let (route, used) = (Arc::from("r"), Duration::from_millis(used_ms));
                 let who = Who { tenant: &Bench::tenant(tenant), route: &route, weight: 2 };
                 self.fair.leave_unkeyed(who, used, now, &mut woken);
                 self.naive.leave_unkeyed(&Asking { tenant, weight: 2, ..NOBODY }, used, now);
@@ -216,17 +233,33 @@ impl Bench {
             assert!(own <= fair.terms.tenant_waiters_max);
         }
         assert_eq!(fair.entries.sizes().1, self.waiting.len() + self.holding.len());
+        assert!(fair.entries.sizes().0 <= 2 * fair.terms.waiters_max + 8, "as long as it had to be");
+        assert_eq!(fair.in_use(), self.holding.len() + self.outside);
         assert_eq!(fair.expiry.len(), self.waiting.len());
         assert_eq!(fair.outruns.len(), self.holding.len());
         assert!(fair.flows.len() <= fair.terms.tenants_max + BUCKETS);
         assert!(fair.expires_at().is_none_or(|by| by > self.now), "who waited long enough is still there");
     }
 
-    /// Nobody is refused for want of room while a less important one stays.
-    fn check_shedding(&self, newcomer: Asking, told: Told) {
-        let least = self.waiting.values().map(|asking| asking.priority).min();
+    /// Nobody is refused for want of room while a less important one stays, but where its own tenant is to blame.
+    fn check_shedding(&self, newcomer: Asking, told: Told, woken: &[Woken]) {
+        let gone = |key: &Key| woken.iter().any(|woken| woken.key == *key);
+        let stay = self.waiting.iter().filter(|(key, asking)| !gone(key) && asking.number != newcomer.number);
+        let least = stay.map(|(_, asking)| asking.priority).min().unwrap_or(Priority::Critical);
         if told == Told::Refused(Reason::Full) {
-            assert!(least >= Some(newcomer.priority), "{newcomer:?} was refused, {least:?} stays");
+            assert!(least >= newcomer.priority, "{newcomer:?} was refused, {least:?} stays");
+        }
+        for Woken { key, outcome } in woken {
+            let victim = self.waiting[key];
+            match outcome {
+                Outcome::Refused(refused) if refused.reason == Reason::Displaced => {}
+                Outcome::Refused(_) | Outcome::Entered => continue,
+            }
+            assert!(victim.priority <= newcomer.priority, "{newcomer:?} displaced {victim:?}");
+            assert!(
+                victim.tenant == newcomer.tenant || least >= victim.priority,
+                "{victim:?} went, {least:?} stays"
+            );
         }
     }
 }

@@ -67,7 +67,7 @@ impl Tenant {
 pub(super) struct Naive {
     terms: Terms,
     limit: usize,
-    in_use: usize,
+    pub in_use: usize,
     now: Tick,
     waiting: Vec<Waiting>,
     holding: Vec<Holding>,

@@ -264,6 +264,13 @@ fn tells_those_whose_time_is_over_why() {
 }
 
 #[test]
+fn where_nobody_may_wait_who_finds_no_slot_is_refused_at_once() {
+    let mut bench = Bench::new(Terms { wait: Duration::ZERO, ..TERMS });
+    let told = [1, 2, 3].map(|number| bench.ask(Asking { number, ..PATIENT }, &mut Vec::new()));
+    assert_eq!(told, [Told::Entered, Told::Entered, Told::Refused(Reason::Wait)]);
+}
+
+#[test]
 fn retry_after_grows_with_what_waits_and_is_jittered() {
     let retry_after = |waiting: u64, seed: u64| {
         let mut fair = Fair::new(Terms { waiters_max: waiting as usize, ..Terms::default() }, 2, seed);
