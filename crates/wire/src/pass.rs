@@ -28,6 +28,7 @@ impl Pass {
         shared.exchanges.fetch_add(1, Relaxed);
         shared.upgraded.store(false, Relaxed);
         shared.declined.store(false, Relaxed);
+        shared.answering.store(false, Relaxed);
         Pass { shared: Arc::clone(shared), answered: false }
     }
 }

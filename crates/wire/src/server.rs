@@ -340,7 +340,7 @@ impl<H: Handler> Server<H> {
         let Some(violation) = violation else {
             // Answered before all of the upload had come: the client may not have looked at the answer yet.
             if parts.io.is_within_body() {
-                linger(parts.io.socket, &[]).await;
+                Box::pin(linger(parts.io.socket, &[])).await;
             }
             return;
         };
@@ -427,6 +427,7 @@ impl<H: Handler> Server<H> {
         {
             response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
         }
+        shared.answering.store(true, Relaxed);
         let switched = shared.upgraded.load(Relaxed);
         shared.declined.store(asks_upgrade && !switched, Relaxed);
         Ok(response.map(|body| Tracked::answer(body, stream, pass)))

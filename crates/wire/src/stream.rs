@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub broken_body: AtomicBool,
     /// The client has not sent all of a request's body.
     pub within_body: AtomicBool,
+    /// The answer of the exchange under way has begun.
+    pub answering: AtomicBool,
     /// The client has shut down its side.
     pub half_closed: AtomicBool,
     /// A read waits until the exchange under way is over.
@@ -120,6 +122,7 @@ impl Shared {
             declined: AtomicBool::new(false),
             broken_body: AtomicBool::new(false),
             within_body: AtomicBool::new(false),
+            answering: AtomicBool::new(false),
             half_closed: AtomicBool::new(false),
             held_back: AtomicBool::new(false),
             given_up: AtomicU32::new(0),
@@ -158,7 +161,6 @@ pub(crate) struct GuardedStream {
     shared: Arc<Shared>,
     limits: Arc<ConnectionLimits>,
     patience: Patience,
-    wrote: bool,
     /// HTTP/2: the client was told to calm down.
     calmed: bool,
 }
@@ -181,7 +183,6 @@ impl GuardedStream {
             shared,
             patience: Patience::new(&limits),
             limits,
-            wrote: false,
             calmed: false,
         }
     }
@@ -228,7 +229,9 @@ impl GuardedStream {
 
     /// Whether the connection does not exist any more for the kernel, or seems not to for anybody.
     fn is_gone(&self) -> bool {
-        if self.wrote && self.shared.active_at.get().after(GONE_AFTER) <= clock::now() {
+        if self.shared.answering.load(Relaxed)
+            && self.shared.active_at.get().after(GONE_AFTER) <= clock::now()
+        {
             return true;
         }
         match &self.socket {
@@ -288,9 +291,6 @@ impl GuardedStream {
             // What was decided of the request before says nothing of this one.
             self.shared.declined.store(false, Relaxed);
         }
-        if before == Phase::Idle {
-            self.wrote = false;
-        }
     }
 
     /// The client said that it will send no more. `true`: its exchange goes on, and it was asked whether it is there.
@@ -302,7 +302,9 @@ impl GuardedStream {
         }
         self.shared.half_closed.store(true, Relaxed);
         self.shared.active_at.set(clock::latest());
-        self.wrote || self.socket.say(context, PROBE)
+        // Nothing may stand in the middle of an answer, be it this exchange's or what is left of the one before.
+        let within = self.shared.answering.load(Relaxed) || self.shared.write_by.get() != Tick::MAX;
+        within || self.socket.say(context, PROBE)
     }
 
     /// Reads on without hearing, so that the client can read why the connection ends.
@@ -452,7 +454,6 @@ impl hyper::rt::Write for GuardedStream {
 
 impl GuardedStream {
     fn wrote(&mut self, stalled: bool) {
-        self.wrote = true;
         if !stalled {
             self.shared.write_by.set(Tick::MAX);
             if self.shared.half_closed.load(Relaxed) {

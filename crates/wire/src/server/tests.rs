@@ -405,6 +405,13 @@ fn a_client_that_closed_its_side_before_its_requests_were_read_is_answered() {
             stream.shutdown().await.unwrap();
             let answer = rest(&mut stream).await;
             assert!(answer.contains("/one") && answer.ends_with("/two"), "{answer:?}");
+            // Each in line is one for which it is asked whether somebody is there.
+            let mut stream = scene.connect().await;
+            stream.write_all(both.replace("/two", "/wait").as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            until(&mut stream, "/oneHTTP/1.1 100 Continue\r\n\r\n").await;
+            scene.fake.gate.notify_one();
+            assert!(rest(&mut stream).await.ends_with("waited"));
         },
     );
 }
