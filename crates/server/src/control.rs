@@ -276,7 +276,7 @@ fn unauthorized() -> Response {
 /// An error as RFC 9457 has it.
 fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
     let body = json!({
-        "type": format!("urn:tidegate:control:{code}"), "title": status.canonical_reason(), "status": status.as_u16(),
+        "type": format!("urn:tidegate:{}", code.replacen('.', ":", 1)), "title": status.canonical_reason(), "status": status.as_u16(),
         "code": code, "detail": detail,
     });
     let mut response = (status, body.to_string()).into_response();

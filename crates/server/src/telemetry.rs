@@ -52,7 +52,10 @@ struct Cells {
     routes: HashMap<Arc<str>, RouteCells>,
     refusals: HashMap<&'static str, u64>,
     tries: u64,
+    /// Each kind has a ring of its own: a tenant that is refused hundreds of times a second must not push out the one
+    /// exchange that failed, nor those the slow one.
     recent: Ring,
+    refused: Ring,
     remarkable: Ring,
 }
 
@@ -125,6 +128,7 @@ impl Telemetry {
                 refusals: HashMap::new(),
                 tries: 0,
                 recent: ring(),
+                refused: ring(),
                 remarkable: ring(),
             }))
         };
@@ -170,7 +174,7 @@ impl Telemetry {
     pub fn find(&self, id: RequestId) -> Option<Receipt> {
         self.cores.iter().find_map(|cells| {
             let cells = cells.lock();
-            cells.recent.find(id).or_else(|| cells.remarkable.find(id))
+            [&cells.recent, &cells.refused, &cells.remarkable].iter().find_map(|ring| ring.find(id))
         })
     }
 
@@ -266,9 +270,14 @@ impl Recorder for CoreRecorder {
             cells.routes.entry(Arc::from(name)).or_default().record(receipt);
         }
         let slow = receipt.ended.since(receipt.started) >= self.telemetry.slow;
-        let failed =
-            receipt.status.is_none_or(|status| status.as_u16() >= 400) || receipt.end != End::Complete;
-        let ring = if slow || failed { &mut cells.remarkable } else { &mut cells.recent };
+        let status = receipt.status.map_or(0, |status| status.as_u16());
+        let broken = !matches!(receipt.end, End::Complete | End::TunnelClosed);
+        let ring = match status {
+            _ if slow || broken => &mut cells.remarkable,
+            0 | 500.. => &mut cells.remarkable,
+            400..500 => &mut cells.refused,
+            _ => &mut cells.recent,
+        };
         ring.push(settled);
     }
 }

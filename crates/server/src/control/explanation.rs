@@ -1,6 +1,7 @@
 //! `/explain/REQUEST_ID`: what happened to a recent exchange, step by step, and which rule decided.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate_model::receipt::{Receipt, Step};
@@ -27,8 +28,8 @@ pub fn json(receipt: &Receipt) -> Value {
         "code": receipt.refusal.map(|kind| kind.code),
         "blame": receipt.refusal.map(|kind| format!("{:?}", kind.blame).to_lowercase()),
         "tries": receipt.tries,
-        "gate_ms": receipt.gate_wait.as_secs_f64() * 1e3,
-        "upstream_ms": receipt.upstream_time.as_secs_f64() * 1e3,
+        "gate_ms": in_millis(receipt.gate_wait),
+        "upstream_ms": in_millis(receipt.upstream_time),
         "duration_ms": millis(receipt, receipt.ended),
         "end": receipt.end.name(),
         "steps": steps,
@@ -57,7 +58,12 @@ pub fn text(receipt: &Receipt) -> String {
 }
 
 fn millis(receipt: &Receipt, at: Tick) -> f64 {
-    at.since(receipt.started).as_secs_f64() * 1e3
+    in_millis(at.since(receipt.started))
+}
+
+/// To the microsecond.
+fn in_millis(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
 }
 
 fn in_words(receipt: &Receipt, step: &Step) -> String {

@@ -376,3 +376,20 @@ fn an_explanation_has_the_rule_that_refused_and_what_was_behind_a_failure() {
         assert!(told.contains(part), "{part} in {told}");
     }
 }
+
+#[test]
+fn a_storm_of_refusals_pushes_no_failure_out_of_memory() {
+    let plan = "[plan.default]\nrate = { limit = \"1/m\", burst = 1 }\n";
+    let config = format!(
+        "{}{plan}\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[control]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\nrecent = 10\n",
+        app(&[crate::nobody()], "", "").replace("workers = 2", "workers = 1")
+    );
+    let gate = Gate::start_whole(BINARY, "storm", &[], &config);
+    let failed = ask(gate.address, "GET /", "");
+    assert_eq!(failed.status, 502);
+    let first = ask(gate.address, "GET /", "");
+    assert_eq!(first.status, 429);
+    (0..10).for_each(|_| assert_eq!(ask(gate.address, "GET /", "").status, 429));
+    assert!(explained(&gate, &failed).contains("refused: upstream.connect"));
+    assert!(explained(&gate, &first).contains("control.forgotten"));
+}

@@ -262,7 +262,7 @@ pub struct Log {
     /// Recent requests kept per worker, for `GET /explain/REQUEST_ID`.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub recent: u32,
-    /// A request that took longer counts as slow; slow and refused ones are kept apart from the rest.
+    /// A request that took longer counts as slow. Slow and failed ones, refused ones, and the rest are kept apart.
     pub slow: Time,
 }
 
