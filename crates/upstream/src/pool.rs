@@ -147,8 +147,10 @@ impl Pool {
         let lifetime_max = self.lifetime_max;
         self.shared.retain(|shared| shared.is_worth_using(transport, lifetime_max, now));
         let ready = self.shared.iter().filter(|shared| shared.sender.borrow_mut().is_ready());
-        let roomy =
-            |shared: &&Rc<Shared>| full_too || shared.streams.get() < shared.sender.borrow().streams_max();
+        // A server that takes no stream for now is waited for, with one on each connection: more would not help.
+        let roomy = |shared: &&Rc<Shared>| {
+            full_too || shared.streams.get() < shared.sender.borrow().streams_max().max(1)
+        };
         Stream::on(ready.filter(roomy).min_by_key(|shared| shared.streams.get())?, now)
     }
 

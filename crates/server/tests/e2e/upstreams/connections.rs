@@ -69,6 +69,17 @@ fn another_http2_connection_is_made_when_the_server_takes_no_more_streams() {
 }
 
 #[test]
+fn a_server_that_takes_no_stream_gets_no_further_connections() {
+    let origin = H2Origin::taking(0, h2_ok);
+    let route = "retry = { tries = 1 }\ndeadline = \"50ms\"";
+    let gate = gate("h2-none", &one_core(&[origin.address], "protocol = \"h2\"", route));
+    for _ in 0..5 {
+        assert_eq!(ask(gate.address, "GET /", "").status, 504);
+    }
+    assert_eq!(endpoint(&gate, origin.address)["connects"], 1);
+}
+
+#[test]
 fn a_busy_http2_connection_outlives_the_idle_timeout() {
     let origin = H2Origin::start(h2_ok);
     let gate =
