@@ -7,12 +7,14 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tidegate::config::Config;
 use tidegate_model::address::{AddressSet, Forwarding, Network, X_FORWARDED_FOR, client_address};
 use tidegate_model::{deadline, host, path};
 use tidegate_proxy::settings::{JwtKeys, JwtSettings};
 use tidegate_proxy::{Entropy, Verifier, Verifiers, trace};
+use tidegate_wire::client::response::{Chunks, Framing, Malformed, Piece, take_head};
 use tidegate_wire::guard::{Guard, HeadLimits, Phase};
 use tidegate_wire::proxy_protocol::{HEADER_MAX, Parsed, parse};
 
@@ -40,6 +42,78 @@ pub fn guard(bytes: &[u8]) {
         let between = reading::between_requests(bytes).expect("what passes can be read in one way");
         if whole.phase() != Phase::Undecided {
             assert_eq!(whole.phase() == Phase::Idle, between, "it ends where a request ends");
+        }
+    }
+}
+
+/// An answer of an upstream means the same for any split of the bytes, and bytes that come after it are never part of it.
+pub fn response(bytes: &[u8]) {
+    let bytes = &bytes[..bytes.len().min(INPUT_MAX)];
+    let whole = read_response(&mut std::iter::once(bytes));
+    let mut rest = bytes;
+    let mut step = 0;
+    let mut parts = std::iter::from_fn(|| {
+        step = step % 7 + 1;
+        let (part, after) = rest.split_at(step.min(rest.len()));
+        rest = after;
+        (!part.is_empty()).then_some(part)
+    });
+    let split = read_response(&mut parts);
+    let unread: usize = parts.map(<[u8]>::len).sum();
+    let split =
+        split.map(|read| read.map(|(status, data, trailers, left)| (status, data, trailers, left + unread)));
+    assert_eq!(split, whole, "a split changes what the answer is");
+}
+
+/// Status, body, trailers and how many bytes were left over.
+type Read = (u16, Vec<u8>, usize, usize);
+
+/// Reads one answer. `None`: it has not come whole.
+fn read_response<'a>(parts: &mut impl Iterator<Item = &'a [u8]>) -> Result<Option<Read>, &'static str> {
+    let (mut read, mut seen) = (BytesMut::new(), 0);
+    let head = loop {
+        match take_head(&mut read, &mut seen, &Method::GET).map_err(|Malformed(why)| why)? {
+            Some(head) => break head,
+            None => match parts.next() {
+                Some(part) => read.extend_from_slice(part),
+                None => return Ok(None),
+            },
+        }
+    };
+    let (status, mut data, mut trailers) = (head.status.as_u16(), Vec::new(), 0);
+    let mut chunks = Chunks::Size;
+    loop {
+        let more = match head.framing {
+            Framing::Length(length) if (read.len() as u64) < length => true,
+            Framing::Length(length) => {
+                data.extend_from_slice(&read.split_to(length as usize));
+                false
+            }
+            // All that comes is the body.
+            Framing::Close => {
+                data.extend_from_slice(&read.split());
+                true
+            }
+            Framing::Chunked => match chunks.take(&mut read).map_err(|Malformed(why)| why)? {
+                Piece::Data(piece) => {
+                    data.extend_from_slice(&piece);
+                    continue;
+                }
+                Piece::Trailers(fields) => {
+                    trailers = fields.len();
+                    false
+                }
+                Piece::End => false,
+                Piece::More => true,
+            },
+        };
+        if !more {
+            return Ok(Some((status, data, trailers, read.len())));
+        }
+        match parts.next() {
+            Some(part) => read.extend_from_slice(part),
+            None if head.framing == Framing::Close => return Ok(Some((status, data, trailers, 0))),
+            None => return Ok(None),
         }
     }
 }

@@ -39,9 +39,10 @@ pub use greeting::StreamLimit;
 use greeting::{First, Greeted};
 pub use http1::Http1;
 use http1::Io;
-use http1::response::HEAD_BYTES_MAX;
+pub use http1::response;
+use response::HEAD_BYTES_MAX;
 #[cfg(test)]
-use http1::response::HEADERS_MAX;
+use response::HEADERS_MAX;
 
 /// HTTP/2 receive windows, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;

@@ -69,6 +69,11 @@ fn what_the_guard_lets_pass_can_be_read_in_one_way() {
 }
 
 #[test]
+fn an_answer_means_the_same_however_it_arrives() {
+    check("response", targets::response, 10_000);
+}
+
+#[test]
 fn a_proxy_protocol_header_is_whole_and_bounded() {
     check("proxy_protocol", targets::proxy_protocol, 6000);
 }

@@ -24,7 +24,7 @@ use crate::alarm::Alarm;
 use crate::body::{Body, BoxError};
 
 mod request;
-pub(super) mod response;
+pub mod response;
 
 use request::{Upload, UploadError};
 use response::{Chunks, Framing, Malformed, Piece};

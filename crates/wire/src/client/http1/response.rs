@@ -19,14 +19,18 @@ const CHUNK_LINE_MAX: usize = 4 * 1024;
 /// The answer is not HTTP/1.1 as it has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Malformed(pub(crate) &'static str);
+pub struct Malformed(pub &'static str);
 
 /// A response's head.
 #[derive(Debug)]
-pub(super) struct Head {
+pub struct Head {
+    /// Its status.
     pub status: StatusCode,
+    /// HTTP/1.1 or HTTP/1.0.
     pub version: Version,
+    /// Its fields.
     pub headers: HeaderMap,
+    /// How long its body is.
     pub framing: Framing,
     /// Whether the connection outlives the response.
     pub keep: bool,
@@ -34,19 +38,20 @@ pub(super) struct Head {
 
 /// How long a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
+    /// So many bytes.
     Length(u64),
+    /// Until the last chunk.
     Chunked,
     /// Until the server closes.
     Close,
 }
 
 /// Takes a head from the bytes read so far, if it is whole. `seen` bytes were searched for its end before.
-pub(super) fn take_head(
-    read: &mut BytesMut,
-    seen: &mut usize,
-    method: &Method,
-) -> Result<Option<Head>, Malformed> {
+///
+/// # Errors
+/// It is no head, it is too large, or the length of its body can be read in two ways.
+pub fn take_head(read: &mut BytesMut, seen: &mut usize, method: &Method) -> Result<Option<Head>, Malformed> {
     let Some(end) = head_end(read, seen) else {
         return if read.len() > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(None) };
     };
@@ -154,9 +159,7 @@ fn length(headers: &mut HeaderMap) -> Result<Option<u64>, Malformed> {
         for one in value.as_bytes().split(|&byte| byte == b',') {
             let one = one.trim_ascii();
             let digits = !one.is_empty() && one.len() <= 18 && one.iter().all(u8::is_ascii_digit);
-            let number = one
-                .iter()
-                .fold(0u64, |number, &digit| number * 10 + u64::from(digit.wrapping_sub(b'0') & 15));
+            let number = one.iter().filter(|_| digits).fold(0, |sum, digit| sum * 10 + u64::from(digit & 15));
             if !digits || length.is_some_and(|length| length != number) {
                 return Err(Malformed("the response's Content-Length is not one number"));
             }
@@ -181,7 +184,7 @@ fn keeps(version: Version, headers: &HeaderMap) -> bool {
 
 /// A chunked body on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chunks {
+pub enum Chunks {
     /// A line with a size is next.
     Size,
     /// This much of a chunk's data is left.
@@ -196,9 +199,12 @@ pub(super) enum Chunks {
 
 /// What a chunked body holds next.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub enum Piece {
+    /// Bytes of the body.
     Data(Bytes),
+    /// Fields after the body.
     Trailers(HeaderMap),
+    /// All is read.
     End,
     /// More bytes are needed.
     More,
@@ -206,7 +212,10 @@ pub(super) enum Piece {
 
 impl Chunks {
     /// Takes the next piece from what was read.
-    pub(super) fn take(&mut self, read: &mut BytesMut) -> Result<Piece, Malformed> {
+    ///
+    /// # Errors
+    /// The chunks are not what they say.
+    pub fn take(&mut self, read: &mut BytesMut) -> Result<Piece, Malformed> {
         loop {
             match *self {
                 Chunks::Size => match chunk_size(read)? {
