@@ -73,7 +73,8 @@ pub async fn forward(
             }
         };
         let further = number < rest.len();
-        let called = call(proxy, exchange, settings, &permitted, upstream, &mut request, now, by, further);
+        let called =
+            call(proxy, exchange, settings, &permitted, upstream, &mut request, now, by, further, &fault);
         let (result, whole) = called.await;
         again = whole;
         now = clock::latest();
@@ -88,6 +89,10 @@ pub async fn forward(
             Ok(_) => {}
             // The client's own body may be why: then it is to blame, not the upstream, and nobody else can help.
             Err(_) if let Some(fault) = fault.told() => return Err(Refusal::new(fault.kind, fault.why)),
+            Err(refusal) if refusal.kind.code == refusal::DEADLINE_EXCEEDED.code && fault.is_missing() => {
+                let why = "the deadline came before the request's body had come whole";
+                return Err(Refusal::new(&refusal::REQUEST_TIMEOUT, why));
+            }
             Err(refusal) if !respond::is_worth_falling_back(refusal.kind) => return Err(refusal),
             Err(refusal) => failed = failed.or(Some(Outcome::Refused(refusal))),
         }
@@ -120,6 +125,7 @@ async fn call(
     now: Tick,
     by: Tick,
     further: bool,
+    upload: &Fault,
 ) -> (Result<Response<Content>, Refusal>, bool) {
     exchange.open.receipt_mut().upstream = Some(Arc::clone(upstream.name()));
     let upgrade = request.headers().contains_key(UPGRADE);
@@ -131,6 +137,7 @@ async fn call(
         client: exchange.client,
         upgrade,
         further,
+        awaited: upload.awaited(),
     };
     let called =
         proxy.caller.call(upstream, permitted.permit(), request, &terms, exchange.open.receipt_cell());

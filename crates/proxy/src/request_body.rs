@@ -28,9 +28,23 @@ pub type Fault = Rc<Upload>;
 pub struct Upload {
     fault: Cell<Option<Violation>>,
     answered: Cell<bool>,
+    awaited: Cell<bool>,
+    announced: Cell<bool>,
 }
 
 impl Upload {
+    /// Whether the upstream waits for more of the body now, and nothing is there: what takes long is not its fault.
+    #[must_use]
+    pub fn awaited(&self) -> &Cell<bool> {
+        &self.awaited
+    }
+
+    /// Whether a body of announced length is missing a part. (One of unknown length may be waiting for the answer.)
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.awaited.get() && self.announced.get()
+    }
+
     /// What ended the body early.
     #[must_use]
     pub fn told(&self) -> Option<Violation> {
@@ -89,6 +103,7 @@ impl RequestBody {
         fault: Fault,
         pace: Option<Box<Pace>>,
     ) -> RequestBody {
+        fault.announced.set(inner.size_hint().exact().is_some());
         RequestBody { inner, left: max, over, count, fault, pace, watch: None }
     }
 
@@ -99,32 +114,8 @@ impl RequestBody {
         self
     }
 
-    fn fail(&self, fault: Violation) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.fault.fault.set(Some(fault));
-        Poll::Ready(Some(Err(fault.into())))
-    }
-
-    fn admit(&mut self, data: &Bytes) -> Result<(), Violation> {
-        let length = data.len() as u64;
-        self.count.set(self.count.get().saturating_add(length));
-        let why = "the request's body is larger than allowed here";
-        self.left = self.left.checked_sub(length).ok_or(Violation { kind: self.over, why })?;
-        match self.watch.as_mut().filter(|_| !self.fault.answered.get()) {
-            Some(watch) => watch.patience.came(length, clock::now()),
-            None => Ok(()),
-        }
-    }
-}
-
-impl HttpBody for RequestBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
+    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self;
         loop {
             if let Some(pace) = &mut this.pace
                 && let Some(piece) = ready!(pace.poll_piece(context))
@@ -158,6 +149,36 @@ impl HttpBody for RequestBody {
                 None => return Poll::Ready(Some(Ok(frame))),
             }
         }
+    }
+
+    fn fail(&self, fault: Violation) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.fault.fault.set(Some(fault));
+        Poll::Ready(Some(Err(fault.into())))
+    }
+
+    fn admit(&mut self, data: &Bytes) -> Result<(), Violation> {
+        let length = data.len() as u64;
+        self.count.set(self.count.get().saturating_add(length));
+        let why = "the request's body is larger than allowed here";
+        self.left = self.left.checked_sub(length).ok_or(Violation { kind: self.over, why })?;
+        match self.watch.as_mut().filter(|_| !self.fault.answered.get()) {
+            Some(watch) => watch.patience.came(length, clock::now()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = self.poll_part(context);
+        self.fault.awaited.set(polled.is_pending());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

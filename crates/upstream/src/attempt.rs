@@ -1,6 +1,6 @@
 //! One try: a slot, an endpoint, a connection, a request, a head. And what a failure means.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -76,6 +76,8 @@ pub(crate) struct Plan<'a> {
     pub receipt: &'a RefCell<Receipt>,
     /// What is owed to the upstream's breaker.
     pub trial: Trial<'a>,
+    /// The request's body is waited for. A client that sends none of it must not be able to open breakers for all.
+    pub awaited: &'a Cell<bool>,
 }
 
 impl Plan<'_> {
@@ -201,6 +203,7 @@ impl Caller {
             }
             Ok(answered) => answered.retry_after,
             Err(Failed { counts: true, .. }) => None,
+            Err(_) if plan.awaited.get() => return trial.says_nothing(),
             // Too little time is at least that much.
             Err(failed) if std::ptr::eq(failed.refusal.kind, &refusal::DEADLINE_EXCEEDED) => return,
             Err(_) => return trial.says_nothing(),
@@ -395,7 +398,8 @@ fn out_of_time(plan: &Plan<'_>, bounds: &Bounds) -> (Refusal, bool) {
         true => "the upstream did not answer before the deadline".to_owned(),
         false => format!("the upstream did not answer try {} in time", bounds.number),
     };
-    (Refusal::new(&refusal::DEADLINE_EXCEEDED, detail), plan.is_fair(bounds.by.since(bounds.began)))
+    let counts = !plan.awaited.get() && plan.is_fair(bounds.by.since(bounds.began));
+    (Refusal::new(&refusal::DEADLINE_EXCEEDED, detail), counts)
 }
 
 /// There is no connection in time, though it was tried since `began`.

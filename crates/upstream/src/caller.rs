@@ -53,6 +53,8 @@ pub struct Terms<'a> {
     pub upgrade: bool,
     /// Whether the request may be made elsewhere when this fails.
     pub further: bool,
+    /// Whether the request's body is waited for now: what takes long then is not the upstream's fault.
+    pub awaited: &'a Cell<bool>,
 }
 
 /// How a call ended.
@@ -170,6 +172,7 @@ impl Caller {
             key: hash.key,
             receipt,
             trial: Trial::new(&upstream.breaker, probe),
+            awaited: terms.awaited,
         };
         upstream.budget.earn(settings.retry_budget_percent, settings.retry_budget_min_per_second, now);
         let host = terms.further.then(|| request.headers().get(HOST).cloned());

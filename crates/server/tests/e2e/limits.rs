@@ -399,3 +399,31 @@ fn a_tunnels_bytes_are_held_to_the_pace_too() {
         tunnel.read_exact(&mut vec![0; 160 * KIB]).unwrap();
     });
 }
+
+#[test]
+fn clients_that_never_end_their_bodies_open_no_breaker_for_others() {
+    let origin = ok();
+    let breaker = "breaker = { consecutive = 2, cooldown = \"60s\" }\noutlier = { consecutive = 2, max_ejected = \"100%\" }";
+    let config = app(&[origin.address], breaker, "deadline = \"200ms\"");
+    let plan = "[plan.default]\nrequest_bytes_per_second = \"10KiB\"\n";
+    let gate = gate("bodies", &format!("{config}{plan}"));
+    for _ in 0..4 {
+        let mut stream = connect(gate.address);
+        stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx").unwrap();
+        let answer = read_answer(&mut stream);
+        assert_eq!((answer.status, code(&answer).as_str()), (408, "request.timeout"));
+        // One of unknown length may be waiting for the answer: it is not told to be the client's fault.
+        let mut stream = connect(gate.address);
+        stream
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+            .unwrap();
+        assert_eq!(code(&read_answer(&mut stream)), "deadline.exceeded");
+        // Nor is it the upstream's fault that a tenant's pace holds back what has come.
+        let mut stream = connect(gate.address);
+        let mut bytes = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n".to_vec();
+        bytes.resize(bytes.len() + 20_000, b'x');
+        stream.write_all(&bytes).unwrap();
+        assert_eq!(read_answer(&mut stream).status, 408);
+    }
+    assert_eq!(get(&gate, "/").status, 200);
+}
