@@ -28,8 +28,7 @@ fn unresponsive() -> (SocketAddr, Vec<Socket>) {
 
 /// A gate whose clients may send a deadline in `x-timeout-ms`.
 fn with_deadlines(name: &str, endpoints: &[SocketAddr], upstream: &str, route: &str) -> Gate {
-    let listen =
-        "http = [\"127.0.0.1:0\"]\ndeadline_header = \"x-timeout-ms\"\ntrusted_proxies = [\"127.0.0.0/8\"]";
+    let listen = "http = [\"127.0.0.1:0\"]\ndeadline_header = \"x-timeout-ms\"";
     Gate::start_listening(BINARY, name, listen, &one_core(endpoints, upstream, route))
 }
 

@@ -73,9 +73,9 @@ pub struct Listen {
     pub http: Vec<Listener>,
     /// Addresses for HTTP/1.1 and HTTP/2 over TLS. They need a certificate in `[[tls]]`.
     pub https: Vec<Listener>,
-    /// Only these peers may set `X-Forwarded-*`, `Forwarded`, tenant headers and the deadline of a request.
+    /// Only these peers may set `X-Forwarded-*`, `Forwarded` and tenant headers.
     pub trusted_proxies: Vec<Net>,
-    /// A header in which clients may send their own deadline, in milliseconds. (`grpc-timeout` always counts.)
+    /// A header in which clients may send their own deadline, in milliseconds. It can only shorten the route's, so that anybody may. (`grpc-timeout` always counts.)
     pub deadline_header: Option<Header>,
 }
 
