@@ -16,6 +16,7 @@ pub struct Census {
     open: AtomicUsize,
     refused: AtomicUsize,
     failed: AtomicUsize,
+    resting: AtomicUsize,
     complained_at: AtomicU64,
 }
 
@@ -30,6 +31,12 @@ impl Census {
     #[must_use]
     pub fn refused(&self) -> usize {
         self.refused.load(Relaxed)
+    }
+
+    /// Connections that have been between two requests for a while, and take little memory.
+    #[must_use]
+    pub fn resting(&self) -> usize {
+        self.resting.load(Relaxed)
     }
 
     /// How often a connection could not be accepted, mostly because the process had no file descriptor left.
@@ -49,6 +56,22 @@ impl Census {
         let last = self.complained_at.load(Relaxed);
         let due = last == 0 || Tick(last).after(ACCEPT_COMPLAINT) <= now;
         due && self.complained_at.compare_exchange(last, now.0, Relaxed, Relaxed).is_ok()
+    }
+}
+
+/// A connection that rests, while it is counted.
+pub(crate) struct Rest<'a>(&'a Census);
+
+impl Rest<'_> {
+    pub(crate) fn begin(census: &Census) -> Rest<'_> {
+        census.resting.fetch_add(1, Relaxed);
+        Rest(census)
+    }
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        self.0.resting.fetch_sub(1, Relaxed);
     }
 }
 

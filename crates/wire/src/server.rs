@@ -18,6 +18,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::tick::Tick;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -28,12 +29,12 @@ pub use crate::seat::Census;
 
 use crate::body::{BoxError, Incoming};
 use crate::clock;
-use crate::farewell::{encode, linger};
+use crate::farewell::{LINGER, encode, linger};
 use crate::first_bytes;
 use crate::guard::Violation;
 use crate::h2_check;
 use crate::pass::{Pass, Tracked};
-use crate::seat::{Seat, Seats};
+use crate::seat::{Rest, Seat, Seats};
 use crate::settings::{ConnectionLimits, ListenerSettings};
 use crate::stream::{GuardedStream, Hold, Shared, Socket};
 use crate::streams::{Stream, StreamExecutor, Streams};
@@ -309,7 +310,12 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    async fn drive_h1(self: Rc<Self>, io: GuardedStream, shared: Arc<Shared>, connection: Rc<Connection>) {
+    async fn drive_h1(
+        self: Rc<Self>,
+        mut io: GuardedStream,
+        shared: Arc<Shared>,
+        connection: Rc<Connection>,
+    ) {
         let limits = &connection.limits;
         let service =
             service_fn(|request| self.answer(request, &connection, &shared, None, Pass::begin(&shared)));
@@ -321,20 +327,31 @@ impl<H: Handler> Server<H> {
         if limits.header_count > 100 {
             builder.max_headers(limits.header_count);
         }
-        let mut driven = builder.serve_connection(io, service).with_upgrades();
-        let ended = {
-            let mut timer = Timer::new(&shared, limits, &self.drain, None);
-            std::future::poll_fn(|context| {
-                timer.poll(context, Pin::new(&mut driven), |driven| driven.graceful_shutdown())
-            })
-            .await
+        let (driven, ended) = loop {
+            let mut driven = builder.serve_connection(io, &service).with_upgrades();
+            let ended = {
+                let mut timer = Timer::new(&shared, limits, &self.drain, None);
+                std::future::poll_fn(|context| {
+                    timer.poll(context, Pin::new(&mut driven), |driven| driven.graceful_shutdown())
+                })
+                .await
+            };
+            if !matches!(ended, Ended::Rest) {
+                break (driven, ended);
+            }
+            let Some(parts) = driven.into_parts() else { return };
+            let until = shared.active_at.get().after(limits.idle);
+            let Some(rested) = Box::pin(self.rest(parts.io.rested(parts.read_buf), until)).await else {
+                return;
+            };
+            io = rested;
         };
         let violation = match ended {
             Ended::Connection => shared.violation(),
             Ended::HeadLate => {
                 Some(Violation { kind: &refusal::REQUEST_TIMEOUT, why: "the head did not come in time" })
             }
-            Ended::Cut => return,
+            Ended::Cut | Ended::Rest => return,
         };
         let Some(parts) = driven.into_parts() else { return };
         let Some(violation) = violation else {
@@ -350,6 +367,25 @@ impl<H: Handler> Server<H> {
             let bytes = encode(&self.handler.refuse(&connection, refusal));
             Box::pin(linger(parts.io.socket, &bytes)).await;
         }
+    }
+
+    /// Waits for the client's next request without hyper, whose buffers are two thirds of what a connection takes.
+    /// `None`: there will be none.
+    async fn rest(&self, mut io: GuardedStream, until: Tick) -> Option<GuardedStream> {
+        let _rest = Rest::begin(&self.census);
+        let drained = self.drain.changed.notified();
+        let awake = !self.drain.draining.get()
+            && tokio::select! {
+                biased;
+                readable = io.socket.readable() => readable.is_ok(),
+                () = drained => false,
+                () = clock::sleep_until(until) => false,
+            };
+        if awake {
+            return Some(io);
+        }
+        let _ = clock::timeout_at(clock::now().after(LINGER), io.socket.shutdown()).await;
+        None
     }
 
     async fn drive_h2(self: Rc<Self>, io: GuardedStream, shared: Arc<Shared>, connection: Rc<Connection>) {

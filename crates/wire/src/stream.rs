@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::rt::ReadBufCursor;
 use parking_lot::Mutex;
 use tidegate_model::tick::Tick;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -73,6 +73,10 @@ pub(crate) struct Shared {
     pub given_up: AtomicU32,
     /// The client is told to calm down (HTTP/2), and nothing of it is heard any more.
     pub calm: AtomicBool,
+    /// HTTP/1.1: the client's last request has come whole, and no byte of a next one.
+    between: AtomicBool,
+    /// Something that was written is not yet with the kernel.
+    unflushed: AtomicBool,
     violated: AtomicBool,
     violation: Mutex<Option<Violation>>,
 }
@@ -127,6 +131,8 @@ impl Shared {
             held_back: AtomicBool::new(false),
             given_up: AtomicU32::new(0),
             calm: AtomicBool::new(false),
+            between: AtomicBool::new(false),
+            unflushed: AtomicBool::new(false),
             violated: AtomicBool::new(false),
             violation: Mutex::new(None),
         })
@@ -135,6 +141,14 @@ impl Shared {
     /// Whether no exchange is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.load(Relaxed) == 0
+    }
+
+    /// Whether the connection is between two requests, and owes its client nothing.
+    pub(crate) fn may_rest(&self) -> bool {
+        let is = |flag: &AtomicBool| flag.load(Relaxed);
+        let nothing_due = self.read_by.get() == Tick::MAX && self.write_by.get() == Tick::MAX;
+        let sound = !is(&self.upgraded) && !is(&self.half_closed) && !is(&self.violated);
+        self.is_idle() && nothing_due && sound && is(&self.between) && !is(&self.unflushed)
     }
 
     /// Notes what the client did wrong; the first violation stays.
@@ -185,6 +199,14 @@ impl GuardedStream {
             limits,
             calmed: false,
         }
+    }
+
+    /// The same after a rest. What hyper had read and not used, which is nothing, would come first.
+    pub(crate) fn rested(mut self, unread: Bytes) -> GuardedStream {
+        if !unread.is_empty() {
+            self.released = unread;
+        }
+        self
     }
 
     /// Reads that must wait, or fail, before the socket is asked.
@@ -270,6 +292,7 @@ impl GuardedStream {
         let now = clock::latest();
         self.shared.active_at.set(now);
         self.shared.within_body.store(after == Phase::Body, Relaxed);
+        self.shared.between.store(after == Phase::Idle, Relaxed);
         match after {
             Phase::Head if before != Phase::Head || self.shared.read_by.get() == Tick::MAX => {
                 self.shared.read_by.set(now.after(self.limits.header_time));
@@ -325,6 +348,22 @@ impl Socket {
         match self {
             Socket::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Socket::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+
+    /// Waits until there is something to read, or the end.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Socket::Plain(stream) => stream.readable().await,
+            Socket::Tls(stream) => stream.get_ref().0.readable().await,
+        }
+    }
+
+    /// Tells the client that nothing more will come.
+    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Socket::Plain(stream) => stream.shutdown().await,
+            Socket::Tls(stream) => stream.shutdown().await,
         }
     }
 
@@ -436,7 +475,11 @@ impl hyper::rt::Write for GuardedStream {
         }
         match &mut self.socket {
             Socket::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Socket::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Socket::Tls(stream) => {
+                let polled = Pin::new(stream).poll_flush(context);
+                self.shared.unflushed.store(polled.is_pending(), Relaxed);
+                polled
+            }
         }
     }
 

@@ -22,6 +22,9 @@ use crate::streams::Streams;
 /// How often it is looked whether a client that has shut down its side is still there.
 const GONE_CHECK: Duration = Duration::from_millis(100);
 
+/// At most so long a connection keeps hyper and its buffers without a request.
+const REST_AFTER: Duration = Duration::from_secs(5);
+
 /// How a connection's driving ended.
 pub(crate) enum Ended {
     /// By itself.
@@ -30,6 +33,8 @@ pub(crate) enum Ended {
     HeadLate,
     /// The client takes or sends nothing any more.
     Cut,
+    /// Not at all: it is between two requests, and has been for a while.
+    Rest,
 }
 
 /// The one timer of a connection, armed late.
@@ -53,7 +58,8 @@ impl<'a> Timer<'a> {
         drain: &'a Drain,
         streams: Option<&'a Streams>,
     ) -> Timer<'a> {
-        let first = shared.active_at.get().after(limits.header_time.min(limits.idle).min(limits.body_idle));
+        let first =
+            shared.active_at.get().after(limits.header_time.min(rest_after(limits)).min(limits.body_idle));
         Timer {
             shared,
             limits,
@@ -109,6 +115,7 @@ impl<'a> Timer<'a> {
                     close(driven.as_mut());
                     self.armed.as_mut().reset(clock::instant(now.after(LINGER)));
                 }
+                Due::Rest => return Poll::Ready(Ended::Rest),
                 Due::Idle | Due::Write => return Poll::Ready(Ended::Cut),
                 Due::Head => return Poll::Ready(Ended::HeadLate),
                 Due::Body => {
@@ -163,7 +170,14 @@ impl<'a> Timer<'a> {
         if idle_until <= now && shared.read_by.get() == Tick::MAX {
             return Due::Idle;
         }
-        let look = now.after(self.limits.header_time);
+        let mut look = now.after(self.limits.header_time);
+        if shared.may_rest() && !self.closing {
+            let rest_at = shared.active_at.get().after(rest_after(self.limits));
+            if rest_at <= now {
+                return Due::Rest;
+            }
+            look = look.min(rest_at);
+        }
         Due::Later(
             idle_until
                 .max(now.after(GONE_CHECK))
@@ -174,8 +188,14 @@ impl<'a> Timer<'a> {
     }
 }
 
+/// How long a connection is between two requests until hyper is let go.
+fn rest_after(limits: &ConnectionLimits) -> Duration {
+    REST_AFTER.min(limits.idle / 8)
+}
+
 enum Due {
     Later(Tick),
+    Rest,
     Idle,
     Head,
     Body,

@@ -500,6 +500,72 @@ fn after_an_upgrade_bytes_just_pass() {
     );
 }
 
+/// Waits until so many connections rest.
+async fn resting(scene: &Scene, connections: usize) {
+    while scene.server.census.resting() != connections {
+        clock::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_connection_that_has_rested_answers_as_before() {
+    let change = |settings: &mut ListenerSettings| limits(settings).idle = Duration::from_millis(1600);
+    scene(change, |scene| async move {
+        let mut stream = scene.connect().await;
+        for path in ["/one", "/two", "/three"] {
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+            until(&mut stream, path).await;
+            resting(&scene, 1).await;
+        }
+        stream.write_all(b"GET /half HTTP/1.1\r\n").await.unwrap();
+        resting(&scene, 0).await;
+        stream.write_all(b"Host: a\r\n\r\nGET /four HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        until(&mut stream, "/half").await;
+        until(&mut stream, "/four").await;
+        resting(&scene, 1).await;
+        assert_eq!(rest(&mut stream).await, "", "the idle time counts from the last request, rested or not");
+    });
+}
+
+#[test]
+fn a_connection_that_has_rested_over_tls_answers_as_before() {
+    let change = |settings: &mut ListenerSettings| {
+        settings.tls = true;
+        limits(settings).idle = Duration::from_millis(1600);
+    };
+    scene(change, |scene| async move {
+        let mut stream = scene.connect_tls().await;
+        for path in ["/one", "/two"] {
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            while !answer.ends_with(path) {
+                answer.push(stream.read_u8().await.unwrap() as char);
+            }
+            resting(&scene, 1).await;
+        }
+        let mut left = Vec::new();
+        assert_eq!(stream.read_to_end(&mut left).await.unwrap(), 0, "closed with a word of TLS");
+    });
+}
+
+#[test]
+fn draining_ends_a_rest_and_a_client_that_leaves_does() {
+    let change = |settings: &mut ListenerSettings| limits(settings).idle = Duration::from_secs(4);
+    scene(change, |scene| async move {
+        let (mut one, mut other) = (scene.connect().await, scene.connect().await);
+        for stream in [&mut one, &mut other] {
+            stream.write_all(b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            until(stream, "/one").await;
+        }
+        resting(&scene, 2).await;
+        drop(other);
+        resting(&scene, 1).await;
+        scene.server.drain().await;
+        assert_eq!(rest(&mut one).await, "");
+        assert_eq!(scene.server.census.open(), 0);
+    });
+}
+
 #[test]
 fn draining_lets_an_exchange_finish_and_closes_what_is_idle() {
     scene(
