@@ -23,7 +23,9 @@ pub const OPEN_RATE: u32 = 4000;
 /// Connections of the open loop.
 pub const OPEN_CONNECTIONS: usize = 32;
 /// How long connections may take to be opened and used once.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+const IDLE_MAX: Duration = Duration::from_secs(90);
+/// How long they are idle until it is looked what they take.
+pub const IDLE_FOR: Duration = Duration::from_secs(8);
 
 /// How often and how long.
 #[derive(Clone, Copy, Debug)]
@@ -223,6 +225,7 @@ impl RowOf<'_> {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        std::thread::sleep(IDLE_FOR);
         let after = running.server.memory();
         if idle.has_ended() {
             return Err(format!("{count} connections did not stay"));

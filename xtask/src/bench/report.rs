@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::measure::{Cell, Figures, Measured, OPEN_CONNECTIONS, OPEN_RATE, Pace};
+use super::measure::{Cell, Figures, IDLE_FOR, Measured, OPEN_CONNECTIONS, OPEN_RATE, Pace};
 use super::peers::Peer;
 use super::place::Machine;
 use super::rows::{Kind, Row};
@@ -289,7 +289,7 @@ environment of its own) and leaves every configuration, commented, under `target
   tenant.
 - `tenants-…`: each tenant is named by a header and has a rate of its own; all are seen before the rounds, and the rounds
   choose among them at random.
-- Idle connections have made one request each. Memory is resident memory, all processes of a proxy together.
+- Idle connections have made one request each and have been idle for {idle} s. Memory is resident memory, all processes of a proxy together.
 - Envoy's circuit breakers are out of the way; its request ids are off but in `product`.",
             command = self.command,
             response = super::requests::RESPONSE_BYTES,
@@ -298,6 +298,7 @@ environment of its own) and leaves every configuration, commented, under `target
             connections = OPEN_CONNECTIONS,
             latency = latency.as_secs_f64(),
             keys = super::requests::KEYS,
+            idle = IDLE_FOR.as_secs(),
         );
     }
 }
