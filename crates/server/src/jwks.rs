@@ -38,7 +38,7 @@ pub fn drive(verifiers: Arc<Verifiers>) {
                     task::spawn(async move { keep(&verifiers, &verifier).await });
                 }
             }
-            clock::sleep(LOOK).await;
+            let _ = clock::timeout_at(clock::now().after(LOOK), verifiers.added.notified()).await;
         }
     });
 }

@@ -53,6 +53,7 @@ struct KeySet {
     remembered: Remembered,
 }
 
+#[derive(Clone)]
 struct Key {
     id: Option<String>,
     algorithms: Vec<Algorithm>,
@@ -222,29 +223,43 @@ impl KeySet {
 
 /// The verifiers of the process, kept by name over a reload.
 #[derive(Default)]
-pub struct Verifiers(Mutex<HashMap<Arc<str>, Arc<Verifier>>>);
+pub struct Verifiers {
+    held: Mutex<HashMap<Arc<str>, Arc<Verifier>>>,
+    /// Tells the driver that there is a new one.
+    pub added: Notify,
+}
 
 impl Verifiers {
-    /// The verifier with these settings: the one there is, if they have not changed.
+    /// The verifier with these settings: the one there is, if they have not changed. If they have, but not where the keys
+    /// come from, the new one begins with the keys of the one before: a reload makes no token wait for a fetch.
     pub fn of(&self, settings: &Arc<JwtSettings>) -> Arc<Verifier> {
-        let mut held = self.0.lock();
-        if let Some(verifier) = held.get(&settings.name).filter(|verifier| verifier.settings == *settings) {
+        let mut held = self.held.lock();
+        let before = held.get(&settings.name);
+        if let Some(verifier) = before.filter(|verifier| verifier.settings == *settings) {
             return Arc::clone(verifier);
         }
-        let verifier = Arc::new(Verifier::new(Arc::clone(settings)));
+        let verifier = Verifier::new(Arc::clone(settings));
+        if let Some(before) = before.filter(|verifier| verifier.settings.keys == settings.keys)
+            && let Some(set) = before.keys.load().as_ref()
+        {
+            // What it has verified was verified for another issuer, audience or claim.
+            verifier.keys.store(Some(Arc::new(KeySet::new(set.keys.clone(), set.json.clone()))));
+        }
+        let verifier = Arc::new(verifier);
         held.insert(Arc::clone(&settings.name), Arc::clone(&verifier));
+        self.added.notify_one();
         verifier
     }
 
     /// Forgets all but those that the configuration in force names. Their driver notices.
     pub fn retain(&self, settings: &[&Arc<JwtSettings>]) {
-        self.0.lock().retain(|_, verifier| settings.iter().any(|wanted| **wanted == verifier.settings));
+        self.held.lock().retain(|_, verifier| settings.iter().any(|wanted| **wanted == verifier.settings));
     }
 
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Verifier>> {
-        self.0.lock().values().cloned().collect()
+        self.held.lock().values().cloned().collect()
     }
 }
 

@@ -82,11 +82,14 @@ fn set(keys: &[&Key]) -> String {
 
 /// A gate that answers every tenant, whose tokens are verified so.
 fn verifying(name: &str, keys: &str) -> Gate {
-    let config = format!(
-        "[jwt.main]\n{keys}\nissuer = \"https://id.example.com\"\naudience = \"api\"\ntenant_claim = \"org\"\nclock_skew = \"30s\"\n\
+    gate(name, &config(keys, "api"))
+}
+
+fn config(keys: &str, audience: &str) -> String {
+    format!(
+        "[jwt.main]\n{keys}\nissuer = \"https://id.example.com\"\naudience = \"{audience}\"\ntenant_claim = \"org\"\nclock_skew = \"30s\"\n\
          [tenants]\nfrom = [{{ jwt = \"main\" }}]\nfailures = \"100000/s\"\n[[route]]\nname = \"all\"\nrespond = {{ body = \"in\" }}\n"
-    );
-    gate(name, &config)
+    )
 }
 
 fn with(gate: &Gate, token: &str) -> Answer {
@@ -322,4 +325,25 @@ fn of_several_issuers_the_one_that_a_token_names_verifies_it() {
     until("a key of the other issuer is looked for in vain", || code_of(&one, "two") == "credential.invalid");
     until("a key of the other issuer is looked for in vain", || code_of(&two, "one") == "credential.invalid");
     assert_eq!(code_of(&one, "three"), "credential.invalid");
+}
+
+#[test]
+fn a_reload_makes_no_token_wait_for_keys_that_are_there() {
+    let key = Key::new("k", Algorithm::EdDSA);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let keys = Keys::serve(listener, set(&[&key]));
+    let gate = from_url("jwt-reload", address);
+    let [before, after] = ["api", "other"].map(|audience| key.token(json!({"aud": audience})));
+    until("the keys are there", || code(&with(&gate, &before)) == "200");
+    assert_eq!(code(&with(&gate, &after)), "credential.invalid");
+    // From here on no key can be fetched.
+    keys.freeze(true);
+    gate.rewrite(&config(&format!("jwks = \"http://{address}/keys?v=1\""), "other"));
+    gate.signal("-HUP");
+    until("the reload", || code(&with(&gate, &after)) == "200");
+    until("the old audience is no more, on all cores", || {
+        (0..8).all(|_| code(&with(&gate, &before)) == "credential.invalid")
+    });
+    keys.freeze(false);
 }
