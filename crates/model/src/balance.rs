@@ -38,13 +38,13 @@ fn drawn(candidates: &[Candidate], chance: u64, share: impl Fn(&Candidate) -> f6
 }
 
 /// The less busy of two drawn by chance (the power of two choices, Mitzenmacher 2001); of unequal weights, see
-/// [`by_cost`].
+/// `by_cost`.
 #[must_use]
 pub fn least_request(candidates: &[Candidate], chance: u64) -> Option<usize> {
     by_cost(candidates, chance, |candidate| f64::from(candidate.active + 1))
 }
 
-/// The one of two drawn by chance with the lower latency times load; of unequal weights, see [`by_cost`]. One of unknown
+/// The one of two drawn by chance with the lower latency times load; of unequal weights, see `by_cost`. One of unknown
 /// latency counts as an average one, so that it is neither flooded nor starved.
 #[must_use]
 pub fn peak_ewma(candidates: &[Candidate], chance: u64) -> Option<usize> {

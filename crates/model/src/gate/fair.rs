@@ -7,8 +7,8 @@
 //!
 //! Always holds:
 //! - No slot is free while somebody waits.
-//! - Who waits goes in by its tenant's turn ([`flow`]); within a tenant the more important first, then first come first
-//!   served, or newest first while the tenant's line stands ([`codel`](super::codel)).
+//! - Who waits goes in by its tenant's turn (`flow`); within a tenant the more important first, then first come first
+//!   served, or newest first while the tenant's line stands ([`codel`]).
 //! - Waiters, waiters of a tenant and their bytes have maxima. A newcomer displaces the less important, of the tenant
 //!   that asks for most over its share; of those as important as itself, one of a tenant that asks for more than its
 //!   own; never one that is more important. None is refused for want of room while a less important one stays, unless
@@ -63,7 +63,7 @@ pub struct Terms {
     pub bytes_max: usize,
     /// How long one waits.
     pub wait: Duration,
-    /// Tenants known by name; more share [buckets](flow::BUCKETS).
+    /// Tenants known by name; more share buckets.
     pub tenants_max: usize,
 }
 
