@@ -39,7 +39,8 @@ pub fn parse(bytes: &[u8]) -> Parsed {
 
 fn parse_v1(bytes: &[u8]) -> Parsed {
     let Some(rest) = bytes.strip_prefix(b"PROXY ") else { return Parsed::Invalid };
-    let window = &rest[..rest.len().min(V1_MAX)];
+    // The bound holds for the whole line: whether it comes in one piece or in several makes no difference.
+    let window = &rest[..rest.len().min(V1_MAX - 6)];
     let Some(end) = window.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() < V1_MAX { Parsed::Partial } else { Parsed::Invalid };
     };
