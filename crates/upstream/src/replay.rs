@@ -42,7 +42,7 @@ impl Replay {
     pub(crate) fn body(&self) -> Body {
         let mut source = self.0.borrow_mut();
         source.reader += 1;
-        Body::boxed(Reader { source: Rc::clone(&self.0), number: source.reader, next: 0 })
+        Body::boxed(Reader { source: Rc::clone(&self.0), number: source.reader, next: 0, given: 0 })
     }
 }
 
@@ -50,6 +50,8 @@ struct Reader {
     source: Rc<RefCell<Source>>,
     number: u32,
     next: usize,
+    /// How many bytes it has given out.
+    given: u64,
 }
 
 impl HttpBody for Reader {
@@ -67,11 +69,12 @@ impl HttpBody for Reader {
         }
         if let Some(bytes) = source.passed.get(self.next) {
             self.next += 1;
+            self.given += bytes.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
         }
         let frame = ready!(Pin::new(&mut source.body).poll_frame(context));
         match &frame {
-            Some(Ok(frame)) => match frame.data_ref() {
+            Some(Ok(frame)) => match frame.data_ref().inspect(|data| self.given += data.len() as u64) {
                 Some(data) if !source.lost && source.bytes + data.len() <= source.max => {
                     source.bytes += data.len();
                     source.passed.push(data.clone());
@@ -95,8 +98,14 @@ impl HttpBody for Reader {
     }
 
     fn size_hint(&self) -> SizeHint {
-        // Asked before the first frame; what is asked later is a bound that still holds.
-        if self.next == 0 { self.source.borrow().hint } else { SizeHint::default() }
+        // What was given out may come back, when it could not be sent: the rest has to tell its length then.
+        let hint = self.source.borrow().hint;
+        let mut left = SizeHint::new();
+        left.set_lower(hint.lower().saturating_sub(self.given));
+        if let Some(upper) = hint.upper() {
+            left.set_upper(upper.saturating_sub(self.given));
+        }
+        left
     }
 }
 
@@ -124,6 +133,17 @@ mod tests {
         assert_eq!(length(replay.body()).await.unwrap(), 12);
         assert!(first.frame().await.unwrap().is_err(), "an older copy ends");
         assert_eq!(length(replay.body()).await.unwrap(), 12);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_has_a_length_where_the_whole_has() {
+        let replay = Replay::new(Body::full("0123456789"), 100);
+        for _ in 0..2 {
+            let mut body = replay.body();
+            assert_eq!(body.size_hint().exact(), Some(10));
+            body.frame().await.unwrap().unwrap();
+            assert_eq!(body.size_hint().exact(), Some(0));
+        }
     }
 
     #[tokio::test]

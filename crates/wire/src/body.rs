@@ -56,6 +56,13 @@ pub fn violation(error: &hyper::Error) -> Option<Violation> {
     None
 }
 
+/// Whether a body of HTTP/2 that has no further frame was cut: a reset with `NO_ERROR` looks like an end to hyper. What
+/// was cut must not be told on as whole.
+#[must_use]
+pub fn is_cut(body: &Incoming) -> bool {
+    !body.is_end_stream()
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = BoxError;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use tidegate_model::tick::Tick;
 
-use crate::body::{Body, BoxError, Incoming};
+use crate::body::{Body, BoxError, Incoming, is_cut};
 use crate::client_tls::ClientTls;
 use crate::clock;
 use crate::settings::Protocol;
@@ -282,7 +282,10 @@ impl Reply {
     #[must_use]
     pub fn into_sender(self) -> Option<Sender> {
         match self {
-            Reply::Http1(connection) if connection.is_reusable() => Some(Sender::Http1(connection)),
+            Reply::Http1(mut connection) if connection.is_reusable() => {
+                connection.shrink();
+                Some(Sender::Http1(connection))
+            }
             Reply::Http1(_) | Reply::Http2(_) => None,
         }
     }
@@ -324,7 +327,10 @@ impl HttpBody for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut *self {
             Reply::Http1(connection) => connection.poll_frame(context),
-            Reply::Http2(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Reply::Http2(body) => match ready!(Pin::new(&mut *body).poll_frame(context)) {
+                None if is_cut(body) => Poll::Ready(Some(Err("the server reset the stream".into()))),
+                frame => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+            },
         }
     }
 

@@ -17,6 +17,7 @@ use http_body::Frame;
 use tidegate_model::tick::Tick;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 use tokio_rustls::client::TlsStream;
 
 use super::{SendError, SendErrorKind};
@@ -41,6 +42,8 @@ pub struct Http1 {
     io: Io,
     read: BytesMut,
     read_at_once: usize,
+    /// Whether `read` is a part of something large.
+    large: bool,
     /// How much of `read` was searched for the head's end.
     seen: usize,
     upload: Upload,
@@ -78,6 +81,7 @@ impl Http1 {
             io,
             read: BytesMut::new(),
             read_at_once: READ_MIN,
+            large: false,
             seen: 0,
             upload: Upload::default(),
             uploaded: true,
@@ -94,9 +98,21 @@ impl Http1 {
         if !self.keep || !self.read.is_empty() || !matches!(self.reading, Reading::Idle) {
             return true;
         }
+        let mut io = Pin::new(&mut self.io);
         let mut byte = [0];
-        let mut buffer = ReadBuf::new(&mut byte);
-        Pin::new(&mut self.io).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer).is_ready()
+        // A task that has done much in this turn would be told that nothing has come, whatever has.
+        let look = pin!(coop::unconstrained(poll_fn(|context| {
+            let mut buffer = ReadBuf::new(&mut byte);
+            io.as_mut().poll_read(context, &mut buffer).map(drop)
+        })));
+        look.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// Lets go of what a large response left behind: many connections are idle.
+    pub(super) fn shrink(&mut self) {
+        if std::mem::take(&mut self.large) {
+            (self.read, self.read_at_once) = (BytesMut::new(), READ_MIN);
+        }
     }
 
     /// Sends a request and waits for the response's head until `by`. The request's head stays; its body is taken, unless
@@ -140,6 +156,10 @@ impl Http1 {
             match taken {
                 Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
                     break malformed(Malformed("the server changes to a protocol that nobody asked for"));
+                }
+                // What is left of the request would be bytes of the other protocol.
+                Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS && self.is_uploading() => {
+                    break malformed(Malformed("the server changes the protocol within the request"));
                 }
                 Ok(Some(head))
                     if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS =>
@@ -241,6 +261,10 @@ impl Http1 {
         let length = ready!(pin!(self.io.read_buf(&mut self.read)).poll(context))?;
         if length == room {
             self.read_at_once = (self.read_at_once * 2).min(READ_MAX);
+            self.large = true;
+        } else if length < READ_MIN {
+            // Each piece holds the whole of what it was read into.
+            self.read_at_once = (self.read_at_once / 2).max(READ_MIN);
         }
         Poll::Ready(Ok(length))
     }
@@ -317,6 +341,19 @@ impl Http1 {
             Reading::Chunked(_) | Reading::Close => None,
             Reading::Idle | Reading::Tunnel | Reading::Failed => Some(0),
         }
+    }
+
+    /// Waits until something has come.
+    #[cfg(test)]
+    pub(super) async fn readable(&self) {
+        let Io::Plain(stream) = &self.io else { return };
+        stream.readable().await.expect("it is open");
+    }
+
+    /// How many bytes it holds ready to read into.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.read.capacity()
     }
 
     /// Whether another request may be sent on it now.

@@ -353,6 +353,73 @@ async fn what_comes_after_an_answer_ends_the_connection() {
     assert!(sender.is_none(), "an answer to nobody's request would be taken for the next one's");
 }
 
+/// What one request comes to on a server that answers these bytes, and the connection if it may be used again.
+async fn answered(answer: Vec<u8>) -> (usize, Option<Sender>) {
+    let address = serving(async move |mut stream: TcpStream| {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(&answer).await;
+        let _ = stream.read(&mut [0; 1]).await;
+    })
+    .await;
+    let (said, sender) = text(connect(&plain(address, Protocol::Http1)).await.unwrap(), "/").await;
+    (said.len(), sender)
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_idle_connection_holds_nothing_of_a_large_answer() {
+    for length in [2, 4 << 20] {
+        let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").into_bytes();
+        answer.resize(answer.len() + length, b'a');
+        let (read, sender) = answered(answer).await;
+        let Some(Sender::Http1(connection)) = sender else { panic!("it can be used again") };
+        assert_eq!(read, length);
+        assert!(connection.room() <= 8 * 1024, "{} after {length} bytes", connection.room());
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_nobody_asked_for_is_noticed_by_a_task_that_has_done_much_in_its_turn() {
+    let (say, said) = tokio::sync::oneshot::channel();
+    let address = serving(async move |mut stream: TcpStream| {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
+        let _ = said.await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
+        let _ = stream.read(&mut [0; 1]).await;
+    })
+    .await;
+    let (_, sender) = text(connect(&plain(address, Protocol::Http1)).await.unwrap(), "/").await;
+    let mut sender = sender.unwrap();
+    say.send(()).unwrap();
+    let Sender::Http1(connection) = &mut sender else { unreachable!() };
+    // Something has come: nobody has read it yet.
+    connection.readable().await;
+    let closed = std::future::poll_fn(|context| {
+        while let Poll::Ready(progress) = tokio::task::coop::poll_proceed(context) {
+            progress.made_progress();
+        }
+        Poll::Ready(sender.is_closed())
+    })
+    .await;
+    assert!(closed);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_change_of_protocol_within_the_request_is_none() {
+    let address = serving(async |mut stream: TcpStream| {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: echo\r\n\r\n").await;
+        let _ = stream.read(&mut [0; 1]).await;
+    })
+    .await;
+    let never = futures_util::stream::pending::<Result<Frame<Bytes>, BoxError>>();
+    let body = Body::boxed(http_body_util::StreamBody::new(never));
+    let request = Request::post("/").header("host", "app").header("upgrade", "echo");
+    let sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
+    let error = sender.send(&mut request.body(body).unwrap(), NEVER).await.unwrap_err();
+    assert_eq!(error.kind, SendErrorKind::Protocol);
+}
+
 /// A TLS server for `app.test`, and the file of the authority that vouches for it.
 struct Secure {
     acceptor: TlsAcceptor,
@@ -418,6 +485,29 @@ async fn check_tls(
 fn trusting(server: &Secure) -> ClientTlsSettings {
     let (server_name, ca) = (Some("app.test".to_owned()), Some(server.ca.clone()));
     ClientTlsSettings { server_name, ca, insecure: false }
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_answer_over_tls_that_is_cut_is_not_taken_for_whole() {
+    for whole in [true, false] {
+        let server = secure(&[b"http/1.1"]);
+        let acceptor = server.acceptor.clone();
+        let address = serving(async move |stream| {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\npart").await.unwrap();
+            stream.flush().await.unwrap();
+            if whole {
+                stream.shutdown().await.unwrap();
+            }
+        })
+        .await;
+        let tls = Arc::new(ClientTls::new(&trusting(&server), None).unwrap());
+        let target = Target { address, protocol: Protocol::Http1, tls: Some(tls) };
+        let sender = connect(&target).await.unwrap();
+        let body = sender.send(&mut get("/"), NEVER).await.unwrap().into_body();
+        assert_eq!(body.collect().await.is_ok(), whole);
+    }
 }
 
 #[tokio::test(flavor = "local")]
