@@ -11,7 +11,10 @@
 //! `Trailer` stays: it announces what follows the body end to end, and HTTP/1.1 trailers are sent only when
 //! announced.
 
-use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
@@ -67,6 +70,22 @@ const KEPT: &[&str] = &[
 const KEPT_PREFIXES: &[&str] =
     &["access-control-", "content-security-policy", "grpc-", "sec-", "tidegate-", "x-"];
 
+/// Fields that may not follow a message (RFC 9110 section 6.5.1).
+const NO_TRAILERS: [HeaderName; 4] = [CONTENT_LENGTH, HOST, TE, TRAILER];
+/// Those that a client may not let follow, besides.
+const NO_TRAILERS_OF_CLIENTS: [HeaderName; 10] = [
+    AUTHORIZATION,
+    COOKIE,
+    EXPECT,
+    FORWARDED,
+    VIA,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-request-id"),
+];
+
 /// Removes what belongs to the client's connection alone, and what a client must not say: `Tidegate-*`,
 /// `Proxy`, and look-alikes with `_` that CGI-like applications would take for a field Tidegate writes.
 ///
@@ -88,6 +107,20 @@ pub fn strip_request(headers: &mut HeaderMap) {
 pub fn strip_response(headers: &mut HeaderMap) {
     let found = strip(headers, |name| name == "proxy-authenticate");
     remove(headers, &found);
+}
+
+/// Removes from a request's trailers what frames, routes or authorises a message, or tells who sent it: an application
+/// that adds them to its fields must not believe a client what only Tidegate may say.
+pub fn strip_request_trailers(trailers: &mut HeaderMap) {
+    strip_request(trailers);
+    remove(trailers, &NO_TRAILERS);
+    remove(trailers, &NO_TRAILERS_OF_CLIENTS);
+}
+
+/// Removes from a response's trailers what frames a message or belongs to the upstream's connection.
+pub fn strip_response_trailers(trailers: &mut HeaderMap) {
+    strip_response(trailers);
+    remove(trailers, &NO_TRAILERS);
 }
 
 /// Removes, then replaces or creates, then appends.

@@ -12,8 +12,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tidegate_model::headers;
 use tidegate_model::refusal::{self, Kind, Refusal};
-use tidegate_wire::body::{BoxError, Incoming, violation};
+use tidegate_wire::body::{BoxError, Incoming, is_cut, violation};
 use tidegate_wire::clock;
 use tidegate_wire::guard::Violation;
 use tidegate_wire::patience::Patience;
@@ -22,6 +23,10 @@ use crate::pace::{self, Pace};
 
 /// What ended a request's body early, seen by whoever answers for the failed upstream call.
 pub type Fault = Rc<Upload>;
+
+/// The client has stopped in the middle.
+const BROKEN: Violation =
+    Violation { kind: &refusal::REQUEST_MALFORMED, why: "the request's body broke off" };
 
 /// What a body and the exchange that sends it tell each other.
 #[derive(Debug, Default)]
@@ -68,6 +73,7 @@ pub struct RequestBody {
     count: Rc<Cell<u64>>,
     fault: Fault,
     pace: Option<Box<Pace>>,
+    /// For HTTP/2 alone.
     watch: Option<Box<Watch>>,
 }
 
@@ -124,11 +130,8 @@ impl RequestBody {
             }
             let frame = match Pin::new(&mut this.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => frame,
-                Poll::Ready(Some(Err(error))) => {
-                    let why = "the request's body broke off";
-                    let broken = Violation { kind: &refusal::REQUEST_MALFORMED, why };
-                    return this.fail(violation(&error).unwrap_or(broken));
-                }
+                Poll::Ready(Some(Err(error))) => return this.fail(violation(&error).unwrap_or(BROKEN)),
+                Poll::Ready(None) if this.watch.is_some() && is_cut(&this.inner) => return this.fail(BROKEN),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
                     if let Some(watch) = &mut this.watch
@@ -140,7 +143,12 @@ impl RequestBody {
                     return Poll::Pending;
                 }
             };
-            let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
+            let Some(data) = frame.data_ref() else {
+                return Poll::Ready(frame.into_trailers().ok().map(|mut trailers| {
+                    headers::strip_request_trailers(&mut trailers);
+                    Ok(Frame::trailers(trailers))
+                }));
+            };
             if let Err(fault) = this.admit(data) {
                 return this.fail(fault);
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
 use http::response::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version};
 use tidegate_model::headers;
 use tidegate_model::path::redirect_target;
 use tidegate_model::problem::{self, Form, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID};
@@ -150,6 +150,8 @@ fn passed_on(head: &mut Parts, sticky: Option<HeaderValue>, changes: &HeaderChan
         head.headers.append(SET_COOKIE, cookie);
     }
     head.extensions.clear();
+    // Each connection has a version of its own (RFC 9110 section 2.5).
+    head.version = Version::HTTP_11;
 }
 
 /// Changes headers as configured.

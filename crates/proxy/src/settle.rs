@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tidegate_model::headers;
 use tidegate_model::receipt::{End, Step};
 use tidegate_model::tenant::{Direction, Permit};
 use tidegate_upstream::AnswerBody;
@@ -86,11 +87,16 @@ impl HttpBody for ExchangeBody {
                 this.sent = this.sent.saturating_add(piece.len() as u64);
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            let frame = match &mut this.content {
+            let mut frame = match &mut this.content {
                 Content::Empty => None,
                 Content::Full(bytes) => (!bytes.is_empty()).then(|| Ok(Frame::data(std::mem::take(bytes)))),
                 Content::Answer(body) => ready!(Pin::new(body).poll_frame(context)),
             };
+            if let Some(Ok(frame)) = &mut frame
+                && let Some(trailers) = frame.trailers_mut()
+            {
+                headers::strip_response_trailers(trailers);
+            }
             match (&frame, &mut this.pace) {
                 (Some(Ok(frame)), Some(pace)) if frame.is_data() => {
                     pace.take(frame.data_ref().cloned().unwrap_or_default());

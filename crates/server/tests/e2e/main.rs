@@ -19,6 +19,7 @@ mod time;
 mod tokens;
 mod tunnels;
 mod upstreams;
+mod whole;
 
 /// The binary under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
