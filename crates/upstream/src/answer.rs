@@ -118,6 +118,11 @@ impl AnswerBody {
         Some(Switched { io: reply.into_tunnel().ok()?, _held: self.held })
     }
 
+    /// Whether its request is still being sent: nothing is won by reading the rest of it.
+    pub(crate) fn is_relayed(&self) -> bool {
+        matches!(self.source, Source::Relay(_))
+    }
+
     /// Gives back the slot before the upstream has finished: what is left of the answer is not wanted.
     pub(crate) fn give_up_slot(&mut self) {
         if let Some(held) = &mut self.held {

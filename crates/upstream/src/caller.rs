@@ -538,7 +538,7 @@ fn drain(answered: Answered) {
     const TIME_MAX: Duration = Duration::from_secs(1);
     let mut body = answered.response.into_body();
     body.give_up_slot();
-    if body.is_end_stream() || body.size_hint().lower() > BYTES_MAX {
+    if body.is_end_stream() || body.is_relayed() || body.size_hint().lower() > BYTES_MAX {
         return;
     }
     task::spawn(async move {

@@ -1,6 +1,7 @@
 //! What is cut in the middle is never told on as whole, and each side is told what is true of its own connection.
 
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
@@ -32,6 +33,32 @@ fn an_upload_that_is_reset_never_arrives_whole() {
         let whole = told.recv_timeout(PATIENCE).unwrap();
         assert!(!whole, "half of it, after {code:?}");
     }
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    let stream = sent(gate.address, head);
+    until("the upstream is asked", || origin.recorded().len() == 3);
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(!told.recv_timeout(PATIENCE).unwrap(), "half of it, after a FIN");
+}
+
+#[test]
+fn an_early_answer_that_is_tried_again_gives_its_slot_to_the_next_try() {
+    let again = AtomicBool::new(false);
+    let origin = Origin::scripted(move |visit| {
+        if !again.swap(true, Relaxed) {
+            visit.say("HTTP/1.1 503 Busy\r\nContent-Length: 10\r\n\r\nx")?;
+            return visit.until_left();
+        }
+        let length = visit.read_body()?.0;
+        visit.say(format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{length}"))
+    });
+    let lines = "concurrency = 1\nwaiting = { limit = 1, wait = \"100ms\" }";
+    let route = "retry = { tries = 2, backoff = \"1ms\", idempotent = true }";
+    let gate = gate("early-again", &app(&[origin.address], lines, route));
+    let mut stream = sent(gate.address, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf");
+    until("it is tried again", || origin.recorded().len() == 2);
+    stream.write_all(b"half").unwrap();
+    let answer = read_answer(&mut stream);
+    assert_eq!((answer.status, answer.body.as_str()), (200, "8"), "{}", answer.head);
 }
 
 #[test]
@@ -65,6 +92,7 @@ fn an_answer_whose_stream_is_reset_is_not_told_as_whole() {
 fn an_answer_without_content_tells_of_none_and_an_old_version_is_not_passed_on() {
     let origin = Origin::scripted(|visit| match visit.path() {
         "/none" => visit.say("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
+        "/same" => visit.say("HTTP/1.1 304 Same\r\nContent-Length: 9\r\n\r\n"),
         "/old" => {
             visit.say("HTTP/1.0 200 OK\r\n\r\nold")?;
             None
@@ -79,6 +107,7 @@ fn an_answer_without_content_tells_of_none_and_an_old_version_is_not_passed_on()
     };
     let answer = read_answer(&mut asked("/none"));
     assert!(answer.status == 204 && answer.header("content-length").is_empty(), "{}", answer.head);
+    assert!(read_until(&mut asked("/same"), "\r\n\r\n").starts_with("HTTP/1.1 304 "));
     let old = read_until(&mut asked("/old"), "3\r\nold\r\n0\r\n\r\n");
     assert!(old.starts_with("HTTP/1.1 200 OK\r\n"), "{old}");
     assert_eq!(read_answer(&mut asked("/")).body, "ok");
