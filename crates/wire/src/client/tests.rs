@@ -366,6 +366,27 @@ async fn answered(answer: Vec<u8>) -> (usize, Option<Sender>) {
 }
 
 #[tokio::test(flavor = "local")]
+async fn neither_a_head_that_drips_nor_an_upload_that_is_not_taken_outlasts_the_time() {
+    for drips in [true, false] {
+        let address = serving(async move |mut stream: TcpStream| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\na: ").await;
+            while drips && stream.write_all(b"b").await.is_ok() {
+                clock::sleep(Duration::from_millis(1)).await;
+            }
+            std::future::pending().await
+        })
+        .await;
+        let sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
+        let endless = futures_util::stream::repeat_with(|| Ok(Frame::data(Bytes::from(vec![0; 64 * 1024]))));
+        let body = if drips { Body::Empty } else { Body::boxed(http_body_util::StreamBody::new(endless)) };
+        let mut request = Request::post("/").header("host", "app").body(body).unwrap();
+        let by = clock::now().after(Duration::from_millis(40));
+        let error = sender.send(&mut request, by).await.unwrap_err();
+        assert!(error.kind == SendErrorKind::Late && error.sent, "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "local")]
 async fn an_idle_connection_holds_nothing_of_a_large_answer() {
     for length in [2, 4 << 20] {
         let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").into_bytes();
@@ -508,6 +529,42 @@ async fn an_answer_over_tls_that_is_cut_is_not_taken_for_whole() {
         let body = sender.send(&mut get("/"), NEVER).await.unwrap().into_body();
         assert_eq!(body.collect().await.is_ok(), whole);
     }
+}
+
+#[tokio::test(flavor = "local")]
+async fn bytes_go_both_ways_at_once_over_tls_though_either_side_is_slow_to_take_them() {
+    const LENGTH: usize = 2 << 20;
+    let server = secure(&[b"http/1.1"]);
+    let acceptor = server.acceptor.clone();
+    let address = serving(async move |stream| {
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n");
+        stream.read_exact(&mut [0; 1]).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(stream);
+        // What was read is answered, never more: each side waits for the other again and again.
+        let mut buffer = vec![0; 64 * 1024];
+        let mut left = LENGTH;
+        while left > 0 {
+            let length = read.read(&mut buffer).await.unwrap().min(left);
+            write.write_all(&buffer[..length]).await.unwrap();
+            write.flush().await.unwrap();
+            left -= length;
+        }
+        let _ = tokio::io::copy(&mut read, &mut tokio::io::sink()).await;
+    })
+    .await;
+    let tls = Arc::new(ClientTls::new(&trusting(&server), None).unwrap());
+    let target = Target { address, protocol: Protocol::Http1, tls: Some(tls) };
+    let sender = connect(&target).await.unwrap();
+    let body = frames((0..LENGTH / 4096 + 1).map(|_| Frame::data(Bytes::from(vec![b'a'; 4096]))).collect());
+    let mut request = Request::post("/").header("host", "app").body(body).unwrap();
+    let mut reply = sender.send(&mut request, NEVER).await.unwrap().into_body();
+    let mut read = 0;
+    while let Some(frame) = reply.frame().await {
+        read += frame.unwrap().into_data().unwrap_or_default().len();
+    }
+    assert_eq!(read, LENGTH);
 }
 
 #[tokio::test(flavor = "local")]

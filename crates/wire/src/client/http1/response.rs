@@ -202,8 +202,8 @@ pub enum Chunks {
     Data(u64),
     /// The line end after a chunk's data is next.
     End,
-    /// Trailers are next.
-    Trailers,
+    /// Trailers are next. So many bytes were searched for their end before.
+    Trailers(usize),
     /// All is read.
     Done,
 }
@@ -230,7 +230,7 @@ impl Chunks {
         loop {
             match *self {
                 Chunks::Size => match chunk_size(read)? {
-                    Some(0) => *self = Chunks::Trailers,
+                    Some(0) => *self = Chunks::Trailers(0),
                     Some(size) => *self = Chunks::Data(size),
                     None => return Ok(Piece::More),
                 },
@@ -250,8 +250,8 @@ impl Chunks {
                     }
                     *self = Chunks::Size;
                 }
-                Chunks::Trailers => {
-                    let Some(trailers) = trailers(read)? else { return Ok(Piece::More) };
+                Chunks::Trailers(ref mut seen) => {
+                    let Some(trailers) = trailers(read, seen)? else { return Ok(Piece::More) };
                     *self = Chunks::Done;
                     return Ok(if trailers.is_empty() { Piece::End } else { Piece::Trailers(trailers) });
                 }
@@ -284,7 +284,7 @@ fn chunk_size(read: &mut BytesMut) -> Result<Option<u64>, Malformed> {
 }
 
 /// The trailers, once they are whole.
-fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
+fn trailers(read: &mut BytesMut, seen: &mut usize) -> Result<Option<HeaderMap>, Malformed> {
     match &read[..read.len().min(2)] {
         [] | [b'\r'] => return Ok(None),
         b"\r\n" => {
@@ -293,7 +293,7 @@ fn trailers(read: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
         }
         _ => {}
     }
-    let Some(end) = head_end(read, &mut 0) else {
+    let Some(end) = head_end(read, seen) else {
         return if read.len() > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(None) };
     };
     let block = read.split_to(end).freeze();
