@@ -18,24 +18,31 @@ use crate::{app, gate};
 fn an_upload_that_is_reset_never_arrives_whole() {
     let (tell, told) = sync_channel(1);
     let origin = Origin::scripted(move |visit| {
+        if visit.path() == "/early" {
+            visit.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n")?;
+        }
         let body = visit.read_body();
         tell.send(body.is_some()).ok()?;
         visit.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     });
     let gate = gate("upload-reset", &app(&[origin.address], "", ""));
-    for (number, code) in [h2::Reason::NO_ERROR, h2::Reason::CANCEL].into_iter().enumerate() {
+    let ways = ["/", "/early"].map(|path| [(path, h2::Reason::NO_ERROR), (path, h2::Reason::CANCEL)]);
+    for (number, (path, code)) in ways.into_iter().flatten().enumerate() {
         let mut frames = Frames::connect(gate.address);
-        let fields = [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", "a")];
+        let fields = [(":method", "POST"), (":path", path), (":scheme", "http"), (":authority", "a")];
         frames.request(1, false, &fields).unwrap();
         frames.send(kind::DATA, 0, 1, b"half").unwrap();
         until("the upstream is asked", || origin.recorded().len() == number + 1);
+        if path == "/early" {
+            frames.until(|frame| frame.kind == kind::DATA).expect("the answer has begun");
+        }
         frames.send(kind::RST_STREAM, 0, 1, &u32::from(code).to_be_bytes()).unwrap();
         let whole = told.recv_timeout(PATIENCE).unwrap();
-        assert!(!whole, "half of it, after {code:?}");
+        assert!(!whole, "half of it, after {path} {code:?}");
     }
     let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
     let stream = sent(gate.address, head);
-    until("the upstream is asked", || origin.recorded().len() == 3);
+    until("the upstream is asked", || origin.recorded().len() == 5);
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(!told.recv_timeout(PATIENCE).unwrap(), "half of it, after a FIN");
 }
