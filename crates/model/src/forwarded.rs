@@ -111,7 +111,9 @@ impl Forwarding {
             push_value(&mut text, host);
         }
         let element = HeaderValue::try_from(text).expect("printable text is a header value");
-        self.last = host.map(|host| (host.clone(), element.clone()));
+        // A copy: the host lies in the buffer that the request was read into, and an idle connection must not hold that.
+        let copied = |host: &HeaderValue| HeaderValue::from_bytes(host.as_bytes()).ok();
+        self.last = host.and_then(copied).map(|host| (host, element.clone()));
         element
     }
 }

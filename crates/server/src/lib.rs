@@ -8,6 +8,7 @@ pub mod demo;
 #[cfg(test)]
 mod documentation;
 pub mod jwks;
+pub mod memory;
 pub mod run;
 pub mod status;
 pub mod telemetry;

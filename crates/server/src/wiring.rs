@@ -315,6 +315,7 @@ impl Core {
             runtime.block_on(async move {
                 let caller = Caller::new(cores, seed());
                 caller.sweep();
+                crate::memory::give_back();
                 let proxy =
                     Rc::new(Proxy::new(site, caller, telemetry.recorder(number), Entropy::seeded(seed())));
                 let server = Server::new(Rc::clone(&proxy), tls, census);
