@@ -19,7 +19,7 @@ pub const ORIGIN_STATUS: &str = "/origin-status";
 /// A rate that no round reaches, per tenant and second.
 const RATE_HIGH: u32 = 1_000_000;
 /// Where tenants are counted and not limited: so many requests until the first is refused...
-const SEEN_BURST: u32 = 1000;
+const SEEN_BURST: u32 = 50_000;
 /// ...and so many distinct tenants may be held, in all proxies.
 const SEEN_MAX: usize = 2_000_000;
 
