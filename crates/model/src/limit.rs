@@ -13,9 +13,15 @@ use std::time::Duration;
 use crate::plan::Rate;
 use crate::tick::{Tick, nanos};
 
-/// The state of one limit: the tick at which it is full again.
+/// The state of one limit.
 #[derive(Debug, Default)]
-pub struct Word(AtomicU64);
+pub struct Word {
+    /// The tick at which it is full again.
+    at: AtomicU64,
+    /// How far ahead the rate that it was last used with lets that lie, in nanoseconds. Written when a rate changes, never
+    /// by a request.
+    burst: AtomicU64,
+}
 
 /// What a limit said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +52,7 @@ impl Word {
             if ahead > burst {
                 return Verdict::Refused { retry_after: Duration::from_nanos(ahead - burst) };
             }
-            match self.0.compare_exchange_weak(full_at, after, Relaxed, Relaxed) {
+            match self.at.compare_exchange_weak(full_at, after, Relaxed, Relaxed) {
                 Ok(_) => {
                     return Verdict::Passed {
                         remaining: (burst - ahead) / share,
@@ -69,7 +75,7 @@ impl Word {
     /// Whether nothing is spent any more.
     #[must_use]
     pub fn is_full(&self, now: Tick) -> bool {
-        self.0.load(Relaxed) <= now.0
+        self.at.load(Relaxed) <= now.0
     }
 
     /// Requests left that may come at once, and until the limit is full again. Spends nothing.
@@ -94,18 +100,14 @@ impl Word {
     ///
     /// A word that lies further ahead was written under a slower rate, before a reload: a tenant that was held to one
     /// request a day and is now entitled to a thousand a second shall not wait for the rest of the day. It counts as
-    /// all spent. The slack is for cores that read their clocks at slightly different times.
+    /// all spent. That is looked at when the rate has changed, and only then: a core whose clock reading is old sees
+    /// every word far ahead, and would give back what was spent since.
     fn full_at(&self, burst: u64, now: Tick) -> u64 {
-        const SLACK: u64 = 1_000_000_000;
-        let full_at = self.0.load(Relaxed);
-        if full_at.saturating_sub(now.0) <= burst.saturating_add(SLACK) {
-            return full_at;
+        if self.burst.load(Relaxed) != burst && self.burst.swap(burst, Relaxed) != burst {
+            let spent = now.0.saturating_add(burst);
+            let _ = self.at.fetch_update(Relaxed, Relaxed, |at| (at > spent).then_some(spent));
         }
-        let spent = now.0.saturating_add(burst);
-        match self.0.compare_exchange(full_at, spent, Relaxed, Relaxed) {
-            Ok(_) => spent,
-            Err(seen) => seen,
-        }
+        self.at.load(Relaxed)
     }
 
     /// Reserves the time that these bytes take at this pace, after all that was reserved before. Bytes are delayed,
@@ -117,10 +119,10 @@ impl Word {
     pub fn reserve(&self, bytes: u64, per_second: NonZeroU64, now: Tick) -> Reserved {
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(per_second.get());
         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
-        let mut full_at = self.0.load(Relaxed);
+        let mut full_at = self.at.load(Relaxed);
         loop {
             let before = full_at.max(now.0);
-            match self.0.compare_exchange_weak(full_at, before.saturating_add(nanos), Relaxed, Relaxed) {
+            match self.at.compare_exchange_weak(full_at, before.saturating_add(nanos), Relaxed, Relaxed) {
                 Ok(_) => {
                     let wait = (before - now.0).saturating_sub(AHEAD);
                     return Reserved { wait: Duration::from_nanos(wait), nanos };
@@ -136,9 +138,9 @@ impl Word {
     }
 
     fn lower(&self, nanos: u64) {
-        let mut full_at = self.0.load(Relaxed);
+        let mut full_at = self.at.load(Relaxed);
         while let Err(seen) =
-            self.0.compare_exchange_weak(full_at, full_at.saturating_sub(nanos), Relaxed, Relaxed)
+            self.at.compare_exchange_weak(full_at, full_at.saturating_sub(nanos), Relaxed, Relaxed)
         {
             full_at = seen;
         }
@@ -248,6 +250,19 @@ mod tests {
         assert!(!passed(word.take(&rate, now)));
         word.give_back(&rate);
         assert!(passed(word.take(&rate, now)));
+    }
+
+    #[test]
+    fn a_core_whose_clock_reading_is_old_gives_nothing_back() {
+        let (word, rate) = (Word::default(), rate(10, 1000, 3));
+        let now = Tick(60_000_000_000);
+        assert_eq!((0..5).filter(|_| passed(word.take(&rate, now))).count(), 3);
+        for seconds in [1, 2, 30, 59] {
+            let old = Tick(now.0 - seconds * 1_000_000_000);
+            assert!(!passed(word.take(&rate, old)) && !word.wait(&rate, old).is_zero());
+            assert_eq!(word.left(&rate, old).0, 0);
+        }
+        assert!(!passed(word.take(&rate, now)), "what was spent is spent");
     }
 
     #[test]
