@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tidegate_wire::{clock, task};
 
-/// How often it is looked what can be given back. It takes microseconds.
+/// How often it is looked what can be given back.
 const INTERVAL: Duration = Duration::from_secs(4);
 
 /// Gives back what this core has freed, from now on.

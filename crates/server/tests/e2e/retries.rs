@@ -30,7 +30,8 @@ fn an_answer_that_is_worth_it_is_tried_again_elsewhere_after_a_pause() {
         .iter()
         .map(|steps| steps.split("another try after ").nth(1).unwrap().lines().next().unwrap())
         .collect();
-    assert!(pauses.len() > retried.len() / 2, "they come spread, not in step: {pauses:?}");
+    // Twenty milliseconds told to the microsecond: two in five may once agree by chance, three never do.
+    assert!(pauses.len() + 1 >= retried.len(), "they come spread, not in step: {pauses:?}");
     assert_eq!(endpoint(&gate, bad.address)["connects"], 1, "its connection was kept");
 }
 

@@ -327,12 +327,6 @@ impl Http1 {
         error
     }
 
-    /// Whether the response has ended.
-    #[must_use]
-    pub fn is_end(&self) -> bool {
-        matches!(self.reading, Reading::Idle | Reading::Tunnel | Reading::Failed)
-    }
-
     /// How much of the body is left, where that is known.
     #[must_use]
     pub fn left(&self) -> Option<u64> {
