@@ -116,6 +116,35 @@ impl RoundRobin {
     }
 }
 
+/// Smooth weighted round robin over parts of one list, each time another. All parts share what is owed to whom, so that
+/// the whole list is in turn too: who was chosen in one part has to wait in all others.
+#[derive(Clone, Debug, Default)]
+pub struct PartRobin {
+    credit: Vec<f64>,
+}
+
+impl PartRobin {
+    /// The next of a part of a list of so many: each named by its place there, with its weight.
+    pub fn next(&mut self, count: usize, part: &[(u64, f64)]) -> Option<usize> {
+        if self.credit.len() != count {
+            self.credit.clear();
+            self.credit.resize(count, 0.0);
+        }
+        let total: f64 = part.iter().map(|&(_, weight)| weight).sum();
+        let mut best: Option<(usize, f64)> = None;
+        for (index, &(place, weight)) in part.iter().enumerate() {
+            let credit = self.credit.get_mut(place as usize)?;
+            *credit += weight;
+            if best.is_none_or(|(_, most)| *credit > most) {
+                best = Some((index, *credit));
+            }
+        }
+        let (index, _) = best?;
+        self.credit[part[index].0 as usize] -= total;
+        Some(index)
+    }
+}
+
 /// Consistent hashing with bounded load (Mirrokni, Thorup, Zadimoghaddam 2016): rendezvous order, and whoever has more
 /// than its share of the calls under way is passed over. Taking an endpoint away moves its keys alone.
 #[must_use]
@@ -194,7 +223,7 @@ impl Ewma {
 }
 
 /// A word as a number from 0 to 1, 1 excluded.
-fn unit(word: u64) -> f64 {
+pub(crate) fn unit(word: u64) -> f64 {
     (word >> 11) as f64 / (1u64 << 53) as f64
 }
 
@@ -222,6 +251,23 @@ mod tests {
         let order: Vec<usize> =
             (0..14).map(|_| robin.next(&[(1, 5.0), (2, 1.0), (3, 1.0)]).unwrap()).collect();
         assert_eq!(order, [0, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn round_robin_over_parts_is_fair_in_each_and_in_the_whole() {
+        let (mut robin, mut whole) = (PartRobin::default(), [0u32; 4]);
+        let parts = [[0u64, 1], [1, 2], [2, 3], [3, 0]].map(|part| part.map(|place| (place, 1.0)));
+        for step in 0..4_000u64 {
+            let part = &parts[(mix(step) % 4) as usize];
+            whole[part[robin.next(4, part).unwrap()].0 as usize] += 1;
+        }
+        assert!(whole.iter().all(|count| (990..=1010).contains(count)), "{whole:?}");
+        let turns: Vec<usize> = (0..6).map(|_| robin.next(4, &parts[0]).unwrap()).collect();
+        assert!(turns.windows(2).skip(2).all(|two| two[0] != two[1]), "{turns:?}");
+        assert_eq!(robin.next(4, &[]), None);
+        let mut robin = PartRobin::default();
+        let heavy: usize = (0..8).filter_map(|_| robin.next(9, &[(4, 1.0), (8, 3.0)])).sum();
+        assert_eq!(heavy, 6, "three of four go to the one that weighs three");
     }
 
     #[test]

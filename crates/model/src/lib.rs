@@ -21,5 +21,6 @@ pub mod receipt;
 pub mod refusal;
 pub mod retry;
 pub mod route;
+pub mod shard;
 pub mod tenant;
 pub mod tick;

@@ -135,13 +135,15 @@ pub enum Step {
     },
     /// Waited at the gate of this upstream.
     Waited(Duration),
+    /// The endpoints that serve this tenant, where the upstream has shuffle sharding.
+    Sharded(Arc<[SocketAddr]>),
     /// A try began.
     Try {
         /// The try's number, from 1.
         number: u32,
         /// Where to.
         endpoint: SocketAddr,
-        /// Why there: `round-robin`, `least-request`, `peak-ewma`, `ring-hash`, `random`, `panic`, `hedge`, …
+        /// Why there: `round-robin`, `least-request`, `peak-ewma`, `ring-hash`, `random`, `panic`, `spill`, …
         because: &'static str,
     },
     /// A connection was made for the try (none of the pool was idle).
@@ -154,7 +156,7 @@ pub enum Step {
     TryAnswered(StatusCode),
     /// Another try comes after this pause.
     Backoff(Duration),
-    /// No further try, for this reason (`budget`, `deadline`, `tries`, `unsafe`, `body`, `answered`, `breaker`).
+    /// No further try, for this reason (`budget`, `deadline`, `tries`, `unsafe`, `body`, `answered`, `breaker`, `shard`).
     NoRetry(&'static str),
     /// A second try was sent beside the slow first one.
     Hedged,

@@ -140,6 +140,7 @@ kinds! {
     UPSTREAM_PROTOCOL = "upstream.protocol", 502, "Invalid response from the upstream", Upstream, Later, "http_protocol_error", 13;
     UPSTREAM_RESOLVE = "upstream.resolve", 503, "Upstream has no address", Operator, Later, "dns_error", 14;
     UPSTREAM_UNAVAILABLE = "upstream.unavailable", 503, "No usable endpoint", Upstream, Later, "destination_unavailable", 14;
+    UPSTREAM_SHARD = "upstream.shard-down", 503, "The tenant's endpoints are down", Upstream, Later, "destination_unavailable", 14;
     UPSTREAM_BREAKER = "upstream.breaker-open", 503, "Circuit breaker open", Upstream, Later, "destination_unavailable", 14;
     UPSTREAM_SATURATED = "upstream.saturated", 503, "Upstream saturated", Upstream, Later, "connection_limit_reached", 8;
     // Tidegate itself.

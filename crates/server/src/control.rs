@@ -161,7 +161,7 @@ async fn as_unix(mut request: Request, next: Next) -> Response {
 }
 
 /// All there is, as `docs/control.md` has it.
-fn endpoints() -> [(&'static str, MethodRouter<Control>); 8] {
+fn endpoints() -> [(&'static str, MethodRouter<Control>); 9] {
     [
         ("/healthz", get(|| async { "ok\n" })),
         ("/readyz", get(ready)),
@@ -171,6 +171,7 @@ fn endpoints() -> [(&'static str, MethodRouter<Control>); 8] {
         ("/explain/{id}", get(explain)),
         ("/reload", post(reload)),
         ("/upstreams/{name}/endpoints/{address}", post(set_endpoint)),
+        ("/upstreams/{name}/shards/{tenant}", get(shard)),
     ]
 }
 
@@ -377,6 +378,20 @@ async fn set_endpoint(
         "control.endpoint",
         "there is no such upstream, or it has no such endpoint",
     )
+}
+
+async fn shard(State(control): State<Control>, Path((name, tenant)): Path<(String, String)>) -> Response {
+    let found = control.process.gate.standing.upstreams.get(&name);
+    match found.and_then(|upstream| upstream.shard_of(&tenant, clock::now())) {
+        Some(endpoints) => {
+            axum::Json(json!({"upstream": name, "tenant": tenant, "endpoints": endpoints})).into_response()
+        }
+        None => problem(
+            StatusCode::NOT_FOUND,
+            "control.shard",
+            "there is no such upstream, or all of its endpoints serve each tenant",
+        ),
+    }
 }
 
 #[cfg(test)]

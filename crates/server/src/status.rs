@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A question to the control API, in total.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +41,16 @@ enum Change {
     Enable(EndpointArgs),
     /// Do not use an endpoint
     Disable(EndpointArgs),
+    /// Tell which endpoints of an upstream serve a tenant
+    Shard(ShardArgs),
+}
+
+#[derive(Debug, Args)]
+struct ShardArgs {
+    /// The upstream's name
+    upstream: String,
+    /// The tenant's id
+    tenant: String,
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +68,7 @@ pub fn status(args: &StatusArgs) -> ExitCode {
         Some(Change::Drain(endpoint)) => change(args, endpoint, "draining"),
         Some(Change::Enable(endpoint)) => change(args, endpoint, "enabled"),
         Some(Change::Disable(endpoint)) => change(args, endpoint, "disabled"),
+        Some(Change::Shard(shard)) => tell_shard(args, shard),
         None => tell(args),
     };
     match told {
@@ -74,6 +85,21 @@ fn change(args: &StatusArgs, endpoint: &EndpointArgs, state: &str) -> Result<(),
     ask(args, "POST", &path, &format!("{{\"state\": \"{state}\"}}"))?;
     // It is done, whether anybody reads it or not.
     let _ = writeln!(std::io::stdout(), "{} of {} is {state}", endpoint.address, endpoint.upstream);
+    Ok(())
+}
+
+fn tell_shard(args: &StatusArgs, asked: &ShardArgs) -> Result<(), String> {
+    let tenant: String = asked.tenant.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let answer = ask(args, "GET", &format!("/upstreams/{}/shards/{tenant}", asked.upstream), "")?;
+    let text = if args.json {
+        answer + "\n"
+    } else {
+        let shard: Value =
+            serde_json::from_str(&answer).map_err(|error| format!("tidegate: not a shard: {error}"))?;
+        let upstream = json!({"name": shard["upstream"], "endpoints": shard["endpoints"]});
+        aligned(&endpoints(&json!({"upstreams": [upstream]})))
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 
@@ -132,6 +158,9 @@ fn upstreams(state: &Value) -> Rows {
         let mut found = cell(&one["discovery"]);
         if let Value::String(error) = &one["discovery_error"] {
             found = format!("{found} (failing: {error})");
+        }
+        if let Value::Number(size) = &one["shard"]["size"] {
+            found = format!("{found}, {size} of {} a tenant", list(&one["endpoints"]).count());
         }
         rows.push([
             cell(&one["name"]),

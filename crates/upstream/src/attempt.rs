@@ -24,7 +24,7 @@ use crate::answer::{AnswerBody, Held};
 use crate::caller::Caller;
 use crate::endpoint::{Busy, Endpoint};
 use crate::gate::Slot;
-use crate::pick::{Local, Pick};
+use crate::pick::{Ask, Local, Pick};
 use crate::pool::{Connection, Pooled};
 use crate::settings::{BreakerSettings, HostHeader, OutlierSettings, UpstreamSettings};
 use crate::trial::{Trial, Try};
@@ -73,6 +73,8 @@ pub(crate) struct Plan<'a> {
     /// What the route gives a try, however little the client gives.
     pub patience: Duration,
     pub key: u64,
+    /// The tenant's key, where its endpoints are drawn by it.
+    pub shard: u64,
     pub receipt: &'a RefCell<Receipt>,
     /// What is owed to the upstream's breaker.
     pub trial: Trial<'a>,
@@ -168,9 +170,16 @@ impl Caller {
     ) -> Result<(Pick, Busy, Option<breaker::Probe>), Refusal> {
         plan.local.refresh(plan.upstream);
         let (set, picker) = (plan.local.endpoints(), &plan.local.picker);
+        let (settings, key, tenant) = (plan.settings, plan.key, plan.shard);
+        let mut ask = Ask { settings, set: &set, tried, key, tenant, chance: 0, now };
+        if tried.is_empty()
+            && let Some((addresses, _)) = picker.shard(&ask)
+        {
+            plan.receipt.borrow_mut().note(now, Step::Sharded(addresses));
+        }
         for _ in 0..PICKS_MAX {
-            let pick = picker.pick(plan.settings, &set, tried, plan.key, self.state.chance(), now);
-            let Some(pick) = pick else { break };
+            ask.chance = self.state.chance();
+            let Some(pick) = picker.pick(&ask) else { break };
             // An operator may have said otherwise just now.
             let Some(busy) = pick.endpoint.enter() else { continue };
             let probe = match pick.endpoint.breaker.ask(&ejection(&plan.settings.outlier), by, now) {
@@ -180,13 +189,12 @@ impl Caller {
                 // Another core's call is the probe.
                 Verdict::Open { .. } => continue,
             };
+            if pick.is_spilled() {
+                plan.upstream.shard_spilled.fetch_add(1, Relaxed);
+            }
             return Ok((pick, busy, probe));
         }
-        let refusal = match set.endpoints.is_empty() {
-            true => Refusal::new(&refusal::UPSTREAM_RESOLVE, "the upstream has no address yet"),
-            false => Refusal::new(&refusal::UPSTREAM_UNAVAILABLE, "no endpoint of the upstream is enabled"),
-        };
-        Err(refusal.retry_after(Duration::from_secs(1)))
+        Err(none_to_pick(plan, &ask))
     }
 
     /// Tells the endpoint and the upstream's breaker how it went.
@@ -337,6 +345,22 @@ impl Caller {
         drop(opening);
         Ok(connection)
     }
+}
+
+/// Why there is no endpoint for a call.
+fn none_to_pick(plan: &Plan<'_>, ask: &Ask<'_>) -> Refusal {
+    let second = Duration::from_secs(1);
+    let (kind, why, wait) = match plan.local.picker.shard(ask) {
+        _ if ask.set.endpoints.is_empty() => {
+            (&refusal::UPSTREAM_RESOLVE, "the upstream has no address yet", second)
+        }
+        Some((members, wait)) if !members.is_empty() => {
+            plan.upstream.shard_refused.fetch_add(1, Relaxed);
+            (&refusal::UPSTREAM_SHARD, "all endpoints that serve this tenant are down", wait.max(second))
+        }
+        _ => (&refusal::UPSTREAM_UNAVAILABLE, "no endpoint of the upstream is enabled", second),
+    };
+    Refusal::new(kind, why).retry_after(wait)
 }
 
 /// What each try tells the upstream anew.

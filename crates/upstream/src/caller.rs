@@ -17,6 +17,7 @@ use tidegate_model::breaker::{Probe, Verdict};
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::retry::{Sent, backoff, may_repeat};
+use tidegate_model::shard;
 use tidegate_model::tenant::Permit;
 use tidegate_model::tick::Tick;
 use tidegate_wire::body::Body;
@@ -170,6 +171,7 @@ impl Caller {
             try_timeout: terms.retry.try_timeout,
             patience: terms.retry.try_timeout.map_or(terms.patience, |most| most.min(terms.patience)),
             key: hash.key,
+            shard: settings.shard.map_or(0, |_| shard::key_of(permit.tenant().id())),
             receipt,
             trial: Trial::new(&upstream.breaker, probe),
             awaited: terms.awaited,
@@ -490,6 +492,10 @@ impl<'a> Tries<'a> {
         }
         if self.is_gone() {
             return Some("body");
+        }
+        // What one tenant has broken must not spend what all have for their retries.
+        if matches!(result, Err(failed) if std::ptr::eq(failed.refusal.kind, &refusal::UPSTREAM_SHARD)) {
+            return Some("shard");
         }
         if self.plan.settings.breaker.is_some() && self.plan.upstream.breaker.is_tripped() {
             return Some("breaker");

@@ -225,6 +225,17 @@ impl Endpoint {
             && self.busy_until.load(Relaxed) <= now.0
     }
 
+    /// Its configured or discovered share.
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight.load(Relaxed)
+    }
+
+    /// How long it is to be left alone, as far as that is known: what is unhealthy is asked again all the time.
+    pub(crate) fn rest(&self, now: Tick) -> Duration {
+        let ejected = self.breaker.open_for(now).unwrap_or_default();
+        ejected.max(Tick(self.busy_until.load(Relaxed)).since(now))
+    }
+
     /// It asked for a pause.
     pub(crate) fn busy_for(&self, wait: Duration, now: Tick) {
         self.busy_until.store(now.after(wait.min(Duration::from_secs(60))).0, Relaxed);
@@ -448,6 +459,12 @@ impl EndpointSet {
         }
         let is_even = settings.iter().all(|one| one.weight == settings[0].weight);
         EndpointSet { version: self.version + 1, endpoints, is_even }
+    }
+
+    /// The same endpoints under another version: what was computed from them is computed anew.
+    #[must_use]
+    pub(crate) fn renewed(&self) -> EndpointSet {
+        EndpointSet { version: self.version + 1, endpoints: self.endpoints.clone(), is_even: self.is_even }
     }
 
     /// Whether these addresses and weights are what it holds already, in this order.

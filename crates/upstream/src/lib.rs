@@ -15,10 +15,12 @@ mod pick;
 mod pool;
 mod replay;
 pub mod settings;
+mod shard;
 mod trial;
 mod upstreams;
 
 pub use answer::{Answer, AnswerBody, Switched};
 pub use caller::{Called, Caller, Terms};
 pub use endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
+pub use shard::ShardStatus;
 pub use upstreams::{Prepared, Upstream, UpstreamError, UpstreamStatus, Upstreams};

@@ -3,17 +3,22 @@
 //! Of many endpoints that weigh the same, the choice looks at the two that chance has drawn, or at the one whose turn
 //! it is, and at no other; only if something speaks against these it looks at all. What it needs is kept from pick to
 //! pick: none allocates.
+//!
+//! With shuffle sharding the choice is among the few that serve the tenant. It leaves them only if none is usable and
+//! the settings say so; that too many of all are unusable is no reason.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_model::balance::{self, Candidate, RoundRobin};
+use tidegate_model::balance::{self, Candidate, PartRobin, RoundRobin};
 use tidegate_model::tick::Tick;
 
 use crate::endpoint::{Endpoint, EndpointSet};
-use crate::settings::{Balance, UpstreamSettings};
+use crate::settings::{Balance, ShardSettings, UpstreamSettings, WhenDown};
+use crate::shard::{Shard, Shards, rest};
 use crate::upstreams::Upstream;
 
 /// Of so few endpoints, all are looked at.
@@ -32,9 +37,30 @@ impl Pick {
     pub(crate) fn is_panic(&self) -> bool {
         self.because == PANIC
     }
+
+    /// Whether it is outside of its tenant's shard.
+    pub(crate) fn is_spilled(&self) -> bool {
+        self.because == SPILL
+    }
 }
 
 const PANIC: &str = "panic";
+const SPILL: &str = "spill";
+
+/// What an endpoint is picked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub settings: &'a UpstreamSettings,
+    pub set: &'a EndpointSet,
+    /// Those that were tried already: one of them is picked only if there is no other.
+    pub tried: &'a [u64],
+    /// The key of consistent hashing.
+    pub key: u64,
+    /// The tenant's key, where its endpoints are drawn by it.
+    pub tenant: u64,
+    pub chance: u64,
+    pub now: Tick,
+}
 
 /// What one core keeps of an upstream, so that its calls touch no count that other cores write, too.
 #[derive(Debug)]
@@ -91,6 +117,9 @@ pub(crate) struct Picker {
     /// Until when there is no need to look again whether enough of the set of this version are usable.
     calm: Cell<(u64, Tick)>,
     scratch: RefCell<Scratch>,
+    shards: RefCell<Shards>,
+    /// Whose turn it is in shards.
+    parts: RefCell<PartRobin>,
 }
 
 /// What a choice among all is made from, kept for the next one.
@@ -103,50 +132,88 @@ struct Scratch {
     weights: Vec<(u64, f64)>,
 }
 
+impl Scratch {
+    /// Gathers those of these places that may be picked: the usable ones, or in a panic all that are enabled; of
+    /// them, those that were not tried yet, if there are any. `false`: there are none.
+    fn gather(&mut self, ask: &Ask<'_>, places: impl Iterator<Item = usize> + Clone, panic: bool) -> bool {
+        for fresh in [true, false] {
+            let eligible = |place: &usize| {
+                let endpoint = &ask.set.endpoints[*place];
+                (if panic { endpoint.is_enabled() } else { endpoint.is_usable(ask.now) })
+                    && (!fresh || !ask.tried.contains(&endpoint.id))
+            };
+            self.eligible.clear();
+            self.eligible.extend(places.clone().filter(eligible));
+            if !self.eligible.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 impl Picker {
-    /// Picks an endpoint. One that was tried already is picked only if there is no other.
-    pub(crate) fn pick(
-        &self,
-        settings: &UpstreamSettings,
-        set: &EndpointSet,
-        tried: &[u64],
-        key: u64,
-        chance: u64,
-        now: Tick,
-    ) -> Option<Pick> {
-        let balanced = |endpoint: &Arc<Endpoint>| Pick {
-            endpoint: Arc::clone(endpoint),
-            because: name(&settings.balance),
-        };
+    /// Picks an endpoint.
+    pub(crate) fn pick(&self, ask: &Ask<'_>) -> Option<Pick> {
+        match &ask.settings.shard {
+            None => self.of_all(ask),
+            Some(shard) => self.of_shard(ask, *shard),
+        }
+    }
+
+    /// The addresses of the endpoints that serve the tenant, and when the first of them may be usable again; `None`: all
+    /// endpoints serve it.
+    pub(crate) fn shard(&self, ask: &Ask<'_>) -> Option<(Arc<[SocketAddr]>, Duration)> {
+        let mut shards = self.shards.borrow_mut();
+        let shard = shards.find(ask.set, ask.settings.shard?.size, ask.tenant);
+        Some((Arc::clone(&shard.addresses), rest(ask.set, shard, ask.now)))
+    }
+
+    fn of_all(&self, ask: &Ask<'_>) -> Option<Pick> {
+        let Ask { settings, set, now, .. } = *ask;
         if let [endpoint] = set.endpoints.as_slice() {
             // The only one there is: an ejection would leave nothing.
             let because = if endpoint.is_usable(now) { name(&settings.balance) } else { PANIC };
             return endpoint.is_enabled().then(|| Pick { endpoint: Arc::clone(endpoint), because });
         }
         if set.endpoints.len() > FEW
-            && let Some(endpoint) = self.quick(settings, set, tried, chance, now)
+            && let Some(endpoint) = self.quick(ask)
         {
-            return Some(balanced(endpoint));
+            return Some(Pick { endpoint: Arc::clone(endpoint), because: name(&settings.balance) });
         }
         let panic = self.is_panic(settings, set, now);
         let scratch = &mut *self.scratch.borrow_mut();
-        let eligible = |fresh: bool| {
-            move |(_, endpoint): &(usize, &Arc<Endpoint>)| {
-                (if panic { endpoint.is_enabled() } else { endpoint.is_usable(now) })
-                    && (!fresh || !tried.contains(&endpoint.id))
+        if !scratch.gather(ask, 0..set.endpoints.len(), panic) {
+            return None;
+        }
+        self.chosen(ask, scratch, if panic { PANIC } else { name(&settings.balance) })
+    }
+
+    fn of_shard(&self, ask: &Ask<'_>, settings: ShardSettings) -> Option<Pick> {
+        {
+            let mut shards = self.shards.borrow_mut();
+            let Shard { places, .. } = shards.find(ask.set, settings.size, ask.tenant);
+            let members = || places.iter().map(|&place| usize::from(place));
+            let scratch = &mut *self.scratch.borrow_mut();
+            if scratch.gather(ask, members(), false) {
+                return self.chosen(ask, scratch, name(&ask.settings.balance));
             }
-        };
-        for fresh in [true, false] {
-            let all = set.endpoints.iter().enumerate().filter(eligible(fresh));
-            scratch.eligible.clear();
-            scratch.eligible.extend(all.map(|(place, _)| place));
-            if !scratch.eligible.is_empty() {
-                break;
+            if settings.when_down == WhenDown::Refuse {
+                // So many are down that it cannot be this tenant's doing alone; but its shard it does not leave.
+                let panic = self.is_panic(ask.settings, ask.set, ask.now);
+                let there = panic && scratch.gather(ask, members(), true);
+                return there.then(|| self.chosen(ask, scratch, PANIC))?;
             }
         }
-        let index = self.choose(settings, set, scratch, key, chance, now)?;
-        let endpoint = &set.endpoints[scratch.eligible[index]];
-        Some(if panic { Pick { endpoint: Arc::clone(endpoint), because: PANIC } } else { balanced(endpoint) })
+        let spilled = self.of_all(ask)?;
+        Some(if spilled.is_panic() { spilled } else { Pick { because: SPILL, ..spilled } })
+    }
+
+    /// One of those gathered.
+    fn chosen(&self, ask: &Ask<'_>, scratch: &mut Scratch, because: &'static str) -> Option<Pick> {
+        let index = self.choose(ask, scratch)?;
+        let endpoint = &ask.set.endpoints[scratch.eligible[index]];
+        Some(Pick { endpoint: Arc::clone(endpoint), because })
     }
 
     /// Whether so few are usable that all must be used: ejecting more than the maximum share, or losing more than the
@@ -163,14 +230,8 @@ impl Picker {
     }
 
     /// The choice where all weigh the same, if nothing speaks against it.
-    fn quick<'a>(
-        &self,
-        settings: &UpstreamSettings,
-        set: &'a EndpointSet,
-        tried: &[u64],
-        chance: u64,
-        now: Tick,
-    ) -> Option<&'a Arc<Endpoint>> {
+    fn quick<'a>(&self, ask: &Ask<'a>) -> Option<&'a Arc<Endpoint>> {
+        let Ask { settings, set, tried, chance, now, .. } = *ask;
         let (version, until) = self.calm.get();
         if !set.is_even || !settings.slow_start.is_zero() || version != set.version || until <= now {
             return None;
@@ -198,15 +259,8 @@ impl Picker {
         }
     }
 
-    fn choose(
-        &self,
-        settings: &UpstreamSettings,
-        set: &EndpointSet,
-        scratch: &mut Scratch,
-        key: u64,
-        chance: u64,
-        now: Tick,
-    ) -> Option<usize> {
+    fn choose(&self, ask: &Ask<'_>, scratch: &mut Scratch) -> Option<usize> {
+        let Ask { settings, set, key, chance, now, .. } = *ask;
         let Scratch { eligible, candidates, keyed, weights } = scratch;
         let endpoints = eligible.iter().map(|&place| &set.endpoints[place]);
         let known = |endpoint: &Endpoint| endpoint.candidate(settings.slow_start, now);
@@ -217,6 +271,13 @@ impl Picker {
             candidates as &[Candidate]
         };
         match &settings.balance {
+            Balance::RoundRobin if settings.shard.is_some() => {
+                weights.clear();
+                weights.extend(
+                    eligible.iter().map(|&place| (place as u64, known(&set.endpoints[place]).weight)),
+                );
+                self.parts.borrow_mut().next(set.endpoints.len(), weights)
+            }
             Balance::RoundRobin => {
                 weights.clear();
                 weights.extend(endpoints.map(|endpoint| (endpoint.id, known(endpoint).weight)));
@@ -235,7 +296,7 @@ impl Picker {
     }
 }
 
-fn address_key(endpoint: &Endpoint) -> u64 {
+pub(crate) fn address_key(endpoint: &Endpoint) -> u64 {
     let ip = match endpoint.address.ip() {
         std::net::IpAddr::V4(v4) => u128::from(v4.to_bits()),
         std::net::IpAddr::V6(v6) => v6.to_bits(),
@@ -269,6 +330,10 @@ mod tests {
         EndpointSet::default().update(&listed, |_| Admin::Enabled, Tick(1))
     }
 
+    fn ask<'a>(settings: &'a UpstreamSettings, set: &'a EndpointSet, chance: u64, now: Tick) -> Ask<'a> {
+        Ask { settings, set, tried: &[], key: 0, tenant: 0, chance, now }
+    }
+
     /// Who is picked how often in so many picks by each way to choose but ring hash; a twentieth of a second apart, or all
     /// at once.
     fn check(set: &EndpointSet, tried: &[u64], picks: u64, apart: u64, holds: impl Fn(&HashMap<u64, usize>)) {
@@ -277,8 +342,8 @@ mod tests {
             let mut counts = HashMap::new();
             for step in 0..picks {
                 let now = Tick(1_000 + step * apart);
-                let pick =
-                    picker.pick(&settings, set, tried, 0, balance::mix(step), now).expect("one is there");
+                let ask = Ask { tried, ..ask(&settings, set, balance::mix(step), now) };
+                let pick = picker.pick(&ask).expect("one is there");
                 assert!(!pick.is_panic());
                 *counts.entry(pick.endpoint.id).or_default() += 1;
             }
@@ -313,7 +378,7 @@ mod tests {
     fn round_robin_takes_turns_among_many() {
         let (picker, set, settings) = (Picker::default(), set(10), upstream("app"));
         let picked: Vec<u64> = (0..21)
-            .map(|_| picker.pick(&settings, &set, &[], 0, 0, Tick(1_000)).unwrap().endpoint.id)
+            .map(|_| picker.pick(&ask(&settings, &set, 0, Tick(1_000))).unwrap().endpoint.id)
             .collect();
         // The first look is at all of them.
         assert_eq!(picked[1..11], picked[11..21]);
@@ -323,7 +388,7 @@ mod tests {
     #[test]
     fn many_that_fail_are_noticed_soon_and_then_all_are_used() {
         let (picker, set, settings) = (Picker::default(), set(10), upstream("app"));
-        let pick = |now: Tick| picker.pick(&settings, &set, &[], 0, balance::mix(now.0), now).unwrap();
+        let pick = |now: Tick| picker.pick(&ask(&settings, &set, balance::mix(now.0), now)).unwrap();
         assert!(!pick(Tick(1_000)).is_panic());
         set.endpoints[..6].iter().for_each(|one| one.busy_for(Duration::from_secs(60), Tick(1_000)));
         let later = Tick(1_000).after(BELIEVED);

@@ -23,6 +23,8 @@ pub struct UpstreamSettings {
     pub host: HostHeader,
     /// How one is chosen.
     pub balance: Balance,
+    /// Shuffle sharding: each tenant is served by a few of the endpoints.
+    pub shard: Option<ShardSettings>,
     /// How much less than its fair share a new or recovered endpoint gets, growing over this time; zero: no slow start.
     pub slow_start: Duration,
     /// Active checks.
@@ -140,6 +142,24 @@ pub enum Balance {
     Random,
 }
 
+/// Shuffle sharding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardSettings {
+    /// Endpoints that serve a tenant, 1 to [`tidegate_model::shard::SIZE_MAX`].
+    pub size: usize,
+    /// What becomes of a tenant none of whose endpoints is usable.
+    pub when_down: WhenDown,
+}
+
+/// What becomes of a tenant none of whose endpoints is usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenDown {
+    /// It is refused: what has taken its endpoints down may be its own requests.
+    Refuse,
+    /// All endpoints serve it.
+    Spill,
+}
+
 /// What is hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashOn {
@@ -246,6 +266,7 @@ pub(crate) mod tests {
             tls: None,
             host: HostHeader::Client,
             balance: Balance::RoundRobin,
+            shard: None,
             slow_start: Duration::ZERO,
             health: None,
             outlier: OutlierSettings {

@@ -25,6 +25,7 @@ use crate::discovery::ENDPOINTS_MAX;
 use crate::endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
 use crate::gate::{Gate, Slot};
 use crate::settings::{Discovery, EndpointSettings, UpstreamSettings};
+use crate::shard::ShardStatus;
 
 /// A named service: everything of it that all cores share.
 #[derive(Debug)]
@@ -41,6 +42,9 @@ pub struct Upstream {
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
     pub(crate) latencies: Latencies,
+    /// Calls that found no endpoint of their tenant's shard usable: refused, and sent elsewhere.
+    pub(crate) shard_refused: AtomicU64,
+    pub(crate) shard_spilled: AtomicU64,
     /// Held while an endpoint is ejected: two cores must not both take the last one that may go.
     ejecting: Mutex<()>,
     /// Grows when connections made before must not be used any more: another protocol, other TLS.
@@ -91,6 +95,8 @@ pub struct UpstreamStatus {
     pub discovery_error: Option<String>,
     /// Times they were looked for in vain.
     pub discovery_failures: u64,
+    /// Its shuffle sharding; `None`: all endpoints serve each tenant.
+    pub shard: Option<ShardStatus>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -109,6 +115,8 @@ impl Upstream {
             breaker: Breaker::default(),
             budget: Budget::default(),
             latencies: Latencies::default(),
+            shard_refused: AtomicU64::new(0),
+            shard_spilled: AtomicU64::new(0),
             ejecting: Mutex::default(),
             transport: AtomicU64::new(0),
             known: Mutex::default(),
@@ -215,6 +223,9 @@ impl Upstream {
         let endpoint = set.endpoints.iter().find(|endpoint| endpoint.address == address);
         if let Some(endpoint) = endpoint {
             endpoint.set_admin(admin, now);
+            // Who is a member of which shard depends on it.
+            self.endpoints.store(Arc::new(set.renewed()));
+            self.version.fetch_add(1, Release);
         } else if !known.admin.contains_key(&address) {
             return false;
         }
@@ -344,6 +355,10 @@ impl Upstream {
                 .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
             discovery_error: known.error.clone(),
             discovery_failures: known.failures,
+            shard: settings.shard.map(|shard| {
+                let (refused, spilled) = (&self.shard_refused, &self.shard_spilled);
+                ShardStatus::of(shard, &self.endpoints.load(), refused.load(Relaxed), spilled.load(Relaxed))
+            }),
             endpoints: self
                 .endpoints
                 .load()

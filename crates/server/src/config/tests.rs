@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tidegate_upstream::settings::{ShardSettings, WhenDown};
+
 use super::Config;
 
 /// A directory of a test's own, removed with it.
@@ -466,6 +468,56 @@ error: `content-length` is Tidegate's to write
 
 10 problems"#,
     );
+}
+
+#[test]
+fn a_shard_keeps_tenants_apart_or_is_refused() {
+    check(
+        r#"
+[upstream.few]
+endpoints = ["127.0.0.1:3000", "127.0.0.1:3001"]
+shuffle_shard = { size = 2, when_down = "spil" }
+[upstream.same]
+endpoints = ["127.0.0.1:3000", "127.0.0.1:3001"]
+shuffle_shard = 2
+breaker = true
+[upstream.none]
+dns = "app.internal:3000"
+shuffle_shard = 0"#,
+        r#"
+error: "spil" is no value of `when_down`
+ --> t.toml:3:41
+  |
+3 | shuffle_shard = { size = 2, when_down = "spil" }
+  |                                         ^^^^^^
+  = help: did you mean "spill"?
+
+error: 2 of 2 endpoints are all of them: no tenant is kept apart
+ --> t.toml:6:17
+  |
+6 | shuffle_shard = 2
+  |                 ^
+  = help: take fewer, or leave `shuffle_shard` out
+
+error: a breaker shuts the whole upstream, which one tenant with `shuffle_shard` must not be able to do
+ --> t.toml:7:11
+  |
+7 | breaker = true
+  |           ^^^^
+  = help: leave `breaker` out: `outlier` takes out endpoints one by one
+
+error: `shuffle_shard` must be from 1 to 32
+  --> t.toml:10:17
+   |
+10 | shuffle_shard = 0
+   |                 ^
+
+4 problems
+"#,
+    );
+    let text = with("[upstream.many]\nendpoints = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\nshuffle_shard = 1");
+    let shard = parse(&text).expect("it is right").upstreams.iter().find_map(|one| one.shard);
+    assert_eq!(shard, Some(ShardSettings { size: 1, when_down: WhenDown::Refuse }));
 }
 
 #[test]

@@ -74,6 +74,10 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         }
         Step::Limited { limit, remaining } => format!("let through by limit `{limit}`: {remaining} left"),
         Step::Waited(wait) => format!("waited {:.3} ms at the upstream's gate", wait.as_secs_f64() * 1e3),
+        Step::Sharded(endpoints) => {
+            let told: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+            format!("the tenant's shard is {}", told.join(", "))
+        }
         Step::Try { number, endpoint, because } => format!("try {number} to {endpoint}, chosen by {because}"),
         Step::Connected(wait) => {
             format!("connected in {:.3} ms: no idle connection was there", wait.as_secs_f64() * 1e3)

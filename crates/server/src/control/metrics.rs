@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tidegate_model::tenant::Tenants;
-use tidegate_upstream::{Admin, EndpointStatus, UpstreamStatus};
+use tidegate_upstream::{Admin, EndpointStatus, ShardStatus, UpstreamStatus};
 
 use crate::run::Process;
 use crate::telemetry::{
     ACCEPT_FAILURES, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS,
     CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
     ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_USED, GATE_WAITING, LINES_DROPPED,
-    Metric, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, TENANT_REFUSED,
-    TENANT_REQUESTS, TENANTS, TRIES,
+    Metric, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED,
+    TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
 };
 
 /// Tenants with a line of their own.
@@ -136,6 +136,16 @@ fn upstreams(out: &mut Exposition, process: &Process) {
         out.family(&metric);
         for one in &all {
             out.sample(metric.name, &[("upstream", &one.name)], value(one));
+        }
+    }
+    let of_shards: [Read<ShardStatus, u64>; 2] =
+        [(SHARD_REFUSED, |one| one.refused), (SHARD_SPILLED, |one| one.spilled)];
+    for (metric, value) in of_shards {
+        out.family(&metric);
+        for one in &all {
+            if let Some(shard) = &one.shard {
+                out.sample(metric.name, &[("upstream", &one.name)], value(shard));
+            }
         }
     }
     let of_endpoint: [Read<EndpointStatus, f64>; 7] = [

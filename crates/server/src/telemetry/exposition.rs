@@ -46,6 +46,8 @@ metrics! {
     BREAKER_OPENED = "tidegate_upstream_breaker_opened_total", "counter", ["upstream"], "Times the upstream's circuit breaker opened.";
     GATE_USED = "tidegate_upstream_slots_used", "gauge", ["upstream"], "Slots of the upstream's gate in use, where it is limited.";
     GATE_WAITING = "tidegate_upstream_waiting", "gauge", ["upstream"], "Requests waiting for a slot.";
+    SHARD_REFUSED = "tidegate_upstream_shard_refused_total", "counter", ["upstream"], "Calls refused because no endpoint of the tenant's shard was usable, where there is `shuffle_shard`.";
+    SHARD_SPILLED = "tidegate_upstream_shard_spilled_total", "counter", ["upstream"], "Calls that went to other endpoints than those of the tenant's shard because none of these was usable.";
     CONNECTIONS = "tidegate_connections", "gauge", [], "Client connections open.";
     CONNECTIONS_REFUSED = "tidegate_connections_refused_total", "counter", [], "Client connections refused because there were too many.";
     ACCEPT_FAILURES = "tidegate_accept_failures_total", "counter", [], "Client connections that could not be accepted, mostly for want of file descriptors.";

@@ -5,6 +5,7 @@ mod bounds;
 mod connections;
 mod discovery;
 mod endpoints;
+mod shards;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

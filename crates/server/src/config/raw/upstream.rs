@@ -36,6 +36,8 @@ pub struct Upstream {
     pub balance: Balance,
     /// What `ring-hash` hashes: `"tenant"` (which it is without it), `"client-ip"`, `"header:NAME"`, or `"cookie:NAME"` for sticky sessions.
     pub hash_on: Option<Hashed>,
+    /// Shuffle sharding: each tenant is served by a few of the endpoints, drawn from its id, so that one whose requests take endpoints down takes down its own alone. How many, or a table. Without it: all serve it.
+    pub shuffle_shard: Option<ShuffleShard>,
     /// A new or recovered endpoint grows to its full share in this time. Zero: at once.
     pub slow_start: Time,
     /// Active checks. With a path: an HTTP request; without: a connection. Without the table: none.
@@ -86,6 +88,7 @@ impl Default for Upstream {
             host: None,
             balance: Balance::PeakEwma,
             hash_on: None,
+            shuffle_shard: None,
             slow_start: Time(Duration::ZERO),
             health: None,
             outlier: Outlier::default(),
@@ -185,6 +188,50 @@ pub enum Balance {
     RingHash,
     /// By chance and weight.
     Random,
+}
+
+/// Shuffle sharding: how many endpoints serve a tenant, or a table.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum ShuffleShard {
+    /// So many endpoints.
+    Size(#[schemars(range(min = 1, max = 32))] u32),
+    /// So many endpoints, and what becomes of a tenant when they are down.
+    Table(ShuffleShardTable),
+}
+
+impl ShuffleShard {
+    /// The table, with what is not given.
+    #[must_use]
+    pub fn table(&self) -> ShuffleShardTable {
+        match self {
+            ShuffleShard::Size(size) => ShuffleShardTable { size: *size, when_down: WhenDown::Refuse },
+            ShuffleShard::Table(table) => table.clone(),
+        }
+    }
+}
+
+/// Shuffle sharding with what becomes of a tenant when its endpoints are down.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShuffleShardTable {
+    /// How many endpoints serve a tenant.
+    #[schemars(range(min = 1, max = 32))]
+    pub size: u32,
+    /// What becomes of a tenant none of whose endpoints is usable.
+    #[serde(default)]
+    pub when_down: WhenDown,
+}
+
+/// What becomes of a tenant none of whose endpoints is usable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenDown {
+    /// It is refused: what has taken them down may be its own requests.
+    #[default]
+    Refuse,
+    /// All endpoints serve it.
+    Spill,
 }
 
 /// Active checks of endpoints.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tidegate_upstream::settings::{
     Balance, BreakerSettings, Discovery, EndpointSettings, HashOn, HealthSettings, HostHeader,
-    OutlierSettings, RefreshBounds, UpstreamSettings, WaitingSettings,
+    OutlierSettings, RefreshBounds, ShardSettings, UpstreamSettings, WaitingSettings, WhenDown,
 };
 use tidegate_wire::client_tls::{ClientTls, ClientTlsError};
 use tidegate_wire::settings::{ClientTlsSettings, Protocol};
@@ -44,7 +44,6 @@ fn one(context: &mut Context<'_>, name: &str, raw: &raw::Upstream, node: &Node) 
     let tls = tls(context, raw, node, &discovery);
     Some(UpstreamSettings {
         name: Arc::from(name),
-        discovery,
         protocol: match raw.protocol {
             raw::Protocol::Http1 => Protocol::Http1,
             raw::Protocol::H2 => Protocol::H2,
@@ -53,6 +52,7 @@ fn one(context: &mut Context<'_>, name: &str, raw: &raw::Upstream, node: &Node) 
         tls,
         host: raw.host.as_ref().map_or(HostHeader::Client, |host| HostHeader::Fixed(host.0.clone())),
         balance: balance(context, raw, node),
+        shard: shard(context, raw, node, &discovery),
         slow_start: raw.slow_start.0,
         health: raw.health.as_ref().map(|health| self::health(context, health, node.at("health"))),
         outlier: OutlierSettings {
@@ -76,6 +76,7 @@ fn one(context: &mut Context<'_>, name: &str, raw: &raw::Upstream, node: &Node) 
         idle_timeout: raw.idle_timeout.0,
         lifetime_max: raw.lifetime.0,
         body_idle: raw.body_idle.0,
+        discovery,
     })
 }
 
@@ -200,6 +201,33 @@ fn balance(context: &mut Context<'_>, raw: &raw::Upstream, node: &Node) -> Balan
         }
         raw::Balance::Random => Balance::Random,
     }
+}
+
+fn shard(
+    context: &mut Context<'_>,
+    raw: &raw::Upstream,
+    node: &Node,
+    discovery: &Discovery,
+) -> Option<ShardSettings> {
+    let table = raw.shuffle_shard.as_ref()?.table();
+    let size = table.size as usize;
+    if let Discovery::Static(endpoints) = discovery
+        && size >= endpoints.len()
+    {
+        let message =
+            format!("{size} of {} endpoints are all of them: no tenant is kept apart", endpoints.len());
+        context.tell_with(node.at("shuffle_shard"), message, "take fewer, or leave `shuffle_shard` out");
+    }
+    if raw.breaker.on().is_some() {
+        let message = "a breaker shuts the whole upstream, which one tenant with `shuffle_shard` must not be able to do";
+        let help = "leave `breaker` out: `outlier` takes out endpoints one by one";
+        context.tell_with(node.at("breaker"), message, help);
+    }
+    let when_down = match table.when_down {
+        raw::WhenDown::Refuse => WhenDown::Refuse,
+        raw::WhenDown::Spill => WhenDown::Spill,
+    };
+    Some(ShardSettings { size, when_down })
 }
 
 fn health(context: &mut Context<'_>, raw: &raw::Health, node: &Node) -> HealthSettings {
