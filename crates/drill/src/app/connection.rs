@@ -1,0 +1,122 @@
+//! One connection: requests one after another, each answered when its work is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_wire::clock;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::counts::Outcome;
+use super::head::{self, Head};
+use super::{Posture, Shared, slots};
+
+/// Where the gate asks whether the server is well. Answered past the slots: what is gravely overloaded is not unwell.
+const HEALTH: &str = "/healthz";
+
+/// Serves a connection to its end: the client's, the server's good one, or its death.
+pub(super) async fn serve(shared: &Arc<Shared>, mut stream: TcpStream) {
+    let mut posture = shared.posture.subscribe();
+    let life = posture.borrow().life;
+    let died = tokio::select! {
+        biased;
+        _ = posture.wait_for(|posture| posture.life != life || posture.ended) => true,
+        () = requests(shared, &mut stream) => false,
+    };
+    if died {
+        // Whatever the kernel still holds is thrown away, and the client is told by a reset. A socket that takes no
+        // option is closed all the same.
+        let _ = stream.set_zero_linger();
+    }
+    shared.state.lock().counts.open -= 1;
+}
+
+async fn requests(shared: &Arc<Shared>, stream: &mut TcpStream) {
+    // Without it, answers are late by the kernel's batching; they come all the same.
+    let _ = stream.set_nodelay(true);
+    let mut posture = shared.posture.subscribe();
+    let mut buffer = Vec::new();
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = head::read(stream, &mut buffer) => next,
+            _ = posture.wait_for(|posture| !posture.listening) => return,
+        };
+        let Ok(Some(head)) = next else { return };
+        let Some(status) = answer(shared, (stream, &mut buffer), &mut posture, &head).await else { return };
+        let close = head.close || !posture.borrow().listening;
+        if stream.write_all(told(status, close, head.is_head).as_bytes()).await.is_err() || close {
+            return;
+        }
+    }
+}
+
+/// Does a request's work. `None`: nobody is left to be answered.
+async fn answer(
+    shared: &Arc<Shared>,
+    (stream, buffer): (&TcpStream, &mut Vec<u8>),
+    posture: &mut watch::Receiver<Posture>,
+    head: &Head,
+) -> Option<u16> {
+    if head.path == HEALTH {
+        awake(posture).await;
+        shared.state.lock().counts.checked += 1;
+        return Some(200);
+    }
+    let (number, round, harm) = {
+        let mut state = shared.state.lock();
+        let state = &mut *state;
+        let round = head.number.map_or(0, |number| state.seen.note(number));
+        state.counts.came(&head.tenant, round);
+        (head.number.unwrap_or(state.counts.requests), round, state.behaviour.harm(&head.tenant))
+    };
+    if let Some(harm) = harm {
+        shared.suffer(harm);
+    }
+    awake(posture).await;
+    let Some(slot) = slots::take(shared).await else { return Some(503) };
+    let fate = shared.state.lock().behaviour.fate(shared.seed, number, round);
+    work(fate.service).await;
+    awake(posture).await;
+    let gone = is_gone(stream, buffer);
+    let outcome = match (gone, fate.fails) {
+        (true, _) => Outcome::Wasted,
+        (false, true) => Outcome::Failed,
+        (false, false) => Outcome::Served,
+    };
+    shared.state.lock().counts.worked(fate.service, outcome);
+    drop(slot);
+    (!gone).then_some(if fate.fails { 500 } else { 200 })
+}
+
+/// Work is time that passes.
+async fn work(service: Duration) {
+    clock::sleep_until(clock::latest().after(service)).await;
+}
+
+/// Waits while the process hangs.
+async fn awake(posture: &mut watch::Receiver<Posture>) {
+    // The sender lives as long as the server: there is always an answer.
+    let _ = posture.wait_for(|posture| !posture.hung).await;
+}
+
+/// Whether the client has closed. Asked once work is done, never before: a server that computes looks at no socket.
+fn is_gone(stream: &TcpStream, buffer: &mut Vec<u8>) -> bool {
+    match stream.try_read_buf(buffer) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
+fn told(status: u16, close: bool, is_head: bool) -> String {
+    let (reason, body) = match status {
+        200 => ("OK", "ok\n"),
+        500 => ("Internal Server Error", "failed\n"),
+        _ => ("Service Unavailable", "full\n"),
+    };
+    let connection = if close { "Connection: close\r\n" } else { "" };
+    let length = body.len();
+    let body = if is_head { "" } else { body };
+    format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {length}\r\n{connection}\r\n{body}")
+}

@@ -1,0 +1,109 @@
+//! What a server has seen: the side of the story that no proxy can tell.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// Tenants that are counted by name.
+const TENANTS_MAX: usize = 1024;
+/// Requests that are known again when they are repeated. More than a drill of 30 s sends.
+const NUMBERS_MAX: usize = 1 << 18;
+
+/// What a server has seen so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Connections that were accepted.
+    pub accepted: u64,
+    /// Connections that are open.
+    pub open: u64,
+    /// The most there ever were.
+    pub open_most: u64,
+    /// Requests whose head has come, health checks not among them.
+    pub requests: u64,
+    /// Of those, repeats: their `Drill-Request` had come before.
+    pub repeats: u64,
+    /// Answered well, with a client there to take it.
+    pub served: u64,
+    /// Answered 500 with a client there to take it.
+    pub failed: u64,
+    /// Answered 503, because too many waited.
+    pub turned_away: u64,
+    /// Worked on to the end, and then nobody was there: doomed work.
+    pub wasted: u64,
+    /// Slot time that was used.
+    pub worked_time: Duration,
+    /// Of that, for nobody.
+    pub wasted_time: Duration,
+    /// How often it died.
+    pub crashes: u64,
+    /// Health checks.
+    pub checked: u64,
+    /// Requests being worked on.
+    pub busy: usize,
+    /// Requests that wait for a slot.
+    pub waiting: usize,
+    /// The most there ever were.
+    pub waiting_most: usize,
+    /// Requests by tenant; no more than 1024 of them are told apart.
+    pub by_tenant: BTreeMap<String, u64>,
+}
+
+/// Which requests have come, so that repeats are known.
+#[derive(Debug, Default)]
+pub(super) struct Seen(HashMap<u64, u64>);
+
+impl Seen {
+    /// Notes that this request has come. How often it had before.
+    pub(super) fn note(&mut self, number: u64) -> u64 {
+        if self.0.len() >= NUMBERS_MAX && !self.0.contains_key(&number) {
+            return 0;
+        }
+        let before = self.0.entry(number).or_default();
+        *before += 1;
+        *before - 1
+    }
+}
+
+impl Counts {
+    /// Counts a connection, unless there are too many.
+    pub(super) fn connected(&mut self, max: u64) -> bool {
+        let fits = self.open < max;
+        if fits {
+            self.accepted += 1;
+            self.open += 1;
+            self.open_most = self.open_most.max(self.open);
+        }
+        fits
+    }
+
+    /// Counts a request of this tenant, which had come so often before.
+    pub(super) fn came(&mut self, tenant: &str, before: u64) {
+        self.requests += 1;
+        self.repeats += u64::from(before > 0);
+        if let Some(count) = self.by_tenant.get_mut(tenant) {
+            *count += 1;
+        } else if self.by_tenant.len() < TENANTS_MAX {
+            self.by_tenant.insert(tenant.to_owned(), 1);
+        }
+    }
+
+    /// Counts the end of a request that was worked on for so long.
+    pub(super) fn worked(&mut self, time: Duration, outcome: Outcome) {
+        self.worked_time += time;
+        match outcome {
+            Outcome::Served => self.served += 1,
+            Outcome::Failed => self.failed += 1,
+            Outcome::Wasted => {
+                self.wasted += 1;
+                self.wasted_time += time;
+            }
+        }
+    }
+}
+
+/// How work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Served,
+    Failed,
+    Wasted,
+}

@@ -1,0 +1,5 @@
+//! Drills.
+
+pub mod app;
+pub mod capacity;
+pub mod report;
