@@ -159,6 +159,13 @@ impl Tenant {
         self.overflow.as_deref().unwrap_or(self)
     }
 
+    /// The id under which it is charged for what tenants share: its own, mostly. Who found no room in the table shares that
+    /// of the others, too: ids that nobody vouched for are no shares of their own.
+    #[must_use]
+    pub fn payer(&self) -> &Arc<str> {
+        &self.account().id
+    }
+
     /// Its plan.
     #[must_use]
     pub fn plan(&self) -> Arc<Plan> {

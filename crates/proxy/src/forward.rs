@@ -134,6 +134,8 @@ async fn call(
         deadline: by,
         patience: settings.deadline,
         retry: &settings.retry,
+        route: &settings.name,
+        priority: settings.priority,
         client: exchange.client,
         upgrade,
         further,

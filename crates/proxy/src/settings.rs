@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_model::address::AddressSet;
 use tidegate_model::credential::Digest;
+use tidegate_model::gate::Priority;
 use tidegate_model::plan::{Plan, Rate};
 use tidegate_model::route::{Match, Split};
 use tidegate_model::tenant::RouteLimits;
@@ -216,18 +217,6 @@ pub struct HeaderChanges {
     pub set: Vec<(HeaderName, HeaderValue)>,
     /// Appended beside what is there.
     pub add: Vec<(HeaderName, HeaderValue)>,
-}
-
-/// What is shed first under overload.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
-    /// First.
-    Sheddable,
-    /// After the sheddable.
-    #[default]
-    Default,
-    /// Last.
-    Critical,
 }
 
 impl std::fmt::Debug for JwtKeys {

@@ -153,6 +153,7 @@ fn upstreams(state: &Value) -> Rows {
     for one in list(&state["upstreams"]) {
         let slots = match &one["concurrency"] {
             Value::Null => "-".to_owned(),
+            limit if one["adaptive"] == true => format!("{} of {limit} (adaptive)", one["in_use"]),
             limit => format!("{} of {limit}", one["in_use"]),
         };
         let mut found = cell(&one["discovery"]);
@@ -166,13 +167,28 @@ fn upstreams(state: &Value) -> Rows {
             cell(&one["name"]),
             cell(&one["breaker"]),
             slots,
-            cell(&one["waiting"]),
+            waiting(one),
             millis(&one["p50_ms"]),
             millis(&one["p99_ms"]),
             found,
         ]);
     }
     rows
+}
+
+/// How many wait, and who uses most of what they wait for.
+fn waiting(upstream: &Value) -> String {
+    let waiting = cell(&upstream["waiting"]);
+    match (&upstream["saturated_ms"], list(&upstream["heaviest"]).next()) {
+        (Value::Number(since), Some(heaviest)) => format!(
+            "{waiting} for {:.0} s ({} on {}: {:.0} %)",
+            since.as_f64().unwrap_or_default() / 1e3,
+            cell(&heaviest["tenant"]),
+            cell(&heaviest["route"]),
+            heaviest["share"].as_f64().unwrap_or_default() * 100.0,
+        ),
+        _ => waiting,
+    }
 }
 
 fn endpoints(state: &Value) -> Rows {
@@ -390,7 +406,9 @@ mod tests {
             "connections": 3,
             "config": {"loaded_at": "2026-01-01T00:00:00Z", "last_error": "error: a\n --> b"},
             "upstreams": [{
-                "name": "app", "breaker": "open", "concurrency": 8, "in_use": 2, "waiting": 1, "p50_ms": 1.24,
+                "name": "app", "breaker": "open", "concurrency": 8, "adaptive": true, "in_use": 2,
+                "waiting": 1, "saturated_ms": 2100, "p50_ms": 1.24,
+                "heaviest": [{"tenant": "acme", "route": "search", "share": 0.914, "waiting": 1, "refused": 0}],
                 "p99_ms": null, "discovery": "dns app.internal", "discovery_error": "no answer",
                 "endpoints": [{
                     "address": "127.0.0.1:1", "state": "up", "admin": "draining", "active": 1, "connections": 2,
@@ -420,7 +438,7 @@ mod tests {
             &state,
             &[
                 "tidegate 0.1.0, configuration of 2026-01-01T00:00:00Z, 3 connections",
-                "app open 2 of 8 1 1.2 ms - dns app.internal (failing: no answer)",
+                "app open 2 of 8 (adaptive) 1 for 2 s (acme on search: 91 %) 1.2 ms - dns app.internal (failing: no answer)",
                 "127.0.0.1:1 app up draining 1 2 3 4 0.5 ms",
                 "small 3 7 10 1024 - 2048 default: 5 in 1.5 s, 6 at once",
                 "acme\\u{1b}[2J small 5 6 7 of 10 default: 2 left, 5 in 1.5 s; search: 0 left, 3 in 1 s; search: 1 of 4 in flight",

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::caller::CallerState;
 use crate::endpoint::Busy;
-use crate::gate::Slot;
+use crate::gate::{Lent, Slot};
 use crate::pick::Local;
 use crate::pool::{Lease, Pooled};
 
@@ -60,7 +60,9 @@ pub(crate) struct Held {
     pub caller: Rc<CallerState>,
     pub local: Rc<Local>,
     pub lease: Lease,
-    pub slot: Option<Slot>,
+    pub slot: Slot,
+    /// The slot, once the body has it.
+    pub lent: Option<Lent>,
     pub busy: Busy,
 }
 
@@ -87,7 +89,7 @@ impl AnswerBody {
     pub(crate) fn within(response: Response<Reply>, mut held: Held, idle: Duration) -> Response<AnswerBody> {
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if upgraded {
-            held.slot = None;
+            held.slot = Slot::default();
         }
         response.map(|reply| {
             let mut body = AnswerBody {
@@ -98,6 +100,11 @@ impl AnswerBody {
                 alarm: Alarm::default(),
                 broken: None,
             };
+            let over = reply.is_end_stream() && !reply.is_uploading();
+            if !over {
+                let left = reply.size_hint().exact();
+                held.lent = std::mem::take(&mut held.slot).lend(left, clock::latest());
+            }
             if reply.is_uploading() && !upgraded {
                 let (frames, relayed) = mpsc::channel(1);
                 task::spawn(relay(reply, held, frames));
@@ -126,7 +133,7 @@ impl AnswerBody {
     /// Gives back the slot before the upstream has finished: what is left of the answer is not wanted.
     pub(crate) fn give_up_slot(&mut self) {
         if let Some(held) = &mut self.held {
-            held.slot = None;
+            held.lent = None;
         }
     }
 

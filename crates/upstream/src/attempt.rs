@@ -15,6 +15,7 @@ use tidegate_model::deadline;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Kind, Refusal};
 use tidegate_model::retry::{Sent, retry_after};
+use tidegate_model::tenant::Tenant;
 use tidegate_model::tick::{Tick, nanos};
 use tidegate_wire::body::Body;
 use tidegate_wire::client::{self, ConnectError, SendError, SendErrorKind, Target};
@@ -64,6 +65,9 @@ pub(crate) struct Answered {
 /// What stays the same over the tries of one call.
 pub(crate) struct Plan<'a> {
     pub upstream: &'a Arc<Upstream>,
+    /// On whose behalf, and by which route.
+    pub tenant: &'a Arc<Tenant>,
+    pub route: &'a Arc<str>,
     pub local: &'a Rc<Local>,
     /// Which connections may be used.
     pub transport: u64,
@@ -94,6 +98,11 @@ impl Plan<'_> {
         if !told.is_empty() {
             self.note(Step::Cause(told.join(": ").into()));
         }
+    }
+
+    /// A slot, if one is free and nobody waits for it.
+    pub(crate) fn try_enter(&self, now: Tick) -> Option<Slot> {
+        self.local.door.try_enter(self.settings.concurrency.is_some(), self.tenant, self.route, now)
     }
 
     /// Takes a further try or a hedge out of the upstream's budget, if there is one left.
@@ -150,8 +159,12 @@ impl Caller {
         };
         let endpoint = &pick.endpoint;
         let trial = Try::new(endpoint, probe, began);
+        let at_once = plan.local.door.at_once();
         let result =
             self.on_endpoint(plan, slot, endpoint, busy, request, Bounds { began, by, number }).await;
+        if let Some(at_once) = at_once {
+            sample(plan, at_once, began, &result);
+        }
         self.learn(plan, endpoint, trial, &result);
         result.map_err(|mut failed| {
             failed.endpoint = Some(endpoint.id);
@@ -262,7 +275,8 @@ impl Caller {
                         caller: Rc::clone(&self.state),
                         local: Rc::clone(plan.local),
                         lease,
-                        slot: Some(slot),
+                        slot,
+                        lent: None,
                         busy,
                     };
                     let response = AnswerBody::within(response, held, plan.settings.body_idle);
@@ -361,6 +375,18 @@ fn none_to_pick(plan: &Plan<'_>, ask: &Ask<'_>) -> Refusal {
         _ => (&refusal::UPSTREAM_UNAVAILABLE, "no endpoint of the upstream is enabled", second),
     };
     Refusal::new(kind, why).retry_after(wait)
+}
+
+/// Tells the adaptive limit how a try went: an answer, or a sign that the upstream has more than it can do.
+fn sample(plan: &Plan<'_>, at_once: usize, began: Tick, result: &Result<Answered, Failed>) {
+    let served = match result {
+        Ok(answered) => !matches!(answered.response.status().as_u16(), 429 | 503),
+        Err(Failed { counts: true, .. }) => false,
+        // A client's fault, or a limit of ours.
+        Err(_) => return,
+    };
+    let now = clock::now();
+    plan.local.door.sample(at_once, now.since(began), served, now);
 }
 
 /// What each try tells the upstream anew.

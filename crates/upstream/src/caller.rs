@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body::Body as _;
 use tidegate_model::balance::mix;
 use tidegate_model::breaker::{Probe, Verdict};
+use tidegate_model::gate::Priority;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::retry::{Sent, backoff, may_repeat};
@@ -26,7 +27,7 @@ use tidegate_wire::{clock, task};
 use crate::answer::Answer;
 use crate::attempt::{Answered, Failed, Plan, opening, to_http1};
 use crate::endpoint::WANTED;
-use crate::gate::Slot;
+use crate::gate::{Slot, Want};
 use crate::pick::Local;
 use crate::pool::{ById, Pools};
 use crate::replay::Replay;
@@ -48,6 +49,10 @@ pub struct Terms<'a> {
     pub patience: Duration,
     /// Tries and hedges.
     pub retry: &'a RetrySettings,
+    /// The route's name, for who pays for the upstream's time.
+    pub route: &'a Arc<str>,
+    /// What is shed first where the upstream is saturated.
+    pub priority: Priority,
     /// The client's address, for consistent hashing.
     pub client: IpAddr,
     /// An Upgrade: never tried twice.
@@ -102,7 +107,11 @@ impl CallerState {
 
     /// Closes idle connections whose time has come, and forgets upstreams that are no more.
     fn sweep(&self) {
-        self.pools.sweep(clock::now());
+        let now = clock::now();
+        self.pools.sweep(now);
+        for (_, local) in self.locals.borrow().values() {
+            local.door.sweep(&local.settings().name, now);
+        }
         self.locals.borrow_mut().retain(|_, (upstream, _)| upstream.strong_count() > 0);
     }
 }
@@ -164,6 +173,8 @@ impl Caller {
         };
         let plan = Plan {
             upstream,
+            tenant: permit.tenant(),
+            route: terms.route,
             local: &local,
             transport,
             settings: &settings,
@@ -323,10 +334,10 @@ impl<'a> Tries<'a> {
     async fn run(&mut self, began: Tick) -> Result<Answered, Refusal> {
         let (mut number, mut now) = (1, began);
         loop {
-            let slot = match self.plan.upstream.try_enter(self.plan.settings) {
+            let slot = match self.plan.try_enter(now) {
                 Some(slot) => slot,
                 None => {
-                    let (slot, entered) = Box::pin(self.wait()).await?;
+                    let (slot, entered) = Box::pin(self.wait(began, now)).await?;
                     now = entered;
                     slot
                 }
@@ -349,15 +360,27 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Waits for a slot. The slot, and when it was had.
-    async fn wait(&self) -> Result<(Slot, Tick), Refusal> {
-        let (slot, waited) = self.plan.upstream.enter(self.plan.settings, self.plan.deadline).await?;
+    /// Waits for a slot, at the place of the first try. The slot, and when it was had.
+    async fn wait(&self, asked_at: Tick, since: Tick) -> Result<(Slot, Tick), Refusal> {
+        let plan = self.plan;
+        let want = Want {
+            tenant: plan.tenant,
+            route: plan.route,
+            priority: self.terms.priority,
+            asked_at,
+            deadline: plan.deadline,
+            service: plan.upstream.latencies.fastest(since).unwrap_or_default(),
+            bytes: held_by(self.request),
+        };
+        let (entered, waited) = plan.local.door.enter(&want).await;
         let now = clock::now();
-        if !waited.is_zero() {
-            self.plan.receipt.borrow_mut().gate_wait += waited;
-            self.plan.note(Step::Waited(waited));
-            reachable(self.plan.upstream, self.plan.deadline, now)?;
+        if waited.is_zero() {
+            return entered.map(|slot| (slot, now));
         }
+        plan.receipt.borrow_mut().gate_wait += waited;
+        plan.note(Step::Waited(waited));
+        let slot = entered?;
+        reachable(plan.upstream, plan.deadline, now)?;
         Ok((slot, now))
     }
 
@@ -385,7 +408,7 @@ impl<'a> Tries<'a> {
             return result;
         }
         // The second goes elsewhere, takes only a free slot and spends of the budget.
-        let slot = plan.upstream.try_enter(plan.settings).filter(|_| plan.spend());
+        let slot = plan.try_enter(clock::now()).filter(|_| plan.spend());
         let Some(slot) = slot else { return first.await };
         plan.note(Step::Hedged);
         let spent = plan.receipt.borrow().upstream_time;
@@ -513,6 +536,13 @@ fn elsewhere(plan: &Plan<'_>, tried: &[u64]) -> smallvec::SmallVec<[u64; 4]> {
     let set = plan.local.endpoints();
     let present = set.endpoints.iter().filter(|one| Some(one.address) == present).map(|one| one.id);
     tried.iter().copied().chain(present).collect()
+}
+
+/// The bytes that a request holds while it waits, about: its head, and what it is made of.
+fn held_by(request: &Request<Body>) -> usize {
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    size_of::<Request<Body>>() + target + fields.sum::<usize>()
 }
 
 /// A request like this one, without a body.

@@ -1,189 +1,278 @@
-//! The gate: an upstream's concurrency, and the bounded list of who waits for a slot, first come first served.
+//! The gate: an upstream's slots, and who waits for one.
+//!
+//! The decisions are the model's ([`tidegate_model::gate`]): here are the lock, the clock and the wakers around them.
+//! While nobody waits, a slot costs one atomic to take and one to give back. Once somebody does, all goes through the
+//! [`Line`] under its lock: the waiting list says who is next, and that one's task is woken.
+//!
+//! Always holds: a slot is given back once, by its drop; a waiter that is dropped, at whatever moment, gives back its place,
+//! or the slot that it was just given. Nobody passes those who wait.
 
+mod door;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidegate_model::refusal::{self, Refusal};
+use serde::Serialize;
+use tidegate_model::gate::Reason;
+use tidegate_model::gate::adaptive::{Adaptive, Window};
+use tidegate_model::gate::fair::{Ask, Asked, Fair, Key, Outcome, Terms, Woken};
+use tidegate_model::gate::slots::{SLOTS_MAX, Slots};
 use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
-use crate::settings::WaitingSettings;
+pub(crate) use self::door::{Door, Lent, Slot, Want};
+use crate::settings::{Concurrency, WaitingSettings};
 
-/// As many slots as an upstream without a limit has.
-const UNLIMITED: usize = Semaphore::MAX_PERMITS / 2;
+/// Tenants that the list knows by name; more share buckets.
+const TENANTS_MAX: usize = 4_096;
+
+/// The heaviest users that are shown.
+const SHOWN_MAX: usize = 8;
+
+/// How long it must have been saturated for the log to say so.
+const TOLD_AFTER: Duration = Duration::from_secs(2);
 
 /// The gate of one upstream.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    slots: Arc<Semaphore>,
-    limit: Mutex<Option<u32>>,
+    slots: Slots,
+    line: Mutex<Line>,
+    /// Copies of what the line counts, for whoever only looks.
     waiting: AtomicUsize,
+    in_use: AtomicUsize,
+    /// What finds the limit, if nobody has fixed it.
+    adaptive: Mutex<Option<Adaptive>>,
+    adapts: AtomicBool,
 }
 
-/// One unit of an upstream's concurrency. `None` where it is not limited.
+/// Who waits.
 #[derive(Debug)]
-pub(crate) struct Slot(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+struct Line {
+    fair: Fair,
+    /// How to tell each waiter, by the index of its key. Of one that is over nothing is told until the index is another's.
+    tellers: Vec<Option<oneshot::Sender<Outcome>>>,
+    woken: Vec<Woken>,
+    /// Whether the log has said that it is saturated.
+    told: bool,
+}
+
+/// A gate as an operator sees it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct GateStatus {
+    /// Slots; `None`: not limited.
+    pub concurrency: Option<u32>,
+    /// Whether that is found from what the upstream answers.
+    pub adaptive: bool,
+    /// Slots in use.
+    pub in_use: usize,
+    /// Requests waiting for a slot.
+    pub waiting: usize,
+    /// Bytes that they hold.
+    pub waiting_bytes: usize,
+    /// Refusals ever, by reason.
+    pub gate_refused: BTreeMap<&'static str, u64>,
+    /// For how long somebody has been waiting, pauses under a second aside; `None`: nobody waits.
+    pub saturated_ms: Option<u64>,
+    /// Who used most of the slot time under saturation, of late.
+    pub heaviest: Vec<GateShare>,
+}
+
+/// One tenant's part of an upstream's slot time, on one route.
+#[derive(Clone, Debug, Serialize)]
+pub struct GateShare {
+    /// The tenant's id.
+    pub tenant: Arc<str>,
+    /// The route's name.
+    pub route: Arc<str>,
+    /// Its share of the slot time used of late, 0 to 1.
+    pub share: f64,
+    /// The tenant's requests that wait, on all routes.
+    pub waiting: usize,
+    /// Its refusals of late, on this route.
+    pub refused: u64,
+}
 
 impl Gate {
-    pub(crate) fn new(limit: Option<u32>) -> Gate {
-        let slots = Arc::new(Semaphore::new(count(limit)));
-        Gate { slots, limit: Mutex::new(limit), waiting: AtomicUsize::new(0) }
+    pub(crate) fn new(concurrency: Option<Concurrency>, waiting: &WaitingSettings, now: Tick) -> Gate {
+        let seed = RandomState::new().build_hasher().finish();
+        let fair = Fair::new(terms(waiting), SLOTS_MAX, seed);
+        let gate = Gate {
+            slots: Slots::new(SLOTS_MAX),
+            line: Mutex::new(Line { fair, tellers: Vec::new(), woken: Vec::new(), told: false }),
+            waiting: AtomicUsize::new(0),
+            in_use: AtomicUsize::new(0),
+            adaptive: Mutex::default(),
+            adapts: AtomicBool::new(false),
+        };
+        gate.resize(concurrency, waiting, now);
+        gate
     }
 
-    /// Changes the limit. Slots in use stay in use; those above a smaller limit are taken away as they come back. Who waits
-    /// gets those of a larger one.
-    pub(crate) fn resize(&self, limit: Option<u32>) {
-        let mut held = self.limit.lock();
-        let (before, after) = (count(*held), count(limit));
-        if after > before {
-            self.slots.add_permits(after - before);
-        } else if before > after {
-            let gone = before - after;
-            let at_once = self.slots.forget_permits(gone);
-            if at_once < gone {
-                let (slots, left) = (Arc::clone(&self.slots), (gone - at_once) as u32);
-                tidegate_wire::task::spawn(async move {
-                    if let Ok(permits) = slots.acquire_many_owned(left).await {
-                        permits.forget();
-                    }
-                });
+    /// Changes limit and waiting list. Slots in use stay in use; those above a smaller limit are gone as they come back. Who
+    /// waits gets those of a larger one. What was learnt of an adaptive limit stays.
+    pub(crate) fn resize(&self, concurrency: Option<Concurrency>, waiting: &WaitingSettings, now: Tick) {
+        let mut adaptive = self.adaptive.lock();
+        let limit = match concurrency {
+            None => SLOTS_MAX,
+            Some(Concurrency::Fixed(limit)) => limit as usize,
+            Some(Concurrency::Adaptive(terms)) => {
+                let held = adaptive.get_or_insert_with(|| Adaptive::new(terms, now));
+                held.set_terms(terms);
+                held.limit() as usize
             }
+        };
+        if !matches!(concurrency, Some(Concurrency::Adaptive(_))) {
+            *adaptive = None;
         }
-        *held = limit;
+        self.adapts.store(adaptive.is_some(), Relaxed);
+        self.with(|line| line.fair.set_terms(terms(waiting)));
+        self.set_limit(limit, now);
     }
 
-    /// Slots in use, and requests waiting.
-    pub(crate) fn usage(&self, limit: Option<u32>) -> (usize, usize) {
-        let free = self.slots.available_permits();
-        (limit.map_or(0, |limit| (limit as usize).saturating_sub(free)), self.waiting.load(Relaxed))
-    }
-
-    /// A slot, if one is free now.
-    pub(crate) fn try_enter(&self, limited: bool) -> Option<Slot> {
-        if !limited {
-            return Some(Slot(None));
-        }
-        Arc::clone(&self.slots).try_acquire_owned().ok().map(|permit| Slot(Some(permit)))
-    }
-
-    /// A slot, after waiting for it if need be. How long that took.
-    pub(crate) async fn enter(
-        &self,
-        limited: bool,
-        waiting: WaitingSettings,
-        deadline: Tick,
-    ) -> Result<(Slot, Duration), Refusal> {
-        if let Some(slot) = self.try_enter(limited) {
-            return Ok((slot, Duration::ZERO));
-        }
-        if self.waiting.fetch_add(1, Relaxed) >= waiting.limit {
-            self.waiting.fetch_sub(1, Relaxed);
-            return Err(saturated("its waiting list is full"));
-        }
-        let _waiting = Waiting(&self.waiting);
-        let since = clock::now();
-        let by = since.after(waiting.wait).min(deadline);
-        match clock::timeout_at(by, Arc::clone(&self.slots).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok((Slot(Some(permit)), clock::now().since(since))),
-            Ok(Err(_)) | Err(_) => Err(saturated("no slot became free in time")),
-        }
-    }
-}
-
-fn count(limit: Option<u32>) -> usize {
-    limit.map_or(UNLIMITED, |limit| limit as usize)
-}
-
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-fn saturated(why: &'static str) -> Refusal {
-    Refusal::new(&refusal::UPSTREAM_SATURATED, format!("the upstream is as busy as it may be and {why}"))
-        .retry_after(Duration::from_secs(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tidegate_wire::task;
-
-    const WAITING: WaitingSettings = WaitingSettings { limit: 2, wait: Duration::from_secs(60) };
-
-    fn soon() -> Tick {
-        clock::now().after(Duration::from_secs(60))
-    }
-
-    /// Somebody who waits; told to the receiver when it is over.
-    fn waiter(gate: &Arc<Gate>) -> tokio::sync::oneshot::Receiver<bool> {
-        let (told, heard) = tokio::sync::oneshot::channel();
-        let gate = Arc::clone(gate);
-        task::spawn(async move {
-            let entered = gate.enter(true, WAITING, soon()).await;
-            let _ = told.send(entered.is_ok());
+    fn set_limit(&self, limit: usize, now: Tick) {
+        self.with(|line| {
+            self.slots.set_limit(limit.max(1));
+            line.fair.set_limit(limit, now, &mut line.woken);
         });
-        heard
     }
 
-    async fn until_waiting(gate: &Gate, count: usize) {
-        while gate.usage(Some(1)).1 != count {
-            tokio::task::yield_now().await;
+    /// One operation on the waiting list: nobody enters or leaves beside it, and all whom it concerns are told.
+    fn with<T>(&self, operation: impl FnOnce(&mut Line) -> T) -> T {
+        let mut line = self.line.lock();
+        if let Some(in_use) = self.slots.close() {
+            line.fair.adopt(in_use);
         }
-    }
-
-    #[tokio::test(flavor = "local")]
-    async fn the_list_of_who_waits_is_bounded_and_one_who_leaves_makes_room() {
-        let gate = Arc::new(Gate::new(Some(1)));
-        let slot = gate.try_enter(true);
-        let first = waiter(&gate);
-        until_waiting(&gate, 1).await;
-        let mut second = Box::pin(gate.enter(true, WAITING, soon()));
-        assert!(futures_util::future::poll_immediate(second.as_mut()).await.is_none());
-        let refused = gate.enter(true, WAITING, soon()).await.unwrap_err();
-        assert_eq!(refused.kind.code, "upstream.saturated");
-        drop(second);
-        until_waiting(&gate, 1).await;
-        drop(slot);
-        assert!(first.await.unwrap());
-        until_waiting(&gate, 0).await;
-    }
-
-    #[tokio::test(flavor = "local")]
-    async fn who_waits_gets_the_slots_of_a_larger_limit_and_of_none() {
-        for limit in [Some(3), None] {
-            let gate = Arc::new(Gate::new(Some(1)));
-            let _slot = gate.try_enter(true);
-            let waiters = [waiter(&gate), waiter(&gate)];
-            until_waiting(&gate, 2).await;
-            gate.resize(limit);
-            for waiter in waiters {
-                assert!(waiter.await.unwrap(), "{limit:?}");
+        let result = operation(&mut line);
+        let Line { fair, tellers, woken, .. } = &mut *line;
+        for Woken { key, outcome } in woken.drain(..) {
+            if let Some(teller) = tellers.get_mut(key.index()).and_then(Option::take) {
+                // Who does not listen any more gives back what it got by its key.
+                let _ = teller.send(outcome);
             }
         }
+        self.in_use.store(fair.in_use(), Relaxed);
+        self.waiting.store(fair.waiting(), Relaxed);
+        if fair.nobody_waits() {
+            self.slots.open(fair.in_use());
+        }
+        result
     }
 
-    #[tokio::test(flavor = "local")]
-    async fn slots_above_a_smaller_limit_are_taken_away_as_they_come_back() {
-        let gate = Gate::new(Some(3));
-        let mut slots: Vec<_> = (0..3).map(|_| gate.try_enter(true).expect("three are free")).collect();
-        gate.resize(Some(1));
-        for _ in 0..2 {
-            slots.pop();
-            tokio::task::yield_now().await;
-            assert!(gate.try_enter(true).is_none());
+    /// Asks the list. Who is to wait hears of it by the receiver.
+    fn ask(&self, ask: &Ask<'_>, now: Tick) -> (Asked, oneshot::Receiver<Outcome>) {
+        let (teller, heard) = oneshot::channel();
+        let asked = self.with(|line| {
+            let asked = line.fair.ask(ask, now, &mut line.woken);
+            // Under the same lock: nobody wakes it before.
+            if let Asked::Queued { key, .. } = asked {
+                let index = key.index();
+                let length = line.tellers.len().max(index + 1);
+                line.tellers.resize_with(length, || None);
+                line.tellers[index] = Some(teller);
+            }
+            asked
+        });
+        (asked, heard)
+    }
+
+    /// Refuses those who have waited long enough.
+    fn expire(&self) {
+        self.with(|line| line.fair.expire(clock::now(), &mut line.woken));
+    }
+
+    /// This one waits no more, or gives its slot back. A key that is over does nothing.
+    fn cancel(&self, key: Key) {
+        self.with(|line| line.fair.cancel(key, clock::now(), &mut line.woken));
+    }
+
+    /// Slots in use, as near as can be told without a lock.
+    fn in_use(&self) -> usize {
+        match self.waiting.load(Relaxed) {
+            0 => self.slots.in_use(),
+            _ => self.in_use.load(Relaxed),
         }
-        slots.pop();
-        assert!(gate.try_enter(true).is_some());
-        gate.resize(None);
-        gate.resize(Some(2));
-        let both = [gate.try_enter(true), gate.try_enter(true), gate.try_enter(true)];
-        assert_eq!(both.map(|slot| slot.is_some()), [true, true, false]);
+    }
+
+    /// Takes a core's samples, and moves the limit by them.
+    fn learn(&self, samples: &Window, now: Tick) {
+        // Held while the limit moves: it is always the one that was found last.
+        let mut adaptive = self.adaptive.lock();
+        if let Some(limit) = adaptive.as_mut().and_then(|adaptive| adaptive.absorb(samples, now)) {
+            self.set_limit(limit as usize, now);
+        }
+    }
+
+    /// Tells the log who saturates it, once it lasts, and when that is over.
+    fn watch(&self, name: &str, now: Tick) {
+        let mut line = self.line.lock();
+        let picture = line.fair.picture(now);
+        let lasted = picture.saturated_since.map(|since| now.since(since));
+        match lasted {
+            Some(lasted) if !line.told && lasted >= TOLD_AFTER => {
+                line.told = true;
+                let heaviest = picture.shares.first();
+                tracing::warn!(
+                    upstream = name,
+                    limit = picture.limit,
+                    waiting = picture.waiting,
+                    since_ms = lasted.as_millis() as u64,
+                    tenant = heaviest.map(|share| &*share.tenant),
+                    route = heaviest.map(|share| &*share.route),
+                    share = heaviest.map(|share| share.slot_time),
+                    "saturated: tenants get slots by their weights"
+                );
+            }
+            None if line.told => {
+                line.told = false;
+                tracing::info!(upstream = name, "no longer saturated");
+            }
+            _ => {}
+        }
+    }
+
+    /// What an operator sees.
+    pub(crate) fn status(&self, now: Tick) -> GateStatus {
+        let mut line = self.line.lock();
+        let picture = line.fair.picture(now);
+        let in_use = if picture.waiting == 0 { self.slots.in_use() } else { picture.in_use };
+        let refused = Reason::ALL.map(|reason| (reason.name(), line.fair.refusals()[reason.index()]));
+        drop(line);
+        let share = |share: tidegate_model::gate::fair::Share| GateShare {
+            tenant: share.tenant,
+            route: share.route,
+            share: (share.slot_time * 1e3).round() / 1e3,
+            waiting: share.waiting,
+            refused: share.refused.round() as u64,
+        };
+        let limit = self.slots.limit();
+        GateStatus {
+            concurrency: (limit < SLOTS_MAX).then(|| u32::try_from(limit).unwrap_or(u32::MAX)),
+            adaptive: self.adapts.load(Relaxed),
+            in_use,
+            waiting: picture.waiting,
+            waiting_bytes: picture.bytes,
+            gate_refused: refused.into_iter().collect(),
+            saturated_ms: picture
+                .saturated_since
+                .map(|since| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)),
+            heaviest: picture.shares.into_iter().take(SHOWN_MAX).map(share).collect(),
+        }
+    }
+}
+
+fn terms(waiting: &WaitingSettings) -> Terms {
+    Terms {
+        waiters_max: waiting.limit,
+        tenant_waiters_max: waiting.tenant_limit.min(waiting.limit),
+        bytes_max: waiting.bytes,
+        wait: waiting.wait,
+        tenants_max: TENANTS_MAX,
     }
 }

@@ -17,6 +17,7 @@ use tidegate_model::balance::{self, Candidate, PartRobin, RoundRobin};
 use tidegate_model::tick::Tick;
 
 use crate::endpoint::{Endpoint, EndpointSet};
+use crate::gate::Door;
 use crate::settings::{Balance, ShardSettings, UpstreamSettings, WhenDown};
 use crate::shard::{Shard, Shards, rest};
 use crate::upstreams::Upstream;
@@ -73,6 +74,7 @@ pub(crate) struct Local {
     settings: RefCell<Rc<Arc<UpstreamSettings>>>,
     endpoints: RefCell<Rc<Arc<EndpointSet>>>,
     pub picker: Picker,
+    pub door: Rc<Door>,
 }
 
 #[expect(
@@ -87,6 +89,7 @@ impl Local {
             settings: RefCell::new(Rc::new(upstream.settings())),
             endpoints: RefCell::new(Rc::new(upstream.endpoints())),
             picker: Picker::default(),
+            door: Rc::new(Door::new(&upstream.gate)),
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_model::gate::adaptive;
 use tidegate_wire::settings::{ClientTlsSettings, Protocol};
 
 /// A named service.
@@ -34,7 +35,7 @@ pub struct UpstreamSettings {
     /// Below this share of usable endpoints (percent), all are used: better some failures than an overloaded rest.
     pub panic_threshold: u8,
     /// Calls at once over all cores; `None`: not limited.
-    pub concurrency: Option<u32>,
+    pub concurrency: Option<Concurrency>,
     /// Who waits for a slot.
     pub waiting: WaitingSettings,
     /// Circuit breakers of the upstream and of each endpoint.
@@ -205,11 +206,24 @@ pub struct OutlierSettings {
     pub max_percent: u8,
 }
 
+/// How many calls there may be at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concurrency {
+    /// So many, at least 1.
+    Fixed(u32),
+    /// What makes the upstream answer most, between these ends.
+    Adaptive(adaptive::Terms),
+}
+
 /// The bounded waiting list before the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitingSettings {
     /// Requests that may wait.
     pub limit: usize,
+    /// Requests of one tenant that may wait.
+    pub tenant_limit: usize,
+    /// Bytes that all of them may hold.
+    pub bytes: usize,
     /// How long one may wait.
     pub wait: Duration,
 }
@@ -277,7 +291,12 @@ pub(crate) mod tests {
             },
             panic_threshold: 50,
             concurrency: None,
-            waiting: WaitingSettings { limit: 10, wait: Duration::from_secs(1) },
+            waiting: WaitingSettings {
+                limit: 10,
+                tenant_limit: 10,
+                bytes: 1 << 20,
+                wait: Duration::from_secs(1),
+            },
             breaker: None,
             retry_budget_percent: 20,
             retry_budget_min_per_second: 10,

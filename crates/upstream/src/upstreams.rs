@@ -7,13 +7,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tidegate_model::breaker::{self, Breaker};
-use tidegate_model::refusal::Refusal;
 use tidegate_model::retry::{Budget, Latencies};
 use tidegate_model::tick::Tick;
 use tidegate_wire::client_tls::{ClientTls, ClientTlsError};
@@ -23,7 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::discovery::ENDPOINTS_MAX;
 use crate::endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
-use crate::gate::{Gate, Slot};
+use crate::gate::{Gate, GateStatus};
 use crate::settings::{Discovery, EndpointSettings, UpstreamSettings};
 use crate::shard::ShardStatus;
 
@@ -38,7 +36,7 @@ pub struct Upstream {
     settings: ArcSwap<UpstreamSettings>,
     tls: ArcSwap<Option<Arc<ClientTls>>>,
     endpoints: ArcSwap<EndpointSet>,
-    gate: Gate,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
     pub(crate) latencies: Latencies,
@@ -77,12 +75,9 @@ pub struct UpstreamStatus {
     pub breaker: &'static str,
     /// Times the breaker opened.
     pub breaker_opened: u64,
-    /// The limit of its concurrency.
-    pub concurrency: Option<u32>,
-    /// Slots in use.
-    pub in_use: usize,
-    /// Requests waiting for a slot.
-    pub waiting: usize,
+    /// Its gate.
+    #[serde(flatten)]
+    pub gate: GateStatus,
     /// The median of its latency, in milliseconds.
     pub p50_ms: Option<f64>,
     /// The 99th percentile of its latency, in milliseconds.
@@ -109,7 +104,7 @@ impl Upstream {
             name: Arc::clone(&settings.name),
             version: AtomicU64::new(0),
             tls: ArcSwap::from_pointee(tls),
-            gate: Gate::new(settings.concurrency),
+            gate: Arc::new(Gate::new(settings.concurrency, &settings.waiting, now)),
             settings: ArcSwap::from_pointee(settings),
             endpoints: ArcSwap::from_pointee(EndpointSet::default()),
             breaker: Breaker::default(),
@@ -133,7 +128,7 @@ impl Upstream {
         if **self.settings.load() == settings {
             return;
         }
-        self.gate.resize(settings.concurrency);
+        self.gate.resize(settings.concurrency, &settings.waiting, now);
         if settings.breaker.is_none() {
             self.breaker.reset(now);
         }
@@ -321,32 +316,17 @@ impl Upstream {
         (ejected + 1) * 100 <= set.endpoints.len() * usize::from(max_percent)
     }
 
-    pub(crate) fn try_enter(&self, settings: &UpstreamSettings) -> Option<Slot> {
-        self.gate.try_enter(settings.concurrency.is_some())
-    }
-
-    pub(crate) async fn enter(
-        &self,
-        settings: &UpstreamSettings,
-        deadline: Tick,
-    ) -> Result<(Slot, Duration), Refusal> {
-        self.gate.enter(settings.concurrency.is_some(), settings.waiting, deadline).await
-    }
-
     /// What an operator sees.
     #[must_use]
     pub fn status(&self, now: Tick) -> UpstreamStatus {
         let settings = self.settings.load();
-        let (in_use, waiting) = self.gate.usage(settings.concurrency);
         let millis = |share: f64| self.latencies.quantile(share).map(|latency| latency.as_secs_f64() * 1e3);
         let known = self.known.lock();
         UpstreamStatus {
             name: Arc::clone(&settings.name),
             breaker: self.breaker.state(now).name(),
             breaker_opened: self.breaker.opened(),
-            concurrency: settings.concurrency,
-            in_use,
-            waiting,
+            gate: self.gate.status(now),
             p50_ms: millis(0.5),
             p99_ms: millis(0.99),
             discovery: settings.discovery.to_string(),

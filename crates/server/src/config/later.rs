@@ -12,8 +12,7 @@ const KEYS: [(&str, &[&str]); 4] = [
 ];
 
 /// Values, by the table and the key they stand at.
-const VALUES: [(&str, &str, &[&str]); 4] = [
-    ("Upstream", "concurrency", &["adaptive"]),
+const VALUES: [(&str, &str, &[&str]); 3] = [
     ("Route", "defer", &["on-request", "always"]),
     ("RouteDefaults", "defer", &["on-request", "always"]),
     ("Token", "scopes", &["purge"]),

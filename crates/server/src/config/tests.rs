@@ -136,7 +136,7 @@ upstream = "app"
 quota = [{ name = "daily", limit = "10000/day" }]
 [upstream.b]
 endpoints = ["127.0.0.1:3000"]
-concurrency = "adaptive"
+concurrency = { max = 4 }
 [[route]]
 path = "/b"
 upstream = "app"
@@ -158,12 +158,6 @@ error: `quota` is not in this version
 4 | quota = [{ name = "daily", limit = "10000/day" }]
   | ^^^^^
 
-error: `concurrency = "adaptive"` is not in this version
- --> t.toml:7:15
-  |
-7 | concurrency = "adaptive"
-  |               ^^^^^^^^^^
-
 error: `defer = "always"` is not in this version
   --> t.toml:11:9
    |
@@ -176,7 +170,7 @@ error: `cache` is not in this version
 15 | cache = {}
    | ^^^^^
 
-5 problems"#,
+4 problems"#,
     );
 }
 

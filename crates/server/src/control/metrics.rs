@@ -12,9 +12,9 @@ use crate::run::Process;
 use crate::telemetry::{
     ACCEPT_FAILURES, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS,
     CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
-    ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_USED, GATE_WAITING, LINES_DROPPED,
-    Metric, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED,
-    TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
+    ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_REFUSED, GATE_SLOTS, GATE_USED,
+    GATE_WAITING, LINES_DROPPED, Metric, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT,
+    SHARD_REFUSED, SHARD_SPILLED, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
 };
 
 /// Tenants with a line of their own.
@@ -129,8 +129,8 @@ fn upstreams(out: &mut Exposition, process: &Process) {
     let of_upstream: [Read<UpstreamStatus, f64>; 4] = [
         (BREAKER_OPEN, |one| f64::from(u8::from(one.breaker != "closed"))),
         (BREAKER_OPENED, |one| one.breaker_opened as f64),
-        (GATE_USED, |one| one.in_use as f64),
-        (GATE_WAITING, |one| one.waiting as f64),
+        (GATE_USED, |one| one.gate.in_use as f64),
+        (GATE_WAITING, |one| one.gate.waiting as f64),
     ];
     for (metric, value) in of_upstream {
         out.family(&metric);
@@ -146,6 +146,18 @@ fn upstreams(out: &mut Exposition, process: &Process) {
             if let Some(shard) = &one.shard {
                 out.sample(metric.name, &[("upstream", &one.name)], value(shard));
             }
+        }
+    }
+    out.family(&GATE_SLOTS);
+    for one in &all {
+        if let Some(limit) = one.gate.concurrency {
+            out.sample(GATE_SLOTS.name, &[("upstream", &one.name)], limit);
+        }
+    }
+    out.family(&GATE_REFUSED);
+    for one in &all {
+        for (reason, count) in &one.gate.gate_refused {
+            out.sample(GATE_REFUSED.name, &[("upstream", &one.name), ("reason", reason)], *count);
         }
     }
     let of_endpoint: [Read<EndpointStatus, f64>; 7] = [

@@ -44,10 +44,12 @@ metrics! {
     ENDPOINT_LATENCY = "tidegate_endpoint_latency_seconds", "gauge", ["upstream", "endpoint"], "The latency average that balancing uses; peaks weigh heavily.";
     BREAKER_OPEN = "tidegate_upstream_breaker_open", "gauge", ["upstream"], "1: the upstream's circuit breaker is open.";
     BREAKER_OPENED = "tidegate_upstream_breaker_opened_total", "counter", ["upstream"], "Times the upstream's circuit breaker opened.";
+    GATE_SLOTS = "tidegate_upstream_slots", "gauge", ["upstream"], "Slots of the upstream's gate, where it is limited: what `concurrency` says, or what was found.";
     GATE_USED = "tidegate_upstream_slots_used", "gauge", ["upstream"], "Slots of the upstream's gate in use, where it is limited.";
     GATE_WAITING = "tidegate_upstream_waiting", "gauge", ["upstream"], "Requests waiting for a slot.";
     SHARD_REFUSED = "tidegate_upstream_shard_refused_total", "counter", ["upstream"], "Calls refused because no endpoint of the tenant's shard was usable, where there is `shuffle_shard`.";
     SHARD_SPILLED = "tidegate_upstream_shard_spilled_total", "counter", ["upstream"], "Calls that went to other endpoints than those of the tenant's shard because none of these was usable.";
+    GATE_REFUSED = "tidegate_upstream_gate_refused_total", "counter", ["upstream", "reason"], "Requests that the upstream's gate refused: `full`, `tenant-full`, `bytes`, `displaced`, `wait`, `deadline`, `overloaded`.";
     CONNECTIONS = "tidegate_connections", "gauge", [], "Client connections open.";
     CONNECTIONS_REFUSED = "tidegate_connections_refused_total", "counter", [], "Client connections refused because there were too many.";
     ACCEPT_FAILURES = "tidegate_accept_failures_total", "counter", [], "Client connections that could not be accepted, mostly for want of file descriptors.";

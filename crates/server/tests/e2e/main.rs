@@ -5,6 +5,7 @@ mod demo;
 mod examples;
 mod exchanges;
 mod fuzzed;
+mod gate;
 mod limits;
 mod listeners;
 mod retries;

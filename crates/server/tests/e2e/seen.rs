@@ -181,7 +181,7 @@ fn table(page: &str) -> Vec<Vec<String>> {
 fn what_is_scraped_is_what_is_documented() {
     let page = include_str!("../../../../docs/metrics.md").split("\n## ").next().unwrap();
     let origin = ok();
-    let gate = gate("scraped", &app(&[origin.address], "", ""));
+    let gate = gate("scraped", &app(&[origin.address], "concurrency = 10", ""));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);
     let label = |sample: &str| -> Vec<String> {

@@ -13,7 +13,7 @@ use tidegate_wire::settings::ConnectionLimits;
 pub use route::{
     Add, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults, Share,
 };
-pub use upstream::{Balance, Endpoint, Health, Protocol, Upstream, WhenDown};
+pub use upstream::{Adaptive, Balance, Between, Concurrency, Endpoint, Health, Protocol, Upstream, WhenDown};
 
 use super::scalar::{Hash, Moment, PerTime, Size, Time};
 use super::text::{Address, ControlListen, File, Header, Jwks, KeyPlace, LogTarget, Name, Net, TenantHost};

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Switch;
-use crate::config::scalar::{Percent, Statuses, Time};
+use crate::config::scalar::{Percent, Size, Statuses, Time};
 use crate::config::text::{Address, DnsName, File, Hashed, HeaderText, PlainPath};
 
 /// A service behind Tidegate. Its endpoints come from exactly one of `endpoints`, `dns`, `srv` and `file`.
@@ -46,9 +46,9 @@ pub struct Upstream {
     pub outlier: Outlier,
     /// With a smaller share of endpoints usable than this, all are used: better some failures than an overloaded rest.
     pub panic_threshold: Percent,
-    /// Calls at once. Without it: not limited.
-    #[schemars(range(min = 1))]
-    pub concurrency: Option<u32>,
+    /// Calls at once: a number; `"adaptive"`, which finds it from what the upstream answers; or a table, which is that
+    /// within bounds. Without it: not limited.
+    pub concurrency: Option<Concurrency>,
     /// Who waits when `concurrency` is reached.
     pub waiting: Waiting,
     /// A circuit breaker of the whole upstream: `true`, or a table. Each endpoint has one of its own, see `outlier`.
@@ -295,20 +295,71 @@ impl Default for Outlier {
     }
 }
 
-/// The waiting list before an upstream.
+/// Calls at once: a number, a word, or a table.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum Concurrency {
+    /// So many.
+    Fixed(#[schemars(range(min = 1))] u32),
+    /// As many as make the upstream answer most.
+    Word(Adaptive),
+    /// The same, between two ends.
+    Between(Between),
+}
+
+/// A concurrency that is found.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Adaptive {
+    /// As many as make the upstream answer most.
+    Adaptive,
+}
+
+/// The ends of a concurrency that is found from what the upstream answers.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Between {
+    /// Never fewer.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub min: u32,
+    /// Never more.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max: u32,
+    /// So many at first.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub initial: u32,
+}
+
+impl Default for Between {
+    fn default() -> Between {
+        Between { min: 2, max: 1000, initial: 10 }
+    }
+}
+
+/// The waiting list before an upstream: tenants take turns in it by the weights of their plans.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Waiting {
     /// Requests that may wait.
     #[schemars(range(max = 1_000_000))]
     pub limit: u32,
+    /// Requests of one tenant that may wait. Without it: as many as `limit`, the tenant that asks for most making room.
+    #[schemars(range(max = 1_000_000))]
+    pub per_tenant: Option<u32>,
+    /// Bytes that all requests that wait may hold together: their heads.
+    pub bytes: Size,
     /// How long one may wait.
     pub wait: Time,
 }
 
 impl Default for Waiting {
     fn default() -> Waiting {
-        Waiting { limit: 1000, wait: Time(Duration::from_millis(200)) }
+        Waiting {
+            limit: 1000,
+            per_tenant: None,
+            bytes: Size(64 << 20),
+            wait: Time(Duration::from_millis(200)),
+        }
     }
 }
 

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, StatusCode};
+use tidegate_model::gate::Priority;
 use tidegate_model::headers::may_be_changed;
 use tidegate_model::route::{HeaderCondition, HeaderTest, HostPattern, Match, PathPattern, Split, Table};
-use tidegate_proxy::settings::{
-    Action, FixedResponse, HeaderChanges, Priority, RequestChanges, RouteSettings, Rung,
-};
+use tidegate_proxy::settings::{Action, FixedResponse, HeaderChanges, RequestChanges, RouteSettings, Rung};
 use tidegate_upstream::settings::{HedgeSettings, RetrySettings};
 
 use super::Context;

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tidegate_model::gate::adaptive;
 use tidegate_upstream::settings::{
-    Balance, BreakerSettings, Discovery, EndpointSettings, HashOn, HealthSettings, HostHeader,
+    Balance, BreakerSettings, Concurrency, Discovery, EndpointSettings, HashOn, HealthSettings, HostHeader,
     OutlierSettings, RefreshBounds, ShardSettings, UpstreamSettings, WaitingSettings, WhenDown,
 };
 use tidegate_wire::client_tls::{ClientTls, ClientTlsError};
@@ -62,8 +63,13 @@ fn one(context: &mut Context<'_>, name: &str, raw: &raw::Upstream, node: &Node) 
             max_percent: u8::try_from(raw.outlier.max_ejected.0).unwrap_or(100),
         },
         panic_threshold: u8::try_from(raw.panic_threshold.0).unwrap_or(100),
-        concurrency: raw.concurrency,
-        waiting: WaitingSettings { limit: raw.waiting.limit as usize, wait: raw.waiting.wait.0 },
+        concurrency: raw.concurrency.as_ref().map(|one| concurrency(context, one, node)),
+        waiting: WaitingSettings {
+            limit: raw.waiting.limit as usize,
+            tenant_limit: raw.waiting.per_tenant.unwrap_or(raw.waiting.limit) as usize,
+            bytes: usize::try_from(raw.waiting.bytes.0).unwrap_or(usize::MAX),
+            wait: raw.waiting.wait.0,
+        },
         breaker: raw.breaker.on().map(|breaker| {
             context.positive(node.at("breaker"), "cooldown", &breaker.cooldown);
             BreakerSettings { consecutive: breaker.consecutive, cooldown: breaker.cooldown.0 }
@@ -78,6 +84,18 @@ fn one(context: &mut Context<'_>, name: &str, raw: &raw::Upstream, node: &Node) 
         body_idle: raw.body_idle.0,
         discovery,
     })
+}
+
+fn concurrency(context: &mut Context<'_>, raw: &raw::Concurrency, node: &Node) -> Concurrency {
+    let raw::Between { min, max, initial } = match raw {
+        raw::Concurrency::Fixed(limit) => return Concurrency::Fixed(*limit),
+        raw::Concurrency::Word(raw::Adaptive::Adaptive) => raw::Between::default(),
+        raw::Concurrency::Between(between) => between.clone(),
+    };
+    if min > max {
+        context.tell(node.at("concurrency"), "`min` is more than `max`");
+    }
+    Concurrency::Adaptive(adaptive::Terms { min, max, initial: initial.clamp(min, max.max(min)) })
 }
 
 fn discovery(context: &mut Context<'_>, raw: &raw::Upstream, node: &Node) -> Option<Discovery> {

@@ -1,0 +1,269 @@
+//! The gate before an upstream: who goes in when it is full, who is shed, and what is told of it. Who was served is seen by
+//! the origin, in its order; nothing is measured by how long it took.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tidegate_testkit::{Answer, Gate, Origin, Reply, ask, connect, until};
+
+use crate::BINARY;
+use crate::upstreams::{Switch, holding, timeline, told, upstream};
+
+/// Whoever asks from here is believed which tenant it is.
+const TRUSTING: &str = "http = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.1\"]";
+
+/// One slot, and a waiting list in which nobody's time is over during a test.
+const ONE: &str = "concurrency = 1\nwaiting = { wait = \"60s\" }";
+
+/// A gate that believes `X-Tenant`, with these lines of the upstream and further ones.
+fn gate(name: &str, origin: SocketAddr, upstream: &str, rest: &str) -> Gate {
+    let config = format!(
+        "workers = 2\n[tenants]\nfrom = [{{ header = \"x-tenant\" }}]\n[defaults.route]\ndeadline = \"60s\"\n\
+         [upstream.app]\nendpoints = [\"{origin}\"]\n{upstream}\n[[route]]\nname = \"all\"\nupstream = \"app\"\n{rest}"
+    );
+    Gate::start_listening(BINARY, name, TRUSTING, &config)
+}
+
+/// A request of a tenant that is under way when this returns.
+fn send(gate: &Gate, tenant: &str, line: &'static str) -> JoinHandle<Answer> {
+    let (address, headers) = (gate.address, format!("X-Tenant: {tenant}\r\n"));
+    std::thread::spawn(move || ask(address, line, &headers))
+}
+
+fn until_waiting(gate: &Gate, count: usize) {
+    until("they wait", || upstream(gate)["waiting"] == count);
+}
+
+/// So many requests of a tenant that wait, where so many wait already.
+fn queue(
+    gate: &Gate,
+    tenant: &str,
+    line: &'static str,
+    count: usize,
+    before: usize,
+) -> Vec<JoinHandle<Answer>> {
+    (1..=count)
+        .map(|number| {
+            let sent = send(gate, tenant, line);
+            until_waiting(gate, before + number);
+            sent
+        })
+        .collect()
+}
+
+/// The tenants whose requests came to the origin, in their order.
+fn order(origin: &Origin) -> Vec<String> {
+    let tenant = |head: &str| {
+        let head = head.to_ascii_lowercase();
+        head.lines().find_map(|line| line.strip_prefix("tidegate-tenant: ")).unwrap_or_default().to_owned()
+    };
+    origin.recorded().iter().map(|one| tenant(&one.head)).collect()
+}
+
+#[test]
+fn a_greedy_tenant_makes_nobody_else_wait_for_all_of_its_requests() {
+    let released = Switch::default();
+    let origin = holding("a", &released);
+    let gate = gate("fair", origin.address, ONE, "");
+    let first = send(&gate, "greedy", "GET /held");
+    until("it arrives", || origin.recorded().len() == 1);
+    let mut sent = queue(&gate, "greedy", "GET /", 20, 0);
+    sent.extend(queue(&gate, "victim", "GET /", 1, 20));
+    assert_eq!(upstream(&gate)["in_use"], 1);
+    released.set(true);
+    assert_eq!(first.join().unwrap().status, 200);
+    let answers: Vec<Answer> = sent.into_iter().map(|one| one.join().unwrap()).collect();
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    let order = order(&origin);
+    let place = order.iter().position(|tenant| tenant == "victim").expect("it was served");
+    assert!(place <= 3, "{order:?}");
+    let told = timeline(&gate, answers.last().unwrap());
+    assert!(told.contains("waited "), "{told}");
+    until("all slots are back", || upstream(&gate)["in_use"] == 0);
+}
+
+#[test]
+fn the_status_names_who_saturates_the_upstream() {
+    let origin = Origin::start(|_| Reply::After(Duration::from_millis(5)));
+    let gate =
+        gate("verdict", origin.address, "concurrency = 1\nwaiting = { limit = 4, wait = \"60s\" }", "");
+    let (done, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load: Vec<_> = (0..8)
+        .map(|_| {
+            let (address, done, refused) = (gate.address, Arc::clone(&done), Arc::clone(&refused));
+            std::thread::spawn(move || {
+                while !done.load(Relaxed) {
+                    let answer = ask(address, "GET /", "X-Tenant: greedy\r\n");
+                    refused.fetch_add(usize::from(answer.status == 503), Relaxed);
+                }
+            })
+        })
+        .collect();
+    until("it is named", || {
+        let seen = upstream(&gate);
+        let heaviest = &seen["heaviest"][0];
+        refused.load(Relaxed) > 0
+            && seen["saturated_ms"].is_number()
+            && (&heaviest["tenant"], &heaviest["route"]) == (&"greedy".into(), &"all".into())
+            && heaviest["share"].as_f64().is_some_and(|share| share > 0.9)
+    });
+    done.store(true, Relaxed);
+    load.into_iter().for_each(|one| one.join().unwrap());
+    let seen = upstream(&gate);
+    let by_reason = seen["gate_refused"].as_object().unwrap().values().filter_map(|count| count.as_u64());
+    assert_eq!(by_reason.sum::<u64>() as usize, refused.load(Relaxed), "{seen}");
+    let metric = |sample: &str| gate.metric(sample);
+    assert_eq!(metric("tidegate_upstream_slots{upstream=\"app\"}"), Some(1.0));
+    let full = metric("tidegate_upstream_gate_refused_total{upstream=\"app\",reason=\"full\"}");
+    assert_eq!(full, seen["gate_refused"]["full"].as_f64(), "{}", told(&gate, "/metrics"));
+}
+
+#[test]
+fn tenants_get_slots_by_the_weights_of_their_plans() {
+    let released = Switch::default();
+    let held = released.clone();
+    let origin = Origin::start(move |path| {
+        if path == "/held" {
+            held.wait();
+        }
+        Reply::After(Duration::from_millis(4))
+    });
+    let plans = "[plan.heavy]\nweight = 6\n[tenant.heavy]\nplan = \"heavy\"\n";
+    let gate = gate("weights", origin.address, ONE, plans);
+    let first = send(&gate, "other", "GET /held");
+    until("it arrives", || origin.recorded().len() == 1);
+    let mut sent = queue(&gate, "light", "GET /", 14, 0);
+    sent.extend(queue(&gate, "heavy", "GET /", 14, 14));
+    released.set(true);
+    for one in sent.into_iter().chain([first]) {
+        assert_eq!(one.join().unwrap().status, 200);
+    }
+    // Twelve of fourteen by the weights; what a request takes here differs by much.
+    let heavy = order(&origin)[1..15].iter().filter(|tenant| *tenant == "heavy").count();
+    assert!((9..=13).contains(&heavy), "{heavy} of 14: {:?}", order(&origin));
+}
+
+#[test]
+fn the_less_important_is_shed_first() {
+    let released = Switch::default();
+    let origin = holding("a", &released);
+    let routes = "[[route]]\nname = \"critical\"\npath = \"/critical\"\nupstream = \"app\"\npriority = \"critical\"\n\
+                  [[route]]\nname = \"sheddable\"\npath = \"/sheddable\"\nupstream = \"app\"\npriority = \"sheddable\"\n";
+    let gate = gate(
+        "priorities",
+        origin.address,
+        "concurrency = 1\nwaiting = { limit = 1, wait = \"60s\" }",
+        routes,
+    );
+    let first = send(&gate, "a", "GET /held");
+    until("it arrives", || origin.recorded().len() == 1);
+    let sheddable = queue(&gate, "a", "GET /sheddable", 1, 0).remove(0);
+    let default = send(&gate, "b", "GET /");
+    let shed = sheddable.join().unwrap();
+    assert_eq!((shed.status, shed.body.contains("a more important request")), (503, true), "{}", shed.body);
+    assert!(shed.header("retry-after").parse::<u64>().is_ok_and(|wait| wait > 0), "{}", shed.head);
+    let told = timeline(&gate, &shed);
+    assert!(told.contains("waited ") && told.contains("upstream.saturated"), "{told}");
+    let critical = send(&gate, "a", "GET /critical");
+    let shed = default.join().unwrap();
+    assert!(shed.body.contains("a more important request"), "{}", shed.body);
+    // Nobody makes room for one that is less important, or as important and of a tenant that asks for as much.
+    for line in ["GET /sheddable", "GET /"] {
+        let refused = ask(gate.address, line, "X-Tenant: b\r\n");
+        assert!(refused.body.contains("the waiting list is full"), "{}", refused.body);
+    }
+    released.set(true);
+    assert_eq!([first, critical].map(|one| one.join().unwrap().status), [200, 200]);
+    assert_eq!(upstream(&gate)["gate_refused"]["displaced"], 2);
+}
+
+#[test]
+fn one_that_leaves_gives_its_place_to_another() {
+    let released = Switch::default();
+    let origin = holding("a", &released);
+    let gate = gate("leaves", origin.address, "concurrency = 1\nwaiting = { limit = 1, wait = \"60s\" }", "");
+    let first = send(&gate, "a", "GET /held");
+    until("it arrives", || origin.recorded().len() == 1);
+    let mut stream = connect(gate.address);
+    std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost: a\r\nX-Tenant: a\r\n\r\n").unwrap();
+    until_waiting(&gate, 1);
+    drop(stream);
+    until_waiting(&gate, 0);
+    let second = queue(&gate, "b", "GET /", 1, 0).remove(0);
+    released.set(true);
+    assert_eq!([first, second].map(|one| one.join().unwrap().status), [200, 200]);
+    until("nothing is held", || upstream(&gate)["in_use"] == 0 && upstream(&gate)["waiting"] == 0);
+    assert_eq!(order(&origin), ["a", "b"]);
+}
+
+#[test]
+fn a_retry_stands_where_its_exchange_stood() {
+    let (first_try, held) = (Switch::default(), Switch::default());
+    let switches = (first_try.clone(), held.clone());
+    let origin = Origin::start(move |path| match path {
+        "/retried" if !switches.0.is_on() => {
+            switches.0.wait();
+            Reply::Status(503, String::new())
+        }
+        "/held" => {
+            switches.1.wait();
+            Reply::Status(200, String::new())
+        }
+        _ => Reply::Status(200, String::new()),
+    });
+    let upstream = format!("{ONE}\noutlier = {{ consecutive = 0 }}");
+    let retry = "retry = { tries = 2, backoff = \"1ms\" }\n";
+    let gate = gate("place", origin.address, &upstream, retry);
+    let retried = send(&gate, "a", "GET /retried");
+    until("it arrives", || origin.recorded().len() == 1);
+    let mut sent = queue(&gate, "a", "GET /held", 1, 0);
+    sent.extend(queue(&gate, "a", "GET /later", 1, 1));
+    first_try.set(true);
+    // Its slot went to the next in line, and it waits again, with the one that came later.
+    until("the held one arrives", || paths(&origin).len() == 2);
+    until_waiting(&gate, 2);
+    held.set(true);
+    for one in sent.into_iter().chain([retried]) {
+        assert_eq!(one.join().unwrap().status, 200);
+    }
+    assert_eq!(paths(&origin), ["/retried", "/held", "/retried", "/later"]);
+}
+
+/// What the origin was asked for, in its order.
+fn paths(origin: &Origin) -> Vec<String> {
+    let path = |head: &str| head.split(' ').nth(1).unwrap_or_default().to_owned();
+    origin.recorded().iter().map(|one| path(&one.head)).collect()
+}
+
+#[test]
+fn an_adaptive_limit_is_found_between_its_ends() {
+    let origin = Origin::start(|_| Reply::After(Duration::from_millis(2)));
+    let limits = "concurrency = { min = 2, max = 6, initial = 2 }\nwaiting = { wait = \"60s\" }";
+    let gate = gate("adaptive", origin.address, limits, "");
+    assert_eq!((&upstream(&gate)["concurrency"], &upstream(&gate)["adaptive"]), (&2.into(), &true.into()));
+    let done = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..12)
+        .map(|_| {
+            let (address, done) = (gate.address, Arc::clone(&done));
+            std::thread::spawn(move || {
+                let mut stream = connect(address);
+                while !done.load(Relaxed) {
+                    assert_eq!(tidegate_testkit::ask_on(&mut stream, "GET /", "X-Tenant: a\r\n").status, 200);
+                }
+            })
+        })
+        .collect();
+    let mut most = 0;
+    until("it grows while the upstream answers more", || {
+        let seen = upstream(&gate)["concurrency"].as_u64().unwrap();
+        most = most.max(seen);
+        assert!((2..=6).contains(&seen), "{seen}");
+        seen >= 4
+    });
+    done.store(true, Relaxed);
+    load.into_iter().for_each(|one| one.join().unwrap());
+    assert!(upstream(&gate)["waiting"] == 0);
+}
