@@ -180,8 +180,11 @@ fn table(page: &str) -> Vec<Vec<String>> {
 #[test]
 fn what_is_scraped_is_what_is_documented() {
     let page = include_str!("../../../../docs/metrics.md").split("\n## ").next().unwrap();
-    let origin = ok();
-    let gate = gate("scraped", &app(&[origin.address], "concurrency = 10", ""));
+    let origins = [ok(), ok()];
+    let gate = gate(
+        "scraped",
+        &app(&[origins[0].address, origins[1].address], "concurrency = 10\nshuffle_shard = 1", ""),
+    );
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);
     let label = |sample: &str| -> Vec<String> {

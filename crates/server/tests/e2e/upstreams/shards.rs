@@ -149,7 +149,7 @@ fn each_way_to_balance_uses_the_whole_shard_and_nothing_else() {
 #[test]
 fn an_endpoint_that_is_drained_is_replaced_in_the_shards_that_had_it() {
     let origins: Vec<Origin> = ["a", "b", "c", "d", "e", "f"].map(named).into();
-    let gate = start("shard-drain", &origins, "shuffle_shard = 2", "");
+    let gate = start("shard-drain", &origins, "balance = \"round-robin\"\nshuffle_shard = 2", "");
     let before = shard(&gate, "acme");
     let gone = before.first().expect("it has two").clone();
     assert_eq!(ask_as(&gate, "acme", "/").status, 200);
