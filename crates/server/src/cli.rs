@@ -11,6 +11,7 @@ use tidegate_model::credential::Digest;
 use tidegate_model::refusal;
 
 use crate::config::{self, Config, Problems};
+use crate::drill::{DrillArgs, drill};
 use crate::run::{Source, run};
 use crate::status::{StatusArgs, status};
 
@@ -63,6 +64,8 @@ pub enum Command {
         #[arg(long)]
         seconds: Option<u64>,
     },
+    /// Rehearse: drive load and faults, and tell what held
+    Drill(DrillArgs),
     /// Tell the state of a running Tidegate: upstreams, endpoints, tenants; or change an endpoint's state
     Status(StatusArgs),
     /// Make keys
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Run { to: Some(address), .. } => Ok(run(Source::To(address))),
         Command::Run { config, to: None } => Ok(run(Source::File(config.config))),
         Command::Demo { seconds } => Ok(crate::demo::demo(seconds)),
+        Command::Drill(args) => drill(&args),
         Command::Status(args) => Ok(status(&args)),
         Command::Check { config, print } => check(&config, print),
         Command::Explain { code } => explain(code.as_deref()),

@@ -7,6 +7,7 @@ pub mod control;
 pub mod demo;
 #[cfg(test)]
 mod documentation;
+pub mod drill;
 pub mod jwks;
 pub mod memory;
 pub mod run;

@@ -20,6 +20,8 @@ pub struct Step {
     pub offered: f64,
     /// Good answers per second.
     pub good: f64,
+    /// How much longer the line of those under way has grown meanwhile, as a share of all.
+    pub behind: f64,
     /// Requests answered 429 or 503, as a share of all.
     pub refused: f64,
     /// Requests that failed in any other way, as a share of all.
@@ -32,6 +34,8 @@ pub struct Step {
     pub concurrency: f64,
     /// Requests that this side sent too late, as a share of all.
     pub late: f64,
+    /// The status of an answer that was not good, if there was one.
+    pub status: Option<u16>,
     /// Whether it was ended before its time, because the service was breaking.
     pub cut: bool,
 }
@@ -53,8 +57,8 @@ impl Step {
     /// Whether the service did not keep up, seen beside what it does at next to no load.
     #[must_use]
     pub fn strain(&self, base: &Step) -> Option<Strain> {
-        /// Answers out of those asked for. What is under way when a step ends is not among them.
-        const KEPT: f64 = 0.95;
+        /// A line that grows by more than this share of what comes grows for ever.
+        const BEHIND: f64 = 0.05;
         /// Errors that any service makes.
         const ERRORS: f64 = 0.01;
         /// The tail may grow by so much before it counts.
@@ -65,13 +69,19 @@ impl Step {
             Some(Strain::Errors)
         } else if self.refused > ERRORS.max(base.refused * 2.0) {
             Some(Strain::Refusals)
-        } else if self.good < KEPT * self.offered * (1.0 - base.failed - base.refused) {
+        } else if self.behind > BEHIND {
             Some(Strain::Behind)
         } else if self.p99 > (base.p99 * SLOWER).max(base.p99 + UNFELT) {
             Some(Strain::Latency)
         } else {
             None
         }
+    }
+
+    /// Whether the service does what it is there for, most of the time.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.failed + self.refused < 0.5 && self.good > 0.0
     }
 
     /// Throughput for its latency (Kleinrock's power). By Little's law the latency is concurrency over throughput.
@@ -94,7 +104,7 @@ impl Ramp {
     #[must_use]
     pub fn next(&self, steps: &[Step]) -> Option<f64> {
         let Some(base) = steps.first() else { return Some(self.first.min(self.most)) };
-        if steps.len() >= STEPS_MAX {
+        if steps.len() >= STEPS_MAX || !base.is_alive() {
             return None;
         }
         let is_strained = |step: &&Step| step.cut || step.strain(base).is_some();
@@ -126,7 +136,7 @@ pub struct Found {
 /// Reads what the loads say. `None`: nothing was kept up with.
 #[must_use]
 pub fn read(steps: &[Step]) -> Option<Found> {
-    let base = steps.first()?;
+    let base = steps.first().filter(|base| base.is_alive())?;
     let strain = |step: &Step| step.strain(base).or(step.cut.then_some(Strain::Behind));
     let broke = steps
         .iter()
@@ -154,6 +164,7 @@ mod tests {
         Step {
             offered,
             good,
+            behind: (1.0 - good / offered).max(0.0),
             p50: Duration::from_secs_f64(latency),
             p99: Duration::from_secs_f64(service * 4.0 + wait * 4.0),
             concurrency: good * latency,
@@ -193,12 +204,19 @@ mod tests {
         for (change, wanted) in [
             (Step { failed: 0.02, ..served(8.0, 100.0) }, Some(Strain::Errors)),
             (Step { refused: 0.02, ..served(8.0, 100.0) }, Some(Strain::Refusals)),
-            (Step { good: 90.0, ..served(8.0, 100.0) }, Some(Strain::Behind)),
+            (Step { behind: 0.1, ..served(8.0, 100.0) }, Some(Strain::Behind)),
             (Step { p99: Duration::from_secs(3), ..served(8.0, 100.0) }, Some(Strain::Latency)),
             (served(8.0, 100.0), None),
         ] {
             assert_eq!(change.strain(&base), wanted, "{change:?}");
         }
+    }
+
+    #[test]
+    fn a_service_that_answers_with_errors_from_the_start_is_asked_once() {
+        let dead = Step { failed: 1.0, status: Some(404), ..served(8.0, 10.0) };
+        assert_eq!(Ramp { first: 10.0, most: 100.0 }.next(std::slice::from_ref(&dead)), None);
+        assert_eq!(read(&[dead]), None);
     }
 
     proptest! {

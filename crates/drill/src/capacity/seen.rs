@@ -27,7 +27,9 @@ pub struct Service {
 #[derive(Clone, Debug)]
 pub struct Reading {
     at: Tick,
-    /// Of each thread of the service.
+    /// Of the service's processes together. (The sum of their threads would be less: each is rounded down.)
+    service: Option<u64>,
+    /// Of each of its threads.
     threads: Vec<(PathBuf, u64)>,
     own: u64,
     machine: Option<(u64, u64)>,
@@ -81,6 +83,12 @@ impl Service {
         &self.processes
     }
 
+    /// Connections that wait to be accepted, now.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        rows(self.port).iter().filter(|row| row.listens).map(|row| row.received).max().unwrap_or(0)
+    }
+
     /// Counts.
     #[must_use]
     pub fn read(&self) -> Reading {
@@ -90,8 +98,13 @@ impl Service {
             let used = used(&fs::read_to_string(&path).ok()?)?;
             Some((path, used))
         });
+        let processes =
+            self.processes.iter().filter_map(|id| fs::read_to_string(format!("/proc/{id}/stat")).ok());
+        let service =
+            processes.filter_map(|text| used(&text)).fold(None, |sum, used| Some(sum.unwrap_or(0) + used));
         Reading {
             at: clock::now(),
+            service,
             threads: threads.collect(),
             own: fs::read_to_string("/proc/self/stat").ok().and_then(|text| used(&text)).unwrap_or(0),
             machine: fs::read_to_string("/proc/stat").ok().and_then(|text| machine(&text)),
@@ -116,7 +129,7 @@ impl Service {
             .collect();
         let rows = rows(self.port);
         Usage {
-            service: (!each.is_empty()).then(|| cores(each.iter().sum())),
+            service: after.service.map(|used| cores(used.saturating_sub(before.service.unwrap_or(0)))),
             busiest_thread: each.iter().max().map(|most| cores(*most)),
             own: cores(after.own.saturating_sub(before.own)),
             machine: after.machine.zip(before.machine).map(|(after, before)| {

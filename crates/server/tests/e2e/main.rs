@@ -2,6 +2,7 @@
 
 mod abuse;
 mod demo;
+mod drills;
 mod examples;
 mod exchanges;
 mod fuzzed;

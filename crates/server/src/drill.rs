@@ -1,0 +1,120 @@
+//! `tidegate drill`: rehearsals from the command line.
+//!
+//! Exit codes: 0 as it should be, 1 not so, 2 asked wrongly, 3 this machine was too busy to judge.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use tidegate_drill::capacity::{self, Options, Refused};
+use tidegate_drill::report::html;
+
+use crate::cli::BAD_CONFIG;
+use crate::config::parse_duration;
+
+/// This machine was too busy to judge.
+const TOO_BUSY: u8 = 3;
+
+/// Which drill.
+#[derive(Debug, Args)]
+pub struct DrillArgs {
+    /// What to do.
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Measure how much a service of yours can take, where to run it, and what gives out first
+    Capacity(CapacityArgs),
+}
+
+#[derive(Debug, Args)]
+struct CapacityArgs {
+    /// The service, with the path to ask for: http:// or https://
+    #[arg(long, value_name = "URL")]
+    url: String,
+    /// A header field to send; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// Requests per second at most
+    #[arg(long, default_value_t = 5000.0, value_name = "N")]
+    rate_max: f64,
+    /// How long each load is held
+    #[arg(long, default_value = "2s", value_parser = parse_duration)]
+    step: Duration,
+    /// How long all of it may take
+    #[arg(long, default_value = "90s", value_parser = parse_duration)]
+    time: Duration,
+    /// How long an answer may take
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// The service is not on this machine, and it is mine
+    #[arg(long)]
+    i_own_this_host: bool,
+    /// PEM file of the authorities to trust, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The control API of a Tidegate before the service, to see its gate
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    control: Option<SocketAddr>,
+    /// What chance begins with
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write a report, one HTML page, to this file
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+}
+
+/// Does what is asked for.
+///
+/// # Errors
+/// Standard output or the report cannot be written.
+pub fn drill(args: &DrillArgs) -> io::Result<ExitCode> {
+    match &args.what {
+        What::Capacity(args) => measure(args),
+    }
+}
+
+fn measure(args: &CapacityArgs) -> io::Result<ExitCode> {
+    let options = Options {
+        url: args.url.clone(),
+        headers: args.headers.clone(),
+        rate_max: args.rate_max,
+        step: args.step,
+        time: args.time,
+        timeout: args.timeout,
+        own_host: args.i_own_this_host,
+        ca: args.ca.clone(),
+        control: args.control,
+        seed: args.seed,
+    };
+    let mut out = io::stdout();
+    // Whoever reads may have gone: what is measured is no less worth its report.
+    let mut tell = |line: &str| drop(writeln!(out, "{line}").and_then(|()| out.flush()));
+    let measured = match capacity::measure(&options, &mut tell) {
+        Ok(measured) => measured,
+        Err(refused) => {
+            eprintln!("tidegate: {refused}");
+            let failed = matches!(refused, Refused::Dead(..) | Refused::Runtime(_));
+            return Ok(if failed { ExitCode::FAILURE } else { ExitCode::from(BAD_CONFIG) });
+        }
+    };
+    tell("");
+    for sentence in measured.sentences() {
+        tell(&sentence);
+    }
+    if let Some(path) = &args.report {
+        write(path, &html::page(&measured.page()))?;
+        tell(&format!("report: {}", path.display()));
+    }
+    Ok(if measured.is_judged() { ExitCode::SUCCESS } else { ExitCode::from(TOO_BUSY) })
+}
+
+fn write(path: &PathBuf, text: &str) -> io::Result<()> {
+    std::fs::write(path, text)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
