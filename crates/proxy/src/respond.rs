@@ -134,17 +134,15 @@ pub fn forwarded(forwarded: Forwarded, changes: &HeaderChanges) -> Response<Cont
 /// The upstream's answer to an Upgrade that it grants.
 #[must_use]
 pub fn switched(mut head: Parts, sticky: Option<HeaderValue>, changes: &HeaderChanges) -> Response<Content> {
-    let upgrade = head.headers.remove(UPGRADE);
     passed_on(&mut head, sticky, changes);
-    if let Some(upgrade) = upgrade {
-        head.headers.insert(UPGRADE, upgrade);
+    if head.headers.contains_key(UPGRADE) {
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     Response::from_parts(head, Content::Empty)
 }
 
+/// What belongs to the upstream's connection alone the client of it has left behind.
 fn passed_on(head: &mut Parts, sticky: Option<HeaderValue>, changes: &HeaderChanges) {
-    headers::strip_response(&mut head.headers);
     apply(&mut head.headers, changes);
     if let Some(cookie) = sticky {
         head.headers.append(SET_COOKIE, cookie);

@@ -33,8 +33,16 @@ pub struct Answer {
     pub sticky: Option<HeaderValue>,
 }
 
-/// The body of an answer. Dropped before its end, it cancels the upstream's call.
-pub struct AnswerBody {
+/// The body of an answer.
+pub enum AnswerBody {
+    /// All of it has come with the head: the upstream has finished.
+    Whole(Bytes),
+    /// It is still on its way.
+    Coming(Box<Coming>),
+}
+
+/// A body on its way. Dropped before its end, it cancels the upstream's call.
+pub struct Coming {
     source: Source,
     held: Option<Held>,
     idle: Duration,
@@ -91,52 +99,55 @@ impl AnswerBody {
         if upgraded {
             held.slot = Slot::default();
         }
-        response.map(|reply| {
-            let mut body = AnswerBody {
-                source: Source::Ended,
-                held: None,
+        response.map(|mut reply| {
+            if !upgraded && let Some(bytes) = reply.take_whole() {
+                held.finish(reply);
+                return AnswerBody::Whole(bytes);
+            }
+            let left = reply.size_hint().exact();
+            held.lent = std::mem::take(&mut held.slot).lend(left, clock::latest());
+            let (source, held) = if reply.is_uploading() && !upgraded {
+                let (frames, relayed) = mpsc::channel(1);
+                task::spawn(relay(reply, held, frames));
+                (Source::Relay(relayed), None)
+            } else {
+                (Source::Upstream(reply), Some(held))
+            };
+            AnswerBody::Coming(Box::new(Coming {
+                source,
+                held,
                 idle,
                 since: None,
                 alarm: Alarm::default(),
                 broken: None,
-            };
-            let over = reply.is_end_stream() && !reply.is_uploading();
-            if !over {
-                let left = reply.size_hint().exact();
-                held.lent = std::mem::take(&mut held.slot).lend(left, clock::latest());
-            }
-            if reply.is_uploading() && !upgraded {
-                let (frames, relayed) = mpsc::channel(1);
-                task::spawn(relay(reply, held, frames));
-                body.source = Source::Relay(relayed);
-            } else if reply.is_end_stream() && !upgraded {
-                held.finish(reply);
-            } else {
-                (body.source, body.held) = (Source::Upstream(reply), Some(held));
-            }
-            body
+            }))
         })
     }
 
     /// Both ways of the connection, if the upstream has granted an Upgrade.
     #[must_use]
     pub fn into_switched(self) -> Option<Switched> {
-        let Source::Upstream(reply) = self.source else { return None };
-        Some(Switched { io: reply.into_tunnel().ok()?, _held: self.held })
+        let AnswerBody::Coming(coming) = self else { return None };
+        let Coming { source: Source::Upstream(reply), held, .. } = *coming else { return None };
+        Some(Switched { io: reply.into_tunnel().ok()?, _held: held })
     }
 
-    /// Whether its request is still being sent: nothing is won by reading the rest of it.
-    pub(crate) fn is_relayed(&self) -> bool {
-        matches!(self.source, Source::Relay(_))
+    /// Whether its connection is given back once the rest of it is read: the request is sent, and there is a rest.
+    pub(crate) fn is_worth_reading(&self) -> bool {
+        matches!(self, AnswerBody::Coming(coming) if matches!(coming.source, Source::Upstream(_)))
     }
 
     /// Gives back the slot before the upstream has finished: what is left of the answer is not wanted.
     pub(crate) fn give_up_slot(&mut self) {
-        if let Some(held) = &mut self.held {
+        if let AnswerBody::Coming(coming) = self
+            && let Some(held) = &mut coming.held
+        {
             held.lent = None;
         }
     }
+}
 
+impl Coming {
     /// The upstream has finished.
     fn finish(&mut self) {
         if let Source::Upstream(reply) = std::mem::replace(&mut self.source, Source::Ended)
@@ -167,14 +178,8 @@ impl AnswerBody {
     }
 }
 
-impl HttpBody for AnswerBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+impl Coming {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
@@ -192,13 +197,13 @@ impl HttpBody for AnswerBody {
         self.since = None;
         match frame {
             Some(Err(error)) => return self.fail(error, context),
-            Some(Ok(_)) if !self.is_end_stream() => {}
+            Some(Ok(_)) if !self.is_end() => {}
             Some(Ok(_)) | None => self.finish(),
         }
         Poll::Ready(frame)
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_end(&self) -> bool {
         match &self.source {
             Source::Upstream(reply) => reply.is_end_stream(),
             Source::Relay(_) => false,
@@ -212,6 +217,36 @@ impl HttpBody for AnswerBody {
             Source::Relay(_) => SizeHint::new(),
             Source::Ended if self.broken.is_some() => SizeHint::new(),
             Source::Ended => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            AnswerBody::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            AnswerBody::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            AnswerBody::Coming(coming) => coming.poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            AnswerBody::Whole(bytes) => bytes.is_empty(),
+            AnswerBody::Coming(coming) => coming.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            AnswerBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            AnswerBody::Coming(coming) => coming.size_hint(),
         }
     }
 }

@@ -300,10 +300,6 @@ enum Again {
 }
 
 /// What comes after a try.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made and taken apart at once: a box would cost each call an allocation"
-)]
 enum Next {
     Done(Answered),
     Failed(Refusal),
@@ -574,7 +570,7 @@ fn drain(answered: Answered) {
     const TIME_MAX: Duration = Duration::from_secs(1);
     let mut body = answered.response.into_body();
     body.give_up_slot();
-    if body.is_end_stream() || body.is_relayed() || body.size_hint().lower() > BYTES_MAX {
+    if body.is_end_stream() || !body.is_worth_reading() || body.size_hint().lower() > BYTES_MAX {
         return;
     }
     task::spawn(async move {

@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 
+use tidegate_model::headers;
 use tidegate_model::tick::Tick;
 
 use crate::body::{Body, BoxError, Incoming, is_cut};
@@ -234,8 +235,9 @@ impl Sender {
         }
     }
 
-    /// Sends a request and waits until `by` for the response's head. The request's head stays; its body is taken,
-    /// unless nothing was sent.
+    /// Sends a request and waits until `by` for the response's head, without the fields that belong to the connection
+    /// alone (only an Upgrade that is granted keeps its own). The request's head stays; its body is taken, unless
+    /// nothing was sent.
     ///
     /// # Errors
     /// [`SendError`]: what happened, and whether anything was sent.
@@ -266,7 +268,12 @@ async fn send_http2(
     let Ok(sent) = clock::timeout_at(by, sender.try_send_request(whole)).await else {
         return Err(SendError::new(SendErrorKind::Late, None));
     };
-    sent.map(|response| response.map(Reply::Http2)).map_err(|mut error| {
+    let answered = |response: Response<Incoming>| {
+        let mut response = response.map(Reply::Http2);
+        headers::strip_response(response.headers_mut());
+        response
+    };
+    sent.map(answered).map_err(|mut error| {
         let unsent = error.take_message();
         let sent = unsent.is_none();
         if let Some(unsent) = unsent {
@@ -287,6 +294,16 @@ impl Reply {
                 Some(Sender::Http1(connection))
             }
             Reply::Http1(_) | Reply::Http2(_) => None,
+        }
+    }
+
+    /// All of the body, where it has come with the head and the request is sent: most answers are short. The response has
+    /// ended then.
+    #[must_use]
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        match self {
+            Reply::Http1(connection) => connection.take_whole(),
+            Reply::Http2(body) => body.is_end_stream().then(Bytes::new),
         }
     }
 

@@ -24,6 +24,7 @@ use super::{SendError, SendErrorKind};
 use crate::alarm::Alarm;
 use crate::body::{Body, BoxError};
 
+mod fields;
 mod request;
 pub mod response;
 
@@ -319,6 +320,20 @@ impl Http1 {
                 piece
             }
         })
+    }
+
+    /// The whole body, if it is there and the request is sent.
+    pub(super) fn take_whole(&mut self) -> Option<Bytes> {
+        match self.reading {
+            _ if !self.uploaded => None,
+            Reading::Idle => Some(Bytes::new()),
+            Reading::Length(left) => {
+                let length = usize::try_from(left).ok().filter(|length| *length <= self.read.len())?;
+                self.reading = Reading::Idle;
+                Some(self.read.split_to(length).freeze())
+            }
+            _ => None,
+        }
     }
 
     fn fail(&mut self, error: BoxError) -> BoxError {

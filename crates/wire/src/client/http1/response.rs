@@ -3,11 +3,11 @@
 //! A response whose length could be read in two ways is an error: who guesses hands the rest of one client's answer to
 //! the next (RFC 9112 section 6.3).
 
-use std::mem::MaybeUninit;
-
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, StatusCode, Version};
+
+use super::fields::{self, Coding, Ends, Fields};
 
 /// The most header fields of a response.
 pub(crate) const HEADERS_MAX: usize = 128;
@@ -28,7 +28,7 @@ pub struct Head {
     pub status: StatusCode,
     /// HTTP/1.1 or HTTP/1.0.
     pub version: Version,
-    /// Its fields.
+    /// Its fields, without those that only the connection is told.
     pub headers: HeaderMap,
     /// How long its body is.
     pub framing: Framing,
@@ -52,145 +52,99 @@ pub enum Framing {
 /// # Errors
 /// It is no head, it is too large, or the length of its body can be read in two ways.
 pub fn take_head(read: &mut BytesMut, seen: &mut usize, method: &Method) -> Result<Option<Head>, Malformed> {
-    let Some(end) = head_end(read, seen) else {
-        return if read.len() > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(None) };
-    };
-    *seen = 0;
-    if end > HEAD_BYTES_MAX {
-        return Err(TOO_LARGE);
-    }
-    parse(&read.split_to(end).freeze(), method).map(Some)
+    let Some((head, ends)) = take_block(read, seen)? else { return Ok(None) };
+    parse(&head, &ends, method).map(Some)
 }
 
 const TOO_LARGE: Malformed = Malformed("the response's head is too large");
 
-/// Where the empty line ends that ends a head.
-fn head_end(bytes: &[u8], seen: &mut usize) -> Option<usize> {
-    let mut at = *seen;
-    while let Some(found) = memchr::memchr(b'\n', &bytes[at..]) {
-        let next = at + found + 1;
-        match bytes.get(next..) {
-            Some([b'\n', ..]) => return Some(next + 1),
-            Some([b'\r', b'\n', ..]) => return Some(next + 2),
-            // What follows is not there yet: begin with this line end again.
-            Some([] | [b'\r']) | None => {
-                *seen = next - 1;
-                return None;
-            }
-            Some(_) => at = next,
+/// Takes lines up to an empty one, if that is there. Where they end.
+fn take_block(read: &mut BytesMut, seen: &mut usize) -> Result<Option<(Bytes, Ends)>, Malformed> {
+    let mut ends = Ends::new();
+    let end = match fields::lines(read, *seen, &mut ends) {
+        Ok(end) => end,
+        Err(searched) => {
+            *seen = searched;
+            return if read.len() > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(None) };
+        }
+    };
+    if std::mem::take(seen) > 0 {
+        // It came in parts: the ends that were found before are found again.
+        ends.clear();
+        let _ = fields::lines(read, 0, &mut ends);
+    }
+    if end > HEAD_BYTES_MAX {
+        return Err(TOO_LARGE);
+    }
+    Ok(Some((read.split_to(end).freeze(), ends)))
+}
+
+fn parse(head: &Bytes, ends: &[usize], method: &Method) -> Result<Head, Malformed> {
+    let (mut first, mut begin) = (&head[..0], 0);
+    let mut ends = ends.iter();
+    // One empty line before it is what some send after a body (RFC 9112 section 2.2).
+    for end in ends.by_ref().take(2) {
+        (first, begin) = fields::line(head, begin, *end);
+        if !first.is_empty() {
+            break;
         }
     }
-    *seen = bytes.len();
-    None
+    let (version, status) = status_line(first)?;
+    let upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
+    let mut fields = Fields::of(head, begin, ends.as_slice(), upgrade)?;
+    let framing = framing(method, status, version, &fields)?;
+    let mut keep = framing != Framing::Close && is_kept(version, &fields);
+    if status == StatusCode::NO_CONTENT {
+        // Who tells of content in an answer that cannot have any may send it, too: to the next one who asks. Nobody else
+        // is told.
+        keep &= fields.coding == Coding::None && fields.length.unwrap_or_default() == 0;
+        fields.headers.remove(CONTENT_LENGTH);
+    }
+    Ok(Head { status, version, headers: fields.headers, framing, keep })
 }
 
-fn parse(head: &Bytes, method: &Method) -> Result<Head, Malformed> {
-    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut response,
-        head,
-        &mut fields,
-    );
-    let whole = parsed.map_err(|error| match error {
-        httparse::Error::TooManyHeaders => Malformed("the response has too many header fields"),
-        _ => Malformed("the response is malformed"),
-    })?;
-    // All of it: what one reader takes for a part of the head must not be the answer's body to another.
-    if whole != httparse::Status::Complete(head.len()) {
-        return Err(Malformed("the response is malformed"));
+/// `HTTP/1.1 200 OK`. The reason may be missing.
+fn status_line(line: &[u8]) -> Result<(Version, StatusCode), Malformed> {
+    const BAD: Malformed = Malformed("the response is malformed");
+    let (version, rest) = match line.split_first_chunk::<9>().ok_or(BAD)? {
+        (b"HTTP/1.1 ", rest) => (Version::HTTP_11, rest),
+        (b"HTTP/1.0 ", rest) => (Version::HTTP_10, rest),
+        _ => return Err(BAD),
+    };
+    let (code, reason) = rest.split_first_chunk::<3>().ok_or(BAD)?;
+    let is_text = |&byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+    if !matches!(reason, [] | [b' ', ..]) || !reason.iter().all(is_text) {
+        return Err(BAD);
     }
-    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or(Malformed("the response's status is not one"))?;
-    let version = if response.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    let mut headers = fields_of(response.headers, head)?;
-    let framing = framing(method, status, version, &mut headers)?;
-    let keep = framing != Framing::Close
-        && !(status == StatusCode::NO_CONTENT && tells_content(&mut headers))
-        && keeps(version, &headers);
-    Ok(Head { status, version, headers, framing, keep })
-}
-
-/// The fields, whose values stay in the bytes they were read into.
-fn fields_of(fields: &[httparse::Header<'_>], bytes: &Bytes) -> Result<HeaderMap, Malformed> {
-    let mut headers = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes())
-            .map_err(|_| Malformed("a field name of the response is malformed"))?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
-            .map_err(|_| Malformed("a field value of the response is malformed"))?;
-        headers.append(name, value);
-    }
-    Ok(headers)
+    let status = StatusCode::from_bytes(code).map_err(|_| Malformed("the response's status is not one"))?;
+    Ok((version, status))
 }
 
 fn framing(
     method: &Method,
     status: StatusCode,
     version: Version,
-    headers: &mut HeaderMap,
+    fields: &Fields,
 ) -> Result<Framing, Malformed> {
     let bodyless =
         method == Method::HEAD || status.is_informational() || matches!(status.as_u16(), 204 | 304);
-    let chunked = match headers.get(TRANSFER_ENCODING) {
-        Some(coding) => {
-            let only = headers.get_all(TRANSFER_ENCODING).iter().count() == 1
-                && coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-            if !bodyless && (!only || version == Version::HTTP_10) {
-                return Err(Malformed("the response's transfer coding is not `chunked`"));
-            }
-            true
+    match (fields.coding, fields.length) {
+        _ if bodyless => Ok(Framing::Length(0)),
+        (Coding::None, Some(length)) => Ok(Framing::Length(length)),
+        (Coding::None, None) => Ok(Framing::Close),
+        (Coding::Other, _) => Err(Malformed("the response's transfer coding is not `chunked`")),
+        (Coding::Chunked, _) if version == Version::HTTP_10 => {
+            Err(Malformed("the response's transfer coding is not `chunked`"))
         }
-        None => false,
-    };
-    let length = length(headers)?;
-    if chunked && length.is_some() && !bodyless {
-        return Err(Malformed("the response has Content-Length beside Transfer-Encoding"));
-    }
-    Ok(match length {
-        _ if bodyless => Framing::Length(0),
-        _ if chunked => Framing::Chunked,
-        Some(length) => Framing::Length(length),
-        None => Framing::Close,
-    })
-}
-
-/// What Content-Length says. Said twice alike is said once, and told so (RFC 9110 section 8.6).
-fn length(headers: &mut HeaderMap) -> Result<Option<u64>, Malformed> {
-    let (mut length, mut times) = (None, 0);
-    for value in headers.get_all(CONTENT_LENGTH) {
-        for one in value.as_bytes().split(|&byte| byte == b',') {
-            let one = one.trim_ascii();
-            let digits = !one.is_empty() && one.len() <= 18 && one.iter().all(u8::is_ascii_digit);
-            let number = one.iter().filter(|_| digits).fold(0, |sum, digit| sum * 10 + u64::from(digit & 15));
-            if !digits || length.is_some_and(|length| length != number) {
-                return Err(Malformed("the response's Content-Length is not one number"));
-            }
-            length = Some(number);
-            times += 1;
+        (Coding::Chunked, Some(_)) => {
+            Err(Malformed("the response has Content-Length beside Transfer-Encoding"))
         }
+        (Coding::Chunked, None) => Ok(Framing::Chunked),
     }
-    if let Some(length) = length.filter(|_| times > 1) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Ok(length)
 }
 
-/// Whether an answer that cannot have content tells of some. Its server may send that, too: to the next one who asks.
-/// Nobody else is told.
-fn tells_content(headers: &mut HeaderMap) -> bool {
-    let coded = headers.remove(TRANSFER_ENCODING).is_some();
-    headers.remove(CONTENT_LENGTH).is_some_and(|length| length != "0") || coded
-}
-
-fn keeps(version: Version, headers: &HeaderMap) -> bool {
-    let (mut close, mut keep) = (false, version != Version::HTTP_10);
-    for option in headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','))
-    {
-        close |= option.trim_ascii().eq_ignore_ascii_case(b"close");
-        keep |= option.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
-    }
-    keep && !close
+fn is_kept(version: Version, fields: &Fields) -> bool {
+    (fields.keep_alive || version != Version::HTTP_10) && !fields.close
 }
 
 /// A chunked body on its way.
@@ -293,17 +247,8 @@ fn trailers(read: &mut BytesMut, seen: &mut usize) -> Result<Option<HeaderMap>, 
         }
         _ => {}
     }
-    let Some(end) = head_end(read, seen) else {
-        return if read.len() > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(None) };
-    };
-    let block = read.split_to(end).freeze();
-    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    match httparse::parse_headers(&block, &mut fields) {
-        Ok(httparse::Status::Complete((end, fields))) if end == block.len() => {
-            fields_of(fields, &block).map(Some)
-        }
-        _ => Err(Malformed("the response's trailers are malformed")),
-    }
+    let Some((block, ends)) = take_block(read, seen)? else { return Ok(None) };
+    fields::all(&block, 0, &ends).map(Some)
 }
 
 #[cfg(test)]
@@ -464,7 +409,7 @@ mod tests {
             }
             let (data, trailers, left) = chunked(&parts).unwrap();
             prop_assert_eq!(data, chunks.concat());
-            prop_assert_eq!((&trailers["a"], left), (&HeaderValue::from_static("b"), 0));
+            prop_assert_eq!((&trailers["a"], left), (&http::HeaderValue::from_static("b"), 0));
         }
 
         #[test]
