@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::chance::{Chance, mix};
+
 /// How a server behaves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Behaviour {
@@ -88,7 +90,7 @@ impl Default for Behaviour {
 impl Behaviour {
     /// What becomes of the request of this number when it comes for the `round`-th time.
     pub(super) fn fate(&self, seed: u64, number: u64, round: u64) -> Fate {
-        let mut chance = Chance(mix(mix(seed ^ mix(number)) ^ round));
+        let mut chance = Chance::new(mix(seed ^ mix(number)), round);
         let (first, second) = (chance.unit(), chance.unit());
         let mut factor = self.slowdown;
         if chance.unit() < self.gray.slow_share {
@@ -135,24 +137,6 @@ impl Service {
             }
         }
     }
-}
-
-/// A stream of chance (splitmix64).
-struct Chance(u64);
-
-impl Chance {
-    /// Even in [0, 1).
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (mix(self.0) >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// Spreads a word: of two that differ by a bit, half of the bits differ.
-fn mix(word: u64) -> u64 {
-    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 #[cfg(test)]

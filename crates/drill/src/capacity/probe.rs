@@ -21,6 +21,7 @@ use tidegate_wire::task;
 
 use super::ramp::Step;
 use super::watch::Watch;
+use crate::chance::Chance;
 
 /// Requests under way at once; more, and the service is broken enough to stop.
 pub const IN_FLIGHT_MAX: usize = 1024;
@@ -78,7 +79,7 @@ impl Probe {
         let tally = Rc::new(Tally { looked: Cell::new(clock::now()), ..Tally::default() });
         let begin = clock::now();
         let (from, end) = (begin.after(SETTLE), begin.after(SETTLE + self.time));
-        let mut chance = Chance(seed);
+        let mut chance = Chance::new(seed, 0);
         let (mut due, mut sent, mut late, mut counted) = (begin, 0usize, 0usize, 0usize);
         let (mut before, mut cut) = (None, false);
         loop {
@@ -263,19 +264,6 @@ impl Tally {
 fn quantile(sorted: &[Duration], share: f64) -> Duration {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
-}
-
-/// A stream of chance (splitmix64).
-struct Chance(u64);
-
-impl Chance {
-    /// Exponential, with mean 1.
-    fn exponential(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        -(1.0 - ((word ^ (word >> 31)) >> 11) as f64 / (1u64 << 53) as f64).ln()
-    }
 }
 
 #[cfg(test)]
