@@ -30,6 +30,17 @@ pub fn backoff(first: Duration, max: Duration, number: u32, chance: u64) -> Dura
     Duration::from_nanos(((u128::from(nanos(ceiling)) * u128::from(chance)) >> 64) as u64)
 }
 
+/// How far apart those come back who were refused together.
+const APART: Duration = Duration::from_secs(2);
+
+/// A wait that is told to a client, longer by chance. By seconds, since a wait is told in whole ones: of a shorter one that
+/// makes 1, 2 or 3.
+#[must_use]
+pub fn apart(wait: Duration, chance: u64) -> Duration {
+    let more = (u128::from(nanos(APART)) * u128::from(chance)) >> 64;
+    wait.saturating_add(Duration::from_nanos(more as u64))
+}
+
 /// A `Retry-After` in seconds or as a date, as a wait from now.
 #[must_use]
 pub fn retry_after(value: &str, wall: std::time::SystemTime) -> Option<Duration> {
@@ -240,6 +251,13 @@ mod tests {
         assert_eq!(latencies.fastest(now.after(Duration::from_secs(6))), None);
         (0..64).for_each(|_| latencies.add(Duration::from_millis(1), now));
         assert!(latencies.fastest(now).is_some_and(|fastest| fastest < Duration::from_millis(2)));
+    }
+
+    #[test]
+    fn who_was_refused_together_comes_back_in_different_seconds() {
+        let told = |chance| apart(Duration::from_millis(300), chance).as_secs_f64().ceil();
+        assert_eq!([told(0), told(u64::MAX / 2), told(u64::MAX)], [1.0, 2.0, 3.0]);
+        assert_eq!(apart(Duration::MAX, u64::MAX), Duration::MAX);
     }
 
     #[test]

@@ -104,8 +104,7 @@ impl AnswerBody {
                 held.finish(reply);
                 return AnswerBody::Whole(bytes);
             }
-            let left = reply.size_hint().exact();
-            held.lent = std::mem::take(&mut held.slot).lend(left, clock::latest());
+            held.lent = std::mem::take(&mut held.slot).lend(clock::latest());
             let (source, held) = if reply.is_uploading() && !upgraded {
                 let (frames, relayed) = mpsc::channel(1);
                 task::spawn(relay(reply, held, frames));
@@ -157,6 +156,13 @@ impl Coming {
         }
     }
 
+    /// From now on, the client is waited for, or (`None`) the upstream.
+    fn waits_for_client(&self, since: Option<Tick>) {
+        if let Some(lent) = self.held.as_ref().and_then(|held| held.lent.as_ref()) {
+            lent.waits_for_reader(since);
+        }
+    }
+
     /// Ends it early.
     fn fail(
         &mut self,
@@ -189,6 +195,7 @@ impl Coming {
             Source::Ended => return Poll::Ready(None),
         };
         let Poll::Ready(frame) = polled else {
+            self.waits_for_client(None);
             if !self.is_stalled(context) {
                 return Poll::Pending;
             }
@@ -197,7 +204,7 @@ impl Coming {
         self.since = None;
         match frame {
             Some(Err(error)) => return self.fail(error, context),
-            Some(Ok(_)) if !self.is_end() => {}
+            Some(Ok(_)) if !self.is_end() => self.waits_for_client(Some(clock::latest())),
             Some(Ok(_)) | None => self.finish(),
         }
         Poll::Ready(frame)
@@ -255,11 +262,14 @@ impl HttpBody for AnswerBody {
 /// not: the upstream may wait for the one before it goes on with the other.
 async fn relay(mut reply: Reply, held: Held, frames: mpsc::Sender<Result<Frame<Bytes>, BoxError>>) {
     loop {
+        let waits = |since| held.lent.iter().for_each(|lent| lent.waits_for_reader(since));
+        waits(Some(clock::latest()));
         let permit = tokio::select! {
             permit = frames.reserve() => permit,
             () = poll_fn(|context| reply.poll_sent(context)), if reply.is_uploading() => continue,
         };
         let Ok(permit) = permit else { return };
+        waits(None);
         let frame = tokio::select! {
             frame = poll_fn(|context| Pin::new(&mut reply).poll_frame(context)) => frame,
             () = frames.closed() => return,

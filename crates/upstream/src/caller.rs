@@ -17,7 +17,7 @@ use tidegate_model::breaker::{Probe, Verdict};
 use tidegate_model::gate::Priority;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Refusal};
-use tidegate_model::retry::{Sent, backoff, may_repeat};
+use tidegate_model::retry::{Sent, apart, backoff, may_repeat};
 use tidegate_model::shard;
 use tidegate_model::tenant::Permit;
 use tidegate_model::tick::Tick;
@@ -169,7 +169,7 @@ impl Caller {
         let now = terms.now;
         let probe = match admit(upstream, &settings, terms.deadline, now) {
             Ok(probe) => probe,
-            Err(refusal) => return Called { result: Err(refusal), again: terms.further },
+            Err(refusal) => return Called { result: Err(self.apart(refusal)), again: terms.further },
         };
         let plan = Plan {
             upstream,
@@ -199,7 +199,13 @@ impl Caller {
             });
             Answer { endpoint: answered.endpoint.address, response: answered.response, sticky }
         };
-        Called { result: result.map(answer), again }
+        Called { result: result.map(answer).map_err(|refusal| self.apart(refusal)), again }
+    }
+
+    /// Who is refused together is not told to come back together.
+    fn apart(&self, mut refusal: Refusal) -> Refusal {
+        refusal.retry_after = refusal.retry_after.map(|wait| apart(wait, self.state.chance()));
+        refusal
     }
 }
 
@@ -230,10 +236,9 @@ fn reachable(upstream: &Upstream, deadline: Tick, now: Tick) -> Result<(), Refus
     if !left.is_zero() && left >= fastest / 2 {
         return Ok(());
     }
-    Err(Refusal::new(
-        &refusal::DEADLINE_UNREACHABLE,
-        format!("{} ms are left, and the upstream has never answered that fast lately", left.as_millis()),
-    ))
+    let detail =
+        format!("{} ms are left, and the upstream has never answered that fast lately", left.as_millis());
+    Err(Refusal::new(&refusal::DEADLINE_UNREACHABLE, detail).retry_after(fastest))
 }
 
 /// The key of consistent hashing, and the cookie that is to carry it.
@@ -534,11 +539,19 @@ fn elsewhere(plan: &Plan<'_>, tried: &[u64]) -> smallvec::SmallVec<[u64; 4]> {
     tried.iter().copied().chain(present).collect()
 }
 
-/// The bytes that a request holds while it waits, about: its head, and what it is made of.
+/// The bytes that a request holds while it waits, about: its head, what it is made of, and what may come of its body before
+/// anybody reads it.
 fn held_by(request: &Request<Body>) -> usize {
+    const UNREAD_MAX: u64 = 64 * 1024;
+    let body = request.body().size_hint();
+    let unread = if request.body().is_end_stream() {
+        0
+    } else {
+        body.upper().map_or(UNREAD_MAX, |most| most.min(UNREAD_MAX))
+    };
     let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    size_of::<Request<Body>>() + target + fields.sum::<usize>()
+    size_of::<Request<Body>>() + target + fields.sum::<usize>() + unread as usize
 }
 
 /// A request like this one, without a body.

@@ -8,6 +8,7 @@
 //! or the slot that it was just given. Nobody passes those who wait.
 
 mod door;
+mod payer;
 #[cfg(test)]
 mod tests;
 
@@ -212,6 +213,9 @@ impl Gate {
     /// Tells the log who saturates it, once it lasts, and when that is over.
     fn watch(&self, name: &str, now: Tick) {
         let mut line = self.line.lock();
+        if line.fair.nobody_waits() && !line.told {
+            return;
+        }
         let picture = line.fair.picture(now);
         let lasted = picture.saturated_since.map(|since| now.since(since));
         match lasted {

@@ -247,6 +247,8 @@ impl Fair {
             return Asked::Entered(key);
         } else if self.terms.wait.is_zero() {
             Reason::Wait
+        } else if self.least_wait(flow, ask) > doomed_at.since(self.now) {
+            Reason::Deadline
         } else {
             match self.make_room(flow, ask, woken) {
                 Ok(()) => return self.queue(flow, account, ask, doomed_at),

@@ -239,6 +239,25 @@ fn paths(origin: &Origin) -> Vec<String> {
 }
 
 #[test]
+fn who_reads_slowly_keeps_nobody_out() {
+    let origin = Origin::start(|path| match path {
+        "/large" => Reply::Status(200, "x".repeat(16 << 20)),
+        _ => Reply::Status(200, String::new()),
+    });
+    let gate = gate("reader", origin.address, ONE, "");
+    let mut reader = connect(gate.address);
+    std::io::Write::write_all(&mut reader, b"GET /large HTTP/1.1\r\nHost: a\r\nX-Tenant: a\r\n\r\n").unwrap();
+    until("it arrives", || origin.recorded().len() == 1);
+    assert_eq!(ask(gate.address, "GET /", "X-Tenant: b\r\n").status, 200);
+    assert_eq!(upstream(&gate)["in_use"], 0);
+    // It gets all of it all the same.
+    let mut read = Vec::new();
+    reader.shutdown(std::net::Shutdown::Write).unwrap();
+    std::io::Read::read_to_end(&mut reader, &mut read).unwrap();
+    assert!(read.len() > 16 << 20, "{}", read.len());
+}
+
+#[test]
 fn an_adaptive_limit_is_found_between_its_ends() {
     let origin = Origin::start(|_| Reply::After(Duration::from_millis(2)));
     let limits = "concurrency = { min = 2, max = 6, initial = 2 }\nwaiting = { wait = \"60s\" }";

@@ -1,8 +1,8 @@
 //! A core's door to the gate: how its calls take slots and give them back.
 //!
-//! A slot belongs to one try. It is given back when the upstream has finished; a body whose reader is slow, or that is a long
-//! stream, *lends* its slot, and the core's sweep takes it back after a while, though the body goes on: from there on
-//! it counts against the tenant's concurrency alone.
+//! A slot belongs to one try. It is given back when the upstream has finished. A body under way has its slot *lent*: once it
+//! is its reader that is slow, or the body is a long stream, the slot is taken back though the body goes on, which counts
+//! against the tenant's concurrency alone from there on. That is looked at once a second, and before anybody waits.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,22 +11,22 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tidegate_model::gate::adaptive::Window;
-use tidegate_model::gate::fair::{Ask, Asked, Key, Outcome, Who};
+use tidegate_model::gate::fair::{Ask, Asked, Key, Outcome};
 use tidegate_model::gate::{Priority, Reason, Refused};
-use tidegate_model::limit::spread;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tenant::Tenant;
 use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
 
 use super::Gate;
+use super::payer::{Payer, Payers, who};
 
 /// How long a body holds a slot at most.
 const LENT_MAX: Duration = Duration::from_secs(5);
-/// The same, where all that is left fits into what sockets buffer: the upstream has finished, and the reader is slow.
-const LENT_SHORT_MAX: Duration = Duration::from_secs(1);
-/// What sockets buffer at least.
-const BUFFERED: u64 = 64 * 1024;
+/// How long it holds one while its reader takes nothing of it.
+const UNREAD_MAX: Duration = Duration::from_millis(100);
+/// How often lent slots are looked at before somebody waits.
+const LOOKED_EVERY: Duration = Duration::from_millis(10);
 
 /// Samples are gathered for so long, or until they are so many.
 const GATHERED_FOR: Duration = Duration::from_millis(20);
@@ -54,13 +54,30 @@ pub(crate) struct Door {
     samples: Cell<Window>,
     handed_at: Cell<Tick>,
     lent: RefCell<Lending>,
+    looked_at: Cell<Tick>,
+    payers: Payers,
 }
 
-/// The slots of bodies under way, each until when it is lent, at the places that the bodies know.
+/// The slots of bodies under way, at the places that the bodies know.
 #[derive(Debug, Default)]
 struct Lending {
-    places: Vec<(Tick, Option<Slot>)>,
+    places: Vec<Place>,
     free: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Place {
+    slot: Option<Slot>,
+    /// Until when it is lent at most.
+    until: Tick,
+    /// Since when its reader is waited for; `None`: the upstream is.
+    unread_since: Option<Tick>,
+}
+
+impl Place {
+    fn is_over(&self, now: Tick) -> bool {
+        self.until <= now || self.unread_since.is_some_and(|since| since.after(UNREAD_MAX) <= now)
+    }
 }
 
 /// One unit of an upstream's concurrency. Empty where it is not limited.
@@ -77,7 +94,7 @@ struct Taken {
 #[derive(Debug)]
 enum Way {
     /// While nobody waited. Whose it is is told only if somebody waits by the end.
-    Free { tenant: Arc<Tenant>, route: Arc<str>, since: Tick },
+    Free { payer: Rc<Payer>, since: Tick },
     /// Through the list.
     Line(Key),
 }
@@ -89,6 +106,8 @@ impl Door {
             samples: Cell::default(),
             handed_at: Cell::new(Tick(0)),
             lent: RefCell::default(),
+            looked_at: Cell::new(Tick(0)),
+            payers: Payers::default(),
         }
     }
 
@@ -104,7 +123,7 @@ impl Door {
             return Some(Slot(None));
         }
         self.gate.slots.try_enter().then(|| {
-            let way = Way::Free { tenant: Arc::clone(tenant), route: Arc::clone(route), since: now };
+            let way = Way::Free { payer: self.payers.find(tenant, route), since: now };
             Slot(Some(Taken { door: Rc::clone(self), way }))
         })
     }
@@ -112,6 +131,9 @@ impl Door {
     /// A slot, after waiting for it if need be; and how long that took.
     pub(crate) async fn enter(self: &Rc<Door>, want: &Want<'_>) -> (Result<Slot, Refusal>, Duration) {
         let since = clock::now();
+        if self.looked_at.get().after(LOOKED_EVERY) <= since {
+            self.take_back(since);
+        }
         let ask = Ask {
             who: who(want.tenant, want.route),
             priority: want.priority,
@@ -127,7 +149,7 @@ impl Door {
             Asked::Queued { key, by } => (key, by),
         };
         // Dropped in the middle of waiting it gives back its place, or the slot that it was given just then.
-        let slot = self.slot(key);
+        let mut slot = self.slot(key);
         let outcome = loop {
             match clock::timeout_at(by, &mut heard).await {
                 Ok(Ok(outcome)) => break outcome,
@@ -141,7 +163,11 @@ impl Door {
         };
         let result = match outcome {
             Outcome::Entered => Ok(slot),
-            Outcome::Refused(refused) => Err(refuse(refused)),
+            Outcome::Refused(refused) => {
+                // Its key is over: there is nothing to give back.
+                slot.0 = None;
+                Err(refuse(refused))
+            }
         };
         (result, clock::now().since(since))
     }
@@ -172,30 +198,34 @@ impl Door {
 
     /// Takes back slots that bodies have had for long enough, and looks who saturates the gate.
     pub(crate) fn sweep(&self, name: &str, now: Tick) {
+        self.take_back(now);
+        self.gate.watch(name, now);
+    }
+
+    fn take_back(&self, now: Tick) {
+        self.looked_at.set(now);
         let over: Vec<Slot> = {
             let mut lent = self.lent.borrow_mut();
-            let over = lent.places.iter_mut().filter(|(until, _)| *until <= now);
-            over.filter_map(|(_, slot)| slot.take()).collect()
+            let over = lent.places.iter_mut().filter(|place| place.is_over(now));
+            over.filter_map(|place| place.slot.take()).collect()
         };
         drop(over);
-        self.gate.watch(name, now);
     }
 }
 
 impl Slot {
-    /// Lends it to a body of which so much is left, if that is known. `None`: there is none to lend.
-    pub(crate) fn lend(self, left: Option<u64>, now: Tick) -> Option<Lent> {
+    /// Lends it to a body. `None`: there is none to lend.
+    pub(crate) fn lend(self, now: Tick) -> Option<Lent> {
         let door = Rc::clone(&self.0.as_ref()?.door);
-        let short = left.is_some_and(|left| left <= BUFFERED);
-        let until = now.after(if short { LENT_SHORT_MAX } else { LENT_MAX });
+        let held = Place { slot: Some(self), until: now.after(LENT_MAX), unread_since: Some(now) };
         let mut lent = door.lent.borrow_mut();
         let place = match lent.free.pop() {
             Some(place) => {
-                lent.places[place] = (until, Some(self));
+                lent.places[place] = held;
                 place
             }
             None => {
-                lent.places.push((until, Some(self)));
+                lent.places.push(held);
                 lent.places.len() - 1
             }
         };
@@ -210,9 +240,9 @@ impl Drop for Slot {
         match way {
             Way::Line(key) => door.gate.cancel(key),
             Way::Free { .. } if door.gate.slots.try_leave() => {}
-            Way::Free { tenant, route, since } => {
+            Way::Free { payer, since } => {
                 let now = clock::now();
-                let who = who(&tenant, &route);
+                let who = payer.who();
                 door.gate.with(|line| line.fair.leave_unkeyed(who, now.since(since), now, &mut line.woken));
             }
         }
@@ -226,19 +256,22 @@ pub(crate) struct Lent {
     place: usize,
 }
 
+impl Lent {
+    /// From now on, its reader is waited for, or (`None`) the upstream.
+    pub(crate) fn waits_for_reader(&self, since: Option<Tick>) {
+        self.door.lent.borrow_mut().places[self.place].unread_since = since;
+    }
+}
+
 impl Drop for Lent {
     fn drop(&mut self) {
         let slot = {
             let mut lent = self.door.lent.borrow_mut();
             lent.free.push(self.place);
-            lent.places[self.place].1.take()
+            lent.places[self.place].slot.take()
         };
         drop(slot);
     }
-}
-
-fn who<'a>(tenant: &'a Tenant, route: &'a Arc<str>) -> Who<'a> {
-    Who { tenant: tenant.payer(), route, weight: tenant.with_plan(|plan| plan.weight) }
 }
 
 fn refuse(refused: Refused) -> Refusal {
@@ -250,7 +283,5 @@ fn refuse(refused: Refused) -> Refusal {
             format!("the upstream is as busy as it may be and {reason}"),
         ),
     };
-    // What the list expects is jittered already, by a part of itself: told in whole seconds, little of that would be left.
-    let chance = tidegate_model::balance::mix(retry_after.as_nanos() as u64);
-    refusal.retry_after(spread(retry_after.max(Duration::from_secs(1)), chance))
+    refusal.retry_after(retry_after)
 }

@@ -112,7 +112,7 @@ impl Naive {
         } else if self.in_use < self.limit {
             self.hold(asking);
             Told::Entered
-        } else if let Err(reason) = self.make_room(&asking) {
+        } else if let Err(reason) = self.hope(&asking).and_then(|()| self.make_room(&asking)) {
             Told::Refused(reason)
         } else {
             self.waiting.push(Waiting { asking, queued_at: self.now });
@@ -242,6 +242,29 @@ impl Naive {
                 || holding.iter().any(|holder| holder.asking.tenant == *number)
                 || tenant.virtual_time > reached
         });
+    }
+
+    /// Whether it may be served in time, were those before it served as quickly as its tenant's share allows.
+    fn hope(&self, asking: &Asking) -> Result<(), Reason> {
+        let tenant = &self.tenants[&asking.tenant];
+        let doomed = Tick(asking.deadline.0 - nanos(asking.service)).since(self.now);
+        let before = self.of(asking.tenant).filter(|waiter| match tenant.codel.is_overloaded() {
+            true => waiter.asking.priority > asking.priority,
+            false => waiter.asking.priority >= asking.priority,
+        });
+        let before = before.count() as u128;
+        let (mut weights, mut all) = (0, 0);
+        for (number, other) in &self.tenants {
+            let waiting = self.of(*number).count() as u128;
+            weights += if waiting > 0 { u128::from(other.weight) } else { 0 };
+            all += waiting * u128::from(other.estimate);
+        }
+        let own = before * u128::from(tenant.estimate) * weights / u128::from(tenant.weight);
+        let least = own.min(all) / self.limit as u128;
+        match before == 0 || asking.asked_at < self.now || least <= doomed.as_nanos() {
+            true => Ok(()),
+            false => Err(Reason::Deadline),
+        }
     }
 
     fn make_room(&mut self, asking: &Asking) -> Result<(), Reason> {

@@ -1,5 +1,6 @@
 //! Who waits, and who is let wait no longer: room in the list, and what makes a waiter late.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::entries::{Account, Key, State, Waiter};
@@ -163,6 +164,20 @@ impl Fair {
             false => most.tail() > own.tail_with_one_more(),
         };
         most.last(priority).filter(|_| wins)
+    }
+
+    /// How long a newcomer waits at least, as far as one knows: until its tenant's share of the slots has served those that
+    /// go before it, or all slots have served everybody. Nothing for a retry, which does not come last.
+    pub(super) fn least_wait(&self, flow: u32, ask: &Ask<'_>) -> Duration {
+        let (backlog, weights) = self.flows.backlog();
+        let flow = &self.flows[flow];
+        let important = ask.priority as usize + usize::from(flow.codel.is_overloaded());
+        let before: usize = flow.lines.iter().skip(important).map(BTreeMap::len).sum();
+        if before == 0 || ask.asked_at < self.now {
+            return Duration::ZERO;
+        }
+        let own = u128::from(flow.estimate) * before as u128 * u128::from(weights) / u128::from(flow.weight);
+        Duration::from_nanos(u64::try_from(own.min(backlog) / self.limit as u128).unwrap_or(u64::MAX))
     }
 
     /// How long one more of this flow would wait: until its tenant's share of the slots has served those before it, or

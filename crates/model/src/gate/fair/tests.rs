@@ -129,6 +129,26 @@ fn who_cannot_be_answered_in_time_is_refused_at_once() {
 }
 
 #[test]
+fn who_comes_too_late_in_its_tenants_line_is_refused_at_once() {
+    let mut bench = Bench::new(Terms { wait: Duration::from_secs(1), ..Terms::default() });
+    let woken = &mut Vec::new();
+    bench.now = Tick(1);
+    bench.fair.set_limit(1, bench.now, woken);
+    // Each takes 20 ms, and must have a slot within 30 ms.
+    let asking =
+        Asking { asked_at: bench.now, deadline: bench.now.after(Duration::from_millis(50)), ..PATIENT };
+    assert_eq!(bench.ask(Asking { tenant: 9, ..PATIENT }, woken), Told::Entered);
+    for told in [Told::Queued, Told::Queued, Told::Refused(Reason::Deadline)] {
+        assert_eq!(bench.ask(asking, woken), told);
+    }
+    // Its own line is what it waits for: another tenant has its turn before that, as has what is more important, or a retry.
+    assert_eq!(bench.ask(Asking { tenant: 2, ..asking }, woken), Told::Queued);
+    assert_eq!(bench.ask(Asking { priority: Critical, ..asking }, woken), Told::Queued);
+    assert_eq!(bench.ask(Asking { asked_at: Tick(0), ..asking }, woken), Told::Queued);
+    assert_eq!(bench.ask(Asking { deadline: Tick(1 << 60), ..asking }, woken), Told::Queued);
+}
+
+#[test]
 fn a_retry_stands_where_its_exchange_stood() {
     let mut bench = Bench::new(TERMS);
     let woken = &mut Vec::new();

@@ -346,7 +346,7 @@ pub struct Waiting {
     /// Requests of one tenant that may wait. Without it: as many as `limit`, the tenant that asks for most making room.
     #[schemars(range(max = 1_000_000))]
     pub per_tenant: Option<u32>,
-    /// Bytes that all requests that wait may hold together: their heads.
+    /// Bytes that all requests that wait may hold together: their heads, and up to 64 KiB of each body.
     pub bytes: Size,
     /// How long one may wait.
     pub wait: Time,
