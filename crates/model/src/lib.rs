@@ -17,6 +17,7 @@ pub mod limit;
 pub mod path;
 pub mod plan;
 pub mod problem;
+pub mod protect;
 pub mod receipt;
 pub mod refusal;
 pub mod retry;

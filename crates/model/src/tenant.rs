@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 pub use crate::limit::Standing;
 use crate::limit::{Reserved, Verdict, Word};
 use crate::plan::{Plan, RATES_MAX, Rate};
+use crate::protect::EXCHANGE_BYTES;
 use crate::refusal::{self, Refusal};
 use crate::tick::Tick;
 
@@ -60,6 +61,8 @@ pub struct Tenant {
     queued: AtomicBool,
     entitlement: ArcSwap<Entitlement>,
     in_flight: AtomicU32,
+    /// Bytes that its bodies may make Tidegate hold.
+    held: AtomicU64,
     request_bytes: Word,
     response_bytes: Word,
     routes: OnceLock<papaya::HashMap<Arc<str>, Arc<RouteState>>>,
@@ -127,6 +130,7 @@ impl Tenant {
             queued: AtomicBool::new(false),
             entitlement: ArcSwap::from_pointee(entitlement),
             in_flight: AtomicU32::new(0),
+            held: AtomicU64::new(0),
             request_bytes: Word::default(),
             response_bytes: Word::default(),
             routes: OnceLock::new(),
@@ -181,6 +185,23 @@ impl Tenant {
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.account().in_flight.load(Relaxed) & !DETACHED
+    }
+
+    /// Bytes that it holds of ours, about: those that its bodies may make us hold, and what each exchange takes.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let bodies = self.account().held.load(Relaxed);
+        bodies.saturating_add(u64::from(self.in_flight()) * EXCHANGE_BYTES)
+    }
+
+    /// Counts bytes that a body of its may make us hold. To be [let go](Tenant::let_go) when that is over.
+    pub fn hold(&self, bytes: u64) {
+        self.account().held.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts them no more.
+    pub fn let_go(&self, bytes: u64) {
+        self.account().held.fetch_sub(bytes, Relaxed);
     }
 
     /// Exchanges let through and refused by its limits, ever.

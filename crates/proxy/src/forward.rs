@@ -13,11 +13,12 @@ use tidegate_model::path::replace_prefix;
 use tidegate_model::problem::{self, X_REQUEST_ID};
 use tidegate_model::receipt::{End, Step};
 use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::retry::{Sent, may_repeat};
 use tidegate_model::tenant::Direction;
 use tidegate_model::tick::Tick;
 use tidegate_model::{deadline, headers};
 use tidegate_upstream::{Called, Switched, Terms, Upstream};
-use tidegate_wire::body::Body;
+use tidegate_wire::body::{Body, Incoming};
 use tidegate_wire::patience::Patience;
 use tidegate_wire::{clock, task, tunnel};
 
@@ -34,6 +35,8 @@ use crate::settle::Content;
 use crate::site::{Fallback, Site};
 use crate::trace;
 
+/// What is read of a body over HTTP/1.1 before its upstream takes it.
+const READ_AHEAD: u64 = 64 << 10;
 const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
 
 /// Forwards to the first rung and, when that fails, takes the further ones in their order.
@@ -183,7 +186,7 @@ fn prepare(
     fault: &Fault,
 ) -> Result<Request<Body>, Refusal> {
     let settings = &*routed.route.settings;
-    let body = body(exchange, settings, permitted, fault)?;
+    let body = body(proxy, exchange, settings, permitted, fault)?;
     let upgrade = upgrade_of(exchange);
     let head = &mut exchange.head;
     let via = match head.version {
@@ -222,8 +225,9 @@ fn prepare(
     Ok(request)
 }
 
-/// The request's body, bounded by listener, route and plan.
+/// The request's body, bounded by listener, route and plan. What it may make us hold is counted, or refused.
 fn body(
+    proxy: &Proxy,
     exchange: &mut Exchange,
     settings: &RouteSettings,
     permitted: &Permitted,
@@ -237,13 +241,33 @@ fn body(
     let (max, over) =
         if plan < own { (plan, &refusal::LIMIT_BODY) } else { (own, &refusal::REQUEST_BODY_TOO_LARGE) };
     check_announced(&incoming, max, over)?;
+    let bytes = may_hold(&incoming, exchange, settings);
+    let tenant = permitted.permit().tenant();
+    let held = proxy.guard.hold(tenant, settings.priority, bytes, &proxy.entropy)?;
     let count: Rc<Cell<u64>> = exchange.open.request_bytes();
     let pace = Pace::of(permitted.permit(), Direction::Request);
-    let body = RequestBody::new(incoming, max, over, count, Rc::clone(fault), pace);
+    let body = RequestBody::new(incoming, max, over, count, Rc::clone(fault), pace).holding(held);
     Ok(Body::boxed(match exchange.head.version {
         Version::HTTP_2 => body.watched(Patience::new(&exchange.connection.limits)),
         _ => body,
     }))
+}
+
+/// The most bytes of a body that may be here at once: what is read of it ahead of its upstream, and what is kept of it
+/// for another try.
+fn may_hold(body: &Incoming, exchange: &Exchange, settings: &RouteSettings) -> u64 {
+    let ahead = match exchange.head.version {
+        Version::HTTP_2 => exchange.connection.limits.h2_stream_window.into(),
+        _ => READ_AHEAD,
+    };
+    let retry = &settings.retry;
+    let again = retry.tries > 1 || !settings.fallback.is_empty();
+    let kept = match again && may_repeat(&exchange.head.method, Sent::Perhaps, retry.idempotent) {
+        true => retry.body_bytes as u64,
+        false => 0,
+    };
+    let length = body.size_hint().exact().unwrap_or(u64::MAX);
+    length.min(ahead).saturating_add(length.min(kept))
 }
 
 /// The protocol that a client asks to change to: over HTTP/1.1, or over HTTP/2 as the wire translates it.

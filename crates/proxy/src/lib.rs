@@ -1,7 +1,7 @@
 //! Exchanges: `lifecycle` is the product on one screen, one module per stage.
 //!
 //! ```text
-//! admit -> route -> identify -> authorize -> limit -> decide -> forward, redirect or respond -> settle
+//! admit -> route -> protect -> identify -> authorize -> limit -> decide -> forward, redirect or respond -> settle
 //! ```
 
 mod admit;
@@ -14,6 +14,7 @@ mod identify;
 mod lifecycle;
 mod limit;
 mod pace;
+mod protect;
 mod recorder;
 mod request_body;
 mod respond;
@@ -26,6 +27,7 @@ pub mod trace;
 pub use entropy::Entropy;
 pub use identify::{Failures, Verifier, Verifiers};
 pub use lifecycle::Proxy;
+pub use protect::{CoreShield, Guard, Shield};
 pub use recorder::Recorder;
 pub use settle::ExchangeBody;
 pub use site::{Site, SiteError, Standing};

@@ -1,7 +1,7 @@
 //! The life of an exchange, on one screen.
 //!
 //! ```text
-//! admit -> route -> identify -> authorize -> limit -> decide -> forward, redirect or respond -> settle
+//! admit -> route -> protect -> identify -> authorize -> limit -> decide -> forward, redirect or respond -> settle
 //! ```
 //!
 //! A straight function over stage modules: the stages are a closed set in a fixed order. What a stage found out is
@@ -23,6 +23,7 @@ use tidegate_wire::server::{Connection, Handler};
 use crate::decide::{Decision, decide};
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
+use crate::protect::Guard;
 use crate::recorder::Recorder;
 use crate::respond::{Answer, No, Refused};
 use crate::settle::ExchangeBody;
@@ -44,13 +45,21 @@ pub struct Proxy {
     pub(crate) recorder: Rc<dyn Recorder>,
     /// Chance.
     pub(crate) entropy: Entropy,
+    /// What the process can bear.
+    pub(crate) guard: Rc<Guard>,
 }
 
 impl Proxy {
     /// A proxy with its first site.
     #[must_use]
-    pub fn new(site: Arc<Site>, caller: Caller, recorder: Rc<dyn Recorder>, entropy: Entropy) -> Proxy {
-        Proxy { site: RefCell::new(Rc::new(site)), caller, recorder, entropy }
+    pub fn new(
+        site: Arc<Site>,
+        caller: Caller,
+        recorder: Rc<dyn Recorder>,
+        entropy: Entropy,
+        guard: Rc<Guard>,
+    ) -> Proxy {
+        Proxy { site: RefCell::new(Rc::new(site)), caller, recorder, entropy, guard }
     }
 
     /// Swaps the site. Exchanges under way keep the one they pinned.
@@ -81,8 +90,10 @@ impl Proxy {
     /// The stages in their order.
     async fn answer(&self, site: &Site, exchange: &mut Exchange) -> Result<Answer, No> {
         let routed = route::route(site, exchange)?;
+        self.guard.request(routed.route.settings.priority, &self.entropy)?;
         let tenant = identify::identify(site, exchange, &self.entropy)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;
+        self.guard.tenant(&tenant, &self.entropy)?;
         let permitted = limit::limit(site, &tenant, &routed, exchange, &self.entropy)?;
         let response = match decide(&routed, &permitted) {
             Decision::Forward { first, rest } => {
@@ -104,6 +115,10 @@ impl Handler for Proxy {
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Response<ExchangeBody>> + 'static {
         Rc::clone(self).exchange(request, Rc::clone(connection))
+    }
+
+    fn turns_away(&self) -> Option<Refusal> {
+        self.guard.connection(&self.entropy)
     }
 
     fn refuse(&self, connection: &Connection, refusal: Refusal) -> Response<Bytes> {

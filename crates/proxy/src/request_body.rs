@@ -20,6 +20,7 @@ use tidegate_wire::guard::Violation;
 use tidegate_wire::patience::Patience;
 
 use crate::pace::{self, Pace};
+use crate::protect::Held;
 
 /// What ended a request's body early, seen by whoever answers for the failed upstream call.
 pub type Fault = Rc<Upload>;
@@ -75,6 +76,8 @@ pub struct RequestBody {
     pace: Option<Box<Pace>>,
     /// For HTTP/2 alone.
     watch: Option<Box<Watch>>,
+    /// What it may make us hold, counted while it is there.
+    _held: Option<Held>,
 }
 
 /// Whether a stream of HTTP/2 makes progress.
@@ -110,7 +113,13 @@ impl RequestBody {
         pace: Option<Box<Pace>>,
     ) -> RequestBody {
         fault.announced.set(inner.size_hint().exact().is_some());
-        RequestBody { inner, left: max, over, count, fault, pace, watch: None }
+        RequestBody { inner, left: max, over, count, fault, pace, watch: None, _held: None }
+    }
+
+    /// Counts what it may make us hold for as long as it is there.
+    #[must_use]
+    pub fn holding(self, _held: Option<Held>) -> RequestBody {
+        RequestBody { _held, ..self }
     }
 
     /// Watches by itself whether the body makes progress.

@@ -20,6 +20,7 @@ use crate::exchange::{Exchange, Open};
 use crate::forward;
 use crate::lifecycle::Proxy;
 use crate::limit::{Permitted, Told};
+use crate::protect;
 use crate::route::Routed;
 use crate::settings::{Action, FixedResponse, HeaderChanges};
 use crate::settle::{Content, ExchangeBody};
@@ -71,6 +72,9 @@ impl Refused {
         self.open.refused(&self.refusal);
         let id = self.open.receipt().request_id;
         let mut response = problem::respond(&self.refusal, self.form, id);
+        if protect::ends_connection(self.refusal.kind, self.open.receipt().version) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(allow) = self.allow {
             response.headers_mut().insert(ALLOW, allow);
         }

@@ -10,6 +10,7 @@ mod documentation;
 pub mod drill;
 pub mod jwks;
 pub mod memory;
+pub mod protect;
 pub mod run;
 pub mod status;
 pub mod telemetry;

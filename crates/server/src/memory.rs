@@ -15,8 +15,13 @@ pub fn give_back() {
     task::spawn(async {
         loop {
             clock::sleep(INTERVAL).await;
-            // SAFETY: it may be called at any time, by any thread, for whose own heap it is.
-            unsafe { libmimalloc_sys::mi_collect(false) };
+            collect(false);
         }
     });
+}
+
+/// Gives back what this thread has freed: what was freed a while ago, or all of it.
+pub fn collect(all: bool) {
+    // SAFETY: it may be called at any time, by any thread, for whose own heap it is.
+    unsafe { libmimalloc_sys::mi_collect(all) };
 }

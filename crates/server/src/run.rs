@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, TenantLines};
 use crate::jwks;
+use crate::protect;
 use crate::wiring::Gate;
 
 /// How long a start waits for names to be resolved, before it says that it is ready.
@@ -117,6 +118,7 @@ pub fn run(source: Source) -> ExitCode {
 /// # Errors
 /// What stands in the way, in words.
 pub async fn start(config: Config, source: Source) -> Result<Started, String> {
+    protect::raise_files();
     // From here on, so that no change is missed while names are looked for.
     let watch = Watch::new(&config.sources);
     let places = config.places.clone();
@@ -140,6 +142,7 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
     });
     let addresses = controls.addresses.clone();
     controls.serve(&process).map_err(|error| format!("error: the control API cannot be served: {error}"))?;
+    protect::watch(&process.gate);
     let upstreams = Arc::clone(&process.gate.standing.upstreams);
     task::spawn(async move { upstreams.drive().await });
     process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;

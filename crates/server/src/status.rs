@@ -137,15 +137,49 @@ fn table(state: &Value) -> String {
         _ => String::new(),
     };
     format!(
-        "tidegate {}, configuration of {}, {} connections\n\n{}\n{}\n{}\n{}{error}",
+        "tidegate {}, configuration of {}, {} connections\n{}\n{}\n{}\n{}\n{}{error}",
         cell(&state["version"]),
         cell(&state["config"]["loaded_at"]),
         state["connections"],
+        load(&state["load"]),
         aligned(&upstreams(state)),
         aligned(&endpoints(state)),
         aligned(&plans(state)),
         aligned(&tenants(state))
     )
+}
+
+/// How the process stands, on one line.
+fn load(load: &Value) -> String {
+    let shed = |by: &Value| by["shedding"].as_str().is_some_and(|stage| stage != "calm");
+    let stage = |by: &Value| cell(&by["shedding"]);
+    let mut told = format!(
+        "load {}, memory {}, bodies {}, open files {}",
+        cell(&load["level"]),
+        of(mebibytes(&load["memory_bytes"]), mebibytes(&load["memory_limit"])),
+        of(mebibytes(&load["held_bytes"]), mebibytes(&load["held_limit"])),
+        of(cell(&load["open_files"]), cell(&load["open_files_limit"])),
+    );
+    let late = list(&load["cores"]).filter_map(|core| core["lag_ms"].as_f64()).fold(0.0, f64::max);
+    if late >= 1.0 {
+        told += &format!(", late by {late:.0} ms");
+    }
+    if shed(load) {
+        told += &format!("\nshort of memory, refusing: {}", stage(load));
+    }
+    for (number, core) in list(&load["cores"]).enumerate().filter(|(_, core)| shed(core)) {
+        told += &format!("\ncore {number} is short of time, refusing: {}", stage(core));
+    }
+    told + "\n"
+}
+
+/// `5 of 9`, or `5`.
+fn of(used: String, most: String) -> String {
+    if most == "-" { used } else { format!("{used} of {most}") }
+}
+
+fn mebibytes(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), |bytes| format!("{:.0} MiB", bytes / f64::from(1 << 20)))
 }
 
 fn upstreams(state: &Value) -> Rows {
@@ -404,6 +438,11 @@ mod tests {
         let state = json!({
             "version": "0.1.0",
             "connections": 3,
+            "load": {
+                "level": 2, "shedding": "greedy", "memory_bytes": 5 << 20, "memory_limit": 9 << 20, "held_bytes": 1 << 20,
+                "held_limit": null, "open_files": 12, "open_files_limit": 100,
+                "cores": [{"lag_ms": 0.1, "shedding": "calm"}, {"lag_ms": 250.4, "shedding": "sheddable"}],
+            },
             "config": {"loaded_at": "2026-01-01T00:00:00Z", "last_error": "error: a\n --> b"},
             "upstreams": [{
                 "name": "app", "breaker": "open", "concurrency": 8, "adaptive": true, "in_use": 2,
@@ -438,6 +477,9 @@ mod tests {
             &state,
             &[
                 "tidegate 0.1.0, configuration of 2026-01-01T00:00:00Z, 3 connections",
+                "load 2, memory 5 MiB of 9 MiB, bodies 1 MiB, open files 12 of 100, late by 250 ms",
+                "short of memory, refusing: greedy",
+                "core 1 is short of time, refusing: sheddable",
                 "app open 2 of 8 (adaptive) 1 for 2 s (acme on search: 91 %) 1.2 ms - dns app.internal (failing: no answer)",
                 "127.0.0.1:1 app up draining 1 2 3 4 0.5 ms",
                 "small 3 7 10 1024 - 2048 default: 5 in 1.5 s, 6 at once",

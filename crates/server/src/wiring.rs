@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_model::tenant::Tenants;
-use tidegate_proxy::{Entropy, Proxy, Site, SiteError, Standing};
+use tidegate_proxy::{Entropy, Guard, Proxy, Shield, Site, SiteError, Standing};
 use tidegate_upstream::{Caller, Upstreams};
 use tidegate_wire::listen::{BindError, bind};
 use tidegate_wire::server::{Census, Server};
@@ -21,6 +21,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::config::{Config, Failure, Spot};
+use crate::protect::{self, Readings};
 use crate::telemetry::{LogWriterError, ProcessCounts, Telemetry};
 
 /// Commands that may wait for a core.
@@ -38,6 +39,10 @@ pub struct Gate {
     pub census: Arc<Census>,
     /// What the process does.
     pub counts: ProcessCounts,
+    /// What it runs short of.
+    pub shield: Arc<Shield>,
+    /// What was measured of it last.
+    pub readings: Mutex<Readings>,
     certificates: Arc<Certificates>,
     cores: Vec<Core>,
     listening: Mutex<Vec<Listening>>,
@@ -107,6 +112,16 @@ struct Core {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// What all cores are made of.
+#[derive(Clone)]
+struct Parts {
+    site: Arc<Site>,
+    telemetry: Arc<Telemetry>,
+    census: Arc<Census>,
+    tls: Arc<tidegate_wire::server::TlsConfig>,
+    shield: Arc<Shield>,
+}
+
 enum Command {
     Site(Arc<Site>),
     Listen(TcpListener, ListenerSettings),
@@ -144,15 +159,22 @@ impl Gate {
         let site = Arc::new(Site::build(config.proxy.clone(), &standing, &upstreams)?);
         upstreams.commit();
         let census = Arc::<Census>::default();
-        let tls = certificates.server_config();
-        let cores = (0..workers)
-            .map(|number| Core::start(number, workers, &site, &telemetry, &census, &tls))
-            .collect();
+        let shield = Shield::new(workers);
+        let parts = Parts {
+            site,
+            telemetry: Arc::clone(&telemetry),
+            census: Arc::clone(&census),
+            tls: certificates.server_config(),
+            shield: Arc::clone(&shield),
+        };
+        let cores = (0..workers).map(|number| Core::start(number, workers, &parts)).collect();
         let gate = Arc::new(Gate {
             standing,
             telemetry,
             census,
             counts: ProcessCounts::default(),
+            shield,
+            readings: Mutex::default(),
             certificates,
             cores,
             listening: Mutex::default(),
@@ -296,17 +318,9 @@ fn load_certificates(config: &Config) -> Result<Option<CertificateSet>, WiringEr
 }
 
 impl Core {
-    fn start(
-        number: usize,
-        cores: usize,
-        site: &Arc<Site>,
-        telemetry: &Arc<Telemetry>,
-        census: &Arc<Census>,
-        tls: &Arc<tidegate_wire::server::TlsConfig>,
-    ) -> Core {
+    fn start(number: usize, cores: usize, parts: &Parts) -> Core {
         let (commands, waiting) = mpsc::channel(COMMANDS_MAX);
-        let (site, telemetry, census, tls) =
-            (Arc::clone(site), Arc::clone(telemetry), Arc::clone(census), Arc::clone(tls));
+        let Parts { site, telemetry, census, tls, shield } = parts.clone();
         let run = move || {
             let runtime = Builder::new_current_thread()
                 .enable_all()
@@ -316,9 +330,11 @@ impl Core {
                 let caller = Caller::new(cores, seed());
                 caller.sweep();
                 crate::memory::give_back();
-                let proxy =
-                    Rc::new(Proxy::new(site, caller, telemetry.recorder(number), Entropy::seeded(seed())));
+                let guard = Guard::new(&shield, number);
+                let (recorder, entropy) = (telemetry.recorder(number), Entropy::seeded(seed()));
+                let proxy = Rc::new(Proxy::new(site, caller, recorder, entropy, Rc::clone(&guard)));
                 let server = Server::new(Rc::clone(&proxy), tls, census);
+                protect::watch_core(&server, &guard);
                 serve(&proxy, &server, waiting).await;
             });
         };

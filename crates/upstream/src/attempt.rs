@@ -327,7 +327,7 @@ impl Caller {
             }
         }
         let most = settings.connections_max;
-        let reserved = match endpoint.reserve(most) {
+        let mut reserved = match endpoint.reserve(most) {
             Some(reserved) => reserved,
             None => {
                 if let Some(connection) = pools.take_full(endpoint, plan.transport, now) {
@@ -337,6 +337,12 @@ impl Caller {
                 endpoint.reserve_by(most, settings.waiting.limit, until).await.ok_or_else(too_many)?
             }
         };
+        if !reserved.open() {
+            pools.give_up();
+            if !reserved.open() {
+                return Err(no_file());
+            }
+        }
         let opening = shared.then(|| pools.open(endpoint));
         let began = clock::now();
         let by = began.after(settings.connect_timeout).min(bounds.by);
@@ -465,6 +471,12 @@ fn not_in_time(plan: &Plan<'_>, bounds: &Bounds, began: Tick) -> (Refusal, bool)
 fn too_many() -> (Refusal, bool) {
     let refusal =
         Refusal::new(&refusal::UPSTREAM_SATURATED, "the endpoint has as many connections as it may");
+    (refusal.retry_after(Duration::from_secs(1)), false)
+}
+
+/// The process has no file descriptor left for it: not the endpoint's fault either.
+fn no_file() -> (Refusal, bool) {
+    let refusal = Refusal::new(&refusal::SERVER_FILES, "the server has as many open files as it may");
     (refusal.retry_after(Duration::from_secs(1)), false)
 }
 

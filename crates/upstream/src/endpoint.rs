@@ -17,6 +17,7 @@ use tidegate_model::breaker::{self, Breaker};
 use tidegate_model::health::{Health, State, Terms, Transition};
 use tidegate_model::tick::{Tick, nanos};
 use tidegate_wire::clock;
+use tidegate_wire::files::{self, OfUpstream};
 use tokio::sync::Notify;
 
 use crate::settings::EndpointSettings;
@@ -278,12 +279,13 @@ impl Endpoint {
     /// Takes one of the connections that there may be.
     pub(crate) fn reserve(self: &Arc<Self>, most: u32) -> Option<Reserved> {
         let more = |open: u32| (open < most).then_some(open + 1);
-        self.connections.fetch_update(SeqCst, SeqCst, more).ok().map(|_| Reserved(Arc::clone(self)))
+        let reserved = || Reserved { endpoint: Arc::clone(self), file: None };
+        self.connections.fetch_update(SeqCst, SeqCst, more).ok().map(|_| reserved())
     }
 
-    /// Whether a call waits for one of the connections that there may be.
+    /// Whether somebody waits for one of the connections that there may be, or for a file descriptor.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.wanted.load(SeqCst) > 0
+        self.wanted.load(SeqCst) > 0 || files::are_short()
     }
 
     /// Takes one of the connections that there may be, after waiting for it if need be; `None`: it did not become free
@@ -398,13 +400,28 @@ impl Drop for Wanting<'_> {
 
 /// One of the connections that an endpoint may have: being made, idle or in use.
 #[derive(Debug)]
-pub(crate) struct Reserved(pub(crate) Arc<Endpoint>);
+pub(crate) struct Reserved {
+    pub(crate) endpoint: Arc<Endpoint>,
+    file: Option<OfUpstream>,
+}
+
+impl Reserved {
+    /// Takes a file descriptor for it. `false`: the process has none that may be taken, and idle connections are given
+    /// up for the next that asks.
+    pub(crate) fn open(&mut self) -> bool {
+        self.file = OfUpstream::take();
+        if self.file.is_none() {
+            WANTED.notify_waiters();
+        }
+        self.file.is_some()
+    }
+}
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, SeqCst);
-        if self.0.is_wanted() {
-            self.0.freed.notify_one();
+        self.endpoint.connections.fetch_sub(1, SeqCst);
+        if self.endpoint.is_wanted() {
+            self.endpoint.freed.notify_one();
         }
     }
 }

@@ -169,7 +169,7 @@ impl Pool {
 
     fn sweep(&mut self, now: Tick) {
         let (idle_timeout, lifetime_max) = (self.idle_timeout, self.lifetime_max);
-        let is_kept = |ticket: &Ticket| ticket.reserved.0.is_kept();
+        let is_kept = |ticket: &Ticket| ticket.reserved.endpoint.is_kept();
         self.idle.retain_mut(|Idle { pooled, since }| {
             now.since(*since) <= idle_timeout
                 && is_kept(&pooled.ticket)
@@ -258,7 +258,7 @@ impl Pools {
             return pooled.into();
         }
         let Pooled { sender, ticket } = pooled;
-        let id = ticket.reserved.0.id;
+        let id = ticket.reserved.endpoint.id;
         let sender = RefCell::new(sender);
         let shared = Rc::new(Shared { sender, ticket, streams: Cell::new(0), used_at: Cell::new(now) });
         let Some(connection) = Stream::on(&shared, now) else { unreachable!("HTTP/2 has many handles") };
@@ -271,7 +271,7 @@ impl Pools {
 
     /// Keeps a connection for later, unless there are enough, it has become too old, or somebody waits for its place.
     pub(crate) fn put(&self, mut pooled: Pooled, settings: &UpstreamSettings, now: Tick) {
-        let endpoint = &pooled.ticket.reserved.0;
+        let endpoint = &pooled.ticket.reserved.endpoint;
         let keeps = settings.idle_max > 0 && endpoint.is_kept() && !endpoint.is_wanted();
         let id = endpoint.id;
         if !keeps || !pooled.is_worth_using(pooled.ticket.transport, settings.lifetime_max, now) {
@@ -302,8 +302,8 @@ impl Pools {
     pub(crate) fn give_up(&self) {
         let mut pools = self.by_endpoint.borrow_mut();
         for pool in pools.values_mut() {
-            pool.idle.retain(|idle| !idle.pooled.ticket.reserved.0.is_wanted());
-            pool.shared.retain(|shared| !shared.ticket.reserved.0.is_wanted());
+            pool.idle.retain(|idle| !idle.pooled.ticket.reserved.endpoint.is_wanted());
+            pool.shared.retain(|shared| !shared.ticket.reserved.endpoint.is_wanted());
         }
     }
 

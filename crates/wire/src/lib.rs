@@ -8,6 +8,7 @@ pub mod client;
 pub mod client_tls;
 pub mod clock;
 mod farewell;
+pub mod files;
 mod first_bytes;
 pub mod guard;
 mod h2_check;

@@ -62,6 +62,31 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// How full the kernel's list of connections is that wait to be accepted, 0 to 1. `None`: the system does not tell.
+#[must_use]
+pub fn backlog(socket: &impl std::os::fd::AsRawFd) -> Option<f64> {
+    let (waiting, most) = accept_queue(socket.as_raw_fd())?;
+    Some(f64::from(waiting) / f64::from(most.max(1)))
+}
+
+/// For a listening socket `unacked` and `sacked` are the accept queue's length and its maximum (`tcp_get_info` of the
+/// kernel).
+#[cfg(target_os = "linux")]
+fn accept_queue(socket: std::os::fd::RawFd) -> Option<(u32, u32)> {
+    // SAFETY: the structure is plain numbers, for which zeros are a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    let into = (&raw mut info).cast();
+    // SAFETY: it writes at most `length` bytes into `info`, and how many it wrote into `length`.
+    let told = unsafe { libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, into, &raw mut length) };
+    (told == 0).then_some((info.tcpi_unacked, info.tcpi_sacked))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn accept_queue(_: std::os::fd::RawFd) -> Option<(u32, u32)> {
+    None
+}
+
 /// Whether an address stands for all of the machine's.
 #[must_use]
 pub fn is_unspecified(address: SocketAddr) -> bool {
@@ -81,6 +106,21 @@ mod tests {
         let ports: std::collections::HashSet<u16> =
             sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
         assert_eq!((sockets.len(), ports.len()), (3, 1));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn connections_that_wait_to_be_accepted_are_counted() {
+        let listener = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        let address = listener.local_addr().unwrap();
+        assert_eq!(
+            accept_queue(std::os::fd::AsRawFd::as_raw_fd(&listener)).map(|(waiting, _)| waiting),
+            Some(0)
+        );
+        let _waiting: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let (waiting, most) = accept_queue(std::os::fd::AsRawFd::as_raw_fd(&listener)).unwrap();
+        assert_eq!(waiting, 3);
+        assert_eq!(backlog(&listener), Some(3.0 / f64::from(most)));
     }
 
     #[test]

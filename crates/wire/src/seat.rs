@@ -7,6 +7,8 @@ use std::time::Duration;
 use tidegate_model::tick::Tick;
 use tokio::sync::Notify;
 
+use crate::files::OfClient;
+
 /// How often it is said that connections cannot be accepted.
 const ACCEPT_COMPLAINT: Duration = Duration::from_secs(1);
 
@@ -97,14 +99,25 @@ impl Seats {
 pub(crate) struct Seat {
     census: Arc<Census>,
     seats: Arc<Seats>,
+    _file: OfClient,
+}
+
+/// Whether there is a place for a connection that has come.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// Places that are taken besides, in the process.
+    pub others: usize,
+    /// Whether the connection takes no file descriptor that is kept for something else.
+    pub file: bool,
 }
 
 impl Seat {
-    /// Takes a place, whether there is one or not, and tells how many in the process are taken besides.
-    pub(crate) fn take(census: &Arc<Census>, seats: &Arc<Seats>) -> (Seat, usize) {
+    /// Takes a place, whether there is one or not, and tells that.
+    pub(crate) fn take(census: &Arc<Census>, seats: &Arc<Seats>) -> (Seat, Room) {
         let others = census.open.fetch_add(1, Relaxed);
         seats.taken.fetch_add(1, Relaxed);
-        (Seat { census: Arc::clone(census), seats: Arc::clone(seats) }, others)
+        let (_file, file) = OfClient::take();
+        (Seat { census: Arc::clone(census), seats: Arc::clone(seats), _file }, Room { others, file })
     }
 }
 

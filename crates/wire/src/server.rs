@@ -33,8 +33,9 @@ use crate::farewell::{LINGER, encode, linger};
 use crate::first_bytes;
 use crate::guard::Violation;
 use crate::h2_check;
+use crate::listen::backlog;
 use crate::pass::{Pass, Tracked};
-use crate::seat::{Rest, Seat, Seats};
+use crate::seat::{Rest, Room, Seat, Seats};
 use crate::settings::{ConnectionLimits, ListenerSettings};
 use crate::stream::{GuardedStream, Hold, Shared, Socket};
 use crate::streams::{Stream, StreamExecutor, Streams};
@@ -44,6 +45,8 @@ use crate::websocket;
 
 /// How long accepting pauses when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// When a client may come again that was turned away.
+const TURNED_AWAY_FOR: Duration = Duration::from_secs(1);
 /// Connections accepted in a row before those that are open get their turn.
 const ACCEPTS_MAX: u32 = 32;
 /// How long a connection that was accepted while everything ends may take to send its first bytes.
@@ -62,6 +65,11 @@ pub trait Handler: 'static {
         request: Request<Incoming>,
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Response<Self::Body>> + 'static;
+
+    /// Why a new connection is not to be served now, if it is not.
+    fn turns_away(&self) -> Option<Refusal> {
+        None
+    }
 
     /// The answer to bytes that never became a request. It is written as it is, and the connection closed.
     fn refuse(&self, connection: &Connection, refusal: Refusal) -> Response<Bytes>;
@@ -105,6 +113,8 @@ pub struct Server<H> {
 /// A socket that connections come from.
 struct Listener {
     stop: Notify,
+    /// Gone, once it accepts no more.
+    socket: RefCell<std::rc::Weak<TcpListener>>,
     /// What its next connections are held to.
     settings: RefCell<Rc<ListenerSettings>>,
 }
@@ -135,9 +145,10 @@ impl<H: Handler> Server<H> {
     ) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
-        let socket = TcpListener::from_std(socket)?;
+        let socket = Rc::new(TcpListener::from_std(socket)?);
         let settings = RefCell::new(Rc::new(settings));
-        let listener = Rc::new(Listener { stop: Notify::new(), settings });
+        let held = RefCell::new(Rc::downgrade(&socket));
+        let listener = Rc::new(Listener { stop: Notify::new(), socket: held, settings });
         if let Some(before) = self.listeners.borrow_mut().insert(address, Rc::clone(&listener)) {
             before.stop.notify_one();
         }
@@ -169,7 +180,7 @@ impl<H: Handler> Server<H> {
         self.drain.seats.all_left().await;
     }
 
-    async fn accept(self: Rc<Self>, socket: TcpListener, address: SocketAddr, listener: Rc<Listener>) {
+    async fn accept(self: Rc<Self>, socket: Rc<TcpListener>, address: SocketAddr, listener: Rc<Listener>) {
         let mut stopped = pin!(listener.stop.notified());
         let mut in_a_row = 0;
         loop {
@@ -197,7 +208,10 @@ impl<H: Handler> Server<H> {
                 tokio::task::yield_now().await;
             }
         }
-        self.accept_waiting(socket, address, &listener);
+        // Nobody else holds it for longer than a look.
+        if let Some(socket) = Rc::into_inner(socket) {
+            self.accept_waiting(socket, address, &listener);
+        }
     }
 
     /// Accepts what waits in a socket that is about to close: the kernel would reset it.
@@ -220,7 +234,7 @@ impl<H: Handler> Server<H> {
         listener: SocketAddr,
         settings: &Rc<ListenerSettings>,
     ) {
-        let (seat, others) = Seat::take(&self.census, &self.drain.seats);
+        let (seat, room) = Seat::take(&self.census, &self.drain.seats);
         let connection = Rc::new(Connection {
             peer,
             listener,
@@ -229,15 +243,10 @@ impl<H: Handler> Server<H> {
             limits: Arc::clone(&settings.limits),
             attached: RefCell::default(),
         });
-        if others >= settings.limits.connections {
+        if let Some(refusal) = self.turned_away(&room, &settings.limits) {
             self.census.refuse();
             if !settings.tls {
-                let refusal = Refusal::new(
-                    &refusal::SERVER_CONNECTIONS,
-                    "the server has as many connections as it may",
-                );
-                let bytes =
-                    encode(&self.handler.refuse(&connection, refusal.retry_after(Duration::from_secs(1))));
+                let bytes = encode(&self.handler.refuse(&connection, refusal));
                 // What fits into an empty socket buffer is taken at once; a client of a full server gets no more.
                 let _ = stream.try_write(&bytes);
             }
@@ -249,6 +258,26 @@ impl<H: Handler> Server<H> {
             let _ = stream.set_nodelay(true);
             server.serve(stream, seat, connection, &settings).await;
         });
+    }
+
+    /// Why a connection that has come is not served.
+    fn turned_away(&self, room: &Room, limits: &ConnectionLimits) -> Option<Refusal> {
+        let refusal = if room.others >= limits.connections {
+            Refusal::new(&refusal::SERVER_CONNECTIONS, "the server has as many connections as it may")
+        } else if room.file {
+            return self.handler.turns_away();
+        } else {
+            Refusal::new(&refusal::SERVER_FILES, "the server has as many open files as it may")
+        };
+        Some(refusal.retry_after(TURNED_AWAY_FOR))
+    }
+
+    /// How full the fullest of the kernel's lists is of connections that wait to be accepted here, 0 to 1.
+    #[must_use]
+    pub fn backlog(&self) -> f64 {
+        let listeners = self.listeners.borrow();
+        let sockets = listeners.values().filter_map(|listener| listener.socket.borrow().upgrade());
+        sockets.filter_map(|socket| backlog(&*socket)).fold(0.0, f64::max)
     }
 
     /// Handshakes, finds out the protocol and drives the connection.

@@ -8,8 +8,8 @@
 //! | 3 | many are refused: keep what must be kept |
 //!
 //! It is raised when the pressure has been high for [`RAISE_AFTER`], straight to the level that it calls for, and lowered
-//! by one when it has been low for [`LOWER_AFTER`]. Between the height at which a level is raised and that at which it is
-//! lowered nothing changes. So it cannot flap: a level that was raised lasts [`LOWER_AFTER`] at least.
+//! by one when it has been low for as long as is asked, [`LOWER_AFTER`] if nothing else is. Between the height at which a level is raised and that at which it is
+//! lowered nothing changes. So it cannot flap: a level that was raised lasts that long at least.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::tick::Tick;
 
 /// How long the pressure must have been high.
 pub const RAISE_AFTER: Duration = Duration::from_millis(100);
-/// How long it must have been low, for each step down.
+/// How long it must have been low, for each step down, unless the operator says otherwise.
 pub const LOWER_AFTER: Duration = Duration::from_secs(5);
 /// The highest level.
 pub const LEVEL_MAX: u8 = 3;
@@ -75,11 +75,11 @@ impl Level {
         self.level
     }
 
-    /// The pressure is so high now. The level after that.
-    pub fn observe(&mut self, pressure: f64, now: Tick) -> u8 {
+    /// The pressure is so high now; low for `lower_after`, it lowers the level by one. The level after that.
+    pub fn observe(&mut self, pressure: f64, lower_after: Duration, now: Tick) -> u8 {
         let called = RAISE_AT.iter().take_while(|&&at| pressure >= at).count() as u8;
         self.rise(called, now);
-        self.fall(pressure, now);
+        self.fall(pressure, lower_after, now);
         self.level
     }
 
@@ -98,7 +98,7 @@ impl Level {
         }
     }
 
-    fn fall(&mut self, pressure: f64, now: Tick) {
+    fn fall(&mut self, pressure: f64, lower_after: Duration, now: Tick) {
         let needed = match self.level.checked_sub(1) {
             Some(below) => pressure >= LOWER_AT[usize::from(below)],
             None => true,
@@ -108,7 +108,7 @@ impl Level {
             return;
         }
         let since = *self.falling.get_or_insert(now);
-        if now.since(since) >= LOWER_AFTER {
+        if now.since(since) >= lower_after {
             self.level -= 1;
             self.falling = Some(now);
         }
@@ -124,7 +124,7 @@ mod tests {
     fn check(observed: &[(u64, f64)], expected: u8) {
         let mut level = Level::default();
         for &(at, pressure) in observed {
-            level.observe(pressure, Tick(at * 1_000_000));
+            level.observe(pressure, LOWER_AFTER, Tick(at * 1_000_000));
         }
         assert_eq!(level.get(), expected, "{observed:?}");
     }
@@ -174,7 +174,7 @@ mod tests {
             for (step, pressure) in steps {
                 now = now.after(Duration::from_millis(step));
                 let before = level.get();
-                let after = level.observe(pressure, now);
+                let after = level.observe(pressure, LOWER_AFTER, now);
                 prop_assert!(after <= LEVEL_MAX);
                 if after > before {
                     prop_assert!(pressure >= RAISE_AT[usize::from(after - 1)]);

@@ -187,6 +187,7 @@ impl Reading {
             certificates: resolved.certificates,
             control: resolved.control,
             log: resolved.log,
+            protect: resolved.protect,
             workers,
             drain: raw.drain.time.0,
             upstreams: resolved.upstreams,

@@ -28,8 +28,8 @@ pub use problem::{Problems, Told};
 pub use reference::generated;
 pub use scalar::parse_duration;
 pub use settings::{
-    AccessLog, Config, ControlAddress, ControlSettings, ControlToken, Level, LogFormat, LogSettings, Scope,
-    Sources,
+    AccessLog, Config, ControlAddress, ControlSettings, ControlToken, Level, LogFormat, LogSettings,
+    ProtectSettings, Scope, Sources,
 };
 pub use suggest::nearest;
 pub use text::parse_name;

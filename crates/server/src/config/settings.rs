@@ -24,6 +24,8 @@ pub struct Config {
     pub control: ControlSettings,
     /// What is written where.
     pub log: LogSettings,
+    /// When the process refuses to save itself.
+    pub protect: ProtectSettings,
     /// Threads that carry traffic, each with a runtime of its own.
     pub workers: NonZeroUsize,
     /// How long exchanges may take to finish after SIGTERM.
@@ -105,6 +107,19 @@ pub enum Scope {
     Read,
     /// Change what is running.
     Write,
+}
+
+/// When the process refuses to save itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProtectSettings {
+    /// Bytes that it may take; 0: not watched. `None`: what the system lets it take.
+    pub memory: Option<u64>,
+    /// Bytes that bodies may make it hold; 0: not bounded. `None`: half of what it may take.
+    pub buffers: Option<u64>,
+    /// How late a core may be; zero: not watched.
+    pub lag: Duration,
+    /// How long the pressure must have been low for the level to be lowered by one.
+    pub calm: Duration,
 }
 
 /// What is written where.

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tidegate_model::tenant::Tenants;
+use tidegate_proxy::CoreShield;
 use tidegate_upstream::{Admin, EndpointStatus, ShardStatus, UpstreamStatus};
 
+use crate::protect;
 use crate::run::Process;
 use crate::telemetry::{
-    ACCEPT_FAILURES, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS,
+    ACCEPT_FAILURES, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS,
     CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
     ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_REFUSED, GATE_SLOTS, GATE_USED,
-    GATE_WAITING, LINES_DROPPED, Metric, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT,
-    SHARD_REFUSED, SHARD_SPILLED, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
+    GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT,
+    Metric, OPEN_FILES, OPEN_FILES_LIMIT, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT,
+    SHARD_REFUSED, SHARD_SPILLED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
 };
 
 /// Tenants with a line of their own.
@@ -67,12 +70,45 @@ pub fn text(process: &Process) -> String {
     out.sample(CONNECTIONS_REFUSED.name, &[], gate.census.refused());
     out.family(&ACCEPT_FAILURES);
     out.sample(ACCEPT_FAILURES.name, &[], gate.census.failed());
+    protection(&mut out, process);
     out.family(&RELOADS);
     out.sample(RELOADS.name, &[("outcome", "applied")], gate.counts.reloads.load(Relaxed));
     out.sample(RELOADS.name, &[("outcome", "refused")], gate.counts.reloads_refused.load(Relaxed));
     out.family(&BUILD);
     out.sample(BUILD.name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
     out.finish()
+}
+
+fn protection(out: &mut Exposition, process: &Process) {
+    let shield = &process.gate.shield;
+    let readings = *process.gate.readings.lock();
+    let (held, held_max) = shield.held();
+    let lagging = shield.cores().iter().map(CoreShield::stage).max().unwrap_or_default();
+    out.family(&SHEDDING);
+    for (cause, stage) in [("memory", shield.memory()), ("time", lagging)] {
+        out.sample(SHEDDING.name, &[("cause", cause)], stage as u8);
+    }
+    for (metric, value) in [
+        (LEVEL, shield.level().into()),
+        (MEMORY, readings.memory),
+        (MEMORY_LIMIT, readings.memory_limit),
+        (HELD, held),
+        (HELD_LIMIT, held_max),
+        (OPEN_FILES, protect::open_files() as u64),
+        (OPEN_FILES_LIMIT, readings.files_limit as u64),
+        (LISTEN_OVERFLOWS, protect::listen_overflows()),
+    ] {
+        out.family(&metric);
+        out.sample(metric.name, &[], value);
+    }
+    let of_core: [Read<CoreShield, f64>; 2] =
+        [(LAG, |core| core.lag().as_secs_f64()), (BACKLOG, CoreShield::backlog)];
+    for (metric, value) in of_core {
+        out.family(&metric);
+        for (number, core) in shield.cores().iter().enumerate() {
+            out.sample(metric.name, &[("core", &number.to_string())], value(core));
+        }
+    }
 }
 
 fn exchanges(out: &mut Exposition, process: &Process) {

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use tidegate_model::plan::Plan;
 use tidegate_model::tenant::{RouteLimits, Standing, Tenant};
 use tidegate_model::tick::Tick;
-use tidegate_wire::clock;
+use tidegate_wire::{clock, files};
 
 use crate::control::metrics::busiest;
+use crate::protect;
 use crate::run::Process;
 
 /// The state.
@@ -63,6 +64,7 @@ pub fn status(process: &Process) -> Value {
             "last_error": *process.reload_error.lock(),
         },
         "connections": gate.census.open(),
+        "load": load(process),
         "listeners": listeners,
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
@@ -71,6 +73,35 @@ pub fn status(process: &Process) -> Value {
             "busiest": tenants,
             "others": {"admitted": others.0, "refused": others.1},
         },
+    })
+}
+
+/// How overloaded the process is, and by what.
+fn load(process: &Process) -> Value {
+    let shield = &process.gate.shield;
+    let readings = *process.gate.readings.lock();
+    let (held, held_max) = shield.held();
+    let (connections, connections_max) = files::of_connections();
+    let none_is = |most: u64| Some(most).filter(|most| *most > 0);
+    let cores = shield.cores().iter().map(|core| {
+        json!({
+            "lag_ms": core.lag().as_secs_f64() * 1e3,
+            "backlog": core.backlog(),
+            "shedding": core.stage().name(),
+        })
+    });
+    json!({
+        "level": shield.level(),
+        "shedding": shield.memory().name(),
+        "memory_bytes": readings.memory,
+        "memory_limit": none_is(readings.memory_limit),
+        "held_bytes": held,
+        "held_limit": none_is(held_max),
+        "open_files": protect::open_files(),
+        "open_files_limit": none_is(readings.files_limit as u64),
+        "connections_open": connections,
+        "connections_limit": Some(connections_max).filter(|most| *most < usize::MAX),
+        "cores": cores.collect::<Vec<_>>(),
     })
 }
 
@@ -123,6 +154,7 @@ fn limits(tenant: &Tenant, plan: &Plan, limited: &[RouteLimits], now: Tick) -> V
     json!({
         "plan": plan.name,
         "concurrency": plan.concurrency,
+        "held_bytes": tenant.held(),
         "rates": rates(&tenant.standings(now)),
         "routes": routes,
     })

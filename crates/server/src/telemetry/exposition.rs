@@ -53,6 +53,17 @@ metrics! {
     CONNECTIONS = "tidegate_connections", "gauge", [], "Client connections open.";
     CONNECTIONS_REFUSED = "tidegate_connections_refused_total", "counter", [], "Client connections refused because there were too many.";
     ACCEPT_FAILURES = "tidegate_accept_failures_total", "counter", [], "Client connections that could not be accepted, mostly for want of file descriptors.";
+    LEVEL = "tidegate_load_level", "gauge", [], "How overloaded the process is, 0 to 3.";
+    SHEDDING = "tidegate_shedding", "gauge", ["cause"], "Whom the process refuses for want of `memory`, or a core at least for want of `time`. 0: nobody, 1: tenants that hold more than their share, 2: sheddable requests too, 3: all but critical ones, 4: all.";
+    MEMORY = "tidegate_memory_bytes", "gauge", [], "Memory that the process takes: what is resident, and what the kernel holds of its sockets where its control group tells that.";
+    MEMORY_LIMIT = "tidegate_memory_limit_bytes", "gauge", [], "Memory that it may take; 0: not watched.";
+    HELD = "tidegate_held_bytes", "gauge", [], "Bytes that bodies under way may make the process hold.";
+    HELD_LIMIT = "tidegate_held_limit_bytes", "gauge", [], "Bytes that bodies may make it hold at most; 0: not bounded.";
+    OPEN_FILES = "tidegate_open_files", "gauge", [], "File descriptors open.";
+    OPEN_FILES_LIMIT = "tidegate_open_files_limit", "gauge", [], "File descriptors that there may be.";
+    LAG = "tidegate_lag_seconds", "gauge", ["core"], "How late a core has been all the time of late: the least over half a second.";
+    BACKLOG = "tidegate_accept_backlog_ratio", "gauge", ["core"], "How full the kernel's list of connections that wait to be accepted has been all the time of late, 0 to 1.";
+    LISTEN_OVERFLOWS = "tidegate_listen_overflows_total", "counter", [], "Connections that the kernel dropped as such a list was full, those of other processes of the same network included.";
     TENANTS = "tidegate_tenants", "gauge", [], "Tenants with state of their own.";
     TENANT_REQUESTS = "tidegate_tenant_requests_total", "counter", ["tenant"], "Exchanges that a tenant's limits let through, for the busiest tenants; the line with `sum=\"true\"` is the rest.";
     TENANT_REFUSED = "tidegate_tenant_refused_total", "counter", ["tenant"], "Exchanges that a tenant's limits refused, for the busiest tenants; the line with `sum=\"true\"` is the rest.";

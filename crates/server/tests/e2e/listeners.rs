@@ -7,10 +7,11 @@ use std::time::Duration;
 use tidegate_testkit::frames::{END_STREAM, Frames, get, kind};
 use tidegate_testkit::tls::{certificate, shown, tls_connect, tls_connect_h2, tls_over};
 use tidegate_testkit::{
-    Gate, Origin, Reply, Visit, ask, block_on, connect, h2_connect, h2_read, read_answer, send, until,
+    Gate, Origin, Reply, Visit, ask, block_on, connect, h2_connect, h2_read, read_answer, read_answer_or_end,
+    send, until,
 };
 
-use crate::{BINARY, app, gate};
+use crate::{BINARY, app, control, gate};
 
 const PLAIN: &str = "http = [\"127.0.0.1:0\"]";
 
@@ -204,26 +205,33 @@ fn connections_over_their_number_are_refused() {
 }
 
 #[test]
-fn a_process_without_descriptors_serves_those_that_are_there_and_then_the_others() {
+fn a_process_short_of_descriptors_keeps_those_of_upstreams_and_of_the_control_api() {
     let origin = ok();
     let gate = Gate::start_short(BINARY, "descriptors", 80, &app(&[origin.address], "", ""));
     let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     let mut first = connect(gate.address);
     first.write_all(request).unwrap();
     assert_eq!(read_answer(&mut first).status, 200);
-    let others: Vec<_> = (0..100).map(|_| connect(gate.address)).collect();
-    // The control API could not be asked: it has no descriptor either.
-    until("it has run out", || gate.descriptors_below(80) == 80);
+    let mut others: Vec<_> = (0..100).map(|_| connect(gate.address)).collect();
+    let refused = read_answer(others.last_mut().unwrap());
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
+    assert!(refused.body.contains("server.files"), "{}", refused.body);
     for _ in 0..3 {
         first.write_all(request).unwrap();
         assert_eq!(read_answer(&mut first).status, 200);
+        assert!(control(&gate, "/healthz").starts_with("HTTP/1.0 200"));
     }
-    // The last in line waits for the first to go.
-    let mut last = connect(gate.address);
-    last.write_all(request).unwrap();
+    assert_eq!(gate.metric("tidegate_open_files_limit"), Some(80.0));
+    assert_eq!(gate.metric("tidegate_accept_failures_total"), Some(0.0));
+    // A connection that was let in finds a descriptor for its upstream.
+    others[0].write_all(request).unwrap();
+    assert_eq!(read_answer(&mut others[0]).status, 200);
     drop((first, others));
-    assert_eq!(read_answer(&mut last).status, 200);
-    until("it is counted", || gate.metric("tidegate_accept_failures_total").is_some_and(|count| count > 0.0));
+    until("there is room again", || {
+        let mut stream = connect(gate.address);
+        let _ = stream.write_all(request);
+        read_answer_or_end(&mut stream).starts_with(b"HTTP/1.1 200")
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod fuzzed;
 mod gate;
 mod limits;
 mod listeners;
+mod protect;
 mod retries;
 mod robustness;
 mod routing;

@@ -44,6 +44,8 @@ pub struct Config {
     pub log: Log,
     /// Shutting down.
     pub drain: Drain,
+    /// When the process refuses requests to save itself. See `docs/overload.md`.
+    pub protect: Protect,
     /// How tokens (JWT) are verified, by a name that `tenants.from` uses.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub jwt: BTreeMap<String, Jwt>,
@@ -183,6 +185,33 @@ impl Default for Limits {
             h2_stream_window: Size(limits.h2_stream_window.into()),
             h2_connection_window: Size(limits.h2_connection_window.into()),
             h2_send_buffer: Size(limits.h2_send_buffer as u64),
+        }
+    }
+}
+
+/// When the process refuses requests to save itself: those of greedy tenants first, then by the priority of their routes.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Protect {
+    /// Bytes that the process may take. Close to that it refuses. Zero: not watched. Without it: what its control group
+    /// allows, or the memory of the machine.
+    pub memory: Option<Size>,
+    /// Bytes that request bodies may make it hold together, read ahead or kept for another try. Zero: not bounded.
+    /// Without it: half of `memory`.
+    pub buffers: Option<Size>,
+    /// How long requests may wait for a core that has too much to do, all the time. Zero: not watched.
+    pub lag: Time,
+    /// How long the pressure must have been low for the level to be lowered by one.
+    pub calm: Time,
+}
+
+impl Default for Protect {
+    fn default() -> Protect {
+        Protect {
+            memory: None,
+            buffers: None,
+            lag: Time(std::time::Duration::from_millis(500)),
+            calm: Time(tidegate_model::gate::level::LOWER_AFTER),
         }
     }
 }

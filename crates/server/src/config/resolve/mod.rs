@@ -14,8 +14,8 @@ use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 
 use super::problem::Problem;
 use super::raw;
-use super::scalar::Time;
-use super::settings::{ControlSettings, LogSettings};
+use super::scalar::{Size, Time};
+use super::settings::{ControlSettings, LogSettings, ProtectSettings};
 use super::suggest::nearest;
 use super::tree::Node;
 
@@ -28,6 +28,7 @@ pub struct Resolved {
     pub certificates: Vec<CertificateFiles>,
     pub control: ControlSettings,
     pub log: LogSettings,
+    pub protect: ProtectSettings,
     pub upstreams: Vec<UpstreamSettings>,
     pub proxy: ProxySettings,
     /// Files that were named in it and whose change is a change of it.
@@ -44,6 +45,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let certificates = listen::certificates(&mut context, raw);
     let control = listen::control(&mut context, &raw.control);
     let log = listen::log(&raw.log);
+    let protect = protect(&mut context, &raw.protect);
     let upstreams = upstream::upstreams(&mut context, raw);
     let tenants = tenants::tenants(&mut context, raw);
     let routes = route::routes(&mut context, raw);
@@ -56,9 +58,20 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     };
     let Context { problems, named, .. } = context;
     if problems.is_empty() {
-        Ok(Resolved { listeners, certificates, control, log, upstreams, proxy, named })
+        Ok(Resolved { listeners, certificates, control, log, protect, upstreams, proxy, named })
     } else {
         Err(problems)
+    }
+}
+
+fn protect(context: &mut Context<'_>, raw: &raw::Protect) -> ProtectSettings {
+    context.positive(context.entry("protect"), "calm", &raw.calm);
+    let bytes = |size: &Option<Size>| size.as_ref().map(|size| size.0);
+    ProtectSettings {
+        memory: bytes(&raw.memory),
+        buffers: bytes(&raw.buffers),
+        lag: raw.lag.0,
+        calm: raw.calm.0,
     }
 }
 
