@@ -5,5 +5,8 @@
 pub mod app;
 pub mod capacity;
 pub mod chance;
+pub mod gate;
 pub mod load;
+pub mod metrics;
 pub mod report;
+pub mod run;

@@ -5,24 +5,17 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use http::Request;
-use http_body_util::{BodyExt as _, Limited};
-use tidegate_wire::body::Body;
-use tidegate_wire::client::{Target, connect};
 use tidegate_wire::clock;
-use tidegate_wire::settings::Protocol;
 use tidegate_wire::task;
 
 use super::seen::{Reading, Service, Usage};
 use super::suspect::GateSaid;
+use crate::metrics::Metrics;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 /// The control API has to answer in this time, or it is as if it were not there.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The longest answer of it that is read.
-const BYTES_MAX: usize = 8 << 20;
-
 /// What was seen beside a load.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Saw {
@@ -90,8 +83,7 @@ async fn look(shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         shared.backlog.set(shared.backlog.get().max(shared.service.backlog()));
         let Some(control) = shared.control else { continue };
-        let asked = clock::timeout_at(clock::now().after(PATIENCE), ask(control)).await;
-        if let Some(said) = asked.ok().flatten() {
+        if let Some(said) = Metrics::ask(control, PATIENCE).await.as_ref().map(said) {
             let mut gate = shared.gate.borrow_mut();
             let before = gate.as_ref().map_or(0.0, |gate| gate.waiting);
             *gate = Some(GateSaid { waiting: said.waiting.max(before), ..said });
@@ -99,29 +91,12 @@ async fn look(shared: Weak<Shared>) {
     }
 }
 
-/// Reads the metrics of a Tidegate.
-async fn ask(control: SocketAddr) -> Option<GateSaid> {
-    let target = Target { address: control, protocol: Protocol::Http1, tls: None };
-    let mut request =
-        Request::builder().uri("/metrics").header("host", "localhost").body(Body::default()).ok()?;
-    let by = clock::now().after(PATIENCE);
-    let answer = connect(&target).await.ok()?.send(&mut request, by).await.ok()?;
-    let bytes = Limited::new(answer.into_body(), BYTES_MAX).collect().await.ok()?.to_bytes();
-    Some(said(std::str::from_utf8(&bytes).ok()?))
-}
-
 /// What metrics say of the gate that most wait at.
-fn said(metrics: &str) -> GateSaid {
-    let samples = |name: &'static str| {
-        metrics.lines().filter_map(move |line| {
-            let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
-            Some((labels, value.parse::<f64>().ok()?))
-        })
-    };
-    let most = samples("tidegate_upstream_waiting").max_by(|one, other| one.1.total_cmp(&other.1));
+fn said(metrics: &Metrics) -> GateSaid {
+    let most = metrics.samples("tidegate_upstream_waiting").max_by(|one, other| one.1.total_cmp(&other.1));
     let Some((upstream, waiting)) = most else { return GateSaid::default() };
-    let slots = samples("tidegate_upstream_slots").find(|(labels, _)| *labels == upstream);
-    let used = samples("tidegate_upstream_slots_used").find(|(labels, _)| *labels == upstream);
+    let slots = metrics.samples("tidegate_upstream_slots").find(|(labels, _)| *labels == upstream);
+    let used = metrics.samples("tidegate_upstream_slots_used").find(|(labels, _)| *labels == upstream);
     GateSaid { waiting, limit: slots.or(used).map(|(_, slots)| slots) }
 }
 
@@ -133,7 +108,7 @@ mod tests {
     fn of_several_gates_the_one_counts_that_most_wait_at() {
         let text = "# HELP x\ntidegate_upstream_waiting{upstream=\"a\"} 2\ntidegate_upstream_waiting{upstream=\"b\"} 7\n\
             tidegate_upstream_slots{upstream=\"a\"} 4\ntidegate_upstream_slots{upstream=\"b\"} 8\n";
-        assert_eq!(said(text), GateSaid { waiting: 7.0, limit: Some(8.0) });
-        assert_eq!(said("tidegate_up 1\n"), GateSaid::default());
+        assert_eq!(said(&Metrics::from(text)), GateSaid { waiting: 7.0, limit: Some(8.0) });
+        assert_eq!(said(&Metrics::from("tidegate_up 1\n")), GateSaid::default());
     }
 }

@@ -1,0 +1,183 @@
+//! One side of a drill: applications, a gate before them, load on it, and what was seen meanwhile.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_wire::clock;
+use tidegate_wire::task;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{App, Counts};
+use crate::gate::{Gate, GateError};
+use crate::load::{Act, Driven, Hostile, Load, Source};
+use crate::metrics::Metrics;
+
+/// Between two looks at the gate and the applications.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What is tried on each side in the same way.
+pub struct Setting<'a> {
+    /// The binary that is examined.
+    pub binary: &'a Path,
+    /// What chance begins with.
+    pub seed: u64,
+    /// What all times of the drill are multiplied by: 1, or less where only counts matter.
+    pub scale: f64,
+}
+
+/// One side before it is run.
+pub struct Side {
+    /// The applications.
+    pub apps: Vec<Arc<App>>,
+    /// The configuration, without listeners: made for these applications.
+    pub config: String,
+    /// Who asks.
+    pub sources: Vec<Source>,
+    /// Who means harm.
+    pub hostile: Vec<Hostile>,
+    /// Faults, and when.
+    pub acts: Vec<Act>,
+    /// How long, in seconds.
+    pub seconds: f64,
+}
+
+/// What was seen at a moment of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Seconds from its start.
+    pub at: f64,
+    /// Requests waiting at the gate. Not a number: it did not say.
+    pub gate_waiting: f64,
+    /// Slots of the gate. Not a number: it has no limit, or did not say.
+    pub gate_slots: f64,
+    /// Tries that the gate has sent so far.
+    pub gate_tries: f64,
+    /// Requests waiting within the applications.
+    pub app_waiting: usize,
+    /// Requests that the applications work on.
+    pub app_busy: usize,
+}
+
+/// One side after it was run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its whole configuration.
+    pub config: String,
+    /// What became of the load.
+    pub driven: Driven,
+    /// What was seen meanwhile.
+    pub samples: Vec<Sample>,
+    /// What the applications saw, in all.
+    pub apps: Vec<Counts>,
+}
+
+/// Why there is no run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No gate.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// No application, no runtime.
+    #[error("a drill cannot be set up: {0}")]
+    Io(#[from] std::io::Error),
+    /// The gate ended under load.
+    #[error("Tidegate ended in the middle of the drill; it says:\n{0}")]
+    Ended(String),
+    /// The user had enough.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Side {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// [`RunError`]: what could not be started, or ended too soon.
+    pub fn run(self, setting: &Setting<'_>) -> Result<Run, RunError> {
+        let whole = whole(&self.config);
+        let mut gate = Gate::start(setting.binary, &whole)?;
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        let apps = self.apps.clone();
+        let load = Load {
+            address: gate.address,
+            sources: self.sources,
+            hostile: self.hostile,
+            acts: self.acts,
+            length: Duration::from_secs_f64(self.seconds),
+            seed: setting.seed,
+        };
+        let control = gate.control;
+        let (driven, samples) = runtime.block_on(async move {
+            let samples = Rc::new(RefCell::new(Vec::new()));
+            let watching = Rc::clone(&samples);
+            task::spawn(async move { watch(control, &apps, &watching).await });
+            let (mut stop, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            tokio::select! {
+                driven = load.drive() => Ok((driven, samples.borrow().clone())),
+                _ = stop.recv() => Err(RunError::Interrupted),
+                _ = end.recv() => Err(RunError::Interrupted),
+            }
+        })?;
+        if gate.has_ended() {
+            return Err(RunError::Ended(gate.said()));
+        }
+        Ok(Run { config: whole, driven, samples, apps: self.apps.iter().map(|app| app.counts()).collect() })
+    }
+}
+
+/// The whole configuration: listeners and control API on loopback, no log that the disk would be measured by.
+fn whole(config: &str) -> String {
+    format!(
+        "[listen]\nhttp = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.0/8\"]\n\n\
+         [control]\nlisten = [\"127.0.0.1:0\"]\n\n[log]\naccess = \"off\"\nlevel = \"error\"\n\n{}\n",
+        config.trim()
+    )
+}
+
+/// Looks again and again, until the runtime ends.
+async fn watch(control: SocketAddr, apps: &[Arc<App>], samples: &RefCell<Vec<Sample>>) {
+    let begin = clock::now();
+    let mut due = begin;
+    loop {
+        clock::sleep_until(due).await;
+        due = due.after(LOOK);
+        let metrics = Metrics::ask(control, LOOK).await;
+        let of = |name: &str| metrics.as_ref().map_or(f64::NAN, |metrics| metrics.sum(name));
+        let counts: Vec<Counts> = apps.iter().map(|app| app.counts()).collect();
+        samples.borrow_mut().push(Sample {
+            at: clock::now().since(begin).as_secs_f64(),
+            gate_waiting: of("tidegate_upstream_waiting"),
+            gate_slots: of("tidegate_upstream_slots"),
+            gate_tries: of("tidegate_upstream_tries_total"),
+            app_waiting: counts.iter().map(|counts| counts.waiting).sum(),
+            app_busy: counts.iter().map(|counts| counts.busy).sum(),
+        });
+    }
+}
+
+impl Run {
+    /// The same count of all applications together.
+    #[must_use]
+    pub fn sum(&self, count: impl Fn(&Counts) -> u64) -> u64 {
+        self.apps.iter().map(count).sum()
+    }
+
+    /// Share of the applications' work that was for nobody.
+    #[must_use]
+    pub fn wasted(&self) -> f64 {
+        let worked: f64 = self.apps.iter().map(|counts| counts.worked_time.as_secs_f64()).sum();
+        let wasted: f64 = self.apps.iter().map(|counts| counts.wasted_time.as_secs_f64()).sum();
+        if worked > 0.0 { wasted / worked } else { 0.0 }
+    }
+
+    /// The longest line within the applications.
+    #[must_use]
+    pub fn line_most(&self) -> usize {
+        self.apps.iter().map(|counts| counts.waiting_most).max().unwrap_or(0)
+    }
+}
