@@ -8,6 +8,7 @@ pub mod balance;
 pub mod breaker;
 pub mod credential;
 pub mod deadline;
+pub mod fault;
 pub mod forwarded;
 pub mod gate;
 pub mod headers;

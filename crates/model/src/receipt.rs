@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
+use crate::fault;
 use crate::refusal::Kind;
 use crate::tick::Tick;
 
@@ -72,6 +73,8 @@ pub struct Receipt {
     pub upstream_time: Duration,
     /// How the exchange ended.
     pub end: End,
+    /// The names of the injected faults that struck it.
+    pub fault: Option<Arc<str>>,
     /// What happened, in order.
     pub events: SmallVec<[Event; 8]>,
     /// Events that did not fit.
@@ -91,6 +94,8 @@ pub enum End {
     UpstreamBroke,
     /// An Upgrade's tunnel closed.
     TunnelClosed,
+    /// An injected fault cut it.
+    Injected,
     /// A panic ended it.
     Panicked,
 }
@@ -105,6 +110,7 @@ impl End {
             End::ClientGone => "client-gone",
             End::UpstreamBroke => "upstream-broke",
             End::TunnelClosed => "tunnel-closed",
+            End::Injected => "injected",
             End::Panicked => "panicked",
         }
     }
@@ -133,6 +139,8 @@ pub enum Step {
         /// Whole requests left after this one.
         remaining: u64,
     },
+    /// This injected fault struck.
+    Faulted(Arc<str>, fault::Kind),
     /// Waited at the gate of this upstream.
     Waited(Duration),
     /// The endpoints that serve this tenant, where the upstream has shuffle sharding.
@@ -198,6 +206,7 @@ impl Receipt {
             gate_wait: Duration::ZERO,
             upstream_time: Duration::ZERO,
             end: End::Open,
+            fault: None,
             events: SmallVec::new(),
             events_dropped: 0,
         }

@@ -65,6 +65,7 @@ pub fn admit(
                 started,
                 upgrade: None,
                 upgraded: None,
+                fault: None,
                 open,
             })
         }

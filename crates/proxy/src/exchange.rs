@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::request::Parts;
+use tidegate_model::fault::Struck;
 use tidegate_model::problem::Form;
 use tidegate_model::receipt::{End, Receipt, Step};
 use tidegate_model::refusal::Refusal;
@@ -42,6 +43,8 @@ pub struct Exchange {
     pub upgrade: Option<ClientSide>,
     /// Both sides of an Upgrade that the upstream granted.
     pub upgraded: Option<(ClientSide, Switched)>,
+    /// The injected faults that struck it.
+    pub fault: Option<Box<Struck>>,
     /// The record.
     pub open: Open,
 }

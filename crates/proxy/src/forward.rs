@@ -24,6 +24,7 @@ use tidegate_wire::{clock, task, tunnel};
 
 use crate::admit::attached;
 use crate::exchange::{Exchange, Open};
+use crate::fault::InItsPlace;
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::pace::{Pace, TunnelPace};
@@ -39,7 +40,8 @@ use crate::trace;
 const READ_AHEAD: u64 = 64 << 10;
 const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
 
-/// Forwards to the first rung and, when that fails, takes the further ones in their order.
+/// Forwards to the first rung and, when that fails, takes the further ones in their order. What an injected fault puts
+/// in the place of the first rung is taken as what that came to.
 ///
 /// # Errors
 /// The refusal of the first rung, if no further one answers.
@@ -49,18 +51,16 @@ pub async fn forward(
     exchange: &mut Exchange,
     routed: &Routed<'_>,
     permitted: Permitted,
-    first: &Arc<Upstream>,
-    rest: &[Fallback],
+    ladder: (&Arc<Upstream>, &[Fallback]),
+    mut instead: InItsPlace,
 ) -> Result<Answer, Refusal> {
+    let (first, rest) = ladder;
     let settings = &*routed.route.settings;
-    let by = deadline::earlier(
-        exchange.started,
-        settings.deadline,
-        deadline::asked(&exchange.head.headers, site.settings.deadline_header.as_ref()),
-    );
+    let by = deadline_of(site, exchange, settings);
     let fault: Fault = Rc::default();
     let mut request = prepare(proxy, exchange, routed, &permitted, &fault)?;
-    let (mut failed, mut again, mut now) = (None, true, exchange.started);
+    // Until the first wait, and after an injected delay.
+    let (mut failed, mut again, mut now) = (None, true, clock::latest());
     for number in 0..=rest.len() {
         let upstream = match number.checked_sub(1).map(|number| &rest[number]) {
             None => first,
@@ -76,9 +76,13 @@ pub async fn forward(
             }
         };
         let further = number < rest.len();
-        let called =
-            call(proxy, exchange, settings, &permitted, upstream, &mut request, now, by, further, &fault);
-        let (result, whole) = called.await;
+        let (result, whole) = match instead.take() {
+            Some(instead) => (*instead, true),
+            None => {
+                call(proxy, exchange, settings, &permitted, upstream, &mut request, now, by, further, &fault)
+                    .await
+            }
+        };
         again = whole;
         now = clock::latest();
         match result {
@@ -108,6 +112,15 @@ pub async fn forward(
         Some(Outcome::Refused(refusal)) => Err(refusal),
         None => unreachable!("the first rung was taken"),
     }
+}
+
+/// When the response's head must have come.
+pub fn deadline_of(site: &Site, exchange: &Exchange, settings: &RouteSettings) -> Tick {
+    deadline::earlier(
+        exchange.started,
+        settings.deadline,
+        deadline::asked(&exchange.head.headers, site.settings.deadline_header.as_ref()),
+    )
 }
 
 /// How a rung failed: with an answer that is better than none, or with none.

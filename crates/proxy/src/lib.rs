@@ -1,7 +1,7 @@
 //! Exchanges: `lifecycle` is the product on one screen, one module per stage.
 //!
 //! ```text
-//! admit -> route -> protect -> identify -> authorize -> limit -> decide -> forward, redirect or respond -> settle
+//! admit -> route -> protect -> identify -> authorize -> limit -> fault -> decide -> forward, redirect or respond -> settle
 //! ```
 
 mod admit;
@@ -9,6 +9,7 @@ mod authorize;
 mod decide;
 mod entropy;
 mod exchange;
+mod fault;
 mod forward;
 mod identify;
 mod lifecycle;
@@ -25,6 +26,7 @@ mod site;
 pub mod trace;
 
 pub use entropy::Entropy;
+pub use fault::{Active, Faults, NotBegun};
 pub use identify::{Failures, Verifier, Verifiers};
 pub use lifecycle::Proxy;
 pub use protect::{CoreShield, Guard, Shield};

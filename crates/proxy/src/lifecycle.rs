@@ -1,7 +1,7 @@
 //! The life of an exchange, on one screen.
 //!
 //! ```text
-//! admit -> route -> protect -> identify -> authorize -> limit -> decide -> forward, redirect or respond -> settle
+//! admit -> route -> protect -> identify -> authorize -> limit -> fault -> decide -> forward, redirect or respond -> settle
 //! ```
 //!
 //! A straight function over stage modules: the stages are a closed set in a fixed order. What a stage found out is
@@ -28,7 +28,7 @@ use crate::recorder::Recorder;
 use crate::respond::{Answer, No, Refused};
 use crate::settle::ExchangeBody;
 use crate::site::Site;
-use crate::{admit, authorize, forward, identify, limit, respond, route};
+use crate::{admit, authorize, fault, forward, identify, limit, respond, route};
 
 /// The proxy of one core.
 pub struct Proxy {
@@ -95,12 +95,19 @@ impl Proxy {
         authorize::authorize(&routed.route.settings, exchange.client)?;
         self.guard.tenant(&tenant, &self.entropy)?;
         let permitted = limit::limit(site, &tenant, &routed, exchange, &self.entropy)?;
-        let response = match decide(&routed, &permitted) {
-            Decision::Forward { first, rest } => {
-                return Ok(forward::forward(self, site, exchange, &routed, permitted, first, rest).await?);
+        exchange.fault = fault::draw(site, exchange, &routed, &permitted, &self.entropy);
+        let instead = match &exchange.fault {
+            None => None,
+            Some(struck) => Box::pin(fault::suffer(site, exchange, &routed, struck)).await,
+        };
+        let response = match (decide(&routed, &permitted), instead) {
+            (Decision::Forward { first, rest }, instead) => {
+                let ladder = (first, rest);
+                return Ok(forward::forward(self, site, exchange, &routed, permitted, ladder, instead).await?);
             }
-            Decision::Redirect => respond::redirect(&routed, exchange),
-            Decision::Respond(fixed) => respond::fixed(fixed, exchange.head.method == Method::HEAD),
+            (_, Some(instead)) => (*instead)?,
+            (Decision::Redirect, None) => respond::redirect(&routed, exchange),
+            (Decision::Respond(fixed), None) => respond::fixed(fixed, exchange.head.method == Method::HEAD),
         };
         Ok(respond::permitted(response, permitted))
     }

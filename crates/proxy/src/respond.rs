@@ -17,6 +17,7 @@ use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
 
 use crate::exchange::{Exchange, Open};
+use crate::fault;
 use crate::forward;
 use crate::lifecycle::Proxy;
 use crate::limit::{Permitted, Told};
@@ -75,6 +76,7 @@ impl Refused {
         if protect::ends_connection(self.refusal.kind, self.open.receipt().version) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        fault::tell(response.headers_mut(), &self.open.receipt());
         if let Some(allow) = self.allow {
             response.headers_mut().insert(ALLOW, allow);
         }
@@ -91,12 +93,15 @@ impl Refused {
 #[must_use]
 pub fn complete(exchange: Exchange, answer: Answer) -> Response<ExchangeBody> {
     let (mut head, content) = answer.response.into_parts();
-    let Exchange { open, upgraded, timing, connection, .. } = exchange;
+    let Exchange { open, upgraded, timing, connection, fault: struck, .. } = exchange;
     head.headers.insert(X_REQUEST_ID, problem::hex_value(open.receipt().request_id));
     if let Some(Told { policy, left }) = answer.told {
         // Limits of the application's own stay beside ours: each has its name.
         head.headers.append(RATELIMIT_POLICY, policy);
         head.headers.append(RATELIMIT, left);
+    }
+    if struck.is_some() {
+        fault::tell(&mut head.headers, &open.receipt());
     }
     if timing {
         let value = server_timing(&open.receipt());
@@ -108,7 +113,7 @@ pub fn complete(exchange: Exchange, answer: Answer) -> Response<ExchangeBody> {
             forward::join(sides, open, answer.permit, connection.limits.tunnel_idle);
             ExchangeBody::empty()
         }
-        None => ExchangeBody::new(content, head.status, open, Some(answer.permit)),
+        None => ExchangeBody::new(fault::shaped(content, struck), head.status, open, Some(answer.permit)),
     };
     Response::from_parts(head, body)
 }

@@ -17,6 +17,7 @@ use tidegate_wire::body::BoxError;
 use tidegate_wire::clock;
 
 use crate::exchange::Open;
+use crate::fault::{FaultBody, Injected};
 use crate::pace::{self, Pace};
 
 /// A response's body with all that ends with it.
@@ -36,13 +37,66 @@ pub enum Content {
     Full(Bytes),
     /// The upstream's.
     Answer(AnswerBody),
+    /// Any of these as injected faults shape it.
+    Faulted(Box<FaultBody>),
+    /// An injected fault: the connection ends without an answer.
+    Cut,
+}
+
+impl Content {
+    /// The next frame.
+    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(match self {
+            Content::Empty => None,
+            Content::Full(bytes) => (!bytes.is_empty()).then(|| Ok(Frame::data(std::mem::take(bytes)))),
+            Content::Answer(body) => return Pin::new(body).poll_frame(context),
+            Content::Faulted(body) => return body.poll_frame(context),
+            Content::Cut => Some(Err(Injected.into())),
+        })
+    }
+
+    /// Whether all of it has come.
+    #[must_use]
+    pub fn is_end_stream(&self) -> bool {
+        match self {
+            Content::Empty => true,
+            Content::Full(bytes) => bytes.is_empty(),
+            Content::Answer(body) => body.is_end_stream(),
+            Content::Faulted(body) => body.is_end_stream(),
+            Content::Cut => false,
+        }
+    }
+
+    /// What will still come.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        match self {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Answer(body) => body.size_hint(),
+            Content::Faulted(body) => body.size_hint(),
+            Content::Cut => SizeHint::new(),
+        }
+    }
+
+    /// Why it broke off.
+    fn broke(&self) -> End {
+        match self {
+            Content::Cut => End::Injected,
+            Content::Faulted(body) if body.is_cut() => End::Injected,
+            _ => End::UpstreamBroke,
+        }
+    }
 }
 
 impl ExchangeBody {
     /// Attaches the receipt, and the permit if there is one yet, to the content of the response.
     #[must_use]
     pub fn new(content: Content, status: StatusCode, open: Open, permit: Option<Permit>) -> ExchangeBody {
-        ExchangeBody::answered(&open, status);
+        // Of a connection that ends without an answer the client is told nothing.
+        if !matches!(content, Content::Cut) {
+            ExchangeBody::answered(&open, status);
+        }
         let pace = permit.as_ref().and_then(|permit| Pace::of(permit, Direction::Response));
         ExchangeBody { content, open: Some(open), permit, pace, sent: 0 }
     }
@@ -87,11 +141,7 @@ impl HttpBody for ExchangeBody {
                 this.sent = this.sent.saturating_add(piece.len() as u64);
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
-            let mut frame = match &mut this.content {
-                Content::Empty => None,
-                Content::Full(bytes) => (!bytes.is_empty()).then(|| Ok(Frame::data(std::mem::take(bytes)))),
-                Content::Answer(body) => ready!(Pin::new(body).poll_frame(context)),
-            };
+            let mut frame = ready!(this.content.poll_frame(context));
             if let Some(Ok(frame)) = &mut frame
                 && let Some(trailers) = frame.trailers_mut()
             {
@@ -106,7 +156,7 @@ impl HttpBody for ExchangeBody {
                     let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                     this.sent = this.sent.saturating_add(length);
                 }
-                (Some(Err(_)), _) => this.settle(End::UpstreamBroke),
+                (Some(Err(_)), _) => this.settle(this.content.broke()),
                 (None, _) => this.settle(End::Complete),
             }
             return Poll::Ready(frame);
@@ -114,21 +164,11 @@ impl HttpBody for ExchangeBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pace.as_ref().is_none_or(|pace| pace.rest() == 0)
-            && match &self.content {
-                Content::Empty => true,
-                Content::Full(bytes) => bytes.is_empty(),
-                Content::Answer(body) => body.is_end_stream(),
-            }
+        self.pace.as_ref().is_none_or(|pace| pace.rest() == 0) && self.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let hint = match &self.content {
-            Content::Empty => SizeHint::with_exact(0),
-            Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Answer(body) => body.size_hint(),
-        };
-        pace::with_rest(hint, self.pace.as_deref())
+        pace::with_rest(self.content.size_hint(), self.pace.as_deref())
     }
 }
 

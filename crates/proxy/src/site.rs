@@ -8,6 +8,7 @@ use tidegate_model::tenant::{RouteLimits, Tenants};
 use tidegate_upstream::{Prepared, Upstream, Upstreams};
 use tidegate_wire::clock;
 
+use crate::fault::Faults;
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
 use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung, TenantSource};
 
@@ -23,6 +24,8 @@ pub struct Site {
     pub tenants: Arc<Tenants>,
     /// What addresses have spent of failed identifications.
     pub failures: FailureLimit,
+    /// What an operator has injected.
+    pub faults: Arc<Faults>,
 }
 
 /// What outlives every site: state kept by name over reloads.
@@ -36,6 +39,8 @@ pub struct Standing {
     pub failures: Arc<Failures>,
     /// Verifiers of tokens.
     pub verifiers: Arc<Verifiers>,
+    /// Injected faults.
+    pub faults: Arc<Faults>,
 }
 
 /// A route with everything that it names looked up.
@@ -119,7 +124,14 @@ impl Site {
         standing
             .tenants
             .apply(tenants.listed.values().map(|one| (&one.id, &one.plan)), tenants.unknown.as_ref());
-        Ok(Site { table, identity, tenants: Arc::clone(&standing.tenants), failures, settings })
+        Ok(Site {
+            table,
+            identity,
+            tenants: Arc::clone(&standing.tenants),
+            failures,
+            faults: Arc::clone(&standing.faults),
+            settings,
+        })
     }
 }
 

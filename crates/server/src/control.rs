@@ -16,7 +16,7 @@ use axum::extract::{ConnectInfo, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use serde::Deserialize;
 use serde_json::json;
 use tidegate_model::credential::Digest;
@@ -29,9 +29,11 @@ use crate::config::{ControlAddress, ControlSettings, ControlToken, Failure, Scop
 use crate::run::Process;
 
 mod explanation;
+mod faults;
 mod metrics;
 mod report;
 
+pub use faults::end_all as end_all_faults;
 pub use metrics::TenantLines;
 
 /// Bytes of a request's body.
@@ -43,6 +45,10 @@ enum Peer {
     Tcp(SocketAddr),
     Unix,
 }
+
+/// Who asks, by name: of a token, or in words.
+#[derive(Clone, Debug)]
+struct Who(String);
 
 #[derive(Clone)]
 struct Control {
@@ -161,7 +167,7 @@ async fn as_unix(mut request: Request, next: Next) -> Response {
 }
 
 /// All there is, as `docs/control.md` has it.
-fn endpoints() -> [(&'static str, MethodRouter<Control>); 9] {
+fn endpoints() -> [(&'static str, MethodRouter<Control>); 11] {
     [
         ("/healthz", get(|| async { "ok\n" })),
         ("/readyz", get(ready)),
@@ -172,6 +178,8 @@ fn endpoints() -> [(&'static str, MethodRouter<Control>); 9] {
         ("/reload", post(reload)),
         ("/upstreams/{name}/endpoints/{address}", post(set_endpoint)),
         ("/upstreams/{name}/shards/{tenant}", get(shard)),
+        ("/faults", get(faults::list).post(faults::begin)),
+        ("/faults/{name}", delete(faults::end)),
     ]
 }
 
@@ -191,7 +199,7 @@ fn router(control: Control) -> Router {
 }
 
 /// Lets a request through that may be made.
-async fn guard(State(control): State<Control>, request: Request, next: Next) -> Response {
+async fn guard(State(control): State<Control>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !matches!(peer, Some(Peer::Unix)) && !is_known_host(host, &control.settings.hosts) {
@@ -204,6 +212,7 @@ async fn guard(State(control): State<Control>, request: Request, next: Next) -> 
     let need = match (request.method().is_safe(), request.uri().path()) {
         (true, "/healthz" | "/readyz" | "/metrics") => None,
         (true, _) => Some(Scope::Read),
+        (false, path) if path == "/faults" || path.starts_with("/faults/") => Some(Scope::Faults),
         (false, _) => Some(Scope::Write),
     };
     match may(peer, need, request.headers(), &control.settings.tokens) {
@@ -211,6 +220,7 @@ async fn guard(State(control): State<Control>, request: Request, next: Next) -> 
             if !request.method().is_safe() {
                 tracing::info!(who, method = %request.method(), path = request.uri().path(), "control: change");
             }
+            request.extensions_mut().insert(Who(who));
             next.run(request).await
         }
         Err(response) => *response,
@@ -243,7 +253,7 @@ fn may(
     let token =
         headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let Some(token) = token else {
-        let open = loopback && need != Some(Scope::Write);
+        let open = loopback && matches!(need, None | Some(Scope::Read));
         return if open { Ok("loopback".to_owned()) } else { Err(Box::new(unauthorized())) };
     };
     let digest = Digest::of(token.as_bytes());
@@ -254,8 +264,8 @@ fn may(
     // Who may change may look.
     let has = |scope: Scope| held.scopes.contains(&scope);
     match need {
-        Some(Scope::Read) if !has(Scope::Read) && !has(Scope::Write) => Err(Box::new(lacks_scope())),
-        Some(Scope::Write) if !has(Scope::Write) => Err(Box::new(lacks_scope())),
+        Some(Scope::Read) if held.scopes.is_empty() => Err(Box::new(lacks_scope())),
+        Some(scope @ (Scope::Write | Scope::Faults)) if !has(scope) => Err(Box::new(lacks_scope())),
         _ => Ok(held.name.to_string()),
     }
 }
@@ -276,10 +286,18 @@ fn unauthorized() -> Response {
 
 /// An error as RFC 9457 has it.
 fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
-    let body = json!({
+    problem_with(status, code, detail, &[])
+}
+
+/// The same with all that is wrong, each for itself.
+fn problem_with(status: StatusCode, code: &str, detail: &str, problems: &[String]) -> Response {
+    let mut body = json!({
         "type": format!("urn:tidegate:{}", code.replacen('.', ":", 1)), "title": status.canonical_reason(), "status": status.as_u16(),
         "code": code, "detail": detail,
     });
+    if !problems.is_empty() {
+        body["problems"] = json!(problems);
+    }
     let mut response = (status, body.to_string()).into_response();
     response
         .headers_mut()
@@ -405,7 +423,11 @@ mod tests {
             digest: Digest::of(name.as_bytes()),
             scopes: scopes.to_vec(),
         };
-        let tokens = [token_of("reader", &[Scope::Read]), token_of("writer", &[Scope::Write])];
+        let tokens = [
+            token_of("reader", &[Scope::Read]),
+            token_of("writer", &[Scope::Write]),
+            token_of("rehearser", &[Scope::Faults]),
+        ];
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
             headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
@@ -428,6 +450,12 @@ mod tests {
             (loopback, Some(Scope::Write), Some("reader"), 403),
             (far, Some(Scope::Write), Some("writer"), 200),
             (loopback, Some(Scope::Read), Some("wrong"), 401),
+            (loopback, Some(Scope::Faults), None, 401),
+            (loopback, Some(Scope::Faults), Some("writer"), 403),
+            (far, Some(Scope::Faults), Some("rehearser"), 200),
+            (far, Some(Scope::Read), Some("rehearser"), 200),
+            (far, Some(Scope::Write), Some("rehearser"), 403),
+            ("unix", Some(Scope::Faults), None, 200),
             ("unix", Some(Scope::Write), None, 200),
         ] {
             assert_eq!(check(peer, need, token), expected, "{peer} {need:?} {token:?}");
@@ -436,7 +464,7 @@ mod tests {
 
     #[test]
     fn the_documentation_names_each_endpoint_and_each_error() {
-        let source = include_str!("control.rs");
+        let sources = [include_str!("control.rs"), include_str!("control/faults.rs")];
         let page = include_str!("../../../docs/control.md");
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## `")).collect();
         for (path, _) in endpoints() {
@@ -450,8 +478,8 @@ mod tests {
                 .filter(|part| part.bytes().all(|byte| byte.is_ascii_lowercase() || b".-".contains(&byte)));
             codes.map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
         };
-        let known = codes(source.split("#[cfg(test)]").next().unwrap());
-        assert_eq!(codes(page), known);
+        let known = sources.map(|source| codes(source.split("#[cfg(test)]").next().unwrap()));
+        assert_eq!(codes(page), known.into_iter().flatten().collect());
     }
 
     #[test]

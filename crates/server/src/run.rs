@@ -217,6 +217,7 @@ pub async fn stop(process: &Arc<Process>) {
     tracing::info!(?most, "draining");
     let gate = Arc::clone(&process.gate);
     let ended = tokio::task::spawn_blocking(move || gate.drain(most)).await.unwrap_or(false);
+    control::end_all_faults(&process.gate.standing.faults);
     if !ended {
         tracing::warn!("some exchanges did not end in time and were cut");
     }

@@ -137,7 +137,7 @@ fn table(state: &Value) -> String {
         _ => String::new(),
     };
     format!(
-        "tidegate {}, configuration of {}, {} connections\n{}\n{}\n{}\n{}\n{}{error}",
+        "tidegate {}, configuration of {}, {} connections\n{}\n{}\n{}\n{}\n{}{}{error}",
         cell(&state["version"]),
         cell(&state["config"]["loaded_at"]),
         state["connections"],
@@ -145,7 +145,8 @@ fn table(state: &Value) -> String {
         aligned(&upstreams(state)),
         aligned(&endpoints(state)),
         aligned(&plans(state)),
-        aligned(&tenants(state))
+        aligned(&tenants(state)),
+        faults(state),
     )
 }
 
@@ -180,6 +181,31 @@ fn of(used: String, most: String) -> String {
 
 fn mebibytes(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |bytes| format!("{:.0} MiB", bytes / f64::from(1 << 20)))
+}
+
+/// The injected faults, so that nobody looks for what is a rehearsal; nothing, if there are none.
+fn faults(state: &Value) -> String {
+    let mut rows = Rows::of(["INJECTED FAULT", "WHAT", "TENANT", "ROUTE", "SHARE", "BY", "UNTIL", "STRUCK"]);
+    let mut all = list(&state["faults"]).peekable();
+    if all.peek().is_none() {
+        return String::new();
+    }
+    for one in all {
+        let kinds = tidegate_model::fault::Kind::NAMES.into_iter();
+        let what =
+            kinds.filter(|kind| !one[*kind].is_null()).map(|kind| format!("{kind} {}", cell(&one[kind])));
+        rows.push([
+            cell(&one["name"]),
+            what.collect(),
+            cell(&one["tenant"]),
+            cell(&one["route"]),
+            format!("{:.0} %", one["share"].as_f64().unwrap_or_default() * 100.0),
+            cell(&one["by"]),
+            cell(&one["until"]),
+            cell(&one["struck"]),
+        ]);
+    }
+    format!("\n{}", aligned(&rows))
 }
 
 fn upstreams(state: &Value) -> Rows {

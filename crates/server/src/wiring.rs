@@ -141,6 +141,7 @@ impl Gate {
             tenants: Arc::new(Tenants::new(config.proxy.tenants.tracked_max)),
             failures: Arc::default(),
             verifiers: Arc::default(),
+            faults: Arc::default(),
         };
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers).map_err(WiringError::from);

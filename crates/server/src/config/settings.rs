@@ -78,6 +78,8 @@ pub struct ControlSettings {
     pub tokens: Vec<ControlToken>,
     /// Names in `Host` that are accepted besides `localhost` and addresses.
     pub hosts: Vec<String>,
+    /// Whether faults may be injected.
+    pub faults: bool,
 }
 
 /// An address of the control API.
@@ -107,6 +109,8 @@ pub enum Scope {
     Read,
     /// Change what is running.
     Write,
+    /// Inject faults.
+    Faults,
 }
 
 /// When the process refuses to save itself.

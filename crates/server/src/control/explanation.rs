@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidegate_model::fault::Kind;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::tick::Tick;
 
@@ -32,6 +33,7 @@ pub fn json(receipt: &Receipt) -> Value {
         "upstream_ms": in_millis(receipt.upstream_time),
         "duration_ms": millis(receipt, receipt.ended),
         "end": receipt.end.name(),
+        "fault": receipt.fault,
         "steps": steps,
         "steps_dropped": receipt.events_dropped,
     })
@@ -66,6 +68,16 @@ fn in_millis(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }
 
+fn fault(kind: &Kind) -> String {
+    match kind {
+        Kind::Delay(wait) => format!("a delay of {:.3} ms", wait.as_secs_f64() * 1e3),
+        Kind::Abort(status) => format!("status {} instead of the first upstream's answer", status.as_u16()),
+        Kind::Reset => "the connection ends without an answer".to_owned(),
+        Kind::Throttle(pace) => format!("a body of {pace} bytes a second"),
+        Kind::Truncate(bytes) => format!("a body that breaks off after {bytes} bytes"),
+    }
+}
+
 fn in_words(receipt: &Receipt, step: &Step) -> String {
     match step {
         Step::Routed => format!("matched route `{}`", receipt.route.as_deref().unwrap_or_default()),
@@ -74,6 +86,7 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         }
         Step::Limited { limit, remaining } => format!("let through by limit `{limit}`: {remaining} left"),
         Step::Waited(wait) => format!("waited {:.3} ms at the upstream's gate", wait.as_secs_f64() * 1e3),
+        Step::Faulted(name, kind) => format!("the injected fault `{name}` struck: {}", fault(kind)),
         Step::Sharded(endpoints) => {
             let told: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
             format!("the tenant's shard is {}", told.join(", "))

@@ -5,19 +5,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tidegate_model::fault::Kind;
 use tidegate_model::tenant::Tenants;
 use tidegate_proxy::CoreShield;
 use tidegate_upstream::{Admin, EndpointStatus, ShardStatus, UpstreamStatus};
+use tidegate_wire::clock;
 
 use crate::protect;
 use crate::run::Process;
 use crate::telemetry::{
     ACCEPT_FAILURES, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS,
     CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
-    ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, GATE_REFUSED, GATE_SLOTS, GATE_USED,
-    GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT,
-    Metric, OPEN_FILES, OPEN_FILES_LIMIT, RECEIVED, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT,
-    SHARD_REFUSED, SHARD_SPILLED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
+    ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, GATE_REFUSED,
+    GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LISTEN_OVERFLOWS,
+    MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, RECEIVED, REFUSALS, RELOADS, REQUESTS,
+    RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS,
+    TENANTS, TRIES,
 };
 
 /// Tenants with a line of their own.
@@ -71,6 +74,13 @@ pub fn text(process: &Process) -> String {
     out.family(&ACCEPT_FAILURES);
     out.sample(ACCEPT_FAILURES.name, &[], gate.census.failed());
     protection(&mut out, process);
+    let faults = &gate.standing.faults;
+    out.family(&FAULTS);
+    out.sample(FAULTS.name, &[], faults.all(clock::now()).len());
+    out.family(&FAULTS_STRUCK);
+    for (kind, count) in Kind::NAMES.into_iter().zip(faults.counts()) {
+        out.sample(FAULTS_STRUCK.name, &[("kind", kind)], count);
+    }
     out.family(&RELOADS);
     out.sample(RELOADS.name, &[("outcome", "applied")], gate.counts.reloads.load(Relaxed));
     out.sample(RELOADS.name, &[("outcome", "refused")], gate.counts.reloads_refused.load(Relaxed));

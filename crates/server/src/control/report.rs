@@ -10,6 +10,7 @@ use tidegate_model::tenant::{RouteLimits, Standing, Tenant};
 use tidegate_model::tick::Tick;
 use tidegate_wire::{clock, files};
 
+use crate::control::faults;
 use crate::control::metrics::busiest;
 use crate::protect;
 use crate::run::Process;
@@ -68,6 +69,7 @@ pub fn status(process: &Process) -> Value {
         "listeners": listeners,
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
+        "faults": faults::told(&gate.standing.faults),
         "tenants": {
             "tracked": gate.standing.tenants.len(),
             "busiest": tenants,

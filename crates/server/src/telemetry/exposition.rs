@@ -67,6 +67,8 @@ metrics! {
     TENANTS = "tidegate_tenants", "gauge", [], "Tenants with state of their own.";
     TENANT_REQUESTS = "tidegate_tenant_requests_total", "counter", ["tenant"], "Exchanges that a tenant's limits let through, for the busiest tenants; the line with `sum=\"true\"` is the rest.";
     TENANT_REFUSED = "tidegate_tenant_refused_total", "counter", ["tenant"], "Exchanges that a tenant's limits refused, for the busiest tenants; the line with `sum=\"true\"` is the rest.";
+    FAULTS = "tidegate_faults", "gauge", [], "Injected faults that have not ended.";
+    FAULTS_STRUCK = "tidegate_faults_struck_total", "counter", ["kind"], "Times an injected fault struck an exchange: `delay`, `abort`, `reset`, `throttle` or `truncate`.";
     LINES_DROPPED = "tidegate_access_log_dropped_total", "counter", [], "Access log lines dropped because the writer could not keep up.";
     RELOADS = "tidegate_config_reloads_total", "counter", ["outcome"], "Reloads of the configuration: `applied` or `refused`.";
     BUILD = "tidegate_build_info", "gauge", ["version"], "1, labelled with the version.";

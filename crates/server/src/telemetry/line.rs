@@ -82,7 +82,12 @@ pub(super) const FIELDS: &[Field] = &[
     field("version", "text", "", "The HTTP version: `1.0`, `1.1` or `2`."),
     field("listener", "text, address and port", "", "The listener by which it came."),
     field("tls", "`true` or `false`", "", "Whether it came over TLS."),
-    field("status", "number", "", "The status that the client was told; 0: none, as it left first."),
+    field(
+        "status",
+        "number",
+        "",
+        "The status that the client was told; 0: none, as it left first or an injected fault cut its connection.",
+    ),
     field("code", "text", "it was not refused", "The refusal; `tidegate explain CODE` tells what it means."),
     field("route", "text", "no route matched", "The route's name."),
     field("tenant", "text", "the tenant was not identified", "The tenant's id."),
@@ -109,11 +114,12 @@ pub(super) const FIELDS: &[Field] = &[
         "In calls to endpoints, until their heads.",
     ),
     field("gate_ms", "number, milliseconds", "no endpoint was tried", "Waiting at the upstream's gate."),
+    field("fault", "text", "no injected fault struck it", "The names of the injected faults that struck it."),
     field(
         "end",
         "text",
         "",
-        "How it ended: `complete`, `client-gone`, `upstream-broke`, `tunnel-closed` or `panicked`.",
+        "How it ended: `complete`, `client-gone`, `upstream-broke`, `tunnel-closed`, `injected` (by a fault) or `panicked`.",
     ),
 ];
 
@@ -153,6 +159,9 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &str, query: boo
     if receipt.tries > 0 {
         line.millis("upstream_ms", receipt.upstream_time);
         line.millis("gate_ms", receipt.gate_wait);
+    }
+    if let Some(fault) = &receipt.fault {
+        line.text("fault", fault.as_bytes());
     }
     line.text("end", receipt.end.name().as_bytes());
     out.extend_from_slice(b"}\n");
@@ -285,6 +294,7 @@ mod tests {
         receipt.upstream = Some("u".into());
         receipt.endpoint = Some("127.0.0.1:1".parse().unwrap());
         receipt.tries = 1;
+        receipt.fault = Some("f".into());
         check(&receipt, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());
     }
 

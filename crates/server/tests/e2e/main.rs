@@ -5,6 +5,7 @@ mod demo;
 mod drills;
 mod examples;
 mod exchanges;
+mod faults;
 mod fuzzed;
 mod gate;
 mod limits;

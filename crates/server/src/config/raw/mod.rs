@@ -237,13 +237,15 @@ pub struct Control {
     pub tokens: Vec<Token>,
     /// Names in `Host` that are accepted besides `localhost` and addresses.
     pub hosts: Vec<String>,
+    /// Whether faults may be injected, to rehearse them: see `docs/faults.md`.
+    pub faults: bool,
 }
 
 impl Default for Control {
     fn default() -> Control {
         let local = std::net::SocketAddr::from(([127, 0, 0, 1], 8090));
         let listen = vec![ControlListen(super::settings::ControlAddress::Tcp(local))];
-        Control { listen, tokens: Vec::new(), hosts: Vec::new() }
+        Control { listen, tokens: Vec::new(), hosts: Vec::new(), faults: false }
     }
 }
 
@@ -272,6 +274,8 @@ pub enum Scope {
     Read,
     /// Change what is running.
     Write,
+    /// Inject faults, where `[control] faults` allows it.
+    Faults,
 }
 
 /// What is written where.

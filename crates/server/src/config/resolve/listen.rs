@@ -182,6 +182,7 @@ pub fn control(context: &mut Context<'_>, raw: &raw::Control) -> ControlSettings
         let scopes = token.scopes.iter().map(|scope| match scope {
             raw::Scope::Read => Scope::Read,
             raw::Scope::Write => Scope::Write,
+            raw::Scope::Faults => Scope::Faults,
         });
         tokens.push(ControlToken {
             name: Arc::from(token.name.0.as_str()),
@@ -196,7 +197,7 @@ pub fn control(context: &mut Context<'_>, raw: &raw::Control) -> ControlSettings
             Err(error) => context.tell(node.at("hosts").nth(index), error.detail()),
         }
     }
-    ControlSettings { listen, tokens, hosts }
+    ControlSettings { listen, tokens, hosts, faults: raw.faults }
 }
 
 pub fn log(raw: &raw::Log) -> LogSettings {
