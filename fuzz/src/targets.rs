@@ -15,49 +15,89 @@ use tidegate_model::{deadline, host, path};
 use tidegate_proxy::settings::{JwtKeys, JwtSettings};
 use tidegate_proxy::{Entropy, Verifier, Verifiers, trace};
 use tidegate_wire::client::response::{Chunks, Framing, Malformed, Piece, take_head};
-use tidegate_wire::guard::{Guard, HeadLimits, Phase};
 use tidegate_wire::proxy_protocol::{HEADER_MAX, Parsed, parse};
+use tidegate_wire::request_body::{Next, RequestBody};
+use tidegate_wire::request_head::{Facts, HeadLimits, HeadReader};
 
 /// The most bytes of an input: more shows nothing new and costs time.
 const INPUT_MAX: usize = 16 * 1024;
 
-/// The guard says the same of any split of the bytes, and lets pass only what a naive, strict reader reads as one whole
+/// A client's bytes mean the same for any split of them, and are read only where a naive, strict reader finds one whole
 /// request after another, with the same boundaries.
-pub fn guard(bytes: &[u8]) {
+pub fn request(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(INPUT_MAX)];
-    let limits = HeadLimits { count: 20, bytes: 2048 };
-    let mut whole = Guard::new(limits);
-    let result = whole.feed(bytes);
-    let mut split = Guard::new(limits);
-    let (mut at, mut step) = (0, 1);
-    let mut refused = None;
-    while at < bytes.len() && refused.is_none() {
-        let end = (at + step).min(bytes.len());
-        refused = split.feed(&bytes[at..end]).err().map(|(_, violation)| violation);
-        (at, step) = (end, step % 7 + 1);
+    let whole = read_requests(&mut std::iter::once(bytes));
+    let split = read_requests(&mut in_small_parts(bytes));
+    assert_eq!(split, whole, "a split changes what the requests are");
+    if let Ok(read) = whole {
+        let between = reading::between_requests(bytes).expect("what is read can be read in one way");
+        assert_eq!(read.between, between, "it ends where a request ends");
     }
-    assert_eq!(refused, result.err().map(|(_, violation)| violation), "a split changes the verdict");
-    if refused.is_none() {
-        assert_eq!(split.phase(), whole.phase(), "a split changes the phase");
-        let between = reading::between_requests(bytes).expect("what passes can be read in one way");
-        if whole.phase() != Phase::Undecided {
-            assert_eq!(whole.phase() == Phase::Idle, between, "it ends where a request ends");
+}
+
+/// What was read of a client's bytes.
+#[derive(Debug, PartialEq)]
+struct Requests {
+    heads: Vec<String>,
+    bodies: Vec<u8>,
+    /// They end between two requests.
+    between: bool,
+}
+
+/// Reads requests. The error is why not, and how many heads were read before that.
+fn read_requests<'a>(parts: &mut impl Iterator<Item = &'a [u8]>) -> Result<Requests, (&'static str, usize)> {
+    let limits = HeadLimits { count: 20, bytes: 2048 };
+    let (mut read, mut reader, mut body) =
+        (BytesMut::new(), HeadReader::new(limits), RequestBody::of(&Facts::default()));
+    let mut requests = Requests { heads: Vec::new(), bodies: Vec::new(), between: true };
+    loop {
+        let step = match body.take(&mut read, limits) {
+            Ok(Next::Data(data)) => {
+                requests.bodies.extend_from_slice(&data);
+                continue;
+            }
+            Ok(Next::Trailers(_)) => continue,
+            Ok(Next::More) => Ok(false),
+            Ok(Next::End) => match reader.read(&read) {
+                Ok(Some(end)) => reader.take(&read.split_to(end).freeze()).map(|(request, facts)| {
+                    requests.heads.push(format!("{request:?} {facts:?}"));
+                    body = RequestBody::of(&facts);
+                    true
+                }),
+                Ok(None) => Ok(false),
+                Err(violation) => Err(violation),
+            },
+            Err(violation) => Err(violation),
+        };
+        match step {
+            Ok(true) => continue,
+            Ok(false) => match parts.next() {
+                Some(part) => read.extend_from_slice(part),
+                None => break,
+            },
+            Err(violation) => return Err((violation.why, requests.heads.len())),
         }
     }
+    requests.between = matches!(body, RequestBody::Ended) && !reader.has_begun(&read);
+    Ok(requests)
+}
+
+/// The same bytes in parts of one byte to seven.
+fn in_small_parts(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut step = 0;
+    std::iter::from_fn(move || {
+        step = step % 7 + 1;
+        let (part, after) = rest.split_at(step.min(rest.len()));
+        rest = after;
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 /// An answer of an upstream means the same for any split of the bytes, and bytes that come after it are never part of it.
 pub fn response(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(INPUT_MAX)];
     let whole = read_response(&mut std::iter::once(bytes));
-    let mut rest = bytes;
-    let mut step = 0;
-    let mut parts = std::iter::from_fn(|| {
-        step = step % 7 + 1;
-        let (part, after) = rest.split_at(step.min(rest.len()));
-        rest = after;
-        (!part.is_empty()).then_some(part)
-    });
+    let mut parts = in_small_parts(bytes);
     let split = read_response(&mut parts);
     let unread: usize = parts.map(<[u8]>::len).sum();
     let split =
@@ -118,7 +158,7 @@ fn read_response<'a>(parts: &mut impl Iterator<Item = &'a [u8]>) -> Result<Optio
     }
 }
 
-/// A reader of HTTP/1 requests that knows nothing of the guard's: slow, naive, strict.
+/// A reader of HTTP/1 requests that knows nothing of ours: slow, naive, strict.
 mod reading {
     /// Whether the bytes end between two requests. `None`: they are no requests, or could be read in two ways.
     pub fn between_requests(mut rest: &[u8]) -> Option<bool> {

@@ -16,8 +16,8 @@ use tidegate_model::headers;
 use tidegate_model::refusal::{self, Kind, Refusal};
 use tidegate_wire::body::{BoxError, Incoming, is_cut, violation};
 use tidegate_wire::clock;
-use tidegate_wire::guard::Violation;
 use tidegate_wire::patience::Patience;
+use tidegate_wire::request_head::Violation;
 
 use crate::pace::{self, Pace};
 use crate::protect::Held;

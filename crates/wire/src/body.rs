@@ -4,11 +4,14 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-pub use hyper::body::Incoming;
 
-use crate::guard::Violation;
+use crate::request_head::Violation;
+use crate::server::Inbound;
 
 /// What a body may fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -42,24 +45,85 @@ impl Body {
     }
 }
 
+/// The body of a client's request.
+pub struct Incoming(Source);
+
+enum Source {
+    Empty,
+    /// The connection is asked for it.
+    Http1(Held),
+    Http2(hyper::body::Incoming),
+}
+
+/// The right to read a request's body from its connection.
+struct Held(Rc<RefCell<Inbound>>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.borrow_mut().let_go();
+    }
+}
+
+impl Incoming {
+    pub(crate) fn http1(inbound: &Rc<RefCell<Inbound>>) -> Incoming {
+        let whole = inbound.borrow().is_whole();
+        Incoming(if whole { Source::Empty } else { Source::Http1(Held(Rc::clone(inbound))) })
+    }
+
+    pub(crate) fn http2(body: hyper::body::Incoming) -> Incoming {
+        Incoming(Source::Http2(body))
+    }
+}
+
+impl HttpBody for Incoming {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Source::Empty => Poll::Ready(None),
+            Source::Http1(held) => {
+                let polled = held.0.borrow_mut().poll_frame(context);
+                // What comes next on the connection is the body of another request.
+                if held.0.borrow().is_whole() {
+                    self.0 = Source::Empty;
+                }
+                polled
+            }
+            Source::Http2(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Source::Empty => true,
+            Source::Http1(_) => false,
+            Source::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Http1(held) => held.0.borrow().left().map_or_else(SizeHint::new, SizeHint::with_exact),
+            Source::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 /// What the client did wrong, if that is why its body failed: an HTTP/1 body's framing, or how slowly it came.
 #[must_use]
-pub fn violation(error: &hyper::Error) -> Option<Violation> {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(violation) = io.and_then(|inner| inner.downcast_ref::<Violation>()) {
-            return Some(*violation);
-        }
-        cause = error.source();
-    }
-    None
+pub fn violation(error: &BoxError) -> Option<Violation> {
+    error.downcast_ref::<Violation>().copied()
 }
 
 /// Whether a body of HTTP/2 that has no further frame was cut: a reset with `NO_ERROR` looks like an end to hyper. What
 /// was cut must not be told on as whole.
 #[must_use]
-pub fn is_cut(body: &Incoming) -> bool {
+pub fn is_cut(body: &impl HttpBody) -> bool {
     !body.is_end_stream()
 }
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::header::EXPECT;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -27,7 +28,7 @@ use tokio_rustls::TlsConnector;
 use tidegate_model::headers;
 use tidegate_model::tick::Tick;
 
-use crate::body::{Body, BoxError, Incoming, is_cut};
+use crate::body::{Body, BoxError, is_cut};
 use crate::client_tls::ClientTls;
 use crate::clock;
 use crate::settings::Protocol;

@@ -8,7 +8,8 @@ use http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
-use crate::stream::Socket;
+use crate::outgoing::field;
+use crate::socket::Socket;
 
 /// How long a refused client may take to read why, and how much of what it still sends is read meanwhile.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
@@ -20,10 +21,7 @@ pub(crate) fn encode(response: &Response<Bytes>) -> Vec<u8> {
     let mut out =
         format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("")).into_bytes();
     for (name, value) in response.headers() {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        field(&mut out, name.as_str(), value.as_bytes());
     }
     out.extend_from_slice(
         format!("content-length: {}\r\nconnection: close\r\n\r\n", response.body().len()).as_bytes(),
@@ -36,19 +34,10 @@ pub(crate) fn encode(response: &Response<Bytes>) -> Vec<u8> {
 /// client would not see the answer.
 pub(crate) async fn linger(mut socket: Socket, bytes: &[u8]) {
     let by = clock::now().after(LINGER);
-    let _ = clock::timeout_at(by, async {
-        match &mut socket {
-            Socket::Plain(stream) => say_and_listen(stream, bytes).await,
-            Socket::Tls(stream) => say_and_listen(stream, bytes).await,
-        }
-    })
-    .await;
+    let _ = clock::timeout_at(by, say_and_listen(&mut socket, bytes)).await;
 }
 
-async fn say_and_listen(
-    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
-    bytes: &[u8],
-) -> io::Result<()> {
+async fn say_and_listen(stream: &mut Socket, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     stream.shutdown().await?;
     let mut left = LINGER_BYTES;

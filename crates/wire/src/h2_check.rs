@@ -9,7 +9,7 @@ use tidegate_model::refusal::{
     REQUEST_METHOD, REQUEST_PATH, Refusal,
 };
 
-use crate::guard::is_target;
+use crate::request_head::is_target;
 use crate::settings::ConnectionLimits;
 
 /// Checks that the request is well formed, and makes one of its `Cookie` fields.

@@ -1,4 +1,4 @@
-//! An exchange from the call of the service to the last byte of its answer, as its connection sees it.
+//! An exchange from the call of the service to the last byte of its answer, as its HTTP/2 connection sees it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tidegate_model::tick::Tick;
 
 use crate::body::BoxError;
 use crate::clock;
-use crate::stream::Shared;
+use crate::h2_stream::Shared;
 use crate::streams::Stream;
 
 /// An exchange while it is under way.
@@ -21,14 +21,10 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// Begins with the call of the service, not with the first look at its future: a client's FIN that is read in between
-    /// finds an exchange under way.
+    /// Begins with the call of the service, not with the first look at its future.
     pub(crate) fn begin(shared: &Arc<Shared>) -> Pass {
         shared.in_flight.fetch_add(1, Relaxed);
         shared.exchanges.fetch_add(1, Relaxed);
-        shared.upgraded.store(false, Relaxed);
-        shared.declined.store(false, Relaxed);
-        shared.answering.store(false, Relaxed);
         Pass { shared: Arc::clone(shared), answered: false }
     }
 }
@@ -54,7 +50,7 @@ pin_project_lite::pin_project! {
         #[pin]
         body: Option<B>,
         words: Option<Bytes>,
-        // HTTP/2: where it is noted how long the client takes nothing.
+        // Where it is noted how long the client takes nothing.
         stream: Option<Stream>,
         _pass: Pass,
     }
@@ -62,9 +58,9 @@ pin_project_lite::pin_project! {
 
 impl<B> Tracked<B> {
     /// The handler's answer.
-    pub(crate) fn answer(body: B, stream: Option<Stream>, mut pass: Pass) -> Tracked<B> {
+    pub(crate) fn answer(body: B, stream: Stream, mut pass: Pass) -> Tracked<B> {
         pass.answered = true;
-        Tracked { body: Some(body), words: None, stream, _pass: pass }
+        Tracked { body: Some(body), words: None, stream: Some(stream), _pass: pass }
     }
 
     /// The words of a refusal.

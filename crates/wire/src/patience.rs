@@ -8,7 +8,7 @@ use std::time::Duration;
 use tidegate_model::refusal;
 use tidegate_model::tick::Tick;
 
-use crate::guard::Violation;
+use crate::request_head::Violation;
 use crate::settings::ConnectionLimits;
 
 /// The patience with one body.

@@ -5,20 +5,18 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, Version};
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
 use http_body::Body as HttpBody;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tidegate_model::refusal::{self, Refusal};
-use tidegate_model::tick::Tick;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -31,17 +29,24 @@ use crate::body::{BoxError, Incoming};
 use crate::clock;
 use crate::farewell::{LINGER, encode, linger};
 use crate::first_bytes;
-use crate::guard::Violation;
 use crate::h2_check;
+use crate::h2_stream::{H2Stream, Hold, Shared};
 use crate::listen::backlog;
 use crate::pass::{Pass, Tracked};
 use crate::seat::{Rest, Room, Seat, Seats};
 use crate::settings::{ConnectionLimits, ListenerSettings};
-use crate::stream::{GuardedStream, Hold, Shared, Socket};
+use crate::socket::Socket;
 use crate::streams::{Stream, StreamExecutor, Streams};
 use crate::task;
-use crate::timer::{Ended, Timer};
+use crate::timer::Timer;
 use crate::websocket;
+
+mod answer;
+mod http1;
+mod inbound;
+
+use http1::{Driver, Ended};
+pub(crate) use inbound::Inbound;
 
 /// How long accepting pauses when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -57,7 +62,7 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// What answers requests.
 pub trait Handler: 'static {
     /// The response's body.
-    type Body: HttpBody<Data = Bytes, Error = BoxError> + 'static;
+    type Body: HttpBody<Data = Bytes, Error = BoxError> + Unpin + 'static;
 
     /// Answers a request. A refusal is a response too.
     fn handle(
@@ -307,7 +312,7 @@ impl<H: Handler> Server<H> {
             Connection::tell(&mut connection, |known| known.server_name = server_name);
             (Socket::Tls(Box::new(stream)), h2)
         } else {
-            // hyper's buffers are not made before there is something to put into them.
+            // No buffer is made before there is something to put into it.
             let by = clock::now().after(limits.header_time);
             let preface = tokio::select! {
                 biased;
@@ -329,96 +334,76 @@ impl<H: Handler> Server<H> {
     }
 
     async fn drive(self: Rc<Self>, socket: Socket, seat: Seat, h2: bool, connection: Rc<Connection>) {
-        let shared = Shared::new(clock::now());
-        let limits = Arc::clone(&connection.limits);
-        let io = GuardedStream::new(socket, seat, !h2, Arc::clone(&shared), limits);
         if h2 {
-            self.drive_h2(io, shared, connection).await;
+            self.drive_h2(socket, seat, connection).await;
         } else {
-            self.drive_h1(io, shared, connection).await;
+            self.drive_h1(socket, seat, connection).await;
         }
     }
 
-    async fn drive_h1(
-        self: Rc<Self>,
-        mut io: GuardedStream,
-        shared: Arc<Shared>,
-        connection: Rc<Connection>,
-    ) {
-        let limits = &connection.limits;
-        let service =
-            service_fn(|request| self.answer(request, &connection, &shared, None, Pass::begin(&shared)));
-        let mut builder = http1::Builder::new();
-        // hyper asks for the client's FIN while an exchange is under way: the guarded stream tells it only of
-        // clients that are gone. A response never waits for the next pipelined request.
-        builder.half_close(false).max_buf_size((limits.header_bytes * 2).max(64 * 1024));
-        // The guard counts; hyper has room for 100 without allocating it anew for each head.
-        if limits.header_count > 100 {
-            builder.max_headers(limits.header_count);
-        }
-        let (driven, ended) = loop {
-            let mut driven = builder.serve_connection(io, &service).with_upgrades();
+    async fn drive_h1(self: Rc<Self>, socket: Socket, seat: Seat, connection: Rc<Connection>) {
+        let inbound = Inbound::new(socket, &connection.limits);
+        let mut exchanges = 0;
+        let ended = loop {
             let ended = {
-                let mut timer = Timer::new(&shared, limits, &self.drain, None);
-                std::future::poll_fn(|context| {
-                    timer.poll(context, Pin::new(&mut driven), |driven| driven.graceful_shutdown())
-                })
-                .await
+                // Not in this task itself: a connection that rests has no need of either.
+                let mut running = Box::pin(None);
+                let mut driver =
+                    Box::new(Driver::new(&inbound, &connection.limits, &self.drain, &mut exchanges));
+                let handle = |request| self.handler.handle(request, &connection);
+                std::future::poll_fn(|context| driver.poll(context, running.as_mut(), handle)).await
             };
             if !matches!(ended, Ended::Rest) {
-                break (driven, ended);
+                break ended;
             }
-            let Some(parts) = driven.into_parts() else { return };
-            let until = shared.active_at.get().after(limits.idle);
-            let Some(rested) = Box::pin(self.rest(parts.io.rested(parts.read_buf), until)).await else {
-                return;
-            };
-            io = rested;
-        };
-        let violation = match ended {
-            Ended::Connection => shared.violation(),
-            Ended::HeadLate => {
-                Some(Violation { kind: &refusal::REQUEST_TIMEOUT, why: "the head did not come in time" })
+            if !Box::pin(self.rest(&inbound, connection.limits.idle)).await {
+                break Ended::Close;
             }
-            Ended::Cut | Ended::Rest => return,
         };
-        let Some(parts) = driven.into_parts() else { return };
-        let Some(violation) = violation else {
-            // Answered before all of the upload had come: the client may not have looked at the answer yet.
-            if parts.io.is_within_body() {
-                Box::pin(linger(parts.io.socket, &[])).await;
+        let Some(mut socket) = inbound.borrow_mut().end() else { return };
+        match ended {
+            Ended::Close => {
+                let by = clock::now().after(LINGER);
+                let _ = Box::pin(clock::timeout_at(by, socket.shutdown())).await;
             }
-            return;
-        };
-        // An exchange that the client broke by its body was answered by its own handler, if at all.
-        if shared.is_idle() && !shared.broken_body.load(Relaxed) {
-            let refusal = Refusal::new(violation.kind, violation.why);
-            let bytes = encode(&self.handler.refuse(&connection, refusal));
-            Box::pin(linger(parts.io.socket, &bytes)).await;
+            Ended::Linger => Box::pin(linger(socket, &[])).await,
+            Ended::Refused(violation) => {
+                let refusal = Refusal::new(violation.kind, violation.why);
+                let bytes = encode(&self.handler.refuse(&connection, refusal));
+                Box::pin(linger(socket, &bytes)).await;
+            }
+            // Whoever asked may have gone meanwhile.
+            Ended::Upgraded(offer) => drop(offer.send((socket, seat))),
+            Ended::Broken => socket.reset(),
+            Ended::Cut | Ended::Rest => {}
         }
     }
 
-    /// Waits for the client's next request without hyper, whose buffers are two thirds of what a connection takes.
-    /// `None`: there will be none.
-    async fn rest(&self, mut io: GuardedStream, until: Tick) -> Option<GuardedStream> {
+    /// Waits for the client's next request without buffers. Whether one comes.
+    async fn rest(&self, inbound: &RefCell<Inbound>, idle: Duration) -> bool {
         let _rest = Rest::begin(&self.census);
+        let (socket, until) = {
+            let mut inbound = inbound.borrow_mut();
+            inbound.read = BytesMut::new();
+            (inbound.socket.take(), inbound.active_at.after(idle))
+        };
+        let Some(socket) = socket else { return false };
         let drained = self.drain.changed.notified();
         let awake = !self.drain.draining.get()
             && tokio::select! {
                 biased;
-                readable = io.socket.readable() => readable.is_ok(),
+                readable = socket.readable() => readable.is_ok(),
                 () = drained => false,
                 () = clock::sleep_until(until) => false,
             };
-        if awake {
-            return Some(io);
-        }
-        let _ = clock::timeout_at(clock::now().after(LINGER), io.socket.shutdown()).await;
-        None
+        inbound.borrow_mut().socket = Some(socket);
+        awake
     }
 
-    async fn drive_h2(self: Rc<Self>, io: GuardedStream, shared: Arc<Shared>, connection: Rc<Connection>) {
+    async fn drive_h2(self: Rc<Self>, socket: Socket, seat: Seat, connection: Rc<Connection>) {
         let limits = &connection.limits;
+        let shared = Shared::new(clock::now());
+        let io = H2Stream::new(socket, seat, Arc::clone(&shared), Arc::clone(limits));
         let streams = Rc::<Streams>::default();
         let service = {
             let (server, connection, shared, streams) =
@@ -435,14 +420,13 @@ impl<H: Handler> Server<H> {
                     let checked = h2_check::check(&mut request, &connection.limits);
                     let opening = match checked.and_then(|()| websocket::translate(&mut request)) {
                         Ok(None) => {
-                            return server.answer(request, &connection, &shared, Some(stream), pass).await;
+                            return server.answer(request, &connection, stream, pass).await;
                         }
                         Ok(Some(opening)) => opening,
                         Err(refusal) => return refuse(refusal, pass),
                     };
                     request.extensions_mut().insert(Arc::new(Hold::on(&shared)));
-                    let mut response =
-                        server.answer(request, &connection, &shared, Some(stream), pass).await?;
+                    let mut response = server.answer(request, &connection, stream, pass).await?;
                     match opening.answer(&mut response) {
                         Ok(()) => Ok(response),
                         Err(refusal) => refuse(refusal, Pass::begin(&shared)),
@@ -464,37 +448,22 @@ impl<H: Handler> Server<H> {
             .initial_connection_window_size(limits.h2_connection_window)
             .max_send_buf_size(limits.h2_send_buffer);
         let mut driven = Box::pin(builder.serve_connection(io, service));
-        let mut timer = Timer::new(&shared, limits, &self.drain, Some(&streams));
+        let mut timer = Timer::new(&shared, limits, &self.drain, &streams);
         std::future::poll_fn(|context| {
             timer.poll(context, driven.as_mut(), |driven| driven.graceful_shutdown())
         })
         .await;
     }
 
+    /// Answers a request of HTTP/2.
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        request: Request<hyper::body::Incoming>,
         connection: &Rc<Connection>,
-        shared: &Arc<Shared>,
-        stream: Option<Stream>,
+        stream: Stream,
         pass: Pass,
     ) -> Result<Response<Tracked<H::Body>>, std::convert::Infallible> {
-        let http1 = request.version() < Version::HTTP_2;
-        let asks_upgrade = http1 && request.headers().contains_key(http::header::UPGRADE);
-        let mut response = self.handler.handle(request, connection).await;
-        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            shared.upgraded.store(true, Relaxed);
-        } else if http1
-            && (self.drain.draining.get()
-                || shared.exchanges.load(Relaxed) >= connection.limits.requests
-                // What comes next would be the rest of a body that nobody wants any more.
-                || shared.within_body.load(Relaxed))
-        {
-            response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-        }
-        shared.answering.store(true, Relaxed);
-        let switched = shared.upgraded.load(Relaxed);
-        shared.declined.store(asks_upgrade && !switched, Relaxed);
+        let response = self.handler.handle(request.map(Incoming::http2), connection).await;
         Ok(response.map(|body| Tracked::answer(body, stream, pass)))
     }
 }

@@ -8,29 +8,58 @@ use std::time::Duration;
 use http::{Extensions, Request};
 use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
 
 use crate::clock;
-use crate::stream::Hold;
+use crate::h2_stream::Hold;
+use crate::seat::Seat;
+use crate::socket::Socket;
 
 /// Bytes read at once.
 const BUFFER: usize = 16 * 1024;
 
 /// The client's side of a tunnel: the right to its connection, once the Upgrade is done.
-pub struct ClientSide {
-    upgrade: OnUpgrade,
-    /// Over HTTP/2 the connection is not the tunnel's alone.
-    _hold: Option<Arc<Hold>>,
+pub struct ClientSide(Side);
+
+enum Side {
+    /// The connection itself.
+    Http1(oneshot::Receiver<Client>),
+    /// A stream, whose connection is not the tunnel's alone.
+    Http2(OnUpgrade, Option<Arc<Hold>>),
+    /// Nobody asked for it.
+    Nobody,
 }
+
+/// What a connection gives away when it becomes a tunnel.
+pub(crate) type Offer = oneshot::Sender<Client>;
+
+/// The other end of an [`Offer`] among the extensions of a request, until somebody takes it.
+#[derive(Clone)]
+struct Offered(Arc<Mutex<Option<oneshot::Receiver<Client>>>>);
+
+/// Offers the connection to whoever answers the request with these extensions.
+pub(crate) fn offer(extensions: &mut Extensions) -> Offer {
+    let (offer, taken) = oneshot::channel();
+    extensions.insert(Offered(Arc::new(Mutex::new(Some(taken)))));
+    offer
+}
+
+/// An HTTP/1.1 connection that is none any more. Nothing of it was read beyond the request.
+pub(crate) type Client = (Socket, Seat);
 
 impl ClientSide {
     /// The side of the client whose request has these extensions. They are taken.
     #[must_use]
     pub fn of(extensions: &mut Extensions) -> ClientSide {
+        if let Some(Offered(offered)) = extensions.remove::<Offered>() {
+            return ClientSide(offered.lock().take().map_or(Side::Nobody, Side::Http1));
+        }
         let hold = extensions.remove::<Arc<Hold>>();
         let mut request = Request::new(());
         *request.extensions_mut() = std::mem::take(extensions);
-        ClientSide { upgrade: on(request), _hold: hold }
+        ClientSide(Side::Http2(on(request), hold))
     }
 }
 
@@ -50,9 +79,26 @@ pub async fn run(
     idle: Duration,
     throttles: [&impl Throttle; 2],
 ) -> (u64, u64) {
-    let ClientSide { upgrade, _hold } = client;
-    let Ok(client) = upgrade.await else { return (0, 0) };
-    let (client_read, client_write) = tokio::io::split(TokioIo::new(client));
+    match client.0 {
+        Side::Http1(offered) => match offered.await {
+            Ok((client, _seat)) => join(client, upstream, idle, throttles).await,
+            Err(_) => (0, 0),
+        },
+        Side::Http2(upgrade, _hold) => match upgrade.await {
+            Ok(client) => join(TokioIo::new(client), upstream, idle, throttles).await,
+            Err(_) => (0, 0),
+        },
+        Side::Nobody => (0, 0),
+    }
+}
+
+async fn join(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    upstream: impl AsyncRead + AsyncWrite + Unpin,
+    idle: Duration,
+    throttles: [&impl Throttle; 2],
+) -> (u64, u64) {
+    let (client_read, client_write) = tokio::io::split(client);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
     let (up, down) = (Cell::new(0), Cell::new(0));
     let active_at = Cell::new(clock::now());

@@ -280,7 +280,7 @@ environment of its own) and leaves every configuration, commented, under `target
 - Latency is from this command's own open loop: {rate} requests/s on {connections} connections for {latency} s a round,
   counted from when each request should have been sent.
 - On in all proxies: kept-alive HTTP/1.1 to the origin, round robin, `X-Forwarded-For`, no limit of requests per connection.
-  Tidegate's metrics, explanations, request ids, `traceparent` and framing guard are on in every row, for they are
+  Tidegate's metrics, explanations, request ids, `traceparent` and checks of framing are on in every row, for they are
   never off; its access log is off where the others' is.
 - `product`, with {keys} tenants: Tidegate with digests of keys, a rate per tenant and a JSON access log in a file. nginx
   with `map`, `limit_req`, `$request_id` and a buffered JSON log in a file. HAProxy with a map, a stick table's request

@@ -64,8 +64,8 @@ fn check(name: &str, target: fn(&[u8]), count: usize) {
 }
 
 #[test]
-fn what_the_guard_lets_pass_can_be_read_in_one_way() {
-    check("guard", targets::guard, 20_000);
+fn a_request_that_is_read_can_be_read_in_one_way() {
+    check("request", targets::request, 20_000);
 }
 
 #[test]

@@ -132,7 +132,7 @@ impl Http1 {
         let answered = poll_fn(|context| self.poll_head(context, method, upgrade, &mut interim, by)).await;
         answered.map_err(|error| {
             // A body that has failed is no body any more.
-            let sent = self.upload.began || error.kind == SendErrorKind::Body;
+            let sent = self.upload.began() || error.kind == SendErrorKind::Body;
             if !sent {
                 *request.body_mut() = self.upload.give_back();
             }

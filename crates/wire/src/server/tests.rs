@@ -1,9 +1,9 @@
 //! The server on real sockets, with a handler that does what the path says.
 
-use std::cell::RefCell;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -12,12 +12,14 @@ use crate::listen;
 use crate::settings::CertificateFiles;
 use crate::task::LocalExecutor;
 use crate::tls::{CertificateSet, Certificates};
+use crate::tunnel::{self, ClientSide};
 
 /// Answers `/` at once, `/wait` when the gate opens, `/body` with the body's length; anything else with its path.
 #[derive(Default)]
 struct Fake {
     gate: Notify,
     begun: Notify,
+    aside: Notify,
     /// An exchange was dropped before it was answered.
     cancelled: Rc<Notify>,
     seen: RefCell<Vec<String>>,
@@ -49,6 +51,26 @@ impl Fake {
                 Ok(body) => body.to_bytes().len().to_string(),
                 Err(_) => "broken body".to_owned(),
             },
+            "/ignored" => "no".to_owned(),
+            "/stream" => {
+                guard.0 = None;
+                return Response::new(Body::boxed(StreamBody::new(futures_util::stream::iter(
+                    [Ok(Frame::data(Bytes::from_static(b"abc"))), Err("upstream broke".into())]
+                        .into_iter()
+                        .take(if request.uri().query().is_some() { 2 } else { 1 }),
+                ))));
+            }
+            "/aside" => {
+                // Somebody else goes on reading the body after the answer.
+                let this = Rc::clone(&self);
+                task::spawn(async move {
+                    let read = request.into_body().collect().await;
+                    let told = read.map_or("cut".to_owned(), |body| body.to_bytes().len().to_string());
+                    this.seen.borrow_mut().push(told);
+                    this.aside.notify_one();
+                });
+                "aside".to_owned()
+            }
             "/upgrade" => {
                 guard.0 = None;
                 return echo(request);
@@ -61,20 +83,33 @@ impl Fake {
 }
 
 fn echo(mut request: Request<Incoming>) -> Response<Body> {
-    let client = hyper::upgrade::on(&mut request);
+    let client = ClientSide::of(request.extensions_mut());
+    let (near, far) = tokio::io::duplex(64);
     task::spawn(async move {
-        let mut client = hyper_util::rt::TokioIo::new(client.await.unwrap());
-        let mut bytes = [0; 64];
-        while let Ok(count @ 1..) = client.read(&mut bytes).await {
-            client.write_all(&bytes[..count]).await.unwrap();
-        }
-        client.shutdown().await.unwrap();
+        tunnel::run(client, near, Duration::from_secs(60), [&Unthrottled, &Unthrottled]).await;
+    });
+    task::spawn(async move {
+        let (mut read, mut write) = tokio::io::split(far);
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+        write.shutdown().await.unwrap();
     });
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert("connection", "upgrade".parse().unwrap());
     response.headers_mut().insert("upgrade", "echo".parse().unwrap());
     response
+}
+
+struct Unthrottled;
+
+impl tunnel::Throttle for Unthrottled {
+    fn most(&self) -> usize {
+        64
+    }
+
+    fn wait(&self, _: usize) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl Handler for Fake {
@@ -496,6 +531,159 @@ fn after_an_upgrade_bytes_just_pass() {
             until(&mut stream, "\0 not HTTP \n").await;
             stream.shutdown().await.unwrap();
             assert_eq!(rest(&mut stream).await, "");
+        },
+    );
+}
+
+#[test]
+fn bytes_behind_a_request_for_an_upgrade_are_of_no_protocol() {
+    scene(
+        |_| {},
+        async |scene| {
+            let head = "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+            let answer = scene.exchange(&format!("{head}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("request.framing"), "{answer:?}");
+            // Nor behind its body, nor within it.
+            let posted = head.replace("GET", "POST").replace("Host: a", "Host: a\r\nContent-Length: 3");
+            for body in ["abcGET /smuggled", "ab"] {
+                let answer = scene.exchange(&format!("{posted}{body}")).await;
+                assert!(!answer.contains(" 101 ") && !answer.contains("smuggled"), "{answer:?}");
+            }
+            assert!(!scene.fake.seen.borrow().iter().any(|path| path == "/smuggled"));
+        },
+    );
+}
+
+#[test]
+fn a_body_that_nobody_wanted_is_no_request() {
+    scene(
+        |_| {},
+        async |scene| {
+            let inner = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+            let next = "GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            let (length, size) = (inner.len(), format!("{:x}", inner.len()));
+            for body in [
+                format!("Content-Length: {length}\r\n\r\n{inner}"),
+                format!("Transfer-Encoding: chunked\r\n\r\n{size}\r\n{inner}\r\n0\r\nX: y\r\n\r\n"),
+            ] {
+                let answer =
+                    scene.exchange(&format!("POST /ignored HTTP/1.1\r\nHost: a\r\n{body}{next}")).await;
+                assert!(answer.ends_with("/next"), "all of it was there: {answer:?}");
+            }
+            for body in ["Content-Length: 100\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+                let answer = scene.exchange(&format!("POST /ignored HTTP/1.1\r\nHost: a\r\n{body}")).await;
+                assert!(answer.contains("connection: close") && answer.ends_with("no"), "{answer:?}");
+            }
+            assert!(!scene.fake.seen.borrow().iter().any(|path| path == "/smuggled"));
+        },
+    );
+}
+
+#[test]
+fn a_body_may_be_read_on_by_somebody_else_after_the_answer() {
+    scene(
+        |_| {},
+        async |scene| {
+            let head = "POST /aside HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc";
+            let mut stream = scene.connect().await;
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let answer = until(&mut stream, "aside").await;
+            assert!(answer.contains("connection: close"), "{answer:?}");
+            stream.write_all(b"def").await.unwrap();
+            scene.fake.aside.notified().await;
+            assert_eq!(rest(&mut stream).await, "");
+            // A client that goes before it has sent all is told to whoever reads.
+            let mut stream = scene.connect().await;
+            stream.write_all(head.as_bytes()).await.unwrap();
+            drop(stream);
+            scene.fake.aside.notified().await;
+            assert_eq!(*scene.fake.seen.borrow(), ["/aside", "6", "/aside", "cut"]);
+        },
+    );
+}
+
+#[test]
+fn whoever_reads_a_body_learns_that_its_connection_was_cut() {
+    let change = |settings: &mut ListenerSettings| limits(settings).body_idle = Duration::from_millis(50);
+    scene(change, async |scene| {
+        let mut stream = scene.connect().await;
+        stream.write_all(b"POST /aside HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc").await.unwrap();
+        scene.fake.aside.notified().await;
+        assert_eq!(scene.fake.seen.borrow().last().unwrap(), "cut");
+    });
+}
+
+#[test]
+fn an_old_client_is_answered_in_its_own_version() {
+    scene(
+        |_| {},
+        async |scene| {
+            let answer = scene.exchange("GET /x HTTP/1.0\r\n\r\n").await;
+            assert!(
+                answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.contains("connection: close"),
+                "{answer:?}"
+            );
+            let kept = "GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+            let answer = scene.exchange(&format!("{kept}GET /x HTTP/1.0\r\n\r\n")).await;
+            assert_eq!(answer.matches("HTTP/1.0 200 OK").count(), 2, "{answer:?}");
+            assert!(answer.contains("connection: keep-alive"), "{answer:?}");
+            // It knows no chunks: the end of the connection is the end of the answer, and a reset its failure.
+            let answer = scene.exchange("GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+            assert!(!answer.contains("chunked") && answer.ends_with("\r\n\r\nabc"), "{answer:?}");
+            let mut stream = scene.connect().await;
+            stream.write_all(b"GET /stream?broken HTTP/1.0\r\n\r\n").await.unwrap();
+            let error = stream.read_to_end(&mut Vec::new()).await.expect_err("it is not whole");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            let answer = scene.exchange("GET /stream?broken HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert!(answer.ends_with("3\r\nabc\r\n"), "it has no last chunk: {answer:?}");
+        },
+    );
+}
+
+#[test]
+fn who_waits_to_be_asked_for_a_body_is_asked_once_and_only_if_it_knows_of_that() {
+    scene(
+        |_| {},
+        async |scene| {
+            let head = "POST /body HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+            let mut stream = scene.connect().await;
+            for _ in 0..2 {
+                stream.write_all(head.as_bytes()).await.unwrap();
+                assert_eq!(until(&mut stream, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+                stream.write_all(b"abc").await.unwrap();
+                assert!(until(&mut stream, "\r\n\r\n3").await.starts_with("HTTP/1.1 200 "));
+            }
+            let answer = scene.exchange(&format!("{}abc", head.replace("HTTP/1.1", "HTTP/1.0"))).await;
+            assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("3"), "{answer:?}");
+            let answer = scene.exchange(&head.replace("/body", "/ignored")).await;
+            assert!(
+                answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"),
+                "{answer:?}"
+            );
+        },
+    );
+}
+
+#[test]
+fn a_connection_full_of_requests_lets_the_others_have_their_turn() {
+    scene(
+        |_| {},
+        async |scene| {
+            let (mut greedy, mut other) = (scene.connect().await, scene.connect().await);
+            let many = 1000;
+            let requests = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n".repeat(many);
+            greedy.write_all(requests.as_bytes()).await.unwrap();
+            other.write_all(b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            until(&mut other, "/other").await;
+            let before = scene.fake.seen.borrow().iter().position(|path| path == "/other").unwrap();
+            assert!(before < many / 2, "{before} requests were answered first");
+            let mut answers = String::new();
+            while answers.matches("\r\n\r\n/x").count() < many {
+                let mut bytes = vec![0; 65_536];
+                let length = greedy.read(&mut bytes).await.unwrap();
+                assert!(length > 0, "closed after {answers}");
+                answers.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
+            }
         },
     );
 }

@@ -1,16 +1,70 @@
-use super::*;
+use bytes::BytesMut;
 use proptest::prelude::*;
+
+use super::*;
+use crate::request_body::{Next, RequestBody};
 
 const LIMITS: HeadLimits = HeadLimits { count: 10, bytes: 1024 };
 
-/// The code and reason of the first violation, fed whole.
-fn check(bytes: &str) -> Option<(&'static str, usize)> {
-    let mut guard = Guard::new(LIMITS);
-    guard.feed(bytes.as_bytes()).err().map(|(at, violation)| (violation.kind.code, at))
+/// What is read of a connection's bytes.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    /// What the requests say, and the bytes of their bodies.
+    requests: Vec<(String, Vec<u8>)>,
+    trailers: Vec<String>,
+    /// Why nothing follows.
+    violation: Option<Violation>,
+    /// Whether it ended within a request.
+    within: bool,
+}
+
+/// Reads requests out of pieces.
+fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Seen {
+    let (mut read, mut heads, mut body) = (BytesMut::new(), HeadReader::new(LIMITS), RequestBody::Ended);
+    let mut seen = Seen::default();
+    for piece in pieces {
+        read.extend_from_slice(piece);
+        match advance(&mut read, &mut heads, &mut body, &mut seen) {
+            Ok(()) => {}
+            Err(violation) => {
+                seen.violation = Some(violation);
+                break;
+            }
+        }
+    }
+    let within = heads.has_begun(&read) || !matches!(body, RequestBody::Ended);
+    seen.within = within && seen.violation.is_none();
+    seen
+}
+
+fn advance(
+    read: &mut BytesMut,
+    heads: &mut HeadReader,
+    body: &mut RequestBody,
+    seen: &mut Seen,
+) -> Result<(), Violation> {
+    loop {
+        match body.take(read, LIMITS)? {
+            Next::Data(data) => seen.requests.last_mut().unwrap().1.extend_from_slice(&data),
+            Next::Trailers(trailers) => seen.trailers.push(format!("{trailers:?}")),
+            Next::More => return Ok(()),
+            Next::End => {
+                let Some(end) = heads.read(read)? else { return Ok(()) };
+                let (request, facts) = heads.take(&read.split_to(end).freeze())?;
+                *body = RequestBody::of(&facts);
+                seen.requests.push((format!("{request:?} {facts:?}"), Vec::new()));
+            }
+        }
+    }
+}
+
+/// The code of the first violation.
+fn check(bytes: &str) -> Option<&'static str> {
+    read([bytes.as_bytes()]).violation.map(|violation| violation.kind.code)
 }
 
 fn code(bytes: &str) -> &'static str {
-    check(bytes).map_or("passed", |(code, _)| code)
+    check(bytes).unwrap_or("passed")
 }
 
 /// A GET with these field lines after its Host.
@@ -140,24 +194,65 @@ fn bounds_heads() {
 }
 
 #[test]
-fn says_where_the_bad_line_begins() {
-    let good = get("");
-    assert_eq!(check(&format!("{good}BAD\r\n")), Some(("request.malformed", good.len())));
+fn requests_before_a_bad_one_are_read() {
+    let seen = read([format!("{}{}BAD\r\n", get(""), get("X: y\r\n")).as_bytes()]);
+    assert_eq!(
+        (seen.requests.len(), seen.violation.map(|bad| bad.kind.code)),
+        (2, Some("request.malformed"))
+    );
 }
 
 #[test]
-fn nothing_follows_an_upgrade_until_it_is_decided() {
-    let upgrade = get("Connection: upgrade\r\nUpgrade: websocket\r\n");
-    let mut guard = Guard::new(LIMITS);
-    guard.feed(upgrade.as_bytes()).expect("well-formed");
-    assert_eq!(guard.phase(), Phase::Undecided);
-    assert!(guard.feed(b"x").is_err());
-    guard.decide(true);
-    guard.feed(b"\0\x01anything\n").expect("a tunnel");
-    let mut refused = Guard::new(LIMITS);
-    refused.feed(upgrade.as_bytes()).expect("well-formed");
-    refused.decide(false);
-    refused.feed(get("").as_bytes()).expect("the next request");
+fn tells_what_a_head_says_of_its_connection() {
+    let facts = |head: &str| {
+        let mut reader = HeadReader::new(LIMITS);
+        let bytes = Bytes::from(head.to_owned());
+        assert_eq!(reader.read(&bytes).unwrap(), Some(bytes.len()), "{head:?}");
+        reader.take(&bytes).unwrap().1
+    };
+    let keeps = |version: &str, field: &str| {
+        facts(&format!("GET / HTTP/{version}\r\nHost: a\r\n{field}\r\n")).keeps()
+    };
+    for (version, field, expected) in [
+        ("1.1", "", true),
+        ("1.1", "Connection: x, Close\r\n", false),
+        ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+        ("1.0", "", false),
+        ("1.0", "Connection: Keep-Alive\r\n", true),
+        ("1.0", "Connection: keep-alive, close\r\n", false),
+    ] {
+        assert_eq!(keeps(version, field), expected, "{version} {field:?}");
+    }
+    let asked = facts(&get("Upgrade: x\r\nExpect: 100-Continue\r\nTE: gzip, trailers\r\n"));
+    assert!(asked.upgrade && asked.expects && asked.trailers);
+    let old = facts("GET / HTTP/1.0\r\nUpgrade: x\r\nExpect: 100-continue\r\n\r\n");
+    assert!(!old.upgrade && !old.expects, "HTTP/1.0 has neither");
+}
+
+#[test]
+fn the_fields_of_a_request_are_what_was_sent() {
+    let mut reader = HeadReader::new(LIMITS);
+    let head = Bytes::from("PUT /a?b HTTP/1.1\r\nHost: A:80\r\nX-Y:  v w \t\r\nx-y:\r\nZ: \u{e9}\r\n\r\n");
+    assert_eq!(reader.read(&head).unwrap(), Some(head.len()));
+    let (request, _) = reader.take(&head).unwrap();
+    assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::PUT, "/a?b"));
+    let fields: Vec<_> =
+        request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    assert_eq!(
+        fields,
+        [("host", b"A:80".as_slice()), ("x-y", b"v w"), ("x-y", b""), ("z", "\u{e9}".as_bytes())]
+    );
+}
+
+#[test]
+fn a_head_that_comes_byte_by_byte_is_searched_once() {
+    let mut reader = HeadReader::new(HeadLimits { bytes: 100_000, ..LIMITS });
+    let head = get(&format!("X: {}\r\n", "y".repeat(50_000)));
+    for end in 0..head.len() {
+        assert_eq!(reader.read(&head.as_bytes()[..end]), Ok(None));
+        assert_eq!(reader.seen, end, "what was searched is not searched again");
+    }
+    assert_eq!(reader.read(head.as_bytes()), Ok(Some(head.len())));
 }
 
 proptest! {
@@ -166,38 +261,21 @@ proptest! {
         pieces in proptest::collection::vec(prop_oneof![
             Just("GET / HTTP/1.1\r\n"), Just("Host: a\r\n"), Just("\r\n"), Just("\n"), Just("Content-Length: 3\r\n"), Just("abc"),
             Just("Transfer-Encoding: chunked\r\n"), Just("3\r\nabc\r\n"), Just("0\r\n"), Just("X: y\r\n"), Just(" "), Just("\r"),
+            Just("Connection: close\r\n"), Just("0\r\nX: y\r\n\r\n"),
             Just("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
         ], 0..12),
         cuts in proptest::collection::vec(1usize..20, 0..60),
     ) {
         let bytes = pieces.concat();
-        let mut whole = Guard::new(LIMITS);
-        let result = whole.feed(bytes.as_bytes());
-        let expected = result.err().map(|(_, violation)| violation);
-        let mut split = Guard::new(LIMITS);
-        let mut seen = None;
-        let mut delivered = Vec::new();
+        let mut parts = Vec::new();
         let mut rest = bytes.as_bytes();
-        let mut cuts = cuts.into_iter();
-        while seen.is_none() && !rest.is_empty() {
-            let cut = cuts.next().unwrap_or(usize::MAX).min(rest.len());
-            let held = split.held().to_vec();
-            let result = split.feed(&rest[..cut]);
-            let passed = result.unwrap_or_else(|(at, _)| at);
-            if passed > 0 {
-                delivered.extend_from_slice(&held);
-                delivered.extend_from_slice(&rest[..passed]);
-            }
-            seen = result.err().map(|(_, violation)| violation);
-            rest = &rest[cut..];
+        for cut in cuts {
+            let (part, after) = rest.split_at(cut.min(rest.len()));
+            parts.push(part);
+            rest = after;
         }
-        prop_assert_eq!(seen, expected);
-        // What has passed is the same too: never a byte of a line that is bad, or that has not ended.
-        let good = result.unwrap_or_else(|(at, _)| at);
-        prop_assert_eq!(&delivered, &bytes.as_bytes()[..good]);
-        if expected.is_none() {
-            prop_assert_eq!(split.phase(), whole.phase());
-        }
+        parts.push(rest);
+        prop_assert_eq!(read(parts), read([bytes.as_bytes()]));
     }
 
     #[test]
@@ -211,6 +289,6 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let _ = Guard::new(LIMITS).feed(&bytes);
+        let _ = read([bytes.as_slice()]);
     }
 }

@@ -1,0 +1,443 @@
+//! The heads of HTTP/1 requests, and their trailers, out of bytes that are not trusted. Pure.
+//!
+//! It reads and refuses in one pass: whatever two implementations could read differently is no request (RFC 9112
+//! sections 2.2, 3, 5 and 6): bare LF as line end, folded lines, Content-Length beside Transfer-Encoding or twice, any
+//! coding but one `chunked`, no Host or two, a target that contradicts it, control bytes.
+//!
+//! Bytes may come in any pieces: each is looked at once, a bad line is refused as soon as it has ended, and the verdict is
+//! the same for any split. Nothing is copied: the fields of a head are slices of the bytes that it was read into.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use memchr::memchr;
+use tidegate_model::refusal::{self, Kind};
+
+/// Empty lines tolerated before a request line (RFC 9112 section 2.2).
+const EMPTY_LINES_MAX: u8 = 2;
+/// The most bytes of a target.
+const TARGET_MAX: usize = 60 * 1024;
+/// Fields that the way to the upstream adds: room for them is made at once.
+const FIELDS_ADDED: usize = 10;
+
+/// What heads are held to.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Header fields.
+    pub count: usize,
+    /// Bytes, the request line included.
+    pub bytes: usize,
+}
+
+/// A violation: which refusal, and why in one sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Violation {
+    /// The refusal.
+    pub kind: &'static Kind,
+    /// Why.
+    pub why: &'static str,
+}
+
+/// What a head says of its message and its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// It is one of HTTP/1.0.
+    pub http10: bool,
+    /// The length of the body, where it is announced.
+    pub length: Option<u64>,
+    /// The body comes in chunks.
+    pub chunked: bool,
+    /// It asks for an Upgrade.
+    pub upgrade: bool,
+    /// It waits for a "100 Continue" before it sends the body.
+    pub expects: bool,
+    /// The client takes trailers.
+    pub trailers: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Facts {
+    /// Whether the client wants the connection to outlive the answer.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        !self.close && (self.keep_alive || !self.http10)
+    }
+}
+
+/// Where something lies in a head.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    from: u32,
+    to: u32,
+}
+
+impl Span {
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.from as usize..self.to as usize]
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    RequestLine { empty: u8 },
+    Fields,
+    Trailers,
+}
+
+/// Reads one head after another.
+#[derive(Debug)]
+pub struct HeadReader {
+    limits: HeadLimits,
+    due: Due,
+    /// Where the line begins that has not ended.
+    at: usize,
+    /// How far it was searched for its end.
+    seen: usize,
+    method: Span,
+    target: Span,
+    /// The authority of a target in absolute form.
+    authority: Option<Span>,
+    host: Option<Span>,
+    facts: Facts,
+    /// Names and values.
+    fields: Vec<(Span, Span)>,
+}
+
+impl HeadReader {
+    /// A reader before the first request.
+    #[must_use]
+    pub fn new(limits: HeadLimits) -> HeadReader {
+        // Places in a head are told in 32 bits.
+        let limits = HeadLimits { bytes: limits.bytes.min(u32::MAX as usize), ..limits };
+        HeadReader {
+            limits,
+            due: Due::RequestLine { empty: 0 },
+            at: 0,
+            seen: 0,
+            method: Span::default(),
+            target: Span::default(),
+            authority: None,
+            host: None,
+            facts: Facts::default(),
+            fields: Vec::new(),
+        }
+    }
+
+    /// A reader of the trailers of one request.
+    #[must_use]
+    pub fn of_trailers(limits: HeadLimits) -> HeadReader {
+        HeadReader { due: Due::Trailers, ..HeadReader::new(limits) }
+    }
+
+    /// Whether a part of a head is there, of which `bytes` is all that came.
+    #[must_use]
+    pub fn has_begun(&self, bytes: &[u8]) -> bool {
+        !matches!(self.due, Due::RequestLine { .. }) || bytes.len() > self.at
+    }
+
+    /// Reads on. `bytes` is all that came since the last head ended: what was there before, and maybe more. Tells where
+    /// the head ends, once it does.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, Violation> {
+        loop {
+            let found = memchr(b'\n', &bytes[self.seen..]);
+            let end = found.map_or(bytes.len(), |found| self.seen + found + 1);
+            if end > self.limits.bytes {
+                return Err(too_large("the head has too many bytes"));
+            }
+            self.seen = end;
+            if found.is_none() {
+                return Ok(None);
+            }
+            let (line, from) = (&bytes[self.at..end], self.at);
+            let line = line.strip_suffix(b"\r\n").ok_or(malformed("a line ends with a bare LF"))?;
+            self.at = end;
+            match self.due {
+                Due::RequestLine { empty } if line.is_empty() => {
+                    if empty == EMPTY_LINES_MAX {
+                        return Err(malformed("empty lines where a request line is due"));
+                    }
+                    self.due = Due::RequestLine { empty: empty + 1 };
+                }
+                Due::RequestLine { .. } => {
+                    self.request_line(line, from)?;
+                    self.due = Due::Fields;
+                }
+                Due::Fields if line.is_empty() => {
+                    self.check(bytes)?;
+                    return Ok(Some(end));
+                }
+                Due::Trailers if line.is_empty() => return Ok(Some(end)),
+                Due::Fields | Due::Trailers => self.field(line, from)?,
+            }
+        }
+    }
+
+    /// Makes a request of a head that has ended; `head` is all of its bytes. The next bytes begin the next one.
+    ///
+    /// # Errors
+    /// It has a part that is too large.
+    pub fn take(&mut self, head: &Bytes) -> Result<(Request<()>, Facts), Violation> {
+        let bad = malformed("the request line is not `METHOD TARGET HTTP/1.1`");
+        let mut request = Request::new(());
+        *request.method_mut() = Method::from_bytes(self.method.of(head)).map_err(|_| bad)?;
+        let target = head.slice(self.target.from as usize..self.target.to as usize);
+        *request.uri_mut() = Uri::from_maybe_shared(target).map_err(|_| bad)?;
+        *request.version_mut() = if self.facts.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+        *request.headers_mut() = self.take_fields(head, FIELDS_ADDED)?;
+        let facts = std::mem::take(&mut self.facts);
+        (self.authority, self.host) = (None, None);
+        (self.due, self.at, self.seen) = (Due::RequestLine { empty: 0 }, 0, 0);
+        Ok((request, facts))
+    }
+
+    /// The fields that were read, whose values stay in the bytes that they were read into.
+    ///
+    /// # Errors
+    /// There are too many, or a name is too long.
+    pub fn take_fields(&mut self, bytes: &Bytes, room: usize) -> Result<HeaderMap, Violation> {
+        let many = too_large("the head has too many fields");
+        let mut headers = HeaderMap::try_with_capacity(self.fields.len() + room).map_err(|_| many)?;
+        for (name, value) in self.fields.drain(..) {
+            let name =
+                HeaderName::from_bytes(name.of(bytes)).map_err(|_| too_large("a field name is too long"))?;
+            let value = HeaderValue::from_maybe_shared(bytes.slice(value.from as usize..value.to as usize))
+                .map_err(|_| malformed("a field value has control bytes"))?;
+            headers.try_append(name, value).map_err(|_| many)?;
+        }
+        Ok(headers)
+    }
+
+    fn request_line(&mut self, line: &[u8], from: usize) -> Result<(), Violation> {
+        let bad = malformed("the request line is not `METHOD TARGET HTTP/1.1`");
+        let method_end = memchr(b' ', line).ok_or(bad)?;
+        let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
+        let target_end = memchr(b' ', rest).ok_or(bad)?;
+        let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
+        if method.is_empty() || method.len() > 32 || !method.iter().all(|&byte| is_token(byte)) {
+            return Err(malformed("the method is not a token"));
+        }
+        self.facts.http10 = match version {
+            b"HTTP/1.1" => false,
+            b"HTTP/1.0" => true,
+            _ => return Err(bad),
+        };
+        if target.len() > TARGET_MAX {
+            return Err(too_large("the target is too long"));
+        }
+        if !is_target(target) {
+            return Err(malformed("the target has bytes that must be percent-encoded, or a fragment"));
+        }
+        if method == b"CONNECT" {
+            return Err(Violation { kind: &refusal::REQUEST_METHOD, why: "CONNECT is for forward proxies" });
+        }
+        self.method = span(from, 0, method_end);
+        self.target = span(from, method_end + 1, method_end + 1 + target_end);
+        if target[0] == b'/' || (target == b"*" && method == b"OPTIONS") {
+            return Ok(());
+        }
+        let authority = ["http://", "https://"].iter().find_map(|scheme| {
+            let (head, rest) = target.split_at_checked(scheme.len())?;
+            head.eq_ignore_ascii_case(scheme.as_bytes()).then_some((scheme.len(), rest))
+        });
+        let (skipped, authority) = authority.ok_or(malformed("the target is neither a path nor a URL"))?;
+        let end =
+            authority.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(authority.len());
+        let begin = method_end + 1 + skipped;
+        self.authority = Some(span(from, begin, begin + end));
+        Ok(())
+    }
+
+    fn field(&mut self, line: &[u8], from: usize) -> Result<(), Violation> {
+        if self.fields.len() == self.limits.count {
+            return Err(too_large("the head has too many fields"));
+        }
+        let (name, value) = split_field(line)?;
+        // Where the trimmed value begins and ends.
+        let begin = value.as_ptr() as usize - line.as_ptr() as usize;
+        let value_at = span(from, begin, begin + value.len());
+        self.fields.push((span(from, 0, name.len()), value_at));
+        if self.due == Due::Trailers {
+            return match is_forbidden_trailer(name) {
+                true => Err(framing("a trailer that only a header may be")),
+                false => Ok(()),
+            };
+        }
+        // The first byte and the length tell nearly all other names apart.
+        match (name.len(), name[0] | 0x20) {
+            (4, b'h') if name.eq_ignore_ascii_case(b"host") && self.host.replace(value_at).is_some() => {
+                return Err(host("there are two Host fields"));
+            }
+            (14, b'c') if name.eq_ignore_ascii_case(b"content-length") => {
+                let length = number(value).ok_or(framing("Content-Length is not a number"))?;
+                if self.facts.length.replace(length).is_some() {
+                    return Err(framing("there are two Content-Length fields"));
+                }
+            }
+            (17, b't') if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if self.facts.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(framing("Transfer-Encoding is anything but one `chunked`"));
+                }
+                self.facts.chunked = true;
+            }
+            (10, b'c') if name.eq_ignore_ascii_case(b"connection") => {
+                for option in value.split(|&byte| byte == b',') {
+                    self.facts.close |= option.trim_ascii().eq_ignore_ascii_case(b"close");
+                    self.facts.keep_alive |= option.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            (6, b'e') if name.eq_ignore_ascii_case(b"expect") => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    let why = "only `100-continue` may be expected";
+                    return Err(Violation { kind: &refusal::REQUEST_EXPECTATION, why });
+                }
+                // Whoever speaks HTTP/1.0 knows no interim responses (RFC 9110 section 10.1.1).
+                self.facts.expects = !self.facts.http10;
+            }
+            (7, b'u') if name.eq_ignore_ascii_case(b"upgrade") => self.facts.upgrade = !self.facts.http10,
+            (2, b't') if name.eq_ignore_ascii_case(b"te") => {
+                self.facts.trailers |= value
+                    .split(|&byte| byte == b',')
+                    .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What only the whole head tells.
+    fn check(&self, bytes: &[u8]) -> Result<(), Violation> {
+        if self.facts.chunked && self.facts.length.is_some() {
+            return Err(framing("Content-Length stands beside Transfer-Encoding"));
+        }
+        if self.facts.chunked && self.facts.http10 {
+            return Err(framing("HTTP/1.0 has no Transfer-Encoding"));
+        }
+        match (self.host.map(|host| host.of(bytes)), self.authority.map(|name| name.of(bytes))) {
+            (None, _) if !self.facts.http10 => Err(host("there is no Host field")),
+            (Some(field), _) if !is_authority(field) => Err(host("Host is not a host and port")),
+            (_, Some(authority)) if !is_authority(authority) => {
+                Err(host("the target's authority is not a host and port"))
+            }
+            (Some(field), Some(authority)) if !field.eq_ignore_ascii_case(authority) => {
+                Err(host("Host and the target's authority differ"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A part of a line that begins at `from`. [`HeadReader::new`] has seen to it that all of a head fits.
+#[expect(clippy::cast_possible_truncation, reason = "a head has less than 2^32 bytes")]
+fn span(from: usize, begin: usize, end: usize) -> Span {
+    Span { from: (from + begin) as u32, to: (from + end) as u32 }
+}
+
+/// A decimal number without a sign, or with anything else but digits.
+fn number(value: &[u8]) -> Option<u64> {
+    let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
+    digits.then(|| value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit & 15)))
+}
+
+/// Splits a field line into its name and its trimmed value.
+fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+    if matches!(line[0], b' ' | b'\t') {
+        return Err(malformed("a field line is folded"));
+    }
+    let name_end = line.iter().position(|&byte| !is_token(byte)).unwrap_or(line.len());
+    if line.get(name_end) != Some(&b':') {
+        return Err(match memchr(b':', line) {
+            Some(_) => malformed("a field name is not a token"),
+            None => malformed("a field line has no colon"),
+        });
+    }
+    let (name, value) = (&line[..name_end], &line[name_end + 1..]);
+    if name.is_empty() {
+        return Err(malformed("a field name is not a token"));
+    }
+    if !value.iter().all(|&byte| is_value(byte)) {
+        return Err(malformed("a field value has control bytes"));
+    }
+    Ok((name, value.trim_ascii()))
+}
+
+fn is_forbidden_trailer(name: &[u8]) -> bool {
+    const FORBIDDEN: [&[u8]; 7] = [
+        b"content-length",
+        b"transfer-encoding",
+        b"host",
+        b"trailer",
+        b"authorization",
+        b"connection",
+        b"te",
+    ];
+    FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+}
+
+/// A host name, an IPv4 or a bracketed IPv6 address, with or without port; never empty, never with userinfo.
+fn is_authority(value: &[u8]) -> bool {
+    let (name, port) = match value.iter().rposition(|&byte| byte == b':') {
+        Some(colon) if !value[colon..].contains(&b']') => (&value[..colon], &value[colon + 1..]),
+        _ => (value, &value[value.len()..]),
+    };
+    let port_fits = port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
+    let name_fits = match name {
+        [b'[', inside @ .., b']'] => {
+            inside.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+        }
+        _ => name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')),
+    };
+    !name.is_empty() && name.len() <= 255 && port_fits && name_fits
+}
+
+/// What RFC 3986 lets stand in a path and query, and what browsers send unencoded all the same. `#` is not among it: a
+/// fragment is the client's own.
+pub(crate) fn is_target(target: &[u8]) -> bool {
+    let path = memchr(b'?', target).unwrap_or(target.len());
+    let common = |byte: u8| byte == b'!' || (byte > b'#' && byte < 0x7f && !matches!(byte, b'<' | b'>'));
+    !target.is_empty()
+        && target[..path].iter().all(|&byte| byte == b'"' || (common(byte) && byte != b'`'))
+        && target[path..].iter().all(|&byte| common(byte))
+}
+
+fn malformed(why: &'static str) -> Violation {
+    Violation { kind: &refusal::REQUEST_MALFORMED, why }
+}
+
+pub(crate) fn framing(why: &'static str) -> Violation {
+    Violation { kind: &refusal::REQUEST_FRAMING, why }
+}
+
+fn host(why: &'static str) -> Violation {
+    Violation { kind: &refusal::REQUEST_HOST, why }
+}
+
+fn too_large(why: &'static str) -> Violation {
+    Violation { kind: &refusal::REQUEST_HEADERS_TOO_LARGE, why }
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(byte: u8) -> bool {
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let tokens = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let mut at = 0;
+        while at < tokens.len() {
+            table[tokens[at] as usize] = true;
+            at += 1;
+        }
+        table
+    };
+    TABLE[byte as usize]
+}
+
+/// RFC 9110 section 5.5: visible bytes, space, tab and obs-text.
+pub(crate) fn is_value(byte: u8) -> bool {
+    byte == b'\t' || (byte >= 0x20 && byte != 0x7f)
+}
+
+#[cfg(test)]
+mod tests;
