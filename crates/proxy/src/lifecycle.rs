@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use tidegate_model::refusal::Refusal;
 use tidegate_upstream::Caller;
 use tidegate_wire::body::Incoming;
@@ -128,7 +128,12 @@ impl Handler for Proxy {
         self.guard.connection(&self.entropy)
     }
 
-    fn refuse(&self, connection: &Connection, refusal: Refusal) -> Response<Bytes> {
-        respond::refuse_bytes(self, connection, &refusal)
+    fn refuse(
+        &self,
+        connection: &Connection,
+        refusal: Refusal,
+        fields: Option<&HeaderMap>,
+    ) -> Response<Bytes> {
+        respond::refuse_bytes(self, connection, &refusal, fields)
     }
 }

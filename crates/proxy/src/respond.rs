@@ -197,15 +197,20 @@ pub fn permitted(response: Response<Content>, permitted: Permitted) -> Answer {
     Answer { response, permit, told }
 }
 
-/// The answer to what never became a request, and its receipt.
+/// The answer to what never became a request, and its receipt. Fields that could be read tell the form.
 #[must_use]
-pub fn refuse_bytes(proxy: &Proxy, connection: &Connection, refusal: &Refusal) -> Response<Bytes> {
+pub fn refuse_bytes(
+    proxy: &Proxy,
+    connection: &Connection,
+    refusal: &Refusal,
+    fields: Option<&HeaderMap>,
+) -> Response<Bytes> {
     let id = RequestId(proxy.entropy.id());
     let mut receipt = Receipt::open(id, clock::now(), connection.peer.ip(), connection.listener);
     receipt.tls = connection.tls;
     // It had no request line that could be relied on: none is told.
     (receipt.method, receipt.target) = (unread_method(), Target::of_path(""));
-    let response = problem::respond(refusal, Form::Json, id);
+    let response = problem::respond(refusal, fields.map_or(Form::Json, Form::of), id);
     receipt.status = Some(response.status());
     receipt.response_bytes = response.body().len() as u64;
     let open = Open::new(receipt, std::rc::Rc::clone(&proxy.recorder));

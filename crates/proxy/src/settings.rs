@@ -112,7 +112,12 @@ pub struct JwtSettings {
 #[derive(Clone, PartialEq)]
 pub enum JwtKeys {
     /// A JSON Web Key Set at a URL.
-    Url(http::Uri),
+    Url {
+        /// Where.
+        url: http::Uri,
+        /// PEM file of the authorities that may vouch for its server; else the system's.
+        ca: Option<PathBuf>,
+    },
     /// A JSON Web Key Set in a file, watched.
     File(PathBuf),
     /// A shared secret (HS256, HS384, HS512).
@@ -222,7 +227,7 @@ pub struct HeaderChanges {
 impl std::fmt::Debug for JwtKeys {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            JwtKeys::Url(url) => write!(out, "Url({url})"),
+            JwtKeys::Url { url, .. } => write!(out, "Url({url})"),
             JwtKeys::File(path) => write!(out, "File({})", path.display()),
             JwtKeys::Secret(_) => write!(out, "Secret(hidden)"),
         }

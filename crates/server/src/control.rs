@@ -391,11 +391,12 @@ async fn set_endpoint(
             control.process.gate.standing.upstreams.get(&name).map(|upstream| upstream.status(now));
         return axum::Json(json!(upstream)).into_response();
     }
-    problem(
-        StatusCode::NOT_FOUND,
-        "control.endpoint",
-        "there is no such upstream, or it has no such endpoint",
-    )
+    let upstreams = &control.process.gate.standing.upstreams;
+    let detail = match upstreams.get(&name) {
+        Some(_) => format!("upstream `{name}` has no endpoint {address}"),
+        None => format!("there is no upstream `{name}`"),
+    };
+    problem(StatusCode::NOT_FOUND, "control.endpoint", &detail)
 }
 
 async fn shard(State(control): State<Control>, Path((name, tenant)): Path<(String, String)>) -> Response {

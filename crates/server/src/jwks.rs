@@ -64,9 +64,9 @@ async fn keep(verifiers: &Verifiers, verifier: &Arc<Verifier>) {
                 }
                 LOOK
             }
-            JwtKeys::Url(url) => {
+            JwtKeys::Url { url, ca } => {
                 let by = clock::now().after(TIMEOUT);
-                let fetched = clock::timeout_at(by, Box::pin(fetch(url))).await;
+                let fetched = clock::timeout_at(by, Box::pin(fetch(url, ca.as_deref()))).await;
                 let fetched = fetched.unwrap_or_else(|_| Err(format!("no answer within {TIMEOUT:?}")));
                 if take(verifier, &settings.name, fetched) {
                     verifier.answered(questions);
@@ -101,7 +101,7 @@ fn take(verifier: &Verifier, name: &str, fetched: Result<Vec<u8>, String>) -> bo
     }
 }
 
-async fn fetch(url: &Uri) -> Result<Vec<u8>, String> {
+async fn fetch(url: &Uri, ca: Option<&Path>) -> Result<Vec<u8>, String> {
     let tls = url.scheme_str() == Some("https");
     // An IPv6 address stands in brackets in a URL, and nowhere else.
     let host = url.host().ok_or("the URL has no host")?.trim_matches(['[', ']']);
@@ -109,8 +109,8 @@ async fn fetch(url: &Uri) -> Result<Vec<u8>, String> {
     let addresses = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
     let tls = match tls {
         true => {
-            let made = ClientTls::new(&ClientTlsSettings::default(), Some(host))
-                .map_err(|error| error.to_string())?;
+            let settings = ClientTlsSettings { ca: ca.map(Path::to_owned), ..ClientTlsSettings::default() };
+            let made = ClientTls::new(&settings, Some(host)).map_err(|error| crate::run::chain(&error))?;
             Some(Arc::new(made))
         }
         false => None,

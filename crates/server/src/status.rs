@@ -433,7 +433,15 @@ fn ask(args: &StatusArgs, method: &str, path: &str, body: &str) -> Result<String
             let problem: Value = serde_json::from_str(body).unwrap_or_default();
             let detail =
                 problem["detail"].as_str().unwrap_or_else(|| head.lines().next().unwrap_or_default());
-            Err(format!("tidegate: {detail}"))
+            // Whoever asks by command sends no header by hand.
+            let help = match problem["code"].as_str() {
+                Some("control.token") => {
+                    "\n`--token` or TIDEGATE_TOKEN tells one that `[control] tokens` lists; over its unix socket (`--control unix:PATH`) none is needed"
+                }
+                Some("control.scope") => "\nA change needs the scope `write` in `[control] tokens`",
+                _ => "",
+            };
+            Err(format!("tidegate: {detail}{help}"))
         }
     }
 }

@@ -22,8 +22,9 @@ pub use origin::{Origin, Recorded, Reply, Visit};
 pub use raw::{Answer, ask, ask_on, connect, read_answer, read_answer_or_end, send, send_all};
 pub use tls_origin::TlsOrigin;
 
-/// How long a test waits for anything.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long a test waits for anything. Well above what the product itself allows before it asks or tries again (ten
+/// seconds, at most), and above what a machine needs that builds something else meanwhile.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(25);
 
 /// Waits until something holds.
 ///

@@ -27,6 +27,21 @@ impl TlsOrigin {
     /// If they cannot be used, or there is no free port.
     #[must_use]
     pub fn start(cert: &Path, key: &Path, protocols: &[&str]) -> TlsOrigin {
+        TlsOrigin::start_with(cert, key, protocols, "http/1.1")
+    }
+
+    /// Starts a server with a certificate and its key in these files, which says this over HTTP/1.1.
+    ///
+    /// # Panics
+    /// If they cannot be used, or there is no free port.
+    #[must_use]
+    pub fn saying(cert: &Path, key: &Path, said: &str) -> TlsOrigin {
+        TlsOrigin::start_with(cert, key, &["http/1.1"], said)
+    }
+
+    fn start_with(cert: &Path, key: &Path, protocols: &[&str], said: &str) -> TlsOrigin {
+        let answer: Arc<str> =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{said}", said.len()).into();
         let certificate = CertificateDer::from_pem_file(cert).expect("a certificate");
         let key = PrivateKeyDer::from_pem_file(key).expect("a key");
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -41,23 +56,25 @@ impl TlsOrigin {
         let address = listener.local_addr().expect("it is bound");
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime
-                .expect("a runtime can be made")
-                .block_on(accept(listener, TlsAcceptor::from(Arc::new(config))));
+            runtime.expect("a runtime can be made").block_on(accept(
+                listener,
+                TlsAcceptor::from(Arc::new(config)),
+                answer,
+            ));
         });
         TlsOrigin { address }
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, answer: Arc<str>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     while let Ok((stream, _)) = listener.accept().await {
-        let acceptor = acceptor.clone();
+        let (acceptor, answer) = (acceptor.clone(), Arc::clone(&answer));
         beside(async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
             match stream.get_ref().1.alpn_protocol() {
                 Some(b"h2") => serve_h2(stream).await,
-                _ => serve_http1(stream).await,
+                _ => serve_http1(stream, &answer).await,
             }
         });
     }
@@ -75,13 +92,13 @@ async fn serve_h2(stream: Stream) {
     }
 }
 
-async fn serve_http1(mut stream: Stream) {
+async fn serve_http1(mut stream: Stream, answer: &str) {
     let mut head = Vec::new();
     while let Ok(byte) = stream.read_u8().await {
         head.push(byte);
         if head.ends_with(b"\r\n\r\n") {
             head.clear();
-            if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhttp/1.1").await.is_err() {
+            if stream.write_all(answer.as_bytes()).await.is_err() {
                 return;
             }
         }

@@ -194,8 +194,9 @@ impl Caller {
         let again = host.is_some_and(|host| tries.give_back(host));
         let answer = |answered: Answered| {
             let sticky = hash.cookie.and_then(|name| {
-                HeaderValue::from_str(&format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax", hash.key))
-                    .ok()
+                let secure = if hash.secure { "; Secure" } else { "" };
+                let cookie = format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax{secure}", hash.key);
+                HeaderValue::from_str(&cookie).ok()
             });
             Answer { endpoint: answered.endpoint.address, response: answered.response, sticky }
         };
@@ -245,6 +246,8 @@ fn reachable(upstream: &Upstream, deadline: Tick, now: Tick) -> Result<(), Refus
 struct HashKey<'a> {
     key: u64,
     cookie: Option<&'a str>,
+    /// Whether the cookie is for TLS alone, as the client came by it.
+    secure: bool,
 }
 
 fn hash_key<'a>(
@@ -253,7 +256,9 @@ fn hash_key<'a>(
     tenant: &str,
     client: IpAddr,
 ) -> HashKey<'a> {
-    let Balance::RingHash(on) = &settings.balance else { return HashKey { key: 0, cookie: None } };
+    let Balance::RingHash(on) = &settings.balance else {
+        return HashKey { key: 0, cookie: None, secure: false };
+    };
     let of =
         |bytes: &[u8]| bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| mix(hash ^ u64::from(byte)));
     let by_address = || match client {
@@ -271,13 +276,17 @@ fn hash_key<'a>(
             return match pairs.find(|(held, _)| held == name) {
                 Some((_, value)) => {
                     let key = u64::from_str_radix(value, 16).unwrap_or_else(|_| of(value.as_bytes()));
-                    HashKey { key, cookie: None }
+                    HashKey { key, cookie: None, secure: false }
                 }
-                None => HashKey { key: mix(by_address() ^ clock::now().0), cookie: Some(name) },
+                None => {
+                    // Said by us, or by a proxy before us that is trusted.
+                    let secure = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+                    HashKey { key: mix(by_address() ^ clock::now().0), cookie: Some(name), secure }
+                }
             };
         }
     };
-    HashKey { key, cookie: None }
+    HashKey { key, cookie: None, secure: false }
 }
 
 /// The tries of one call.

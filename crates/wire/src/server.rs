@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -76,8 +76,14 @@ pub trait Handler: 'static {
         None
     }
 
-    /// The answer to bytes that never became a request. It is written as it is, and the connection closed.
-    fn refuse(&self, connection: &Connection, refusal: Refusal) -> Response<Bytes>;
+    /// The answer to what never became a request. It is written as it is, and over HTTP/1.1 the connection closed. Fields
+    /// that could be read tell in which form the client reads it.
+    fn refuse(
+        &self,
+        connection: &Connection,
+        refusal: Refusal,
+        fields: Option<&HeaderMap>,
+    ) -> Response<Bytes>;
 }
 
 /// What is known of a connection.
@@ -251,7 +257,7 @@ impl<H: Handler> Server<H> {
         if let Some(refusal) = self.turned_away(&room, &settings.limits) {
             self.census.refuse();
             if !settings.tls {
-                let bytes = encode(&self.handler.refuse(&connection, refusal));
+                let bytes = encode(&self.handler.refuse(&connection, refusal, None));
                 // What fits into an empty socket buffer is taken at once; a client of a full server gets no more.
                 let _ = stream.try_write(&bytes);
             }
@@ -324,7 +330,7 @@ impl<H: Handler> Server<H> {
                 Ok(Err(_)) => return,
                 Err(_) => {
                     let refusal = Refusal::new(&refusal::REQUEST_TIMEOUT, "no request came in time");
-                    let bytes = encode(&self.handler.refuse(&connection, refusal));
+                    let bytes = encode(&self.handler.refuse(&connection, refusal, None));
                     return Box::pin(linger(Socket::Plain(stream), &bytes)).await;
                 }
             }
@@ -369,7 +375,7 @@ impl<H: Handler> Server<H> {
             Ended::Linger => Box::pin(linger(socket, &[])).await,
             Ended::Refused(violation) => {
                 let refusal = Refusal::new(violation.kind, violation.why);
-                let bytes = encode(&self.handler.refuse(&connection, refusal));
+                let bytes = encode(&self.handler.refuse(&connection, refusal, None));
                 Box::pin(linger(socket, &bytes)).await;
             }
             // Whoever asked may have gone meanwhile.
@@ -413,8 +419,8 @@ impl<H: Handler> Server<H> {
                     (Rc::clone(&server), Rc::clone(&connection), Arc::clone(&shared));
                 let (stream, pass) = (streams.open(), Pass::begin(&shared));
                 async move {
-                    let refuse = |refusal, pass| {
-                        let refused = server.handler.refuse(&connection, refusal);
+                    let refuse = |refusal, fields: Option<&HeaderMap>, pass| {
+                        let refused = server.handler.refuse(&connection, refusal, fields);
                         Ok(refused.map(|bytes| Tracked::words(bytes, pass)))
                     };
                     let checked = h2_check::check(&mut request, &connection.limits);
@@ -423,13 +429,13 @@ impl<H: Handler> Server<H> {
                             return server.answer(request, &connection, stream, pass).await;
                         }
                         Ok(Some(opening)) => opening,
-                        Err(refusal) => return refuse(refusal, pass),
+                        Err(refusal) => return refuse(refusal, Some(request.headers()), pass),
                     };
                     request.extensions_mut().insert(Arc::new(Hold::on(&shared)));
                     let mut response = server.answer(request, &connection, stream, pass).await?;
                     match opening.answer(&mut response) {
                         Ok(()) => Ok(response),
-                        Err(refusal) => refuse(refusal, Pass::begin(&shared)),
+                        Err(refusal) => refuse(refusal, None, Pass::begin(&shared)),
                     }
                 }
             })

@@ -68,7 +68,7 @@ impl Verifier {
                 let key = Key { id: None, algorithms, key: DecodingKey::from_secret(secret) };
                 Some(Arc::new(KeySet::new(vec![key], Vec::new())))
             }
-            JwtKeys::File(_) | JwtKeys::Url(_) => None,
+            JwtKeys::File(_) | JwtKeys::Url { .. } => None,
         };
         Verifier {
             settings,

@@ -29,6 +29,8 @@ impl Config {
         let mut reading = Reading::default();
         match reading.read(path) {
             Ok(text) => reading.add(path, text, true),
+            // What is there and cannot be read is no wrong name.
+            Err(problem) if path.is_file() => reading.problems.push(problem),
             Err(problem) => {
                 let help = "-c FILE names the file; `tidegate run --to HOST:PORT` needs none";
                 reading.problems.push(problem.help(help));

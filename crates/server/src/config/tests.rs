@@ -6,6 +6,8 @@ use tidegate_upstream::settings::{ShardSettings, WhenDown};
 
 use super::Config;
 
+mod tenants;
+
 /// A directory of a test's own, removed with it.
 pub struct Folder(PathBuf);
 

@@ -341,7 +341,10 @@ pub fn is_url(text: &str) -> bool {
 
 fn parse_jwks(text: &str) -> Result<JwksAt, String> {
     if !is_url(text) {
-        return parse_file(text).map(JwksAt::File);
+        return match text.split_once("://") {
+            Some((scheme, _)) => Err(format!("`{scheme}` is not fetched from: write http:// or https://")),
+            None => parse_file(text).map(JwksAt::File),
+        };
     }
     let url: Uri = text.parse().map_err(|error| format!("not a URL: {error}"))?;
     match url.authority() {

@@ -161,7 +161,7 @@ fn an_endpoint_is_drained_and_enabled_by_command() {
     often(6);
     assert_eq!((first.recorded().len(), second.recorded().len()), (back + 6, before));
     let (told, done) = status(&gate, "writer", &["drain", "app", "127.0.0.1:1"]);
-    assert!(!done && told.contains("no such endpoint"), "{told}");
+    assert!(!done && told.contains("has no endpoint"), "{told}");
 }
 
 #[test]

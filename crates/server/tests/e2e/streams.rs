@@ -158,6 +158,15 @@ fn a_refused_grpc_call_has_a_grpc_status() {
             assert!(response.headers().contains_key("grpc-message"));
             assert!(h2_read(&mut response.into_body()).await.0.is_empty());
         }
+        // What is refused before any stage looks at it, too.
+        let mut request = grpc("/there/Call");
+        for _ in 0..100 {
+            request.headers_mut().append("x-many", "y".parse().unwrap());
+        }
+        let response = client.send_request(request, true).unwrap().0.await.unwrap();
+        let code = response.headers().get("grpc-status").map(http::HeaderValue::as_bytes);
+        assert_eq!((response.status().as_u16(), code), (200, Some(&b"8"[..])), "{:?}", response.headers());
+        assert!(response.into_body().is_end_stream(), "all of it stands in the head");
     });
 }
 

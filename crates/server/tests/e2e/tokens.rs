@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,9 +13,9 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use parking_lot::{Condvar, Mutex};
 use rcgen::{KeyPair, RsaKeySize};
 use serde_json::{Value, json};
-use tidegate_testkit::{Answer, Gate, ask, until};
+use tidegate_testkit::{Answer, Gate, TlsOrigin, ask, tls, until};
 
-use crate::gate;
+use crate::{BINARY, gate};
 
 const SECRET: &str = "a shared secret of more than sixty-four bytes, as long as the longest of the hashes is";
 
@@ -276,6 +277,34 @@ fn a_rotated_key_is_fetched_without_a_restart_and_old_tokens_never_wait_for_it()
     });
     assert_eq!(code(&with(&gate, &old.token(json!({"jti": 1})))), "credential.invalid", "its key is gone");
     assert_eq!(code(&with(&gate, &token)), "200");
+}
+
+#[test]
+fn a_key_set_is_fetched_by_https_from_whom_the_configured_authority_vouches_for() {
+    let key = Key::new("k", Algorithm::ES256);
+    let folder = Gate::folder("jwks-https-certs");
+    let [ours, other] = ["ours", "other"].map(|name| {
+        let [cert, private] = ["pem", "key"].map(|end| folder.join(format!("{name}.{end}")));
+        let _ = tls::certificate(&["localhost"], &cert, &private);
+        (cert, private)
+    });
+    let server = TlsOrigin::saying(&ours.0, &ours.1, &set(&[&key]));
+    let keys = |ca: &Path| {
+        let (port, ca) = (server.address.port(), ca.display());
+        format!("jwks = \"https://localhost:{port}/keys\"\nca = \"{ca}\"")
+    };
+    let token = key.token(json!({}));
+    let trusting = verifying("jwks-https", &keys(&ours.0));
+    until("the keys are there", || code(&with(&trusting, &token)) == "200");
+    let wary = format!(
+        "{}[listen]\nhttp = [\"127.0.0.1:0\"]\n[control]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\n",
+        config(&keys(&other.0), "api")
+    );
+    let wary = Gate::start_whole(BINARY, "jwks-https-wary", &[], &wary);
+    until("it says why it does not take them", || wary.said().contains("keys not taken"));
+    assert_eq!(code(&with(&wary, &token)), "credential.unavailable");
+    assert!(wary.said().contains("certificate"), "{}", wary.said());
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl Handler for Fake {
         Rc::clone(self).answer(request, connection.peer)
     }
 
-    fn refuse(&self, _: &Connection, refusal: Refusal) -> Response<Bytes> {
+    fn refuse(&self, _: &Connection, refusal: Refusal, _: Option<&http::HeaderMap>) -> Response<Bytes> {
         self.refused.borrow_mut().push(refusal.kind.code);
         let mut response = Response::new(Bytes::from_static(refusal.kind.code.as_bytes()));
         *response.status_mut() = http::StatusCode::from_u16(refusal.kind.status).unwrap();

@@ -360,6 +360,8 @@ pub struct Jwt {
     /// The JSON Web Key Set: a URL, fetched again every `refresh` and when an unknown key is named, or a file,
     /// read again when it changes.
     pub jwks: Option<Jwks>,
+    /// PEM file of the authorities that may vouch for the server of an `https` URL. Without it: the system's.
+    pub ca: Option<File>,
     /// The shared secret (HS256, HS384, HS512).
     pub secret: Option<Secret>,
     /// The accepted `iss`. Without it: any.
@@ -378,6 +380,7 @@ impl Default for Jwt {
     fn default() -> Jwt {
         Jwt {
             jwks: None,
+            ca: None,
             secret: None,
             issuer: None,
             audience: None,

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Uri;
 use tidegate_model::credential::Digest;
 use tidegate_model::plan::{Plan, RATES_MAX, Rate};
 use tidegate_proxy::settings::{ApiKey, JwtKeys, JwtSettings, ListedTenant, TenantSettings, TenantSource};
+use tidegate_wire::client_tls::{ClientTls, ClientTlsError};
+use tidegate_wire::settings::ClientTlsSettings;
 
-use super::Context;
+use super::{Context, nearest};
 use crate::config::problem::{Place, Problem};
 use crate::config::raw;
 use crate::config::text::{JwksAt, parse_name, parse_tenant_id};
@@ -32,7 +36,18 @@ pub fn tenants(context: &mut Context<'_>, raw: &raw::Config) -> TenantSettings {
         from.extend(source_of(context, raw, source, node.at("from").nth(index), &jwts));
     }
     let unknown = raw.tenants.unknown.0.as_str();
-    let unknown = if unknown == REFUSE { None } else { plan(context, &plans, unknown, node.at("unknown")) };
+    let unknown = match plans.get(unknown) {
+        _ if unknown == REFUSE => None,
+        Some(plan) => Some(Arc::clone(plan)),
+        None => {
+            let help = match nearest(unknown, plans.keys().map(|name| &**name).chain([REFUSE])) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("add [plan.{unknown}]; \"refuse\" refuses whoever is not listed"),
+            };
+            context.tell_with(node.at("unknown"), format!("there is no plan `{unknown}`"), help);
+            None
+        }
+    };
     let (limit, window) = raw.tenants.failures.0;
     let failures = Rate { name: Arc::from("failures"), limit, window, burst: limit };
     TenantSettings { from, unknown, plans, listed, tracked_max: raw.tenants.tracked as usize, failures }
@@ -208,7 +223,11 @@ fn jwts(context: &mut Context<'_>, raw: &raw::Config) -> HashMap<String, Arc<Jwt
 fn jwt_keys(context: &mut Context<'_>, jwt: &raw::Jwt, node: &Node) -> Option<JwtKeys> {
     match (&jwt.jwks, &jwt.secret) {
         (Some(jwks), None) => Some(match &jwks.0 {
-            JwksAt::Url(url) => JwtKeys::Url(url.clone()),
+            JwksAt::Url(url) => {
+                let ca = jwt.ca.as_ref().map(|file| file.0.clone());
+                authorities(context, url, ca.as_deref(), node);
+                JwtKeys::Url { url: url.clone(), ca }
+            }
             JwksAt::File(path) => {
                 if let Err(error) = std::fs::File::open(path) {
                     let why = super::plain(&error);
@@ -239,6 +258,19 @@ fn jwt_keys(context: &mut Context<'_>, jwt: &raw::Jwt, node: &Node) -> Option<Jw
             );
             None
         }
+    }
+}
+
+/// Whom the server of a key set is vouched for by.
+fn authorities(context: &mut Context<'_>, url: &Uri, ca: Option<&Path>, node: &Node) {
+    let Some(ca) = ca else { return };
+    context.name_file(ca);
+    if url.scheme_str() != Some("https") {
+        return context.tell(node.at("ca"), "`ca` is for a key set that is fetched by https");
+    }
+    let settings = ClientTlsSettings { ca: Some(ca.to_owned()), ..ClientTlsSettings::default() };
+    if let Err(ClientTlsError::Authorities { path, why }) = ClientTls::new(&settings, None) {
+        context.tell(node.at("ca"), format!("cannot use {}: {why}", path.display()));
     }
 }
 

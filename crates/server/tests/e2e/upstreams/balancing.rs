@@ -156,3 +156,16 @@ fn an_endpoint_that_comes_back_starts_slowly() {
     until("it has started", || share(a.address) >= 1.0);
     assert_eq!(shares(&gate, 20, ["a", "b"]), [10, 10]);
 }
+
+#[test]
+fn a_sticky_cookie_of_a_client_that_came_by_tls_is_for_tls_alone() {
+    let config = crate::app(&[named("a").address], "balance = \"ring-hash\"\nhash_on = \"cookie:stick\"", "");
+    let listen = "http = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.0/8\"]";
+    let gate = Gate::start_listening(BINARY, "sticky-secure", listen, &config);
+    for (headers, secure) in
+        [("X-Forwarded-Proto: https\r\n", true), ("X-Forwarded-Proto: http\r\n", false), ("", false)]
+    {
+        let answer = ask(gate.address, "GET /", headers);
+        assert_eq!(answer.header("set-cookie").contains("; secure"), secure, "{headers}: {}", answer.head);
+    }
+}

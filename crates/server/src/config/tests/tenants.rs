@@ -1,0 +1,59 @@
+//! How tenants are recognised: what is wrong with it is told with what was meant.
+
+use super::check;
+
+#[test]
+fn what_is_not_listed_and_whence_keys_come_is_told_with_what_was_meant() {
+    check(
+        r#"
+[tenants]
+unknown = "silver"
+[jwt.a]
+jwks = "ftp://id.example.com/keys"
+[jwt.b]
+jwks = "http://id.example.com/keys"
+ca = "/nonexistent/ca.pem"
+[jwt.c]
+jwks = "https://id.example.com/keys"
+ca = "/nonexistent/ca.pem""#,
+        r#"
+error: there is no plan `silver`
+ --> t.toml:2:11
+  |
+2 | unknown = "silver"
+  |           ^^^^^^^^
+  = help: add [plan.silver]; "refuse" refuses whoever is not listed
+
+error: `ftp` is not fetched from: write http:// or https://
+ --> t.toml:4:8
+  |
+4 | jwks = "ftp://id.example.com/keys"
+  |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+error: `ca` is for a key set that is fetched by https
+ --> t.toml:7:6
+  |
+7 | ca = "/nonexistent/ca.pem"
+  |      ^^^^^^^^^^^^^^^^^^^^^
+
+error: cannot use /nonexistent/ca.pem: there is no such file
+  --> t.toml:10:6
+   |
+10 | ca = "/nonexistent/ca.pem"
+   |      ^^^^^^^^^^^^^^^^^^^^^
+
+4 problems"#,
+    );
+    check(
+        "[tenants]\nunknown = \"refused\"",
+        r#"
+error: there is no plan `refused`
+ --> t.toml:2:11
+  |
+2 | unknown = "refused"
+  |           ^^^^^^^^^
+  = help: did you mean "refuse"?
+
+1 problem"#,
+    );
+}
