@@ -59,11 +59,14 @@ fn read_requests<'a>(parts: &mut impl Iterator<Item = &'a [u8]>) -> Result<Reque
             Ok(Next::Trailers(_)) => continue,
             Ok(Next::More) => Ok(false),
             Ok(Next::End) => match reader.read(&read) {
-                Ok(Some(end)) => reader.take(&read.split_to(end).freeze()).map(|(request, facts)| {
-                    requests.heads.push(format!("{request:?} {facts:?}"));
-                    body = RequestBody::of(&facts);
-                    true
-                }),
+                Ok(Some(end)) => {
+                    let facts = reader.facts();
+                    reader.take(&read.split_to(end).freeze(), ()).map(|request| {
+                        requests.heads.push(format!("{request:?} {facts:?}"));
+                        body = RequestBody::of(&facts);
+                        true
+                    })
+                }
                 Ok(None) => Ok(false),
                 Err(violation) => Err(violation),
             },
@@ -121,7 +124,7 @@ fn read_response<'a>(parts: &mut impl Iterator<Item = &'a [u8]>) -> Result<Optio
         }
     };
     let (status, mut data, mut trailers) = (head.status.as_u16(), Vec::new(), 0);
-    let mut chunks = Chunks::Size;
+    let mut chunks = Chunks::default();
     loop {
         let more = match head.framing {
             Framing::Length(length) if (read.len() as u64) < length => true,

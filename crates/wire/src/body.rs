@@ -24,8 +24,6 @@ pub enum Body {
     Empty,
     /// Bytes at hand.
     Full(Bytes),
-    /// What a peer sends.
-    Incoming(Incoming),
     /// Anything else.
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError>>>),
 }
@@ -65,8 +63,8 @@ impl Drop for Held {
 }
 
 impl Incoming {
-    pub(crate) fn http1(inbound: &Rc<RefCell<Inbound>>) -> Incoming {
-        let whole = inbound.borrow().is_whole();
+    /// The body that this connection reads next; none, if it is `whole` before it has begun.
+    pub(crate) fn http1(inbound: &Rc<RefCell<Inbound>>, whole: bool) -> Incoming {
         Incoming(if whole { Source::Empty } else { Source::Http1(Held(Rc::clone(inbound))) })
     }
 
@@ -142,7 +140,6 @@ impl HttpBody for Body {
                 *self = Body::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Body::Incoming(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Body::Boxed(body) => body.as_mut().poll_frame(context),
         }
     }
@@ -151,7 +148,6 @@ impl HttpBody for Body {
         match self {
             Body::Empty => true,
             Body::Full(_) => false,
-            Body::Incoming(body) => body.is_end_stream(),
             Body::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -160,7 +156,6 @@ impl HttpBody for Body {
         match self {
             Body::Empty => SizeHint::with_exact(0),
             Body::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Body::Incoming(body) => body.size_hint(),
             Body::Boxed(body) => body.size_hint(),
         }
     }

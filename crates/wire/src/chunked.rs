@@ -22,6 +22,8 @@ pub struct Rules {
 
 /// What clients send.
 pub const OF_CLIENTS: Rules = Rules { line_max: 256, padded: false };
+/// What servers send.
+pub const OF_SERVERS: Rules = Rules { line_max: 4 * 1024, padded: true };
 
 /// A chunked body on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -176,22 +176,28 @@ impl HeadReader {
         }
     }
 
+    /// What the head that has ended says of its message and its connection.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        self.facts
+    }
+
     /// Makes a request of a head that has ended; `head` is all of its bytes. The next bytes begin the next one.
     ///
     /// # Errors
     /// It has a part that is too large.
-    pub fn take(&mut self, head: &Bytes) -> Result<(Request<()>, Facts), Violation> {
+    pub fn take<B>(&mut self, head: &Bytes, body: B) -> Result<Request<B>, Violation> {
         let bad = malformed("the request line is not `METHOD TARGET HTTP/1.1`");
-        let mut request = Request::new(());
+        let mut request = Request::new(body);
         *request.method_mut() = Method::from_bytes(self.method.of(head)).map_err(|_| bad)?;
         let target = head.slice(self.target.from as usize..self.target.to as usize);
         *request.uri_mut() = Uri::from_maybe_shared(target).map_err(|_| bad)?;
         *request.version_mut() = if self.facts.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
         *request.headers_mut() = self.take_fields(head, FIELDS_ADDED)?;
-        let facts = std::mem::take(&mut self.facts);
+        self.facts = Facts::default();
         (self.authority, self.host) = (None, None);
         (self.due, self.at, self.seen) = (Due::RequestLine { empty: 0 }, 0, 0);
-        Ok((request, facts))
+        Ok(request)
     }
 
     /// The fields that were read, whose values stay in the bytes that they were read into.
@@ -217,7 +223,7 @@ impl HeadReader {
         let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
         let target_end = memchr(b' ', rest).ok_or(bad)?;
         let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
-        if method.is_empty() || method.len() > 32 || !method.iter().all(|&byte| is_token(byte)) {
+        if method.is_empty() || method.len() > 32 || run(method, TOKEN) < method.len() {
             return Err(malformed("the method is not a token"));
         }
         self.facts.http10 = match version {
@@ -347,7 +353,7 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     if matches!(line[0], b' ' | b'\t') {
         return Err(malformed("a field line is folded"));
     }
-    let name_end = line.iter().position(|&byte| !is_token(byte)).unwrap_or(line.len());
+    let name_end = run(line, TOKEN);
     if line.get(name_end) != Some(&b':') {
         return Err(match memchr(b':', line) {
             Some(_) => malformed("a field name is not a token"),
@@ -358,7 +364,7 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     if name.is_empty() {
         return Err(malformed("a field name is not a token"));
     }
-    if !value.iter().all(|&byte| is_value(byte)) {
+    if !is_field_value(value) {
         return Err(malformed("a field value has control bytes"));
     }
     Ok((name, value.trim_ascii()))
@@ -396,11 +402,11 @@ fn is_authority(value: &[u8]) -> bool {
 /// What RFC 3986 lets stand in a path and query, and what browsers send unencoded all the same. `#` is not among it: a
 /// fragment is the client's own.
 pub(crate) fn is_target(target: &[u8]) -> bool {
+    // `?` may stand in a path as far as its class tells, and begins the query.
     let path = memchr(b'?', target).unwrap_or(target.len());
-    let common = |byte: u8| byte == b'!' || (byte > b'#' && byte < 0x7f && !matches!(byte, b'<' | b'>'));
     !target.is_empty()
-        && target[..path].iter().all(|&byte| byte == b'"' || (common(byte) && byte != b'`'))
-        && target[path..].iter().all(|&byte| common(byte))
+        && run(&target[..path], PATH) == path
+        && run(&target[path..], QUERY) == target.len() - path
 }
 
 fn malformed(why: &'static str) -> Violation {
@@ -419,24 +425,58 @@ fn too_large(why: &'static str) -> Violation {
     Violation { kind: &refusal::REQUEST_HEADERS_TOO_LARGE, why }
 }
 
-/// RFC 9110 section 5.6.2.
-fn is_token(byte: u8) -> bool {
-    const TABLE: [bool; 256] = {
-        let mut table = [false; 256];
-        let tokens = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-        let mut at = 0;
-        while at < tokens.len() {
-            table[tokens[at] as usize] = true;
-            at += 1;
+/// What a byte may be part of.
+const TOKEN: u8 = 1;
+const PATH: u8 = 2;
+const QUERY: u8 = 4;
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let tokens = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let mut at = 0;
+    while at < tokens.len() {
+        classes[tokens[at] as usize] |= TOKEN;
+        at += 1;
+    }
+    let mut byte = 0x21;
+    while byte < 0x7f {
+        let common = byte != b'"' && byte != b'#' && byte != b'<' && byte != b'>';
+        if common {
+            classes[byte as usize] |= QUERY;
         }
-        table
-    };
-    TABLE[byte as usize]
+        if byte == b'"' || (common && byte != b'`') {
+            classes[byte as usize] |= PATH;
+        }
+        byte += 1;
+    }
+    classes
+};
+
+/// How many bytes from the first on are of this class.
+fn run(bytes: &[u8], class: u8) -> usize {
+    bytes.iter().position(|&byte| CLASSES[byte as usize] & class == 0).unwrap_or(bytes.len())
 }
 
 /// RFC 9110 section 5.5: visible bytes, space, tab and obs-text.
 pub(crate) fn is_value(byte: u8) -> bool {
     byte == b'\t' || (byte >= 0x20 && byte != 0x7f)
+}
+
+/// Whether all bytes are such.
+fn is_field_value(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks();
+    words.iter().all(|word| is_word_of_values(*word) || word.iter().all(|&byte| is_value(byte)))
+        && rest.iter().all(|&byte| is_value(byte))
+}
+
+/// Whether eight bytes are such, and none is a tab. Never true if one of them is none.
+fn is_word_of_values(word: [u8; 8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let word = u64::from_ne_bytes(word);
+    // The high bit of a byte that is less than 0x20, or of one that may be, after a borrow; of one that is 0x7f.
+    let low = word.wrapping_sub(ONES * 0x20) & !word;
+    let del = (word ^ (ONES * 0x7f)).wrapping_sub(ONES) & !(word ^ (ONES * 0x7f));
+    (low | del) & HIGH == 0
 }
 
 #[cfg(test)]

@@ -213,7 +213,7 @@ impl Http1 {
             _ if head.status == StatusCode::SWITCHING_PROTOCOLS => Reading::Tunnel,
             Framing::Length(0) => Reading::Idle,
             Framing::Length(length) => Reading::Length(length),
-            Framing::Chunked => Reading::Chunked(Chunks::Size),
+            Framing::Chunked => Reading::Chunked(Chunks::default()),
             Framing::Close => Reading::Close,
         };
         let mut response = Response::new(());

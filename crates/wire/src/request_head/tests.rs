@@ -50,7 +50,8 @@ fn advance(
             Next::More => return Ok(()),
             Next::End => {
                 let Some(end) = heads.read(read)? else { return Ok(()) };
-                let (request, facts) = heads.take(&read.split_to(end).freeze())?;
+                let facts = heads.facts();
+                let request = heads.take(&read.split_to(end).freeze(), ())?;
                 *body = RequestBody::of(&facts);
                 seen.requests.push((format!("{request:?} {facts:?}"), Vec::new()));
             }
@@ -208,7 +209,7 @@ fn tells_what_a_head_says_of_its_connection() {
         let mut reader = HeadReader::new(LIMITS);
         let bytes = Bytes::from(head.to_owned());
         assert_eq!(reader.read(&bytes).unwrap(), Some(bytes.len()), "{head:?}");
-        reader.take(&bytes).unwrap().1
+        reader.facts()
     };
     let keeps = |version: &str, field: &str| {
         facts(&format!("GET / HTTP/{version}\r\nHost: a\r\n{field}\r\n")).keeps()
@@ -234,7 +235,7 @@ fn the_fields_of_a_request_are_what_was_sent() {
     let mut reader = HeadReader::new(LIMITS);
     let head = Bytes::from("PUT /a?b HTTP/1.1\r\nHost: A:80\r\nX-Y:  v w \t\r\nx-y:\r\nZ: \u{e9}\r\n\r\n");
     assert_eq!(reader.read(&head).unwrap(), Some(head.len()));
-    let (request, _) = reader.take(&head).unwrap();
+    let request = reader.take(&head, ()).unwrap();
     assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::PUT, "/a?b"));
     let fields: Vec<_> =
         request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
@@ -253,6 +254,17 @@ fn a_head_that_comes_byte_by_byte_is_searched_once() {
         assert_eq!(reader.seen, end, "what was searched is not searched again");
     }
     assert_eq!(reader.read(head.as_bytes()), Ok(Some(head.len())));
+}
+
+#[test]
+fn a_byte_may_stand_where_its_class_says() {
+    for byte in 0..=u8::MAX {
+        let common = byte == b'!' || (byte > b'#' && byte < 0x7f && !matches!(byte, b'<' | b'>'));
+        assert_eq!(is_target(&[b'/', b'?', byte]), common, "{byte:#x} in a query");
+        assert_eq!(is_target(&[b'/', byte]), byte == b'"' || (common && byte != b'`'), "{byte:#x} in a path");
+        let token = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        assert_eq!(run(&[byte], TOKEN) == 1, token, "{byte:#x} in a token");
+    }
 }
 
 proptest! {
@@ -285,6 +297,14 @@ proptest! {
             let read = http::Uri::try_from(&target);
             prop_assert!(read.is_ok_and(|uri| uri == target.as_str()), "{}", target);
         }
+    }
+
+    #[test]
+    fn eight_bytes_at_once_are_what_they_are_one_by_one(word in any::<[u8; 8]>(), byte in any::<u8>(), at in 0usize..8) {
+        let mut word = word.map(|byte| byte | 0x20);
+        word[at] = byte;
+        prop_assert_eq!(is_field_value(&word), word.iter().all(|&byte| is_value(byte)));
+        prop_assert!(!is_word_of_values(word) || word.iter().all(|&byte| is_value(byte)));
     }
 
     #[test]

@@ -191,16 +191,20 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
         loop {
             if let Some(end) = self.heads.read(&inbound.read).map_err(Ended::Refused)? {
                 let head = inbound.read.split_to(end).freeze();
-                let (request, facts) = self.heads.take(&head).map_err(Ended::Refused)?;
+                self.facts = self.heads.facts();
                 self.head_by = Tick::MAX;
                 *self.exchanges += 1;
-                inbound.begin(&facts);
-                if facts.upgrade && inbound.is_whole() && !inbound.read.is_empty() {
+                inbound.begin(&self.facts);
+                if self.facts.upgrade && inbound.is_whole() && !inbound.read.is_empty() {
                     let why = "bytes follow a request for an Upgrade before it is answered";
                     return Poll::Ready(Err(Ended::Refused(framing(why))));
                 }
+                let body = Incoming::http1(self.inbound, inbound.is_whole());
                 drop(inbound);
-                return Poll::Ready(Ok(self.begin(request, facts)));
+                let mut request = self.heads.take(&head, body).map_err(Ended::Refused)?;
+                self.is_head = request.method() == Method::HEAD;
+                self.offer = self.facts.upgrade.then(|| offer(request.extensions_mut()));
+                return Poll::Ready(Ok(request));
             }
             if self.heads.has_begun(&inbound.read) && self.head_by == Tick::MAX {
                 self.head_by = clock::latest().after(self.limits.header_time);
@@ -211,15 +215,6 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
                 Ok(_) => {}
             }
         }
-    }
-
-    /// Begins an exchange.
-    fn begin(&mut self, request: Request<()>, facts: Facts) -> Request<Incoming> {
-        let mut request = request.map(|()| Incoming::http1(self.inbound));
-        self.facts = facts;
-        self.is_head = request.method() == Method::HEAD;
-        self.offer = facts.upgrade.then(|| offer(request.extensions_mut()));
-        request
     }
 
     /// Looks whether the client is still there, while it waits for its answer.
@@ -261,7 +256,7 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
         let whole = inbound.is_whole() || inbound.is_at_hand() || (!inbound.held && inbound.discard());
         drop(inbound);
         let last = self.drain.draining.get() || *self.exchanges >= self.limits.requests;
-        self.keep = whole && !last && self.facts.keeps() && !answer::closes(response.headers());
+        self.keep = whole && !last && self.facts.keeps();
         if !switched {
             self.offer = None;
         }
@@ -271,7 +266,8 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
         let (head, body) = response.into_parts();
         let body = (framing != Framing::None).then_some(body);
         let out = self.out.begin(body, framing, self.facts.trailers);
-        answer::write_head(out, &head, framing, answer::Told { http10, is_head, keep: self.keep });
+        self.keep =
+            answer::write_head(out, &head, framing, answer::Told { http10, is_head, keep: self.keep });
         self.stage = Stage::Answering;
         None
     }

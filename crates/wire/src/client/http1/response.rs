@@ -8,13 +8,12 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::fields::{self, Coding, Ends, Fields};
+use crate::chunked;
 
 /// The most header fields of a response.
 pub(crate) const HEADERS_MAX: usize = 128;
 /// The most bytes of a response's head, and of its trailers.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// The most bytes of the line that begins a chunk.
-const CHUNK_LINE_MAX: usize = 4 * 1024;
 
 /// The answer is not HTTP/1.1 as it has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -150,12 +149,8 @@ fn is_kept(version: Version, fields: &Fields) -> bool {
 /// A chunked body on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chunks {
-    /// A line with a size is next.
-    Size,
-    /// This much of a chunk's data is left.
-    Data(u64),
-    /// The line end after a chunk's data is next.
-    End,
+    /// Chunks are next.
+    Coded(chunked::Chunks),
     /// Trailers are next. So many bytes were searched for their end before.
     Trailers(usize),
     /// All is read.
@@ -175,66 +170,30 @@ pub enum Piece {
     More,
 }
 
+impl Default for Chunks {
+    fn default() -> Chunks {
+        Chunks::Coded(chunked::Chunks::Size)
+    }
+}
+
 impl Chunks {
     /// Takes the next piece from what was read.
     ///
     /// # Errors
     /// The chunks are not what they say.
     pub fn take(&mut self, read: &mut BytesMut) -> Result<Piece, Malformed> {
-        loop {
-            match *self {
-                Chunks::Size => match chunk_size(read)? {
-                    Some(0) => *self = Chunks::Trailers(0),
-                    Some(size) => *self = Chunks::Data(size),
-                    None => return Ok(Piece::More),
-                },
-                Chunks::Data(_) if read.is_empty() => return Ok(Piece::More),
-                Chunks::Data(left) => {
-                    let length = usize::try_from(left).unwrap_or(usize::MAX).min(read.len());
-                    let data = read.split_to(length).freeze();
-                    let left = left - length as u64;
-                    *self = if left == 0 { Chunks::End } else { Chunks::Data(left) };
-                    return Ok(Piece::Data(data));
-                }
-                Chunks::End => {
-                    match &read[..read.len().min(2)] {
-                        [] | [b'\r'] => return Ok(Piece::More),
-                        b"\r\n" => read.advance(2),
-                        _ => return Err(Malformed("a chunk of the response is longer than its size")),
-                    }
-                    *self = Chunks::Size;
-                }
-                Chunks::Trailers(ref mut seen) => {
-                    let Some(trailers) = trailers(read, seen)? else { return Ok(Piece::More) };
-                    *self = Chunks::Done;
-                    return Ok(if trailers.is_empty() { Piece::End } else { Piece::Trailers(trailers) });
-                }
-                Chunks::Done => return Ok(Piece::End),
+        if let Chunks::Coded(coded) = self {
+            match coded.take(read, chunked::OF_SERVERS).map_err(|error| Malformed(error.0))? {
+                chunked::Piece::Data(data) => return Ok(Piece::Data(data)),
+                chunked::Piece::More => return Ok(Piece::More),
+                chunked::Piece::Trailers => *self = Chunks::Trailers(0),
             }
         }
+        let Chunks::Trailers(seen) = self else { return Ok(Piece::End) };
+        let Some(trailers) = trailers(read, seen)? else { return Ok(Piece::More) };
+        *self = Chunks::Done;
+        Ok(if trailers.is_empty() { Piece::End } else { Piece::Trailers(trailers) })
     }
-}
-
-/// The size of the next chunk, once its line is whole.
-fn chunk_size(read: &mut BytesMut) -> Result<Option<u64>, Malformed> {
-    const BAD: Malformed = Malformed("a chunk's size in the response is malformed");
-    let Some(end) = memchr::memchr(b'\n', read) else {
-        return if read.len() > CHUNK_LINE_MAX { Err(BAD) } else { Ok(None) };
-    };
-    let line = read[..end].strip_suffix(b"\r").filter(|_| end <= CHUNK_LINE_MAX).ok_or(BAD)?;
-    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    if digits == 0 || digits > 15 {
-        return Err(BAD);
-    }
-    let extension = line[digits..].trim_ascii_start();
-    if !(extension.is_empty() || extension[0] == b';') || extension.contains(&b'\r') {
-        return Err(BAD);
-    }
-    let size = line[..digits]
-        .iter()
-        .fold(0u64, |size, &digit| size << 4 | u64::from(char::from(digit).to_digit(16).unwrap_or_default()));
-    read.advance(end + 1);
-    Ok(Some(size))
 }
 
 /// The trailers, once they are whole.
@@ -350,7 +309,7 @@ mod tests {
 
     /// All of a chunked body that comes in these parts, or why not.
     fn chunked(parts: &[&[u8]]) -> Result<(Vec<u8>, HeaderMap, usize), &'static str> {
-        let (mut read, mut chunks) = (BytesMut::new(), Chunks::Size);
+        let (mut read, mut chunks) = (BytesMut::new(), Chunks::default());
         let (mut data, mut fields) = (Vec::new(), HeaderMap::new());
         let mut parts = parts.iter();
         loop {
@@ -379,7 +338,7 @@ mod tests {
             let found = chunked(&[bad.as_bytes()]);
             assert!(matches!(found, Err(why) if why != "more"), "{bad:?}: {found:?}");
         }
-        assert!(matches!(chunked(&[&[b'0'; CHUNK_LINE_MAX + 1]]), Err(why) if why != "more"));
+        assert!(matches!(chunked(&[&[b'0'; chunked::OF_SERVERS.line_max + 1]]), Err(why) if why != "more"));
         assert!(matches!(chunked(&[b"0\r\nbad trailer\r\n\r\n"]), Err(why) if why != "more"));
         // An empty line that not everybody takes for one would hide what follows.
         let hidden = b"0\r\n\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -431,7 +390,7 @@ mod tests {
         fn nothing_that_a_server_sends_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut read = BytesMut::from(bytes.as_slice());
             let _ = take_head(&mut read, &mut 0, &Method::GET);
-            let (mut read, mut chunks) = (BytesMut::from(bytes.as_slice()), Chunks::Size);
+            let (mut read, mut chunks) = (BytesMut::from(bytes.as_slice()), Chunks::default());
             while let Ok(Piece::Data(_)) = chunks.take(&mut read) {}
         }
     }
