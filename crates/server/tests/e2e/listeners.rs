@@ -223,9 +223,13 @@ fn a_process_short_of_descriptors_keeps_those_of_upstreams_and_of_the_control_ap
     }
     assert_eq!(gate.metric("tidegate_open_files_limit"), Some(80.0));
     assert_eq!(gate.metric("tidegate_accept_failures_total"), Some(0.0));
-    // A connection that was let in finds a descriptor for its upstream.
-    others[0].write_all(request).unwrap();
-    assert_eq!(read_answer(&mut others[0]).status, 200);
+    // A connection that was let in finds a descriptor for its upstream. Which were is between the cores.
+    let served = others.iter_mut().any(|one| {
+        // One that was refused is closed.
+        let _ = one.write_all(request);
+        read_answer_or_end(one).starts_with(b"HTTP/1.1 200 ")
+    });
+    assert!(served);
     drop((first, others));
     until("there is room again", || {
         let mut stream = connect(gate.address);
