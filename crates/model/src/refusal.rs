@@ -138,6 +138,7 @@ kinds! {
     UPSTREAM_TLS = "upstream.tls", 502, "TLS to the upstream failed", Operator, Never, "tls_protocol_error", 14;
     UPSTREAM_RESET = "upstream.reset", 502, "Upstream closed the connection", Upstream, Later, "connection_terminated", 14;
     UPSTREAM_PROTOCOL = "upstream.protocol", 502, "Invalid response from the upstream", Upstream, Later, "http_protocol_error", 13;
+    UPSTREAM_WEBSOCKET = "upstream.websocket", 502, "Upstream takes no WebSocket", Operator, Never, "http_upgrade_failed", 12;
     UPSTREAM_RESOLVE = "upstream.resolve", 503, "Upstream has no address", Operator, Later, "dns_error", 14;
     UPSTREAM_UNAVAILABLE = "upstream.unavailable", 503, "No usable endpoint", Upstream, Later, "destination_unavailable", 14;
     UPSTREAM_SHARD = "upstream.shard-down", 503, "The tenant's endpoints are down", Upstream, Later, "destination_unavailable", 14;

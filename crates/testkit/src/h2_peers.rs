@@ -101,12 +101,35 @@ impl H2Origin {
         H2Origin::taking(100, answer)
     }
 
+    /// The same, and it takes WebSockets (RFC 8441).
+    ///
+    /// # Panics
+    /// If there is no free port.
+    #[must_use]
+    pub fn with_websockets<F>(answer: impl Fn(H2Call) -> F + Send + 'static) -> H2Origin
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut builder = h2::server::Builder::new();
+        builder.enable_connect_protocol();
+        H2Origin::built(builder, answer)
+    }
+
     /// The same, and it takes so many streams at once on one connection.
     ///
     /// # Panics
     /// If there is no free port.
     #[must_use]
     pub fn taking<F>(streams: u32, answer: impl Fn(H2Call) -> F + Send + 'static) -> H2Origin
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(streams);
+        H2Origin::built(builder, answer)
+    }
+
+    fn built<F>(builder: h2::server::Builder, answer: impl Fn(H2Call) -> F + Send + 'static) -> H2Origin
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -119,7 +142,7 @@ impl H2Origin {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime can be made").block_on(accept(
                 listener,
-                streams,
+                builder,
                 Arc::new(Mutex::new(answer)),
                 records,
             ));
@@ -136,7 +159,7 @@ impl H2Origin {
 
 async fn accept<F>(
     listener: TcpListener,
-    streams: u32,
+    builder: h2::server::Builder,
     answer: Arc<Mutex<impl Fn(H2Call) -> F + Send + 'static>>,
     records: Arc<Mutex<Vec<String>>>,
 ) where
@@ -144,10 +167,9 @@ async fn accept<F>(
 {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     while let Ok((stream, _)) = listener.accept().await {
-        let (answer, records) = (Arc::clone(&answer), Arc::clone(&records));
+        let (builder, answer, records) = (builder.clone(), Arc::clone(&answer), Arc::clone(&records));
         beside(async move {
-            let mut builder = h2::server::Builder::new();
-            let shaken = builder.max_concurrent_streams(streams).handshake(stream).await;
+            let shaken = builder.handshake(stream).await;
             let Ok(mut connection) = shaken else { return };
             while let Some(Ok((request, respond))) = connection.accept().await {
                 let (head, body) = request.into_parts();

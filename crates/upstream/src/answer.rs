@@ -13,7 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_model::tick::Tick;
 use tidegate_wire::alarm::Alarm;
 use tidegate_wire::body::BoxError;
-use tidegate_wire::client::{Http1, Reply};
+use tidegate_wire::client::{Reply, Tunnel};
 use tidegate_wire::{clock, task};
 use tokio::sync::mpsc;
 
@@ -83,10 +83,10 @@ impl Held {
     }
 }
 
-/// The bytes of an Upgrade that the upstream has granted. Dropped, it closes the connection.
+/// The bytes of an Upgrade that the upstream has granted. Dropped, it closes the connection, over HTTP/2 the stream.
 pub struct Switched {
     /// They go both ways.
-    pub io: Box<Http1>,
+    pub io: Tunnel,
     /// An operator who drains the endpoint waits for the tunnel, too.
     _held: Option<Held>,
 }

@@ -20,6 +20,7 @@ use tidegate_model::tick::{Tick, nanos};
 use tidegate_wire::body::Body;
 use tidegate_wire::client::{self, ConnectError, SendError, SendErrorKind, Target};
 use tidegate_wire::clock;
+use tidegate_wire::settings::Protocol;
 
 use crate::answer::{AnswerBody, Held};
 use crate::caller::Caller;
@@ -257,8 +258,13 @@ impl Caller {
         prepare(plan, request.headers_mut(), endpoint.address, by.since(bounds.began));
         let mut stale = 0;
         loop {
-            let Connection { sender, lease } = match self.connection(plan, endpoint, &bounds, stale > 0).await
-            {
+            let connected = match self.connection(plan, endpoint, &bounds, stale > 0).await {
+                Ok(there) if !there.sender.takes_websockets() && client::is_websocket(request) => {
+                    Box::pin(self.for_websocket(plan, endpoint, &bounds)).await
+                }
+                connected => connected,
+            };
+            let Connection { sender, lease } = match connected {
                 Ok(connection) => connection,
                 Err((refusal, counts)) => return Err(Failed::before_sending(refusal, counts)),
             };
@@ -304,7 +310,22 @@ impl Caller {
         if !fresh && let Some(connection) = there() {
             return Ok(connection);
         }
-        Box::pin(self.connect(plan, endpoint, bounds, now)).await
+        Box::pin(self.connect(plan, endpoint, bounds, now, plan.settings.protocol)).await
+    }
+
+    /// A connection for a WebSocket to a server whose HTTP/2 does not carry them: one of HTTP/1.1, if the server may be
+    /// spoken to so.
+    async fn for_websocket(
+        &self,
+        plan: &Plan<'_>,
+        endpoint: &Arc<Endpoint>,
+        bounds: &Bounds,
+    ) -> Result<Connection, (Refusal, bool)> {
+        if plan.settings.protocol != Protocol::Auto {
+            let why = "the upstream speaks HTTP/2 and does not take WebSockets over it";
+            return Err((Refusal::new(&refusal::UPSTREAM_WEBSOCKET, why), false));
+        }
+        self.connect(plan, endpoint, bounds, clock::latest(), Protocol::Http1).await
     }
 
     /// A new connection, or one that has become free while it was waited for.
@@ -314,10 +335,11 @@ impl Caller {
         endpoint: &Arc<Endpoint>,
         bounds: &Bounds,
         now: Tick,
+        protocol: Protocol,
     ) -> Result<Connection, (Refusal, bool)> {
         let (settings, pools) = (plan.settings, &self.state.pools);
         let by = now.after(settings.connect_timeout).min(bounds.by);
-        let shared = plan.upstream.may_multiplex(settings.protocol, endpoint);
+        let shared = plan.upstream.may_multiplex(protocol, endpoint);
         while shared && let Some(opening) = pools.opening(endpoint) {
             if clock::timeout_at(by, opening.notified()).await.is_err() {
                 return Err(not_in_time(plan, bounds, now));
@@ -330,7 +352,9 @@ impl Caller {
         let mut reserved = match endpoint.reserve(most) {
             Some(reserved) => reserved,
             None => {
-                if let Some(connection) = pools.take_full(endpoint, plan.transport, now) {
+                if protocol == settings.protocol
+                    && let Some(connection) = pools.take_full(endpoint, plan.transport, now)
+                {
                     return Ok(connection);
                 }
                 let until = now.after(settings.waiting.wait).min(bounds.by);
@@ -346,8 +370,7 @@ impl Caller {
         let opening = shared.then(|| pools.open(endpoint));
         let began = clock::now();
         let by = began.after(settings.connect_timeout).min(bounds.by);
-        let target =
-            Target { address: endpoint.address, protocol: settings.protocol, tls: plan.upstream.tls() };
+        let target = Target { address: endpoint.address, protocol, tls: plan.upstream.tls() };
         let sender = match clock::timeout_at(by, client::connect(&target)).await {
             Ok(Ok(sender)) => sender,
             Ok(Err(error)) => return Err((not_connected(plan, &error), true)),
@@ -356,7 +379,9 @@ impl Caller {
         let connected = clock::now();
         plan.note(Step::Connected(connected.since(began)));
         endpoint.connects.fetch_add(1, Relaxed);
-        endpoint.chose_http1.store(!sender.is_http2(), Relaxed);
+        if protocol == settings.protocol {
+            endpoint.chose_http1.store(!sender.is_http2(), Relaxed);
+        }
         // Up to a tenth older than it is: what was made together does not end together.
         let aged = settings.lifetime_max.mul_f64(self.state.chance() as f64 / u64::MAX as f64 / 10.0);
         let born = Tick(connected.0.saturating_sub(nanos(aged)));

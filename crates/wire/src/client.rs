@@ -36,6 +36,7 @@ use crate::task::{self, LocalExecutor};
 
 mod greeting;
 mod http1;
+mod websocket;
 
 pub use greeting::StreamLimit;
 use greeting::{First, Greeted};
@@ -45,6 +46,7 @@ pub use http1::response;
 use response::HEAD_BYTES_MAX;
 #[cfg(test)]
 use response::HEADERS_MAX;
+pub use websocket::{Tunnel, is_websocket};
 
 /// HTTP/2 receive windows, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -95,6 +97,8 @@ pub enum Reply {
     Http1(Box<Http1>),
     /// A stream of a connection that others use, too.
     Http2(Incoming),
+    /// The same, and a WebSocket is granted on it.
+    WebSocket(Box<TokioIo<hyper::upgrade::Upgraded>>),
 }
 
 /// Why a request has no response.
@@ -218,6 +222,15 @@ impl Sender {
         matches!(self, Sender::Http2(..))
     }
 
+    /// Whether a WebSocket may be asked for: HTTP/2 servers say so.
+    #[must_use]
+    pub fn takes_websockets(&self) -> bool {
+        match self {
+            Sender::Http1(_) => true,
+            Sender::Http2(_, limit) => limit.takes_websockets(),
+        }
+    }
+
     /// How many requests may be under way at once; what is sent beyond that waits.
     #[must_use]
     pub fn streams_max(&self) -> usize {
@@ -265,16 +278,12 @@ async fn send_http2(
     *head.headers_mut() = request.headers().clone();
     // hyper hears no interim responses there: the client is told to go on by us.
     head.headers_mut().remove(EXPECT);
-    let whole = head.map(|()| std::mem::take(request.body_mut()));
+    let mut whole = head.map(|()| std::mem::take(request.body_mut()));
+    let asked = websocket::ask(&mut whole);
     let Ok(sent) = clock::timeout_at(by, sender.try_send_request(whole)).await else {
         return Err(SendError::new(SendErrorKind::Late, None));
     };
-    let answered = |response: Response<Incoming>| {
-        let mut response = response.map(Reply::Http2);
-        headers::strip_response(response.headers_mut());
-        response
-    };
-    sent.map(answered).map_err(|mut error| {
+    let mut response = sent.map_err(|mut error| {
         let unsent = error.take_message();
         let sent = unsent.is_none();
         if let Some(unsent) = unsent {
@@ -282,7 +291,14 @@ async fn send_http2(
         }
         let source = error.into_error();
         SendError { sent, kind: kind(&source), source: Some(source.into()) }
-    })
+    })?;
+    headers::strip_response(response.headers_mut());
+    let Some(accept) = asked else { return Ok(response.map(Reply::Http2)) };
+    match websocket::granted(accept, &mut response).await {
+        Ok(Some(stream)) => Ok(response.map(|_| Reply::WebSocket(Box::new(TokioIo::new(stream))))),
+        Ok(None) => Ok(response.map(Reply::Http2)),
+        Err(error) => Err(SendError::new(SendErrorKind::Closed, Some(error.into()))),
+    }
 }
 
 impl Reply {
@@ -294,7 +310,7 @@ impl Reply {
                 connection.shrink();
                 Some(Sender::Http1(connection))
             }
-            Reply::Http1(_) | Reply::Http2(_) => None,
+            Reply::Http1(_) | Reply::Http2(_) | Reply::WebSocket(_) => None,
         }
     }
 
@@ -305,16 +321,18 @@ impl Reply {
         match self {
             Reply::Http1(connection) => connection.take_whole(),
             Reply::Http2(body) => body.is_end_stream().then(Bytes::new),
+            Reply::WebSocket(_) => None,
         }
     }
 
-    /// The connection, if the server has granted an Upgrade: it carries bytes both ways now.
+    /// The connection or stream, if the server has granted an Upgrade: it carries bytes both ways now.
     ///
     /// # Errors
     /// The reply, if it has not.
-    pub fn into_tunnel(self) -> Result<Box<Http1>, Reply> {
+    pub fn into_tunnel(self) -> Result<Tunnel, Reply> {
         match self {
-            Reply::Http1(connection) if connection.is_tunnel() => Ok(connection),
+            Reply::Http1(connection) if connection.is_tunnel() => Ok(Tunnel::Http1(connection)),
+            Reply::WebSocket(stream) => Ok(Tunnel::Http2(stream)),
             other => Err(other),
         }
     }
@@ -330,7 +348,7 @@ impl Reply {
     pub fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self {
             Reply::Http1(connection) => connection.poll_sent(context),
-            Reply::Http2(_) => Poll::Ready(()),
+            Reply::Http2(_) | Reply::WebSocket(_) => Poll::Ready(()),
         }
     }
 }
@@ -345,6 +363,7 @@ impl HttpBody for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut *self {
             Reply::Http1(connection) => connection.poll_frame(context),
+            Reply::WebSocket(_) => Poll::Ready(None),
             Reply::Http2(body) => match ready!(Pin::new(&mut *body).poll_frame(context)) {
                 None if is_cut(body) => Poll::Ready(Some(Err("the server reset the stream".into()))),
                 frame => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
@@ -356,6 +375,7 @@ impl HttpBody for Reply {
         match self {
             Reply::Http1(connection) => connection.left() == Some(0),
             Reply::Http2(body) => body.is_end_stream(),
+            Reply::WebSocket(_) => true,
         }
     }
 
@@ -363,6 +383,7 @@ impl HttpBody for Reply {
         match self {
             Reply::Http1(connection) => connection.left().map_or_else(SizeHint::new, SizeHint::with_exact),
             Reply::Http2(body) => body.size_hint(),
+            Reply::WebSocket(_) => SizeHint::with_exact(0),
         }
     }
 }

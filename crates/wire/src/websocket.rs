@@ -35,7 +35,7 @@ pub(crate) fn translate<B>(request: &mut Request<B>) -> Result<Option<Opening>, 
     let mut key = [0; 16];
     rand::fill(&mut key).map_err(|_| Refusal::new(&SERVER_INTERNAL, "The system has no random bytes."))?;
     let key = BASE64_STANDARD.encode(key);
-    let accept = accept_of(&key);
+    let accept = accept_of(key.as_bytes());
     *request.method_mut() = Method::GET;
     let headers = request.headers_mut();
     headers.remove(CONTENT_LENGTH);
@@ -72,8 +72,8 @@ impl Opening {
 }
 
 /// What a server that speaks WebSocket answers to a key.
-fn accept_of(key: &str) -> String {
-    BASE64_STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key.as_bytes(), SALT].concat()))
+pub(crate) fn accept_of(key: &[u8]) -> String {
+    BASE64_STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, SALT].concat()))
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn answers_a_key_as_the_rfc_does() {
-        assert_eq!(accept_of("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(accept_of(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn only_a_change_of_protocol_with_the_right_answer_is_a_websocket() {
         assert_eq!(check(101, |opening| opening.accept.clone()), Ok(200));
-        assert_eq!(check(101, |_| accept_of("another")), Err("upstream.protocol"));
+        assert_eq!(check(101, |_| accept_of(b"another")), Err("upstream.protocol"));
         assert_eq!(check(200, |opening| opening.accept.clone()), Err("upstream.protocol"));
         assert_eq!(check(403, |_| String::new()), Ok(403));
     }

@@ -12,7 +12,8 @@ pub const SHOWN_MAX: usize = 50;
 /// The most characters of a line that are shown.
 const LINE_CHARS_MAX: usize = 160;
 /// Keys whose values are never shown.
-const SECRET_KEYS: [&str; 4] = ["secret", "password", "sha256", "token"];
+const SECRET_KEYS: [&str; 7] =
+    ["secret", "password", "sha256", "token", "authorization", "cookie", "api-key"];
 
 /// One file, as it was read. Its `Debug` is its path alone: the text may hold secrets.
 #[derive(Clone)]
@@ -321,6 +322,9 @@ mod tests {
             (r#"secret = { env = "NAME" }"#, r#"secret = { env = "NAME" }"#),
             (r#"SHA256="abc" # x"#, "SHA256=***** # x"),
             (r#"secret = """abc"#, "secret = ******"),
+            (r#"set = { "X-Api-Key" = "abc" }"#, r#"set = { "X-Api-Key" = ***** }"#),
+            (r#"set = { authorization = "Bearer abc" }"#, r#"set = { authorization = ************ }"#),
+            (r#"hash_on = "cookie:a""#, r#"hash_on = "cookie:a""#),
             ("secret_word = hunter2, y = 1", "secret_word = *******, y = 1"),
         ] {
             assert_eq!(without_secrets(line), shown, "{line}");

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_testkit::tls::{certificate, tls_connect_h2};
-use tidegate_testkit::{Gate, Origin, Reply, block_on, connect, h2, h2_connect, h2_read, read_answer, until};
+use tidegate_testkit::{
+    Gate, H2Call, H2Origin, Origin, Reply, TlsOrigin, block_on, connect, h2, h2_connect, h2_read,
+    read_answer, until,
+};
 
 use crate::streams::{read_rest, read_until, sent};
 use crate::{BINARY, app, gate};
@@ -282,4 +285,110 @@ fn a_tunnel_goes_on_while_the_process_stops_and_is_cut_when_that_takes_too_long(
         }
         assert_eq!(gate.wait(), Some(0));
     }
+}
+
+/// An application server that speaks HTTP/2 alone, takes WebSockets over it, and gives back what it is sent.
+fn h2_echo() -> H2Origin {
+    H2Origin::with_websockets(async |mut call: H2Call| {
+        let path = call.head.uri.path().to_owned();
+        let status = if path == "/declined" { 403 } else { 200 };
+        let response = http::Response::builder().status(status).header("sec-websocket-protocol", "chat");
+        let declined = status != 200;
+        let Ok(mut send) = call.respond.send_response(response.body(()).unwrap(), declined) else { return };
+        while let Some(Ok(data)) = call.body.data().await {
+            let _ = call.body.flow_control().release_capacity(data.len());
+            if send.send_data(data, false).is_err() {
+                return;
+            }
+        }
+        let _ = send.send_data(Bytes::new(), true);
+    })
+}
+
+fn asking(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    )
+}
+
+#[test]
+fn a_websocket_reaches_an_upstream_that_speaks_http2_alone() {
+    let origin = h2_echo();
+    let gate = gate("websocket-to-h2", &app(&[origin.address], "protocol = \"h2\"", ""));
+    let mut stream = sent(gate.address, asking("/chat?x=1"));
+    let head = read_until(&mut stream, "\r\n\r\n").to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    for field in
+        ["\r\nupgrade: websocket\r\n", "\r\nconnection: upgrade\r\n", "\r\nsec-websocket-protocol: chat\r\n"]
+    {
+        assert!(head.contains(field), "{field:?}: {head}");
+    }
+    assert!(head.contains(&format!("sec-websocket-accept: {}", ACCEPT.to_ascii_lowercase())), "{head}");
+    for _ in 0..2 {
+        stream.write_all(TEXT).unwrap();
+        let mut back = [0; TEXT.len()];
+        stream.read_exact(&mut back).unwrap();
+        assert_eq!(back, TEXT);
+    }
+    let asked = origin.recorded()[0].to_ascii_lowercase();
+    for told in ["method: connect", "http://a/chat?x=1", "websocket", "\"sec-websocket-version\": \"13\""] {
+        assert!(asked.contains(told), "{told}: {asked}");
+    }
+    assert!(!asked.contains("sec-websocket-key") && !asked.contains("\"upgrade\""), "{asked}");
+    // The client's end is passed on; the upstream's answer to it comes back.
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_rest(&mut stream), "");
+    // One that is declined is an ordinary answer.
+    assert_eq!(read_answer(&mut sent(gate.address, asking("/declined"))).status, 403);
+}
+
+#[test]
+fn a_websocket_goes_over_http2_from_end_to_end() {
+    let origin = h2_echo();
+    let gate = gate("h2-to-h2", &app(&[origin.address], "protocol = \"h2\"", ""));
+    block_on(async {
+        let mut client = h2_connect(gate.address).await;
+        while !client.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+        let (response, mut send) = client.send_request(extended_connect("websocket"), false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200, "{response:?}");
+        assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
+        send.send_data(Bytes::from_static(TEXT), true).unwrap();
+        assert_eq!(h2_read(&mut response.into_body()).await.0, TEXT);
+    });
+}
+
+#[test]
+fn a_websocket_that_http2_does_not_carry_goes_over_http1_or_is_refused_as_such() {
+    let origin = H2Origin::start(async |mut call: H2Call| {
+        drop(call.respond.send_response(http::Response::new(()), true));
+    });
+    let alone = gate("websocket-h2-alone", &app(&[origin.address], "protocol = \"h2\"", ""));
+    let refused = read_answer(&mut sent(alone.address, asking("/")));
+    assert_eq!(
+        (refused.status, refused.body.contains("upstream.websocket")),
+        (502, true),
+        "{}",
+        refused.body
+    );
+    assert!(origin.recorded().is_empty(), "nothing was sent");
+
+    let folder = Gate::folder("websocket-auto-certs");
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let _ = certificate(&["app.test"], &cert, &key);
+    let origin = TlsOrigin::start(&cert, &key, &["h2", "http/1.1"]);
+    let tls = format!("tls = {{ server_name = \"app.test\", ca = \"{}\" }}", cert.display());
+    let config = app(&[origin.address], &format!("protocol = \"auto\"\n{tls}"), "");
+    let gate = gate("websocket-auto", &format!("{config}\n").replace("workers = 2", "workers = 1"));
+    for expected in ["h2", "http/1.1", "h2"] {
+        let request = match expected {
+            "h2" => "GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            _ => asking("/"),
+        };
+        let answer = read_answer(&mut sent(gate.address, request));
+        assert_eq!((answer.status, answer.body.as_str()), (200, expected));
+    }
+    std::fs::remove_dir_all(folder).unwrap();
 }

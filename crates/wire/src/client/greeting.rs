@@ -1,4 +1,4 @@
-//! What an HTTP/2 server says first: its SETTINGS, and in them how many streams it takes at once.
+//! What an HTTP/2 server says first: its SETTINGS, and in them how many streams it takes at once, and whether WebSockets.
 //!
 //! hyper starts to send before they have come, and tells what they say only to whoever asks its connection. So the task
 //! that drives the connection is woken when the first bytes come, looks, and keeps the limit where senders see it. A
@@ -39,15 +39,21 @@ impl<I> Greeted<I> {
     }
 }
 
-/// The streams that a server takes at once, as far as is known.
+/// The streams that a server takes at once, as far as is known, and whether one may be a WebSocket (RFC 8441).
 #[derive(Clone, Debug, Default)]
-pub struct StreamLimit(Rc<Cell<usize>>);
+pub struct StreamLimit(Rc<(Cell<usize>, Cell<bool>)>);
 
 impl StreamLimit {
     /// The most streams at once.
     #[must_use]
     pub fn get(&self) -> usize {
-        self.0.get()
+        self.0.0.get()
+    }
+
+    /// Whether it takes WebSockets.
+    #[must_use]
+    pub fn takes_websockets(&self) -> bool {
+        self.0.1.get()
     }
 }
 
@@ -67,7 +73,8 @@ where
             first.waker.replace(Some(context.waker().clone()));
         }
         let polled = Pin::new(&mut connection).poll(context);
-        limit.0.set(connection.current_max_send_streams());
+        limit.0.0.set(connection.current_max_send_streams());
+        limit.0.1.set(connection.is_extended_connect_protocol_enabled());
         if polled.is_pending()
             && first.heard.get()
             && let Some(greeted) = greeted.take()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use schemars::JsonSchema;
+use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize};
 
 use super::{Rates, Switch};
@@ -307,9 +308,30 @@ pub struct HeaderChanges {
     /// Removed.
     pub remove: Vec<Header>,
     /// Replaced or created.
+    #[serde(serialize_with = "without_credentials")]
     pub set: BTreeMap<String, HeaderText>,
     /// Appended beside what is there: a value, or several.
+    #[serde(serialize_with = "without_credentials")]
     pub add: BTreeMap<String, Add>,
+}
+
+/// What a field's name has in it whose value is a credential, such as one that an upstream asks of Tidegate.
+const CREDENTIALS: [&str; 6] = ["authorization", "cookie", "token", "secret", "password", "key"];
+
+/// The fields, the values of credentials hidden.
+fn without_credentials<V: Serialize, S: serde::Serializer>(
+    fields: &BTreeMap<String, V>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(fields.len()))?;
+    for (name, value) in fields {
+        let lower = name.to_ascii_lowercase();
+        match CREDENTIALS.iter().any(|part| lower.contains(part)) {
+            true => map.serialize_entry(name, "hidden")?,
+            false => map.serialize_entry(name, value)?,
+        }
+    }
+    map.end()
 }
 
 /// A value to add, or several.

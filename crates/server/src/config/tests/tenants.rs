@@ -1,6 +1,6 @@
 //! How tenants are recognised: what is wrong with it is told with what was meant.
 
-use super::check;
+use super::{check, parse, with};
 
 #[test]
 fn what_is_not_listed_and_whence_keys_come_is_told_with_what_was_meant() {
@@ -55,5 +55,20 @@ error: there is no plan `refused`
   = help: did you mean "refuse"?
 
 1 problem"#,
+    );
+}
+
+#[test]
+fn a_credential_for_an_upstream_is_not_shown() {
+    let config = parse(&with(
+        r#"
+[defaults.route]
+request_headers = { set = { Authorization = "Bearer hunter2", x-fine = "shown" }, add = { x-api-key = ["hunter2"] } }"#,
+    ));
+    let shown = config.unwrap().effective;
+    assert!(!shown.contains("hunter2") && shown.contains("x-fine = \"shown\""), "{shown}");
+    assert!(
+        shown.contains("Authorization = \"hidden\"") && shown.contains("x-api-key = \"hidden\""),
+        "{shown}"
     );
 }
