@@ -5,8 +5,11 @@
 pub mod app;
 pub mod capacity;
 pub mod chance;
+pub mod drill;
 pub mod gate;
 pub mod load;
 pub mod metrics;
 pub mod report;
 pub mod run;
+pub mod scenario;
+pub mod told;

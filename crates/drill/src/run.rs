@@ -175,6 +175,12 @@ impl Run {
         if worked > 0.0 { wasted / worked } else { 0.0 }
     }
 
+    /// Tries that the gate had sent when it was last asked. Not a number: it never said.
+    #[must_use]
+    pub fn tries(&self) -> f64 {
+        self.samples.iter().map(|sample| sample.gate_tries).fold(f64::NAN, f64::max)
+    }
+
     /// The longest line within the applications.
     #[must_use]
     pub fn line_most(&self) -> usize {

@@ -4,30 +4,44 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use tidegate_drill::capacity::{self, Options, Refused};
+use tidegate_drill::drill::{Drill, Verdict};
 use tidegate_drill::report::html;
+use tidegate_drill::run::Setting;
+use tidegate_drill::scenario;
 
 use crate::cli::BAD_CONFIG;
-use crate::config::parse_duration;
+use crate::config::{nearest, parse_duration};
 
 /// This machine was too busy to judge.
 const TOO_BUSY: u8 = 3;
 
-/// Which drill.
+/// What to rehearse.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct DrillArgs {
     /// What to do.
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    /// The drill, as `list` names it, or `all`
+    name: Option<String>,
+    /// What chance begins with: the same seed, the same requests at the same times
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write a report, one HTML page, to this file; of `all`, one each, the drill's name put before its ending
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// List the drills
+    List,
     /// Measure how much a service of yours can take, where to run it, and what gives out first
     Capacity(CapacityArgs),
 }
@@ -74,9 +88,68 @@ struct CapacityArgs {
 /// # Errors
 /// Standard output or the report cannot be written.
 pub fn drill(args: &DrillArgs) -> io::Result<ExitCode> {
-    match &args.what {
-        What::Capacity(args) => measure(args),
+    match (&args.what, args.name.as_deref()) {
+        (Some(What::Capacity(args)), _) => measure(args),
+        (Some(What::List), _) | (None, None) => list(),
+        (None, Some("all")) => rehearse(&scenario::ALL, args),
+        (None, Some(name)) => match scenario::find(name) {
+            Some(drill) => rehearse(&[drill], args),
+            None => {
+                eprintln!("tidegate: there is no drill `{name}`");
+                match nearest(name, scenario::ALL.iter().map(|drill| drill.name)) {
+                    Some(near) => eprintln!("did you mean `{near}`?"),
+                    None => eprintln!("`tidegate drill list` lists all"),
+                }
+                Ok(ExitCode::from(BAD_CONFIG))
+            }
+        },
     }
+}
+
+fn list() -> io::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    for drill in &scenario::ALL {
+        writeln!(out, "{:22} {}", drill.name, drill.summary)?;
+    }
+    writeln!(out, "{:22} How much a service of yours can take, and what gives out first.", "capacity")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs drills one after another. The exit code is that of the worst: failed before too busy before passed.
+fn rehearse(drills: &[Drill], args: &DrillArgs) -> io::Result<ExitCode> {
+    let binary = std::env::current_exe()?;
+    let setting = Setting { binary: &binary, seed: args.seed, scale: 1.0 };
+    let mut out = io::stdout();
+    let mut tell = |line: &str| drop(writeln!(out, "{line}").and_then(|()| out.flush()));
+    let mut verdicts = Vec::new();
+    for drill in drills {
+        tell(&format!("{}: {}\nrule: {}", drill.name, drill.summary, drill.rule));
+        let outcome = match drill.run(&setting, &mut tell) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                eprintln!("tidegate: {error}");
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        for line in outcome.lines() {
+            tell(&line);
+        }
+        if let Some(path) = &args.report {
+            let path = if drills.len() > 1 { named(path, drill.name) } else { path.clone() };
+            write(&path, &html::page(&outcome.page()))?;
+            tell(&format!("report: {}", path.display()));
+        }
+        tell("");
+        verdicts.push(outcome.verdict);
+    }
+    let worst = [Verdict::Failed, Verdict::TooBusy].into_iter().find(|worst| verdicts.contains(worst));
+    Ok(ExitCode::from(worst.unwrap_or(Verdict::Passed).code()))
+}
+
+/// `report.html` for a drill: `report-NAME.html`.
+fn named(path: &Path, name: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}-{name}.html"))
 }
 
 fn measure(args: &CapacityArgs) -> io::Result<ExitCode> {
@@ -114,7 +187,7 @@ fn measure(args: &CapacityArgs) -> io::Result<ExitCode> {
     Ok(if measured.is_judged() { ExitCode::SUCCESS } else { ExitCode::from(TOO_BUSY) })
 }
 
-fn write(path: &PathBuf, text: &str) -> io::Result<()> {
+fn write(path: &Path, text: &str) -> io::Result<()> {
     std::fs::write(path, text)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }

@@ -4,7 +4,78 @@ use std::process::{Command, Output};
 
 use tidegate_testkit::{Gate, Origin, Reply};
 
+use tidegate_drill::drill::Outcome;
+use tidegate_drill::run::Setting;
+use tidegate_drill::{report, scenario};
+
 use crate::{BINARY, nobody};
+
+/// Runs a drill in a short form. Whether its rule holds depends on the time that this machine has: what is looked at
+/// here are counts and bounds that hold on any.
+fn short(name: &str) -> Outcome {
+    let drill = scenario::find(name).expect("there is such a drill");
+    let setting = Setting { binary: BINARY.as_ref(), seed: 7, scale: 0.25 };
+    let outcome = drill.run(&setting, &mut |_| ()).expect("it runs");
+    let due = |run: &tidegate_drill::run::Run| {
+        run.driven.asked.iter().map(|asked| (asked.due, asked.source)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        due(&outcome.runs.off),
+        due(&outcome.runs.on),
+        "both sides are asked the same at the same times"
+    );
+    let page = report::html::page(&outcome.page());
+    assert!(page.contains(&report::escape(drill.rule)) && page.contains("<svg"), "{page}");
+    assert!(outcome.lines().iter().any(|line| line.contains("answered well")));
+    outcome
+}
+
+#[test]
+fn a_dead_upstream_is_spared_and_the_reserve_answers() {
+    let runs = short("dead-upstream").runs;
+    assert_eq!(runs.off.apps[1].requests, 0);
+    assert!(runs.on.apps[1].served > 0);
+}
+
+#[test]
+fn servers_that_are_restarted_are_all_back_at_the_end() {
+    let runs = short("rolling-restart").runs;
+    for run in [runs.off, runs.on] {
+        let crashes: Vec<u64> = run.apps.iter().map(|counts| counts.crashes).collect();
+        assert_eq!(crashes, [0, 1, 0, 1]);
+        assert!(run.apps.iter().all(|counts| counts.served > 0));
+    }
+}
+
+#[test]
+fn slow_and_silent_connections_are_closed_where_there_is_a_bound() {
+    for name in ["slowloris", "connection-flood"] {
+        let runs = short(name).runs;
+        let (off, on) = (runs.off.driven.hostile, runs.on.driven.hostile);
+        assert!(on.closed > off.closed, "{name}: {off:?} {on:?}");
+    }
+}
+
+#[test]
+fn a_herd_waits_at_the_gate_and_never_within_the_application() {
+    let runs = short("thundering-reconnect").runs;
+    assert!(runs.off.line_most() > 0);
+    assert_eq!(runs.on.line_most(), 0);
+}
+
+#[test]
+fn poison_reaches_the_servers_of_its_shard_and_no_other() {
+    let crashed = |run: &tidegate_drill::run::Run| run.apps.iter().filter(|app| app.crashes > 0).count();
+    let runs = short("poison-tenant").runs;
+    assert!((1..=2).contains(&crashed(&runs.on)), "{}", crashed(&runs.on));
+    assert!(crashed(&runs.off) > 2, "{}", crashed(&runs.off));
+}
+
+#[test]
+fn lists_drills_and_knows_none_by_another_name() {
+    check(&["list"], 0, "dead-upstream");
+    check(&["dead-upstram"], 2, "did you mean `dead-upstream`?");
+}
 
 fn drill(arguments: &[&str]) -> Output {
     Command::new(BINARY).arg("drill").args(arguments).output().expect("the binary runs")
