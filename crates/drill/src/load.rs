@@ -26,7 +26,7 @@ use tidegate_wire::settings::Protocol;
 use tidegate_wire::task;
 
 use crate::chance::Chance;
-pub use hostile::{Hostile, Kind};
+pub use hostile::{Harm, Hostile, Kind};
 pub use record::{Asked, Driven, End};
 
 /// Requests in a run.
@@ -106,6 +106,17 @@ pub fn arrivals(sources: &[Source], length: Duration, seed: u64) -> Vec<(Duratio
     all
 }
 
+/// By which number an application knows each of these arrivals. A source's requests have the same whoever asks beside it: an
+/// application's service times follow from them, so that runs with and without the others can be compared request by request.
+fn names(arrivals: &[(Duration, usize)], sources: usize) -> Vec<u64> {
+    let mut next: Vec<u64> = (0..sources as u64).map(|source| source << 32).collect();
+    let name = |(_, source): &(Duration, usize)| {
+        next[*source] += 1;
+        next[*source]
+    };
+    arrivals.iter().map(name).collect()
+}
+
 /// Something that is done at a time of the run.
 pub type Act = (Duration, Box<dyn FnOnce()>);
 
@@ -130,6 +141,8 @@ struct Shared {
     sources: Vec<Source>,
     begin: Tick,
     asked: RefCell<Vec<Asked>>,
+    /// By which number an application knows each request.
+    names: Vec<u64>,
     under_way: Cell<usize>,
     idle: RefCell<Vec<Sender>>,
     hostile: RefCell<hostile::Harm>,
@@ -145,6 +158,7 @@ impl Load {
         let shared = Rc::new(Shared {
             target: Target { address: self.address, protocol: Protocol::Http1, tls: None },
             asked: RefCell::new(schedule.iter().map(|(due, source)| Asked::new(*due, *source)).collect()),
+            names: names(&schedule, self.sources.len()),
             sources: self.sources,
             begin,
             under_way: Cell::new(0),
@@ -239,7 +253,7 @@ impl Shared {
         let mut request = Request::builder()
             .uri(source.path.as_str())
             .header(HOST, "drill")
-            .header("drill-request", number)
+            .header("drill-request", self.names[number])
             .body(Body::default())
             .ok()?;
         if let Some(tenant) = &source.tenant {
@@ -328,6 +342,17 @@ mod tests {
             prop_assert_eq!(quiet.count(), 0);
             prop_assert!((count(0) / (9.0 * rate) - 1.0).abs() < 0.3, "{}", count(0));
             prop_assert!((count(1) / (10.0 * rate) - 1.0).abs() < 0.3, "{}", count(1));
+        }
+
+        #[test]
+        fn a_source_asks_for_the_same_whoever_asks_beside_it(seed: u64, rate in 50.0f64..500.0) {
+            let length = Duration::from_secs(2);
+            let of_second = |first: f64| {
+                let all = arrivals(&[Source::steady("a", first), Source::steady("b", 50.0)], length, seed);
+                let named = names(&all, 2).into_iter().zip(all);
+                named.filter(|(_, (_, source))| *source == 1).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(of_second(rate), of_second(0.0));
         }
     }
 }

@@ -4,21 +4,35 @@
 //! is plain proxying with the protections in question left out, as the field's defaults have it; where a bound is lower
 //! than any product's default, it is so on both sides, and the drill says why.
 
+mod brown_out;
 mod connection_flood;
 mod dead_upstream;
+mod deadline_inversion;
+mod noisy_neighbour;
+mod peak;
 mod poison_tenant;
+mod retry_storm;
 mod rolling_restart;
+mod slow_endpoint;
 mod slowloris;
 mod thundering_reconnect;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::app::{App, Behaviour};
 use crate::drill::Drill;
+use crate::load::Driven;
 use crate::run::{RunError, Setting};
 
 /// All drills, in the order in which they are listed.
-pub const ALL: [Drill; 6] = [
+pub const ALL: [Drill; 12] = [
+    noisy_neighbour::DRILL,
+    retry_storm::DRILL,
+    slow_endpoint::DRILL,
+    brown_out::DRILL,
+    peak::DRILL,
+    deadline_inversion::DRILL,
     dead_upstream::DRILL,
     rolling_restart::DRILL,
     slowloris::DRILL,
@@ -45,9 +59,52 @@ fn endpoints(apps: &[Arc<App>]) -> String {
     format!("[{}]", all.join(", "))
 }
 
+/// How many seconds after the start of a span these sources were well again, and remained so: in each half second from then
+/// on, at least this share of the requests that were due was answered well. `None`: not within the span.
+fn recovery(driven: &Driven, sources: &str, span: Range<f64>, share: f64) -> Option<f64> {
+    const STEP: f64 = 0.5;
+    let steps = ((span.end - span.start) / STEP).floor() as u32;
+    let at = |step: u32| span.start + f64::from(step) * STEP;
+    let bad = (0..steps).rev().find(|step| driven.success(sources, at(*step)..at(step + 1)) < share);
+    let well = bad.map_or(0, |step| step + 1);
+    (well < steps).then(|| f64::from(well) * STEP)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::load::{Asked, End};
+
+    /// One request in each half second, answered well or not.
+    fn check(well: &[bool], expected: Option<f64>) {
+        let asked = |(number, well): (usize, &bool)| Asked {
+            due: Duration::from_millis(500 * number as u64 + 100),
+            source: 0,
+            sent: Vec::new(),
+            ended: Some(Duration::from_millis(500 * number as u64 + 200)),
+            end: if *well { End::Good } else { End::Refused },
+        };
+        let driven = Driven {
+            sources: vec!["clients".to_owned()],
+            asked: well.iter().enumerate().map(asked).collect(),
+            length: Duration::from_secs(10),
+            late: 0,
+            hostile: crate::load::Harm::default(),
+        };
+        assert_eq!(recovery(&driven, "clients", 1.0..3.0, 0.9), expected, "{well:?}");
+    }
+
+    #[test]
+    fn well_again_is_who_remains_so() {
+        check(&[true; 6], Some(0.0));
+        check(&[false, false, false, true, true, true], Some(0.5));
+        check(&[true, true, true, true, false, true], Some(1.5));
+        check(&[true, true, true, true, true, false], None);
+        // What is outside of the span does not count.
+        check(&[false, false, true, true, true, true, false], Some(0.0));
+    }
 
     #[test]
     fn every_drill_has_a_name_of_its_own_a_rule_and_an_end() {

@@ -72,6 +72,58 @@ fn poison_reaches_the_servers_of_its_shard_and_no_other() {
 }
 
 #[test]
+fn a_quiet_tenant_is_let_in_before_a_noisy_one() {
+    let runs = short("noisy-neighbour").runs;
+    let quiet = |run: &tidegate_drill::run::Run| {
+        let app = &run.apps[0];
+        app.by_tenant["quiet"] as f64 / app.requests as f64
+    };
+    assert!(quiet(&runs.on) > 2.0 * quiet(&runs.off), "{} {}", quiet(&runs.on), quiet(&runs.off));
+    // The application has eight slots, and the gate lets ten in.
+    assert!(runs.on.line_most() <= 2 && runs.off.line_most() > 2, "{}", runs.on.line_most());
+    let baseline = runs.baseline.expect("there is a run without the trouble");
+    assert!(baseline.apps[0].by_tenant.keys().eq(["quiet"]), "{:?}", baseline.apps[0].by_tenant);
+}
+
+#[test]
+fn a_storm_of_retries_reaches_the_gate_and_not_the_application() {
+    let runs = short("retry-storm").runs;
+    // The application has four slots, and the gate lets five in.
+    assert!(runs.on.line_most() <= 1 && runs.off.line_most() > 1, "{}", runs.on.line_most());
+    let requests = |run: &tidegate_drill::run::Run| run.sum(|counts| counts.requests);
+    assert!(requests(&runs.on) < requests(&runs.off));
+}
+
+#[test]
+fn a_slow_endpoint_is_asked_less() {
+    let runs = short("slow-endpoint").runs;
+    let share = |run: &tidegate_drill::run::Run| {
+        run.apps[0].requests as f64 / run.sum(|counts| counts.requests) as f64
+    };
+    assert!(share(&runs.on) < share(&runs.off), "{} {}", share(&runs.on), share(&runs.off));
+}
+
+#[test]
+fn an_adaptive_gate_keeps_the_line_out_of_the_application() {
+    for name in ["brown-out", "peak"] {
+        let runs = short(name).runs;
+        let limited =
+            |run: &tidegate_drill::run::Run| run.samples.iter().any(|sample| sample.gate_slots > 0.0);
+        assert!(limited(&runs.on) && !limited(&runs.off), "{name}");
+        let (off, on) = (runs.off.line_most(), runs.on.line_most());
+        assert!(2 * on < off, "{name}: {on} {off}");
+    }
+}
+
+#[test]
+fn doomed_work_is_refused_before_it_is_begun() {
+    let runs = short("deadline-inversion").runs;
+    // The application has eight slots, and the gate lets nine in.
+    assert!(runs.on.line_most() <= 1 && runs.off.line_most() > 1, "{}", runs.on.line_most());
+    assert!(runs.on.wasted() < runs.off.wasted(), "{} {}", runs.on.wasted(), runs.off.wasted());
+}
+
+#[test]
 fn lists_drills_and_knows_none_by_another_name() {
     check(&["list"], 0, "dead-upstream");
     check(&["dead-upstram"], 2, "did you mean `dead-upstream`?");
