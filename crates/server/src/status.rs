@@ -1,7 +1,7 @@
 //! `tidegate status`: the state of a running Tidegate, from its control API.
 
 use std::io::{Read as _, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-/// A question to the control API, in total.
+/// To connect to the control API, and between two pieces of its answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of an answer.
 const BYTES_MAX: u64 = 64 << 20;
@@ -418,7 +418,7 @@ fn ask(args: &StatusArgs, method: &str, path: &str, body: &str) -> Result<String
             stream.set_read_timeout(Some(TIMEOUT))?;
             exchange(stream, &request)
         }),
-        None => TcpStream::connect(&args.control).and_then(|stream| {
+        None => connected(&args.control).and_then(|stream| {
             stream.set_read_timeout(Some(TIMEOUT))?;
             exchange(stream, &request)
         }),
@@ -444,6 +444,18 @@ fn ask(args: &StatusArgs, method: &str, path: &str, body: &str) -> Result<String
             Err(format!("tidegate: {detail}{help}"))
         }
     }
+}
+
+/// Connects to the first of its addresses that answers. One that says nothing at all is not waited for.
+fn connected(control: &str) -> std::io::Result<TcpStream> {
+    let mut failed = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    for address in control.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 fn exchange(mut stream: impl std::io::Read + Write, request: &str) -> std::io::Result<String> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
 pub use route::{
-    Add, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults, Share,
+    Add, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults, SetTo, Share,
 };
 pub use upstream::{Adaptive, Balance, Between, Concurrency, Endpoint, Health, Protocol, Upstream, WhenDown};
 
@@ -418,7 +418,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// A secret in the environment.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvSecret {
     /// The variable's name.
@@ -426,7 +426,7 @@ pub struct EnvSecret {
 }
 
 /// A secret in a file.
-#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSecret {
     /// The file. A line end at its end is no part of the secret.

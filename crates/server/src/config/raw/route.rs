@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize};
 
-use super::{Rates, Switch};
+use super::{EnvSecret, FileSecret, Rates, Switch};
 use crate::config::scalar::{Percent, Size, Time};
 use crate::config::text::{Header, HeaderText, Host, Name, Net, Path, PlainPath, Verb};
 
@@ -307,31 +307,58 @@ pub enum Defer {
 pub struct HeaderChanges {
     /// Removed.
     pub remove: Vec<Header>,
-    /// Replaced or created.
-    #[serde(serialize_with = "without_credentials")]
-    pub set: BTreeMap<String, HeaderText>,
+    /// Replaced or created. A credential for the upstream may stand in the environment or a file.
+    #[serde(serialize_with = "set_without_credentials")]
+    pub set: BTreeMap<String, SetTo>,
     /// Appended beside what is there: a value, or several.
-    #[serde(serialize_with = "without_credentials")]
+    #[serde(serialize_with = "added_without_credentials")]
     pub add: BTreeMap<String, Add>,
 }
 
 /// What a field's name has in it whose value is a credential, such as one that an upstream asks of Tidegate.
 const CREDENTIALS: [&str; 6] = ["authorization", "cookie", "token", "secret", "password", "key"];
 
-/// The fields, the values of credentials hidden.
+fn set_without_credentials<S: serde::Serializer>(
+    fields: &BTreeMap<String, SetTo>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    without_credentials(fields, |value| matches!(value, SetTo::Text(_)), serializer)
+}
+
+fn added_without_credentials<S: serde::Serializer>(
+    fields: &BTreeMap<String, Add>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    without_credentials(fields, |_| true, serializer)
+}
+
+/// The fields, the values of credentials hidden where they are told.
 fn without_credentials<V: Serialize, S: serde::Serializer>(
     fields: &BTreeMap<String, V>,
+    is_told: impl Fn(&V) -> bool,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(fields.len()))?;
     for (name, value) in fields {
         let lower = name.to_ascii_lowercase();
-        match CREDENTIALS.iter().any(|part| lower.contains(part)) {
+        match is_told(value) && CREDENTIALS.iter().any(|part| lower.contains(part)) {
             true => map.serialize_entry(name, "hidden")?,
             false => map.serialize_entry(name, value)?,
         }
     }
     map.end()
+}
+
+/// A value to set: itself, or where it stands.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum SetTo {
+    /// The value itself.
+    Text(HeaderText),
+    /// In the environment.
+    Env(EnvSecret),
+    /// In a file.
+    File(FileSecret),
 }
 
 /// A value to add, or several.

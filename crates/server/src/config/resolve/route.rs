@@ -17,6 +17,7 @@ use super::tenants::rates;
 use crate::config::problem::Problem;
 use crate::config::raw;
 use crate::config::scalar::show_duration;
+use crate::config::text::HeaderText;
 use crate::config::tree::Node;
 
 /// Paths that belong to Tidegate on every listener.
@@ -324,16 +325,42 @@ fn changes(context: &mut Context<'_>, raw: &raw::HeaderChanges, node: &Node) -> 
         };
         add.extend(values.iter().map(|value| (name.clone(), value.0.clone())));
     }
+    let node = node.at("set");
+    let read = raw
+        .set
+        .iter()
+        .filter_map(|(name, value)| Some((name.clone(), set_to(context, value, node.at(name))?)));
+    let values: BTreeMap<String, HeaderText> = read.collect();
     HeaderChanges {
         remove: raw.remove.iter().map(|name| name.0.clone()).collect(),
-        set: set(context, &raw.set, node.at("set")),
+        set: set(context, &values, node),
         add,
     }
 }
 
+/// The value of a field, read from where it stands.
+fn set_to(context: &mut Context<'_>, raw: &raw::SetTo, node: &Node) -> Option<HeaderText> {
+    let secret = match raw {
+        raw::SetTo::Text(text) => return Some(text.clone()),
+        raw::SetTo::Env(env) => raw::Secret::Env(env.clone()),
+        raw::SetTo::File(file) => raw::Secret::File(file.clone()),
+    };
+    let before = context.problems.len();
+    let bytes = context.secret(&secret, node);
+    if context.problems.len() > before {
+        return None;
+    }
+    let Ok(mut value) = HeaderValue::from_bytes(&bytes) else {
+        context.tell(node, "what stands there is no header's value");
+        return None;
+    };
+    value.set_sensitive(true);
+    Some(HeaderText(value))
+}
+
 fn set(
     context: &mut Context<'_>,
-    raw: &BTreeMap<String, crate::config::text::HeaderText>,
+    raw: &BTreeMap<String, HeaderText>,
     node: &Node,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut set: Vec<(HeaderName, HeaderValue)> = Vec::new();

@@ -1,6 +1,6 @@
 //! How tenants are recognised: what is wrong with it is told with what was meant.
 
-use super::{check, parse, with};
+use super::{Folder, check, parse, with};
 
 #[test]
 fn what_is_not_listed_and_whence_keys_come_is_told_with_what_was_meant() {
@@ -71,4 +71,27 @@ request_headers = { set = { Authorization = "Bearer hunter2", x-fine = "shown" }
         shown.contains("Authorization = \"hidden\"") && shown.contains("x-api-key = \"hidden\""),
         "{shown}"
     );
+}
+
+#[test]
+fn a_credential_for_an_upstream_may_stand_in_a_file_or_the_environment() {
+    let folder = Folder::new("header-secret");
+    let file = folder.write("token", "Bearer hunter2\n");
+    let set = |value: &str| {
+        parse(&with(&format!(
+            "[defaults.route]\nrequest_headers = {{ set = {{ Authorization = {value} }} }}"
+        )))
+    };
+    let config = set(&format!("{{ file = \"{}\" }}", file.display())).unwrap();
+    let (name, value) = &config.proxy.routes[0].request.headers.set[0];
+    assert_eq!(
+        (name.as_str(), value.as_bytes(), value.is_sensitive()),
+        ("authorization", &b"Bearer hunter2"[..], true)
+    );
+    assert!(!config.effective.contains("hunter2") && config.effective.contains(&file.display().to_string()));
+    let missing = set("{ env = \"TIDEGATE_TEST_NOT_SET\" }").unwrap_err();
+    assert!(missing.contains("the environment variable `TIDEGATE_TEST_NOT_SET` is not set"), "{missing}");
+    folder.write("token", "two\nlines");
+    let wrong = set(&format!("{{ file = \"{}\" }}", file.display())).unwrap_err();
+    assert!(wrong.contains("what stands there is no header's value"), "{wrong}");
 }
