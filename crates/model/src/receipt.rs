@@ -71,6 +71,10 @@ pub struct Receipt {
     pub gate_wait: Duration,
     /// Time spent in upstream calls until their heads.
     pub upstream_time: Duration,
+    /// How overloaded it was when it was decided, the process or the upstream, 0 to 3.
+    pub load: u8,
+    /// Its line in the access log may be left out, if it went well.
+    pub sampled_out: bool,
     /// How the exchange ended.
     pub end: End,
     /// The names of the injected faults that struck it.
@@ -164,12 +168,14 @@ pub enum Step {
     TryAnswered(StatusCode),
     /// Another try comes after this pause.
     Backoff(Duration),
-    /// No further try, for this reason (`budget`, `deadline`, `tries`, `unsafe`, `body`, `answered`, `breaker`, `shard`).
+    /// No further try, for this reason (`budget`, `deadline`, `tries`, `load`, `unsafe`, `body`, `answered`, `breaker`, `shard`).
     NoRetry(&'static str),
     /// A second try was sent beside the slow first one.
     Hedged,
     /// The ladder's next rung was taken (`upstream NAME`, `fixed`).
     Fallback(Arc<str>),
+    /// At this level of load its route does without this (`upstream`, `route`).
+    Degraded(&'static str, u8),
     /// This limit was exceeded.
     Exceeded(Arc<str>),
     /// It was refused with this code, for this reason.
@@ -205,6 +211,8 @@ impl Receipt {
             answered: None,
             gate_wait: Duration::ZERO,
             upstream_time: Duration::ZERO,
+            load: 0,
+            sampled_out: false,
             end: End::Open,
             fault: None,
             events: SmallVec::new(),

@@ -3,12 +3,20 @@
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use tidegate_model::receipt::Step;
+use tidegate_model::refusal::{self, Refusal};
 use tidegate_upstream::Upstream;
 
+use crate::exchange::Exchange;
+use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
+use crate::protect;
 use crate::route::Routed;
 use crate::settings::FixedResponse;
 use crate::site::{Fallback, Ladder};
+
+/// Of so many requests that went well one is logged, where a route leaves out the others.
+const LOGGED_OF: u64 = 10;
 
 /// What answers the exchange.
 pub enum Decision<'a> {
@@ -25,9 +33,55 @@ pub enum Decision<'a> {
     Respond(&'a Arc<FixedResponse>),
 }
 
-/// Decides.
-#[must_use]
-pub fn decide<'a>(routed: &Routed<'a>, permitted: &Permitted) -> Decision<'a> {
+/// Decides. The process has this level of load; that of the upstream counts too.
+///
+/// # Errors
+/// `route.shed`, where the route is left out at this level.
+pub fn decide<'a>(
+    proxy: &Proxy,
+    exchange: &Exchange,
+    routed: &Routed<'a>,
+    permitted: &Permitted,
+) -> Result<Decision<'a>, Refusal> {
+    let decision = first_choice(routed, permitted);
+    let level = match &decision {
+        Decision::Forward { first, .. } => proxy.guard.level().max(first.load()),
+        Decision::Redirect | Decision::Respond(_) => proxy.guard.level(),
+    };
+    if level == 0 { Ok(decision) } else { under_load(proxy, exchange, routed, decision, level) }
+}
+
+/// What is left of a decision at this level.
+fn under_load<'a>(
+    proxy: &Proxy,
+    exchange: &Exchange,
+    routed: &Routed<'a>,
+    decision: Decision<'a>,
+    level: u8,
+) -> Result<Decision<'a>, Refusal> {
+    let degrade = &routed.route.settings.degrade;
+    {
+        let mut receipt = exchange.open.receipt_mut();
+        receipt.load = level;
+        receipt.sampled_out = level >= degrade.log && !proxy.entropy.word().is_multiple_of(LOGGED_OF);
+    }
+    if level >= degrade.route {
+        exchange.note(Step::Degraded("route", level));
+        let refusal = Refusal::new(&refusal::ROUTE_SHED, "the route is left out under this load");
+        return Err(protect::come_again(refusal, &proxy.entropy));
+    }
+    let Decision::Forward { rest: [next, rest @ ..], .. } = &decision else { return Ok(decision) };
+    if level < degrade.upstream {
+        return Ok(decision);
+    }
+    exchange.note(Step::Degraded("upstream", level));
+    Ok(match next {
+        Fallback::Upstream(first) => Decision::Forward { first, rest },
+        Fallback::Respond(fixed) => Decision::Respond(fixed),
+    })
+}
+
+fn first_choice<'a>(routed: &Routed<'a>, permitted: &Permitted) -> Decision<'a> {
     match &routed.route.ladder {
         Ladder::Forward { split, first, rest } => {
             let first = match first.as_slice() {

@@ -39,6 +39,7 @@ use crate::trace;
 /// What is read of a body over HTTP/1.1 before its upstream takes it.
 const READ_AHEAD: u64 = 64 << 10;
 const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
+const TIDEGATE_LOAD: HeaderName = HeaderName::from_static("tidegate-load");
 
 /// Forwards to the first rung and, when that fails, takes the further ones in their order. What an injected fault puts
 /// in the place of the first rung is taken as what that came to.
@@ -145,6 +146,8 @@ async fn call(
 ) -> (Result<Response<Content>, Refusal>, bool) {
     exchange.open.receipt_mut().upstream = Some(Arc::clone(upstream.name()));
     let upgrade = request.headers().contains_key(UPGRADE);
+    let level = proxy.guard.level();
+    request.headers_mut().insert(TIDEGATE_LOAD, load(level.max(upstream.load())));
     let terms = Terms {
         now,
         deadline: by,
@@ -152,6 +155,8 @@ async fn call(
         retry: &settings.retry,
         route: &settings.name,
         priority: settings.priority,
+        degrade: &settings.degrade,
+        level,
         client: exchange.client,
         upgrade,
         further,
@@ -169,6 +174,16 @@ async fn call(
         respond::switched(head, answer.sticky, &settings.response)
     });
     (response, again)
+}
+
+/// What the application is told of the load.
+fn load(level: u8) -> HeaderValue {
+    HeaderValue::from_static(match level {
+        0 => "0",
+        1 => "1",
+        2 => "2",
+        _ => "3",
+    })
 }
 
 /// Joins both sides of an Upgrade. The receipt, the permit and the upstream's call live until the tunnel ends.

@@ -100,7 +100,7 @@ impl Proxy {
             None => None,
             Some(struck) => Box::pin(fault::suffer(site, exchange, &routed, struck)).await,
         };
-        let response = match (decide(&routed, &permitted), instead) {
+        let response = match (decide(self, exchange, &routed, &permitted)?, instead) {
             (Decision::Forward { first, rest }, instead) => {
                 let ladder = (first, rest);
                 return Ok(forward::forward(self, site, exchange, &routed, permitted, ladder, instead).await?);

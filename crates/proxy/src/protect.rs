@@ -256,9 +256,15 @@ fn short_of_memory(entropy: &Entropy) -> Refusal {
 }
 
 fn refused(kind: &'static Kind, why: &'static str, entropy: &Entropy) -> Refusal {
+    come_again(Refusal::new(kind, why), entropy)
+}
+
+/// Tells the client to come again, each at another time.
+#[must_use]
+pub fn come_again(refusal: Refusal, entropy: &Entropy) -> Refusal {
     let extra = (RETRY_SPREAD_MS * u128::from(entropy.word())) >> 64;
     let extra = Duration::from_millis(u64::try_from(extra).unwrap_or_default());
-    Refusal::new(kind, why).retry_after(RETRY_AFTER + extra)
+    refusal.retry_after(RETRY_AFTER + extra)
 }
 
 /// Whether a refusal ends its connection: what a connection holds is what is short. (HTTP/2 has no such word.)

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_model::address::AddressSet;
 use tidegate_model::credential::Digest;
 use tidegate_model::gate::Priority;
+use tidegate_model::gate::level::Degrade;
 use tidegate_model::plan::{Plan, Rate};
 use tidegate_model::route::{Match, Split};
 use tidegate_model::tenant::RouteLimits;
@@ -157,6 +158,8 @@ pub struct RouteSettings {
     pub response: HeaderChanges,
     /// What is shed first under overload.
     pub priority: Priority,
+    /// What it does without under load.
+    pub degrade: Degrade,
 }
 
 impl RouteSettings {

@@ -108,7 +108,9 @@ struct ProcessWatch {
 impl ProcessWatch {
     fn look_at(&mut self, gate: &Gate) {
         let settings = gate.config().protect;
-        self.look(&settings, &gate.shield, &gate.standing.tenants, &gate.readings, clock::now());
+        let now = clock::now();
+        self.look(&settings, &gate.shield, &gate.standing.tenants, &gate.readings, now);
+        gate.standing.upstreams.look(settings.calm, now);
     }
 
     fn look(

@@ -209,7 +209,7 @@ fn faults(state: &Value) -> String {
 }
 
 fn upstreams(state: &Value) -> Rows {
-    let mut rows = Rows::of(["UPSTREAM", "BREAKER", "SLOTS", "WAITING", "P50", "P99", "DISCOVERY"]);
+    let mut rows = Rows::of(["UPSTREAM", "BREAKER", "LOAD", "SLOTS", "WAITING", "P50", "P99", "DISCOVERY"]);
     for one in list(&state["upstreams"]) {
         let slots = match &one["concurrency"] {
             Value::Null => "-".to_owned(),
@@ -226,6 +226,7 @@ fn upstreams(state: &Value) -> Rows {
         rows.push([
             cell(&one["name"]),
             cell(&one["breaker"]),
+            cell(&one["load"]),
             slots,
             waiting(one),
             millis(&one["p50_ms"]),
@@ -491,7 +492,7 @@ mod tests {
             },
             "config": {"loaded_at": "2026-01-01T00:00:00Z", "last_error": "error: a\n --> b"},
             "upstreams": [{
-                "name": "app", "breaker": "open", "concurrency": 8, "adaptive": true, "in_use": 2,
+                "name": "app", "breaker": "open", "load": 1, "concurrency": 8, "adaptive": true, "in_use": 2,
                 "waiting": 1, "saturated_ms": 2100, "p50_ms": 1.24,
                 "heaviest": [{"tenant": "acme", "route": "search", "share": 0.914, "waiting": 1, "refused": 0}],
                 "p99_ms": null, "discovery": "dns app.internal", "discovery_error": "no answer",
@@ -526,7 +527,7 @@ mod tests {
                 "load 2, memory 5 MiB of 9 MiB, bodies 1 MiB, open files 12 of 100, late by 250 ms",
                 "short of memory, refusing: greedy",
                 "core 1 is short of time, refusing: sheddable",
-                "app open 2 of 8 (adaptive) 1 for 2 s (acme on search: 91 %) 1.2 ms - dns app.internal (failing: no answer)",
+                "app open 1 2 of 8 (adaptive) 1 for 2 s (acme on search: 91 %) 1.2 ms - dns app.internal (failing: no answer)",
                 "127.0.0.1:1 app up draining 1 2 3 4 0.5 ms",
                 "small 3 7 10 1024 - 2048 default: 5 in 1.5 s, 6 at once",
                 "acme\\u{1b}[2J small 5 6 7 of 10 default: 2 left, 5 in 1.5 s; search: 0 left, 3 in 1 s; search: 1 of 4 in flight",

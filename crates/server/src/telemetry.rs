@@ -52,6 +52,7 @@ struct Cells {
     routes: HashMap<Arc<str>, RouteCells>,
     refusals: HashMap<&'static str, u64>,
     tries: u64,
+    lines_left_out: u64,
     /// Each kind has a ring of its own: a tenant that is refused hundreds of times a second must not push out the one
     /// exchange that failed, nor those the slow one.
     recent: Ring,
@@ -108,6 +109,8 @@ pub struct Sums {
     pub tries: u64,
     /// Lines of access log that were dropped.
     pub lines_dropped: u64,
+    /// Lines of access log that routes left out under load.
+    pub lines_left_out: u64,
 }
 
 impl Telemetry {
@@ -127,6 +130,7 @@ impl Telemetry {
                 routes: HashMap::new(),
                 refusals: HashMap::new(),
                 tries: 0,
+                lines_left_out: 0,
                 recent: ring(),
                 refused: ring(),
                 remarkable: ring(),
@@ -186,6 +190,7 @@ impl Telemetry {
         for cells in &self.cores {
             let cells = cells.lock();
             sums.tries += cells.tries;
+            sums.lines_left_out += cells.lines_left_out;
             for (code, count) in &cells.refusals {
                 *sums.refusals.entry(code).or_default() += count;
             }
@@ -246,7 +251,11 @@ impl CoreRecorder {
 impl Recorder for CoreRecorder {
     fn record(&self, mut settled: Box<RefCell<Receipt>>) {
         let receipt = settled.get_mut();
-        if self.telemetry.log.is_some() {
+        let slow = receipt.ended.since(receipt.started) >= self.telemetry.slow;
+        let well = receipt.refusal.is_none() && receipt.end == End::Complete && !slow;
+        let left_out =
+            receipt.sampled_out && well && receipt.status.is_some_and(|status| status.as_u16() < 500);
+        if self.telemetry.log.is_some() && !left_out {
             let full = {
                 let mut chunk = self.chunk.borrow_mut();
                 let Chunk { bytes, lines, stamp } = &mut *chunk;
@@ -260,6 +269,7 @@ impl Recorder for CoreRecorder {
         }
         let mut cells = self.cells.lock();
         cells.tries += u64::from(receipt.tries);
+        cells.lines_left_out += u64::from(left_out && self.telemetry.log.is_some());
         if let Some(kind) = receipt.refusal {
             *cells.refusals.entry(kind.code).or_default() += 1;
         }
@@ -269,7 +279,6 @@ impl Recorder for CoreRecorder {
         } else if cells.routes.len() < ROUTES_MAX {
             cells.routes.entry(Arc::from(name)).or_default().record(receipt);
         }
-        let slow = receipt.ended.since(receipt.started) >= self.telemetry.slow;
         let status = receipt.status.map_or(0, |status| status.as_u16());
         let broken = !matches!(receipt.end, End::Complete | End::TunnelClosed);
         let ring = match status {

@@ -15,6 +15,7 @@ use http_body::Body as _;
 use tidegate_model::balance::mix;
 use tidegate_model::breaker::{Probe, Verdict};
 use tidegate_model::gate::Priority;
+use tidegate_model::gate::level::Degrade;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::retry::{Sent, apart, backoff, may_repeat};
@@ -57,6 +58,10 @@ pub struct Terms<'a> {
     pub client: IpAddr,
     /// An Upgrade: never tried twice.
     pub upgrade: bool,
+    /// What is saved under load.
+    pub degrade: &'a Degrade,
+    /// The level of the process.
+    pub level: u8,
     /// Whether the request may be made elsewhere when this fails.
     pub further: bool,
     /// Whether the request's body is waited for now: what takes long then is not the upstream's fault.
@@ -397,6 +402,9 @@ impl<'a> Tries<'a> {
     /// How long a try may take before another one is sent beside it, and what that one sends.
     fn hedge(&self) -> Option<(Duration, Request<Body>)> {
         let hedge = self.terms.retry.hedge.as_ref()?;
+        if self.level() >= self.terms.degrade.hedge {
+            return None;
+        }
         if !self.request.method().is_safe() || !matches!(self.again, Again::Empty) {
             return None;
         }
@@ -504,6 +512,11 @@ impl<'a> Tries<'a> {
         true
     }
 
+    /// How overloaded it all is, now: the process, or the upstream.
+    fn level(&self) -> u8 {
+        self.terms.level.max(self.plan.upstream.load())
+    }
+
     /// Why no further try may be made.
     fn hindrance(
         &self,
@@ -516,6 +529,10 @@ impl<'a> Tries<'a> {
         let unsent = matches!(result, Err(Failed { unsent: true, .. }));
         if number >= retry.tries {
             return Some("tries");
+        }
+        // What the upstream did not see costs it nothing.
+        if sent != Sent::Nothing && self.level() >= self.terms.degrade.retry {
+            return Some("load");
         }
         if self.terms.upgrade && !unsent || !may_repeat(self.request.method(), sent, retry.idempotent) {
             return Some("unsafe");

@@ -276,6 +276,11 @@ impl Endpoint {
         Some(busy)
     }
 
+    /// Calls that it was given, ever.
+    pub(crate) fn served(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
     /// Takes one of the connections that there may be.
     pub(crate) fn reserve(self: &Arc<Self>, most: u32) -> Option<Reserved> {
         let more = |open: u32| (open < most).then_some(open + 1);

@@ -241,6 +241,12 @@ impl Gate {
         }
     }
 
+    /// How much of its time the one has waited that is refused next, 0 to 1; and refusals ever.
+    pub(crate) fn strain(&self, now: Tick) -> (f64, u64) {
+        let line = self.line.lock();
+        (line.fair.waited(now), line.fair.refusals().iter().sum())
+    }
+
     /// What an operator sees.
     pub(crate) fn status(&self, now: Tick) -> GateStatus {
         let mut line = self.line.lock();

@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tidegate_model::breaker::{self, Breaker};
+use tidegate_model::gate::level::{Level, RefusedShare, Signals};
 use tidegate_model::retry::{Budget, Latencies};
 use tidegate_model::tick::Tick;
 use tidegate_wire::client_tls::{ClientTls, ClientTlsError};
@@ -40,6 +42,10 @@ pub struct Upstream {
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
     pub(crate) latencies: Latencies,
+    /// How overloaded it is, 0 to 3.
+    load: AtomicU8,
+    /// What that is made of.
+    watched: Mutex<Watched>,
     /// Calls that found no endpoint of their tenant's shard usable: refused, and sent elsewhere.
     pub(crate) shard_refused: AtomicU64,
     pub(crate) shard_spilled: AtomicU64,
@@ -51,6 +57,13 @@ pub struct Upstream {
     known: Mutex<Known>,
     /// Tells the drivers of discovery and health that settings or endpoints have changed.
     changes: watch::Sender<u64>,
+}
+
+/// What an upstream's level is made of.
+#[derive(Debug, Default)]
+struct Watched {
+    level: Level,
+    refused: RefusedShare,
 }
 
 /// What is known of an upstream's endpoints beyond the set that is in use.
@@ -75,6 +88,8 @@ pub struct UpstreamStatus {
     pub breaker: &'static str,
     /// Times the breaker opened.
     pub breaker_opened: u64,
+    /// How overloaded it is, 0 to 3.
+    pub load: u8,
     /// Its gate.
     #[serde(flatten)]
     pub gate: GateStatus,
@@ -110,6 +125,8 @@ impl Upstream {
             breaker: Breaker::default(),
             budget: Budget::default(),
             latencies: Latencies::default(),
+            load: AtomicU8::new(0),
+            watched: Mutex::default(),
             shard_refused: AtomicU64::new(0),
             shard_spilled: AtomicU64::new(0),
             ejecting: Mutex::default(),
@@ -316,6 +333,26 @@ impl Upstream {
         (ejected + 1) * 100 <= set.endpoints.len() * usize::from(max_percent)
     }
 
+    /// How overloaded it is, 0 to 3 ([`tidegate_model::gate::level`]).
+    #[must_use]
+    pub fn load(&self) -> u8 {
+        self.load.load(Relaxed)
+    }
+
+    /// Finds its level anew. A level is lowered after so long.
+    fn look(&self, calm: Duration, now: Tick) {
+        let (wait, refusals) = self.gate.strain(now);
+        let served = self.endpoints.load().endpoints.iter().map(|endpoint| endpoint.served()).sum();
+        let mut watched = self.watched.lock();
+        let refused = watched.refused.observe(refusals, served, now);
+        let level =
+            watched.level.observe(Signals { wait, refused, ..Signals::default() }.pressure(), calm, now);
+        let before = self.load.swap(level, Relaxed);
+        if level != before {
+            tracing::info!(upstream = %self.name, level, before, wait, refused, "load");
+        }
+    }
+
     /// What an operator sees.
     #[must_use]
     pub fn status(&self, now: Tick) -> UpstreamStatus {
@@ -326,6 +363,7 @@ impl Upstream {
             name: Arc::clone(&settings.name),
             breaker: self.breaker.state(now).name(),
             breaker_opened: self.breaker.opened(),
+            load: self.load(),
             gate: self.gate.status(now),
             p50_ms: millis(0.5),
             p99_ms: millis(0.99),
@@ -480,6 +518,11 @@ impl Upstreams {
         let mut all: Vec<_> = self.by_name.load().values().cloned().collect();
         all.sort_by_key(|upstream| Arc::clone(&upstream.settings.load().name));
         all
+    }
+
+    /// Finds the level of each anew. To be called some times a second; a level is lowered after so long.
+    pub fn look(&self, calm: Duration, now: Tick) {
+        self.by_name.load().values().for_each(|upstream| upstream.look(calm, now));
     }
 
     /// What an operator sees of all of them.

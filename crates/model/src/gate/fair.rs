@@ -359,6 +359,15 @@ impl Fair {
         self.expiry.first().map(|&(by, _)| by)
     }
 
+    /// How much of its time the one has waited that is refused next, 0 to 1; 0: nobody waits.
+    #[must_use]
+    pub fn waited(&self, now: Tick) -> f64 {
+        let Some(&(by, key)) = self.expiry.first() else { return 0.0 };
+        let queued_at = self.entries.waiter(key).queued_at;
+        let (waited, most) = (nanos(now.since(queued_at)), nanos(by.since(queued_at)));
+        if waited < most { waited as f64 / most as f64 } else { 1.0 }
+    }
+
     /// Refusals ever, by [`Reason`].
     #[must_use]
     pub fn refusals(&self) -> &[u64; 7] {

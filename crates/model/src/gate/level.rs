@@ -28,6 +28,12 @@ const RAISE_AT: [f64; 3] = [0.3, 0.6, 0.9];
 const LOWER_AT: [f64; 3] = [0.15, 0.4, 0.7];
 /// A share of refusals that is no accident.
 const REFUSED_SOME: f64 = 0.01;
+/// So few are an accident, whatever their share.
+const REFUSED_FEW: f64 = 3.0;
+/// Of fewer than so many, each counts as one of so many.
+const ASKED_FEW: f64 = 20.0;
+/// In how long what was counted loses half of its weight.
+const SHARE_HALF_LIFE: Duration = Duration::from_secs(1);
 /// A share of refusals that calls for level 3.
 const REFUSED_MANY: f64 = 0.2;
 
@@ -55,6 +61,56 @@ impl Signals {
         };
         let worst = [self.wait * 0.8, refused, self.memory, self.lag];
         worst.into_iter().filter(|signal| signal.is_finite()).fold(0.0, f64::max).min(1.0)
+    }
+}
+
+/// The share of refusals of late, from counters that only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RefusedShare {
+    refused: f64,
+    served: f64,
+    before: (u64, u64),
+    at: Tick,
+}
+
+impl RefusedShare {
+    /// So many were refused and served, ever. The share of the refused, of late. A few refusals are an accident,
+    /// whatever their share.
+    pub fn observe(&mut self, refused: u64, served: u64, now: Tick) -> f64 {
+        let half_lives = now.since(self.at).as_secs_f64() / SHARE_HALF_LIFE.as_secs_f64();
+        let kept = 0.5f64.powf(half_lives);
+        self.refused = self.refused * kept + refused.saturating_sub(self.before.0) as f64;
+        self.served = self.served * kept + served.saturating_sub(self.before.1) as f64;
+        (self.before, self.at) = ((refused, served), now);
+        if self.refused < REFUSED_FEW {
+            0.0
+        } else {
+            self.refused / (self.refused + self.served).max(ASKED_FEW)
+        }
+    }
+}
+
+/// From which level on a route does without what it could do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Degrade {
+    /// A second try beside a slow first one.
+    pub hedge: u8,
+    /// Another try after a failed one.
+    pub retry: u8,
+    /// Its upstream, where it has a fallback: that answers at once.
+    pub upstream: u8,
+    /// All of it: its requests are refused.
+    pub route: u8,
+    /// The lines of the access log, but for some, of requests that went well.
+    pub log: u8,
+}
+
+/// At no level.
+pub const NEVER: u8 = LEVEL_MAX + 1;
+
+impl Default for Degrade {
+    fn default() -> Degrade {
+        Degrade { hedge: 1, retry: 2, upstream: NEVER, route: NEVER, log: NEVER }
     }
 }
 
@@ -163,6 +219,18 @@ mod tests {
         assert_eq!(level(Signals { refused: 0.02, ..Signals::default() }), 2);
         assert_eq!(level(Signals { refused: 0.2, ..Signals::default() }), 3);
         assert_eq!(level(Signals { memory: 0.95, lag: f64::NAN, ..Signals::default() }), 3);
+    }
+
+    #[test]
+    fn a_few_refusals_are_an_accident_and_what_is_long_past_is_forgotten() {
+        let mut share = RefusedShare::default();
+        let mut observe =
+            |millis: u64, refused, served| share.observe(refused, served, Tick(millis * 1_000_000));
+        assert_eq!(observe(60_000, 2, 0), 0.0);
+        assert_eq!(observe(60_000, 4, 6), 0.2, "four of twenty, as there were ten only");
+        assert_eq!(observe(60_000, 50, 50), 0.5);
+        assert!((observe(61_000, 50, 100) - 0.25).abs() < 1e-9, "25 of 25 and 25 + 50");
+        assert_eq!(observe(120_000, 50, 200), 0.0);
     }
 
     proptest! {

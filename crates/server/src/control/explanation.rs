@@ -99,6 +99,7 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::TryFailed(code) => format!("the try failed: {code}"),
         Step::TryAnswered(status) => format!("the try was answered with {}", status.as_u16()),
         Step::Backoff(wait) => format!("another try after {:.3} ms", wait.as_secs_f64() * 1e3),
+        Step::Degraded(what, level) => format!("load {level}: the route does without its {what}"),
         Step::NoRetry(why) => format!("no further try: {why}"),
         Step::Hedged => "a second try was sent beside the slow first one".to_owned(),
         Step::Fallback(rung) => format!("took the ladder's next rung: {rung}"),

@@ -17,10 +17,10 @@ use crate::telemetry::{
     ACCEPT_FAILURES, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS,
     CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
     ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, GATE_REFUSED,
-    GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LISTEN_OVERFLOWS,
-    MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, RECEIVED, REFUSALS, RELOADS, REQUESTS,
-    RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS,
-    TENANTS, TRIES,
+    GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT,
+    LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, RECEIVED, REFUSALS,
+    RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHEDDING, TENANT_REFUSED,
+    TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -168,11 +168,14 @@ fn exchanges(out: &mut Exposition, process: &Process) {
     out.sample(TRIES.name, &[], sums.tries);
     out.family(&LINES_DROPPED);
     out.sample(LINES_DROPPED.name, &[], sums.lines_dropped);
+    out.family(&LINES_LEFT_OUT);
+    out.sample(LINES_LEFT_OUT.name, &[], sums.lines_left_out);
 }
 
 fn upstreams(out: &mut Exposition, process: &Process) {
     let all = process.gate.standing.upstreams.status();
-    let of_upstream: [Read<UpstreamStatus, f64>; 4] = [
+    let of_upstream: [Read<UpstreamStatus, f64>; 5] = [
+        (UPSTREAM_LEVEL, |one| one.load.into()),
         (BREAKER_OPEN, |one| f64::from(u8::from(one.breaker != "closed"))),
         (BREAKER_OPENED, |one| one.breaker_opened as f64),
         (GATE_USED, |one| one.gate.in_use as f64),

@@ -50,6 +50,7 @@ metrics! {
     SHARD_REFUSED = "tidegate_upstream_shard_refused_total", "counter", ["upstream"], "Calls refused because no endpoint of the tenant's shard was usable, where there is `shuffle_shard`.";
     SHARD_SPILLED = "tidegate_upstream_shard_spilled_total", "counter", ["upstream"], "Calls that went to other endpoints than those of the tenant's shard because none of these was usable.";
     GATE_REFUSED = "tidegate_upstream_gate_refused_total", "counter", ["upstream", "reason"], "Requests that the upstream's gate refused: `full`, `tenant-full`, `bytes`, `displaced`, `wait`, `deadline`, `overloaded`.";
+    UPSTREAM_LEVEL = "tidegate_upstream_load_level", "gauge", ["upstream"], "How overloaded the upstream is, 0 to 3.";
     CONNECTIONS = "tidegate_connections", "gauge", [], "Client connections open.";
     CONNECTIONS_REFUSED = "tidegate_connections_refused_total", "counter", [], "Client connections refused because there were too many.";
     ACCEPT_FAILURES = "tidegate_accept_failures_total", "counter", [], "Client connections that could not be accepted, mostly for want of file descriptors.";
@@ -70,6 +71,7 @@ metrics! {
     FAULTS = "tidegate_faults", "gauge", [], "Injected faults that have not ended.";
     FAULTS_STRUCK = "tidegate_faults_struck_total", "counter", ["kind"], "Times an injected fault struck an exchange: `delay`, `abort`, `reset`, `throttle` or `truncate`.";
     LINES_DROPPED = "tidegate_access_log_dropped_total", "counter", [], "Access log lines dropped because the writer could not keep up.";
+    LINES_LEFT_OUT = "tidegate_access_log_left_out_total", "counter", [], "Access log lines left out under load, where `degrade.log` of a route says so.";
     RELOADS = "tidegate_config_reloads_total", "counter", ["outcome"], "Reloads of the configuration: `applied` or `refused`.";
     BUILD = "tidegate_build_info", "gauge", ["version"], "1, labelled with the version.";
 }

@@ -115,6 +115,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     field("gate_ms", "number, milliseconds", "no endpoint was tried", "Waiting at the upstream's gate."),
     field("fault", "text", "no injected fault struck it", "The names of the injected faults that struck it."),
+    field("load", "number", "there was none", "How overloaded the process or the upstream was, 1 to 3."),
     field(
         "end",
         "text",
@@ -162,6 +163,9 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &str, query: boo
     }
     if let Some(fault) = &receipt.fault {
         line.text("fault", fault.as_bytes());
+    }
+    if receipt.load > 0 {
+        line.number("load", receipt.load.into());
     }
     line.text("end", receipt.end.name().as_bytes());
     out.extend_from_slice(b"}\n");
@@ -295,6 +299,7 @@ mod tests {
         receipt.endpoint = Some("127.0.0.1:1".parse().unwrap());
         receipt.tries = 1;
         receipt.fault = Some("f".into());
+        receipt.load = 2;
         check(&receipt, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());
     }
 

@@ -10,6 +10,7 @@ mod fuzzed;
 mod gate;
 mod limits;
 mod listeners;
+mod load;
 mod protect;
 mod retries;
 mod robustness;

@@ -182,7 +182,7 @@ fn status_tells_upstreams_endpoints_tenants_and_limits() {
         tenant = row("anonymous ");
         tenant == "anonymous default 5 1 0 of 7 default: 0 left, 5 in 60 s"
     });
-    assert!(row("app ").starts_with("app closed 0 of 9 0 "), "{}", row("app "));
+    assert!(row("app ").starts_with("app closed 0 0 of 9 0 "), "{}", row("app "));
     assert!(
         row(&origin.address.to_string()).contains(" app up enabled 0 "),
         "{}",

@@ -291,6 +291,31 @@ fn where_nobody_may_wait_who_finds_no_slot_is_refused_at_once() {
 }
 
 #[test]
+fn who_is_refused_next_has_waited_so_much_of_its_time() {
+    let mut fair = Fair::new(Terms { wait: Duration::from_millis(200), ..Terms::default() }, 1, 7);
+    let at = |millis: u64| Tick(millis * 1_000_000);
+    let names: [Arc<str>; 2] = ["t".into(), "r".into()];
+    let who = Who { tenant: &names[0], route: &names[1], weight: 1 };
+    let ask = |millis: u64| Ask {
+        who,
+        priority: Priority::Default,
+        asked_at: at(millis),
+        deadline: at(60_000),
+        service: Duration::ZERO,
+        bytes: 0,
+    };
+    let mut woken = Vec::new();
+    for millis in [1_000, 1_000, 1_150] {
+        fair.ask(&ask(millis), at(millis), &mut woken);
+    }
+    assert_eq!([fair.waited(at(1_000)), fair.waited(at(1_150)), fair.waited(at(9_000))], [0.0, 0.75, 1.0]);
+    fair.expire(at(1_200), &mut woken);
+    assert_eq!(fair.waited(at(1_250)), 0.5);
+    fair.expire(at(1_350), &mut woken);
+    assert_eq!(fair.waited(at(1_400)), 0.0, "nobody waits");
+}
+
+#[test]
 fn retry_after_grows_with_what_waits_and_is_jittered() {
     let retry_after = |waiting: u64, seed: u64| {
         let mut fair = Fair::new(Terms { waiters_max: waiting as usize, ..Terms::default() }, 2, seed);

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
 pub use route::{
-    Add, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults, SetTo, Share,
+    Add, Degrade, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults,
+    SetTo, Share,
 };
 pub use upstream::{Adaptive, Balance, Between, Concurrency, Endpoint, Health, Protocol, Upstream, WhenDown};
 

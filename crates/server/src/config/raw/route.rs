@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize};
+use tidegate_model::gate::level::NEVER;
 
 use super::{EnvSecret, FileSecret, Rates, Switch};
 use crate::config::scalar::{Percent, Size, Time};
@@ -37,6 +38,8 @@ macro_rules! with_inherited {
             pub limits: Limits,
             /// What is shed first under overload.
             pub priority: Priority,
+            /// From which level of load on it does without what it could do without. See `docs/overload.md`.
+            pub degrade: Degrade,
             /// Networks that may use it. Without it: all.
             pub allow: Vec<Net>,
             /// Networks that may not, even if allowed.
@@ -94,6 +97,7 @@ impl Default for RouteDefaults {
             fallback_on: vec![502, 503, 504],
             limits: Limits::default(),
             priority: Priority::Default,
+            degrade: Degrade::default(),
             allow: Vec::new(),
             deny: Vec::new(),
             request_headers: HeaderChanges::default(),
@@ -124,6 +128,7 @@ impl Default for Route {
             fallback_on: inherited.fallback_on,
             limits: inherited.limits,
             priority: inherited.priority,
+            degrade: inherited.degrade,
             allow: inherited.allow,
             deny: inherited.deny,
             request_headers: inherited.request_headers,
@@ -291,6 +296,68 @@ pub enum Priority {
     Default,
     /// First.
     Sheddable,
+}
+
+/// From which level of load on, 1 to 3, a route does without something; `"never"`: it does not.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Degrade {
+    /// Without a second try beside a slow first one.
+    pub hedge: AtLevel,
+    /// Without a further try, where the upstream may have seen the first.
+    pub retry: AtLevel,
+    /// Without its upstream, where there is a fallback: that answers at once.
+    pub upstream: AtLevel,
+    /// Without any answer but a refusal.
+    pub route: AtLevel,
+    /// Without nine in ten lines of the access log, of those for requests that went well.
+    pub log: AtLevel,
+}
+
+impl Default for Degrade {
+    fn default() -> Degrade {
+        let degrade = tidegate_model::gate::level::Degrade::default();
+        let at = |level: u8| match level {
+            NEVER.. => AtLevel::Word(Never::Never),
+            level => AtLevel::Level(level),
+        };
+        Degrade {
+            hedge: at(degrade.hedge),
+            retry: at(degrade.retry),
+            upstream: at(degrade.upstream),
+            route: at(degrade.route),
+            log: at(degrade.log),
+        }
+    }
+}
+
+/// A level of load: 1 to 3, or never.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum AtLevel {
+    /// From this level on.
+    Level(#[schemars(range(min = 1, max = 3))] u8),
+    /// At none.
+    Word(Never),
+}
+
+/// Not at all.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Never {
+    /// Not at all.
+    Never,
+}
+
+impl AtLevel {
+    /// The level; above all of them: never.
+    #[must_use]
+    pub fn get(self) -> u8 {
+        match self {
+            AtLevel::Level(level) => level,
+            AtLevel::Word(Never::Never) => NEVER,
+        }
+    }
 }
 
 /// Whether a request may be accepted now and made later.

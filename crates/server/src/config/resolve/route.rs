@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_model::gate::Priority;
+use tidegate_model::gate::level::Degrade;
 use tidegate_model::headers::may_be_changed;
 use tidegate_model::route::{HeaderCondition, HeaderTest, HostPattern, Match, PathPattern, Split, Table};
 use tidegate_proxy::settings::{Action, FixedResponse, HeaderChanges, RequestChanges, RouteSettings, Rung};
@@ -90,6 +91,7 @@ fn one(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> Option<Route
             headers: changes(context, &raw.request_headers, node.at("request_headers")),
         },
         response: changes(context, &raw.response_headers, node.at("response_headers")),
+        degrade: degrade(raw.degrade),
         priority: match raw.priority {
             raw::Priority::Critical => Priority::Critical,
             raw::Priority::Default => Priority::Default,
@@ -230,6 +232,18 @@ fn respond(context: &mut Context<'_>, raw: &raw::Respond, node: &Node) -> FixedR
         status: StatusCode::from_u16(raw.status).unwrap_or(StatusCode::OK),
         headers,
         body: Bytes::from(raw.body.clone()),
+    }
+}
+
+/// What it does without under load.
+fn degrade(raw: raw::Degrade) -> Degrade {
+    let raw::Degrade { hedge, retry, upstream, route, log } = raw;
+    Degrade {
+        hedge: hedge.get(),
+        retry: retry.get(),
+        upstream: upstream.get(),
+        route: route.get(),
+        log: log.get(),
     }
 }
 
