@@ -8,7 +8,7 @@
 //! Always holds:
 //! - No slot is free while somebody waits.
 //! - Who waits goes in by its tenant's turn (`flow`); within a tenant the more important first, then first come first
-//!   served, or newest first while the tenant's line stands ([`codel`]).
+//!   served, or newest first while the tenant's line of that importance stands ([`codel`]).
 //! - Waiters, waiters of a tenant and their bytes have maxima. A newcomer displaces the less important, of the tenant
 //!   that asks for most over its share; of those as important as itself, one of a tenant that asks for more than its
 //!   own; never one that is more important. None is refused for want of room while a less important one stays, unless

@@ -48,7 +48,7 @@ pub(super) struct Waiter {
     /// Whether that is for its deadline's sake.
     pub by_deadline: bool,
     pub bytes: usize,
-    /// Its neighbours among its tenant's waiters by age.
+    /// Its neighbours among its tenant's waiters of its importance by age.
     pub older: Option<Key>,
     pub newer: Option<Key>,
 }
@@ -87,7 +87,7 @@ pub(super) enum State {
     Holding(Holder),
 }
 
-/// The waiters of one tenant by age: the ends of a list that runs through their entries. Retries have an old place
+/// The waiters of one tenant and importance by age: the ends of a list that runs through their entries. Retries have an old place
 /// and a young age, so that a tenant's line does not tell.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ages {
@@ -177,7 +177,7 @@ impl Entries {
         }
     }
 
-    /// The youngest of its tenant has come.
+    /// The youngest of its tenant and importance has come.
     pub fn link(&mut self, key: Key, ages: &mut Ages) {
         self.waiter_mut(key).older = ages.newest;
         match ages.newest {

@@ -82,8 +82,11 @@ pub(super) struct Flow {
     pub holding: u32,
     /// Its waiters by [`Priority`].
     pub lines: [BTreeMap<Place, Key>; 3],
-    pub ages: Ages,
-    pub codel: Codel,
+    /// The same by age.
+    pub ages: [Ages; 3],
+    /// Whether they stand. Each line is judged alone: that the less important wait for the more important is no overload of
+    /// these.
+    pub codel: [Codel; 3],
     /// When it began to wait or had its last turn, in the order of those that did.
     turn: u64,
     listed: Listed,
@@ -113,8 +116,8 @@ impl Flow {
             estimate: nanos(estimate).max(ESTIMATE_MIN),
             holding: 0,
             lines: Default::default(),
-            ages: Ages::default(),
-            codel: Codel::default(),
+            ages: Default::default(),
+            codel: Default::default(),
             turn: 0,
             listed: Listed::default(),
         }
@@ -122,6 +125,11 @@ impl Flow {
 
     pub fn waiting(&self) -> usize {
         self.lines.iter().map(BTreeMap::len).sum()
+    }
+
+    /// Whether its line of this importance stands.
+    pub fn is_overloaded(&self, priority: Priority) -> bool {
+        self.codel[priority as usize].is_overloaded()
     }
 
     /// The virtual time at which its last waiter would have been served: how much it asks for over its share.
@@ -138,17 +146,19 @@ impl Flow {
         self.virtual_time + virtual_of(u128::from(self.estimate) * waiting as u128, self.weight)
     }
 
-    /// Whom it sends next: of the most important, the first to have asked, or the last while it is overloaded.
+    /// Whom it sends next: of the most important, the first to have asked, or the last while they are overloaded.
     pub fn first(&self) -> Option<Key> {
-        let line = self.lines.iter().rev().find(|line| !line.is_empty())?;
-        let end = if self.codel.is_overloaded() { line.last_key_value() } else { line.first_key_value() };
+        let class = (0..self.lines.len()).rev().find(|&class| !self.lines[class].is_empty())?;
+        let (line, newest_first) = (&self.lines[class], self.codel[class].is_overloaded());
+        let end = if newest_first { line.last_key_value() } else { line.first_key_value() };
         end.map(|(_, &key)| key)
     }
 
     /// Whom it would send last among those of one importance.
     pub fn last(&self, priority: Priority) -> Option<Key> {
         let line = &self.lines[priority as usize];
-        let end = if self.codel.is_overloaded() { line.first_key_value() } else { line.last_key_value() };
+        let newest_first = self.is_overloaded(priority);
+        let end = if newest_first { line.first_key_value() } else { line.last_key_value() };
         end.map(|(_, &key)| key)
     }
 

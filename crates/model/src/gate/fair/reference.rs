@@ -1,7 +1,6 @@
 //! The waiting list as simply as it can be told: no indexes, every question asked of everybody. What
 //! [`Fair`](super::Fair) answers must be the same.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -52,7 +51,7 @@ struct Tenant {
     weight: u32,
     estimate: u64,
     turn: u64,
-    codel: Codel,
+    codel: [Codel; 3],
 }
 
 impl Tenant {
@@ -214,12 +213,16 @@ impl Naive {
             self.tenants.get_mut(&tenant).unwrap().turn = self.turn;
             self.judge(tenant);
             let limit = self.terms_of(tenant).limit;
-            while self.tenants[&tenant].codel.is_overloaded() && self.of(tenant).count() > 1 {
-                let oldest = *self.of(tenant).next().unwrap();
-                if self.now.since(oldest.queued_at) <= limit {
-                    break;
+            for priority in Priority::ALL {
+                while self.overloaded(tenant, priority) && self.of(tenant).count() > 1 {
+                    let oldest =
+                        self.of_class(tenant, priority).next().map(|one| (one.queued_at, one.asking.number));
+                    let Some((queued_at, number)) = oldest else { break };
+                    if self.now.since(queued_at) <= limit {
+                        break;
+                    }
+                    self.refuse(number, Reason::Overloaded);
                 }
-                self.refuse(oldest.asking.number, Reason::Overloaded);
             }
             let asking = self.in_order(tenant)[0];
             self.waiting.retain(|waiter| waiter.asking.number != asking.number);
@@ -227,8 +230,11 @@ impl Naive {
             self.told.push((asking.number, Told::Entered));
         }
         for (&number, tenant) in &mut self.tenants {
-            if !self.waiting.iter().any(|waiter| waiter.asking.tenant == number) {
-                tenant.codel.emptied();
+            for priority in Priority::ALL {
+                let here = |one: &Waiting| one.asking.tenant == number && one.asking.priority == priority;
+                if !self.waiting.iter().any(here) {
+                    tenant.codel[priority as usize].emptied();
+                }
             }
         }
         self.contended_since = match self.waiting.is_empty() {
@@ -248,7 +254,8 @@ impl Naive {
     fn hope(&self, asking: &Asking) -> Result<(), Reason> {
         let tenant = &self.tenants[&asking.tenant];
         let doomed = Tick(asking.deadline.0 - nanos(asking.service)).since(self.now);
-        let before = self.of(asking.tenant).filter(|waiter| match tenant.codel.is_overloaded() {
+        let overloaded = self.overloaded(asking.tenant, asking.priority);
+        let before = self.of(asking.tenant).filter(|waiter| match overloaded {
             true => waiter.asking.priority > asking.priority,
             false => waiter.asking.priority >= asking.priority,
         });
@@ -276,7 +283,7 @@ impl Naive {
             left.retain(|waiter| waiter.asking.number != victim.number);
             victims.push(victim);
         };
-        let overloaded = self.tenants[&asking.tenant].codel.is_overloaded();
+        let overloaded = self.overloaded(asking.tenant, asking.priority);
         let mut equal = None;
         if own {
             let mut mine = self.in_order(asking.tenant);
@@ -347,13 +354,23 @@ impl Naive {
 
     /// A tenant's waiters as they are served.
     fn in_order(&self, tenant: u8) -> Vec<Asking> {
-        let mut line: Vec<Asking> = self.of(tenant).map(|waiter| waiter.asking).collect();
-        line.sort_by_key(|one| (one.asked_at, one.number));
-        if self.tenants[&tenant].codel.is_overloaded() {
-            line.reverse();
-        }
-        line.sort_by_key(|one| Reverse(one.priority));
-        line
+        let class = |priority| {
+            let mut line: Vec<Asking> = self.of_class(tenant, priority).map(|waiter| waiter.asking).collect();
+            line.sort_by_key(|one| (one.asked_at, one.number));
+            if self.overloaded(tenant, priority) {
+                line.reverse();
+            }
+            line
+        };
+        Priority::ALL.into_iter().rev().flat_map(class).collect()
+    }
+
+    fn of_class(&self, tenant: u8, priority: Priority) -> impl Iterator<Item = &Waiting> {
+        self.of(tenant).filter(move |waiter| waiter.asking.priority == priority)
+    }
+
+    fn overloaded(&self, tenant: u8, priority: Priority) -> bool {
+        self.tenants[&tenant].codel[priority as usize].is_overloaded()
     }
 
     fn of(&self, tenant: u8) -> impl Iterator<Item = &Waiting> {
@@ -375,7 +392,7 @@ impl Naive {
             weight: 1,
             estimate,
             turn: 0,
-            codel: Codel::default(),
+            codel: Default::default(),
         }
     }
 
@@ -385,15 +402,19 @@ impl Naive {
 
     fn judge(&mut self, tenant: u8) {
         let (terms, now) = (self.terms_of(tenant), self.now);
-        let oldest = self.of(tenant).map(|waiter| now.since(waiter.queued_at)).max().unwrap();
-        self.tenants.get_mut(&tenant).unwrap().codel.observe(&terms, oldest, now);
+        for priority in Priority::ALL {
+            let oldest = self.of_class(tenant, priority).map(|waiter| now.since(waiter.queued_at)).max();
+            let Some(oldest) = oldest else { continue };
+            self.tenants.get_mut(&tenant).unwrap().codel[priority as usize].observe(&terms, oldest, now);
+        }
     }
 
     fn refuse(&mut self, number: u64, reason: Reason) {
-        let tenant = self.waiting.iter().find(|waiter| waiter.asking.number == number).unwrap().asking.tenant;
+        let asking = self.waiting.iter().find(|waiter| waiter.asking.number == number).unwrap().asking;
         self.waiting.retain(|waiter| waiter.asking.number != number);
-        if self.of(tenant).next().is_none() {
-            self.tenants.get_mut(&tenant).unwrap().codel.emptied();
+        if self.of_class(asking.tenant, asking.priority).next().is_none() {
+            let tenant = self.tenants.get_mut(&asking.tenant).unwrap();
+            tenant.codel[asking.priority as usize].emptied();
         }
         self.told.push((number, Told::Refused(reason)));
     }

@@ -37,7 +37,7 @@ impl Fair {
         let entries = &mut self.entries;
         self.flows.change(flow, |flow| {
             flow.lines[ask.priority as usize].insert(place, key);
-            entries.link(key, &mut flow.ages);
+            entries.link(key, &mut flow.ages[ask.priority as usize]);
         });
         self.judge(flow);
         Asked::Queued { key, by }
@@ -45,13 +45,13 @@ impl Fair {
 
     /// Takes a waiter out of the list; its key is to be granted or ended.
     pub(super) fn take_waiter(&mut self, key: Key) -> Waiter {
-        let flow = self.entries.waiter(key).flow;
+        let (flow, class) = (self.entries.waiter(key).flow, self.entries.waiter(key).priority as usize);
         let entries = &mut self.entries;
         let waiter = self.flows.change(flow, |flow| {
-            let waiter = entries.take_waiter(key, &mut flow.ages);
-            flow.lines[waiter.priority as usize].remove(&waiter.place);
-            if flow.waiting() == 0 {
-                flow.codel.emptied();
+            let waiter = entries.take_waiter(key, &mut flow.ages[class]);
+            flow.lines[class].remove(&waiter.place);
+            if flow.lines[class].is_empty() {
+                flow.codel[class].emptied();
             }
             waiter
         });
@@ -71,27 +71,37 @@ impl Fair {
         woken.push(Woken { key, outcome: Outcome::Refused(Refused { reason, retry_after }) });
     }
 
-    /// Whether this tenant's line stands.
+    /// Which of this tenant's lines stand.
     fn judge(&mut self, flow: u32) {
-        let Some(oldest) = self.oldest_wait(flow) else { return };
+        let oldest = Priority::ALL.map(|priority| self.oldest_wait(flow, priority));
         let (now, wait) = (self.now, self.terms.wait);
-        self.flows.change(flow, |flow| flow.codel.observe(&terms(flow, wait), oldest, now));
+        self.flows.change(flow, |flow| {
+            let terms = terms(flow, wait);
+            for (codel, oldest) in flow.codel.iter_mut().zip(oldest) {
+                if let Some(oldest) = oldest {
+                    codel.observe(&terms, oldest, now);
+                }
+            }
+        });
     }
 
-    /// While this tenant's line stands, drops who has waited too long to be of use; never the last one, so that a slot
-    /// that becomes free finds somebody.
+    /// Of those of this tenant's lines that stand, drops who has waited too long to be of use, the least important first;
+    /// never the last one, so that a slot that becomes free finds somebody.
     pub(super) fn shed_stale(&mut self, flow: u32, woken: &mut Vec<Woken>) {
         self.judge(flow);
         let limit = terms(&self.flows[flow], self.terms.wait).limit;
-        while self.flows[flow].codel.is_overloaded() && self.flows[flow].waiting() > 1 {
-            let stale = self.oldest_wait(flow).is_some_and(|oldest| oldest > limit);
-            let Some(oldest) = self.flows[flow].ages.oldest.filter(|_| stale) else { return };
-            self.refuse(oldest, Reason::Overloaded, woken);
+        for priority in Priority::ALL {
+            while self.flows[flow].is_overloaded(priority) && self.flows[flow].waiting() > 1 {
+                let stale = self.oldest_wait(flow, priority).is_some_and(|oldest| oldest > limit);
+                let oldest = self.flows[flow].ages[priority as usize].oldest;
+                let Some(oldest) = oldest.filter(|_| stale) else { break };
+                self.refuse(oldest, Reason::Overloaded, woken);
+            }
         }
     }
 
-    fn oldest_wait(&self, flow: u32) -> Option<Duration> {
-        let oldest = self.flows[flow].ages.oldest?;
+    fn oldest_wait(&self, flow: u32, priority: Priority) -> Option<Duration> {
+        let oldest = self.flows[flow].ages[priority as usize].oldest?;
         Some(self.now.since(self.entries.waiter(oldest).queued_at))
     }
 
@@ -151,7 +161,7 @@ impl Fair {
         let flow = &self.flows[flow];
         let less =
             Priority::ALL.into_iter().take_while(|&less| less < priority).find_map(|less| flow.last(less));
-        less.or_else(|| flow.last(priority).filter(|_| flow.codel.is_overloaded()))
+        less.or_else(|| flow.last(priority).filter(|_| flow.is_overloaded(priority)))
     }
 
     /// Whom a newcomer displaces among those as important: the last of the tenant that asks for most over its share, if
@@ -160,7 +170,7 @@ impl Fair {
         let over = self.flows.most_over(priority)?;
         let (most, own) = (&self.flows[over], &self.flows[flow]);
         let wins = match over == flow {
-            true => own.codel.is_overloaded(),
+            true => own.is_overloaded(priority),
             false => most.tail() > own.tail_with_one_more(),
         };
         most.last(priority).filter(|_| wins)
@@ -171,7 +181,7 @@ impl Fair {
     pub(super) fn least_wait(&self, flow: u32, ask: &Ask<'_>) -> Duration {
         let (backlog, weights) = self.flows.backlog();
         let flow = &self.flows[flow];
-        let important = ask.priority as usize + usize::from(flow.codel.is_overloaded());
+        let important = ask.priority as usize + usize::from(flow.is_overloaded(ask.priority));
         let before: usize = flow.lines.iter().skip(important).map(BTreeMap::len).sum();
         if before == 0 || ask.asked_at < self.now {
             return Duration::ZERO;

@@ -231,6 +231,26 @@ fn a_line_that_stands_is_no_concern_of_other_tenants() {
 }
 
 #[test]
+fn that_the_less_important_wait_is_no_overload_of_the_more_important() {
+    let (mut bench, _) = standing_line();
+    let woken = &mut Vec::new();
+    let important = |number| Asking { number, tenant: 1, priority: Critical, ..PATIENT };
+    for number in 100..104 {
+        bench.ask(Asking { asked_at: bench.now, ..important(number) }, woken);
+    }
+    let mut told_of = Vec::new();
+    for _ in 0..4 {
+        bench.now = bench.now.after(Duration::from_millis(20));
+        let (key, ..) = bench.holding.remove(0);
+        bench.fair.leave(key, Duration::from_millis(20), bench.now, woken);
+        told_of.extend(told(&mut bench, woken).into_iter().filter(|told| told.0 >= 100));
+    }
+    // The last has waited 80 ms, and whoever waits longer than 40 ms in a line that stands is dropped.
+    let in_order = [100, 101, 102, 103].map(|number| (number, Told::Entered));
+    assert_eq!(told_of, in_order);
+}
+
+#[test]
 fn a_stream_of_new_tenants_starves_nobody() {
     let mut bench = Bench::new(Terms { waiters_max: 100, tenants_max: 1_000, ..Terms::default() });
     let woken = &mut Vec::new();
