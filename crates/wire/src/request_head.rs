@@ -8,7 +8,7 @@
 //! the same for any split. Nothing is copied: the fields of a head are slices of the bytes that it was read into.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use memchr::memchr;
 use tidegate_model::refusal::{self, Kind};
 
@@ -208,8 +208,7 @@ impl HeadReader {
         let many = too_large("the head has too many fields");
         let mut headers = HeaderMap::try_with_capacity(self.fields.len() + room).map_err(|_| many)?;
         for (name, value) in self.fields.drain(..) {
-            let name =
-                HeaderName::from_bytes(name.of(bytes)).map_err(|_| too_large("a field name is too long"))?;
+            let name = name_of(name.of(bytes)).ok_or(too_large("a field name is too long"))?;
             let value = HeaderValue::from_maybe_shared(bytes.slice(value.from as usize..value.to as usize))
                 .map_err(|_| malformed("a field value has control bytes"))?;
             headers.try_append(name, value).map_err(|_| many)?;
@@ -368,6 +367,28 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
         return Err(malformed("a field value has control bytes"));
     }
     Ok((name, value.trim_ascii()))
+}
+
+/// The name that a token is. Those that most clients send, as most of them write them, are found at once.
+fn name_of(token: &[u8]) -> Option<HeaderName> {
+    Some(match token {
+        b"Host" | b"host" => header::HOST,
+        b"User-Agent" | b"user-agent" => header::USER_AGENT,
+        b"Accept" | b"accept" => header::ACCEPT,
+        b"Accept-Encoding" | b"accept-encoding" => header::ACCEPT_ENCODING,
+        b"Accept-Language" | b"accept-language" => header::ACCEPT_LANGUAGE,
+        b"Authorization" | b"authorization" => header::AUTHORIZATION,
+        b"Cache-Control" | b"cache-control" => header::CACHE_CONTROL,
+        b"Connection" | b"connection" => header::CONNECTION,
+        b"Content-Length" | b"content-length" => header::CONTENT_LENGTH,
+        b"Content-Type" | b"content-type" => header::CONTENT_TYPE,
+        b"Cookie" | b"cookie" => header::COOKIE,
+        b"If-None-Match" | b"if-none-match" => header::IF_NONE_MATCH,
+        b"Origin" | b"origin" => header::ORIGIN,
+        b"Referer" | b"referer" => header::REFERER,
+        b"Transfer-Encoding" | b"transfer-encoding" => header::TRANSFER_ENCODING,
+        other => return HeaderName::from_bytes(other).ok(),
+    })
 }
 
 fn is_forbidden_trailer(name: &[u8]) -> bool {

@@ -161,6 +161,7 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
                 },
                 Stage::Answering => match self.out.poll(context, Pin::new(&mut Lent(self.inbound)), false) {
                     Poll::Ready(Ok(())) => {
+                        self.inbound.borrow_mut().active_at = clock::latest();
                         self.stage = Stage::Answered;
                         Poll::Ready(None)
                     }
@@ -284,7 +285,6 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
             return Poll::Pending;
         }
         let whole = inbound.is_whole() || inbound.discard();
-        inbound.active_at = clock::latest();
         inbound.shrink();
         self.out.shrink();
         if !self.keep || !whole {

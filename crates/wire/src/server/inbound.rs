@@ -136,7 +136,8 @@ impl Inbound {
 
     /// Whether the rest of the body, of which nobody knows yet whether it is wanted, is here already.
     pub(crate) fn is_at_hand(&self) -> bool {
-        matches!(self.body, RequestBody::Length(left) if left <= self.read.len() as u64)
+        let length = matches!(self.body, RequestBody::Length(left) if left <= self.read.len() as u64);
+        length && self.broken.is_none()
     }
 
     /// Lets go of what a large request left behind.
