@@ -121,7 +121,9 @@ impl Drill {
             false => None,
         };
         tell("protection off …");
-        let off = (self.side)(setting, Kind::Off)?.run(setting)?;
+        // Without protection all are alike: that side is always Tidegate's.
+        let plain = Setting { beside: None, ..*setting };
+        let off = (self.side)(&plain, Kind::Off)?.run(&plain)?;
         tell("protection on …");
         let on = (self.side)(setting, Kind::On)?.run(setting)?;
         let runs = Runs { off, on, baseline };

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+use tidegate_wire::clock;
+
 /// How long it may take to listen.
 const START: Duration = Duration::from_secs(10);
 /// Of what it said, so much is told when it fails.
@@ -24,6 +26,18 @@ pub struct Gate {
     pub control: SocketAddr,
     child: Child,
     folder: PathBuf,
+}
+
+/// Another proxy, to be put in Tidegate's place: the same traffic tells what it makes of it.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// Its program.
+    pub program: PathBuf,
+    /// What it is called with; `{config}` is its configuration's path.
+    pub arguments: Vec<String>,
+    /// Its configuration: `{port}` is where to listen, `{folder}` what it may write to, `{app0}` the first application's
+    /// address, `{app0_port}` its port.
+    pub template: String,
 }
 
 /// Why there is none.
@@ -43,10 +57,7 @@ impl Gate {
     /// # Errors
     /// [`GateError`]: what it said, if it ended.
     pub fn start(binary: &Path, config: &str) -> Result<Gate, GateError> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("tidegate-drill-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&folder)?;
+        let folder = new_folder()?;
         let started = spawn(binary, &folder, config);
         let mut child = match started {
             Ok(child) => child,
@@ -84,6 +95,42 @@ impl Gate {
         Ok(gate)
     }
 
+    /// Starts another proxy in a Tidegate's place, before these applications. It has no control API to be asked.
+    ///
+    /// # Errors
+    /// [`GateError`]: what it said, if it does not listen.
+    pub fn beside(beside: &Beside, apps: &[SocketAddr]) -> Result<Gate, GateError> {
+        let folder = new_folder()?;
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let mut text = beside.template.replace("{port}", &port.to_string());
+        text = text.replace("{folder}", &folder.display().to_string());
+        for (number, app) in apps.iter().enumerate() {
+            text = text.replace(&format!("{{app{number}}}"), &app.to_string());
+            text = text.replace(&format!("{{app{number}_port}}"), &app.port().to_string());
+        }
+        let file = folder.join("beside.yaml");
+        std::fs::write(&file, text)?;
+        let said = std::fs::File::create(folder.join("stderr"))?;
+        let file = file.display().to_string();
+        let child = Command::new(&beside.program)
+            .args(beside.arguments.iter().map(|argument| argument.replace("{config}", &file)))
+            .stdin(Stdio::null())
+            .stdout(said.try_clone()?)
+            .stderr(said)
+            .spawn()?;
+        let (address, nowhere) =
+            (SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0], 0)));
+        let mut gate = Gate { address, control: nowhere, child, folder };
+        let by = clock::now().after(START);
+        while std::net::TcpStream::connect(address).is_err() {
+            if gate.has_ended() || clock::now() > by {
+                return Err(GateError::Silent(gate.said()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(gate)
+    }
+
     /// What it has said on standard error: the end of it.
     #[must_use]
     pub fn said(&self) -> String {
@@ -96,6 +143,15 @@ impl Gate {
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
+}
+
+/// A folder of its own for each process.
+fn new_folder() -> std::io::Result<PathBuf> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("tidegate-drill-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 fn spawn(binary: &Path, folder: &Path, config: &str) -> std::io::Result<Child> {

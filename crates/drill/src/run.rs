@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{App, Counts};
-use crate::gate::{Gate, GateError};
+use crate::gate::{Beside, Gate, GateError};
 use crate::load::{Act, Driven, Hostile, Load, Source};
 use crate::metrics::Metrics;
 
@@ -26,6 +26,8 @@ pub struct Setting<'a> {
     pub binary: &'a Path,
     /// What chance begins with.
     pub seed: u64,
+    /// Another proxy in the place of the protected Tidegate.
+    pub beside: Option<&'a Beside>,
     /// What all times of the drill are multiplied by: 1, or less where only counts matter.
     pub scale: f64,
 }
@@ -100,7 +102,11 @@ impl Side {
     /// [`RunError`]: what could not be started, or ended too soon.
     pub fn run(self, setting: &Setting<'_>) -> Result<Run, RunError> {
         let whole = whole(&self.config);
-        let mut gate = Gate::start(setting.binary, &whole)?;
+        let addresses: Vec<SocketAddr> = self.apps.iter().map(|app| app.address()).collect();
+        let mut gate = match setting.beside {
+            None => Gate::start(setting.binary, &whole)?,
+            Some(beside) => Gate::beside(beside, &addresses)?,
+        };
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         let apps = self.apps.clone();
         let load = Load {

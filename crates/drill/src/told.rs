@@ -46,6 +46,24 @@ impl Outcome {
         self.fault().end..self.whole().end
     }
 
+    /// What happened, on one line with tabs between, for a program: the verdict, what share of those that matter was
+    /// answered well while it lasted and afterwards, their p99 in milliseconds while it lasted, good answers per second of
+    /// all while it lasted, the work done for nobody, and the numbers that the rule looks at.
+    #[must_use]
+    pub fn terse(&self) -> String {
+        let (driven, victims) = (&self.runs.on.driven, self.drill.victims);
+        format!(
+            "{}\t{:.4}\t{:.4}\t{:.1}\t{:.1}\t{:.4}\t{}",
+            self.verdict.word(),
+            driven.success(victims, self.fault()),
+            driven.success(victims, self.after()),
+            driven.quantile(victims, self.fault(), 0.99) * 1e3,
+            driven.goodput("", self.fault()),
+            self.runs.on.wasted(),
+            self.judged.reason
+        )
+    }
+
     fn table(&self) -> Table {
         let mut columns = ["", "protection off", "protection on"].map(str::to_owned).to_vec();
         columns.extend(self.runs.baseline.as_ref().map(|_| "without the trouble".to_owned()));

@@ -65,7 +65,7 @@ pub enum Command {
         seconds: Option<u64>,
     },
     /// Rehearse: drive load and faults, and tell what held
-    Drill(DrillArgs),
+    Drill(Box<DrillArgs>),
     /// Tell the state of a running Tidegate: upstreams, endpoints, tenants; or change an endpoint's state
     Status(StatusArgs),
     /// Make keys

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tidegate_drill::capacity::{self, Options, Refused};
 use tidegate_drill::drill::{Drill, Verdict};
+use tidegate_drill::gate::Beside;
 use tidegate_drill::report::html;
 use tidegate_drill::run::Setting;
 use tidegate_drill::scenario;
@@ -36,6 +37,18 @@ pub struct DrillArgs {
     /// Write a report, one HTML page, to this file; of `all`, one each, the drill's name put before its ending
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
+    /// Tell the outcome on one line, with tabs between, after `outcome`
+    #[arg(long, hide = true)]
+    terse: bool,
+    /// Put this program in the place of the protected Tidegate, to compare
+    #[arg(long, hide = true, value_name = "PROGRAM", requires = "beside")]
+    program: Option<PathBuf>,
+    /// An argument of that program; `{config}` is the path of its configuration
+    #[arg(long = "program-argument", hide = true, allow_hyphen_values = true)]
+    program_arguments: Vec<String>,
+    /// The configuration of that program, with places for addresses
+    #[arg(long, hide = true, value_name = "FILE")]
+    beside: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,6 +96,15 @@ struct CapacityArgs {
     report: Option<PathBuf>,
 }
 
+impl DrillArgs {
+    /// The proxy to be put in Tidegate's place, if there is one.
+    fn beside(&self) -> io::Result<Option<Beside>> {
+        let Some(program) = &self.program else { return Ok(None) };
+        let template = self.beside.as_ref().map(std::fs::read_to_string).transpose()?.unwrap_or_default();
+        Ok(Some(Beside { program: program.clone(), arguments: self.program_arguments.clone(), template }))
+    }
+}
+
 /// Does what is asked for.
 ///
 /// # Errors
@@ -118,7 +140,8 @@ fn list() -> io::Result<ExitCode> {
 /// Runs drills one after another. The exit code is that of the worst: failed before too busy before passed.
 fn rehearse(drills: &[Drill], args: &DrillArgs) -> io::Result<ExitCode> {
     let binary = std::env::current_exe()?;
-    let setting = Setting { binary: &binary, seed: args.seed, scale: 1.0 };
+    let beside = args.beside()?;
+    let setting = Setting { binary: &binary, seed: args.seed, scale: 1.0, beside: beside.as_ref() };
     let mut out = io::stdout();
     let mut tell = |line: &str| drop(writeln!(out, "{line}").and_then(|()| out.flush()));
     let mut verdicts = Vec::new();
@@ -131,8 +154,10 @@ fn rehearse(drills: &[Drill], args: &DrillArgs) -> io::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         };
-        for line in outcome.lines() {
-            tell(&line);
+        if args.terse {
+            tell(&format!("outcome\t{}", outcome.terse()));
+        } else {
+            outcome.lines().iter().for_each(|line| tell(line));
         }
         if let Some(path) = &args.report {
             let path = if drills.len() > 1 { named(path, drill.name) } else { path.clone() };

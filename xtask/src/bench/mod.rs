@@ -24,10 +24,12 @@ mod measure;
 mod open_loop;
 mod peers;
 mod place;
+pub mod pressure;
 mod process;
 mod report;
 mod requests;
 mod rows;
+mod sections;
 mod targets;
 mod walk;
 
@@ -73,8 +75,7 @@ pub fn edge(arguments: &[String], root: &Path) -> Result<(), String> {
     let text = report.markdown();
     println!("\n{text}");
     if wanted.write {
-        let path = root.join("docs/benchmarks.md");
-        std::fs::write(&path, &text).map_err(|error| format!("{}: {error}", path.display()))?;
+        sections::write_around(root, &text)?;
     }
     let failed = report.failed();
     if failed.is_empty() { Ok(()) } else { Err(format!("failed rounds:\n{}", failed.join("\n"))) }

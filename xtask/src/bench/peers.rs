@@ -55,7 +55,7 @@ impl Peer {
 pub struct Program {
     pub peer: Peer,
     pub version: String,
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 /// A proxy that answers.
@@ -121,16 +121,20 @@ impl Program {
     }
 
     fn arguments(&self, config: &Path, setup: &Setup) -> Vec<String> {
-        let config = config.display().to_string();
+        self.arguments_of(&config.display().to_string(), setup.workers)
+    }
+
+    /// What it is called with, to run so many workers with the configuration at this path.
+    pub fn arguments_of(&self, config: &str, workers: usize) -> Vec<String> {
         let arguments: &[&str] = match self.peer {
-            Peer::Tidegate => &["run", "-c", &config],
-            Peer::Nginx => &["-c", &config],
-            Peer::Haproxy => &["-db", "-f", &config],
+            Peer::Tidegate => &["run", "-c", config],
+            Peer::Nginx => &["-c", config],
+            Peer::Haproxy => &["-db", "-f", config],
             Peer::Envoy => &[
                 "-c",
-                &config,
+                config,
                 "--concurrency",
-                if setup.workers == 1 { "1" } else { "2" },
+                if workers == 1 { "1" } else { "2" },
                 "--disable-hot-restart",
                 "-l",
                 "error",

@@ -14,7 +14,7 @@ use crate::{BINARY, nobody};
 /// here are counts and bounds that hold on any.
 fn short(name: &str) -> Outcome {
     let drill = scenario::find(name).expect("there is such a drill");
-    let setting = Setting { binary: BINARY.as_ref(), seed: 7, scale: 0.25 };
+    let setting = Setting { binary: BINARY.as_ref(), seed: 7, scale: 0.25, beside: None };
     let outcome = drill.run(&setting, &mut |_| ()).expect("it runs");
     let due = |run: &tidegate_drill::run::Run| {
         run.driven.asked.iter().map(|asked| (asked.due, asked.source)).collect::<Vec<_>>()
