@@ -137,12 +137,13 @@ fn table(state: &Value) -> String {
         _ => String::new(),
     };
     format!(
-        "tidegate {}, configuration of {}, {} connections\n{}\n{}\n{}\n{}\n{}{}{error}",
+        "tidegate {}, configuration of {}, {} connections\n{}\n{}{}\n{}\n{}\n{}{}{error}",
         cell(&state["version"]),
         cell(&state["config"]["loaded_at"]),
         state["connections"],
         load(&state["load"]),
         aligned(&upstreams(state)),
+        verdicts(state),
         aligned(&endpoints(state)),
         aligned(&plans(state)),
         aligned(&tenants(state)),
@@ -235,6 +236,12 @@ fn upstreams(state: &Value) -> Rows {
         ]);
     }
     rows
+}
+
+/// Of each upstream that is or was saturated: by whom, since when, and what was done.
+fn verdicts(state: &Value) -> String {
+    let told = list(&state["upstreams"]).filter(|one| one["verdict"].is_object());
+    told.map(|one| format!("{} {}\n", cell(&one["name"]), cell(&one["verdict"]["text"]))).collect()
 }
 
 /// How many wait, and who uses most of what they wait for.
@@ -495,6 +502,7 @@ mod tests {
                 "name": "app", "breaker": "open", "load": 1, "concurrency": 8, "adaptive": true, "in_use": 2,
                 "waiting": 1, "saturated_ms": 2100, "p50_ms": 1.24,
                 "heaviest": [{"tenant": "acme", "route": "search", "share": 0.914, "waiting": 1, "refused": 0}],
+                "verdict": {"text": "saturated for 2.1 s: tenant acme\u{1b} used 91 %"},
                 "p99_ms": null, "discovery": "dns app.internal", "discovery_error": "no answer",
                 "endpoints": [{
                     "address": "127.0.0.1:1", "state": "up", "admin": "draining", "active": 1, "connections": 2,
@@ -528,6 +536,7 @@ mod tests {
                 "short of memory, refusing: greedy",
                 "core 1 is short of time, refusing: sheddable",
                 "app open 1 2 of 8 (adaptive) 1 for 2 s (acme on search: 91 %) 1.2 ms - dns app.internal (failing: no answer)",
+                "app saturated for 2.1 s: tenant acme\\u{1b} used 91 %",
                 "127.0.0.1:1 app up draining 1 2 3 4 0.5 ms",
                 "small 3 7 10 1024 - 2048 default: 5 in 1.5 s, 6 at once",
                 "acme\\u{1b}[2J small 5 6 7 of 10 default: 2 left, 5 in 1.5 s; search: 0 left, 3 in 1 s; search: 1 of 4 in flight",

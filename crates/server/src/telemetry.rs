@@ -23,8 +23,8 @@ mod reference;
 mod writer;
 
 pub use exposition::*;
-pub(crate) use line::rfc3339;
 pub use reference::generated;
+pub(crate) use tidegate_model::tick::rfc3339;
 pub use writer::{LogWriter, LogWriterError};
 
 /// Upper bounds of the latency buckets, in seconds.

@@ -11,12 +11,12 @@ mod door;
 mod payer;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -29,6 +29,8 @@ use tidegate_wire::clock;
 use tokio::sync::oneshot;
 
 pub(crate) use self::door::{Door, Lent, Slot, Want};
+pub use self::verdict::Verdict;
+use self::verdict::{Tell, Told};
 use crate::settings::{Concurrency, WaitingSettings};
 
 /// Tenants that the list knows by name; more share buckets.
@@ -36,9 +38,6 @@ const TENANTS_MAX: usize = 4_096;
 
 /// The heaviest users that are shown.
 const SHOWN_MAX: usize = 8;
-
-/// How long it must have been saturated for the log to say so.
-const TOLD_AFTER: Duration = Duration::from_secs(2);
 
 /// The gate of one upstream.
 #[derive(Debug)]
@@ -60,8 +59,7 @@ struct Line {
     /// How to tell each waiter, by the index of its key. Of one that is over nothing is told until the index is another's.
     tellers: Vec<Option<oneshot::Sender<Outcome>>>,
     woken: Vec<Woken>,
-    /// Whether the log has said that it is saturated.
-    told: bool,
+    told: Told,
 }
 
 /// A gate as an operator sees it.
@@ -81,8 +79,10 @@ pub struct GateStatus {
     pub gate_refused: BTreeMap<&'static str, u64>,
     /// For how long somebody has been waiting, pauses under a second aside; `None`: nobody waits.
     pub saturated_ms: Option<u64>,
-    /// Who used most of the slot time under saturation, of late.
+    /// Who used most of the slot time under saturation, of late, or at the end of the last.
     pub heaviest: Vec<GateShare>,
+    /// The saturation that lasts, or the last one; `None`: there was none.
+    pub verdict: Option<Verdict>,
 }
 
 /// One tenant's part of an upstream's slot time, on one route.
@@ -96,7 +96,9 @@ pub struct GateShare {
     pub share: f64,
     /// The tenant's requests that wait, on all routes.
     pub waiting: usize,
-    /// Its refusals of late, on this route.
+    /// Its requests that had to wait, and its refusals, in this saturation and on this route.
+    pub queued: u64,
+    /// See `queued`.
     pub refused: u64,
 }
 
@@ -106,7 +108,7 @@ impl Gate {
         let fair = Fair::new(terms(waiting), SLOTS_MAX, seed);
         let gate = Gate {
             slots: Slots::new(SLOTS_MAX),
-            line: Mutex::new(Line { fair, tellers: Vec::new(), woken: Vec::new(), told: false }),
+            line: Mutex::new(Line { fair, tellers: Vec::new(), woken: Vec::new(), told: Told::default() }),
             waiting: AtomicUsize::new(0),
             in_use: AtomicUsize::new(0),
             adaptive: Mutex::default(),
@@ -212,32 +214,32 @@ impl Gate {
 
     /// Tells the log who saturates it, once it lasts, and when that is over.
     fn watch(&self, name: &str, now: Tick) {
-        let mut line = self.line.lock();
-        if line.fair.nobody_waits() && !line.told {
-            return;
-        }
-        let picture = line.fair.picture(now);
-        let lasted = picture.saturated_since.map(|since| now.since(since));
-        match lasted {
-            Some(lasted) if !line.told && lasted >= TOLD_AFTER => {
-                line.told = true;
-                let heaviest = picture.shares.first();
-                tracing::warn!(
-                    upstream = name,
-                    limit = picture.limit,
-                    waiting = picture.waiting,
-                    since_ms = lasted.as_millis() as u64,
-                    tenant = heaviest.map(|share| &*share.tenant),
-                    route = heaviest.map(|share| &*share.route),
-                    share = heaviest.map(|share| share.slot_time),
-                    "saturated: tenants get slots by their weights"
-                );
+        let (tell, verdict) = {
+            let mut line = self.line.lock();
+            let saturated = line.fair.is_saturated(now);
+            if !saturated && !line.told.is_open() {
+                return;
             }
-            None if line.told => {
-                line.told = false;
-                tracing::info!(upstream = name, "no longer saturated");
-            }
-            _ => {}
+            let picture = line.fair.picture(now);
+            let began = picture.episode.as_ref().filter(|_| saturated).map(|episode| episode.began);
+            (line.told.look(began.map(|began| now.since(began)), now), Verdict::of(&picture, now))
+        };
+        let Some(told) = verdict else { return };
+        let (tenant, route) = (told.tenant.as_deref(), told.route.as_deref());
+        match tell {
+            Tell::Nothing => {}
+            Tell::Saturated => tracing::warn!(
+                upstream = name,
+                limit = self.slots.limit(),
+                tenant,
+                route,
+                share = told.share,
+                began = told.began,
+                queued = told.queued,
+                refused = told.refused,
+                "{told}"
+            ),
+            Tell::Over => tracing::info!(upstream = name, tenant, route, share = told.share, "{told}"),
         }
     }
 
@@ -259,9 +261,10 @@ impl Gate {
             route: share.route,
             share: (share.slot_time * 1e3).round() / 1e3,
             waiting: share.waiting,
-            refused: share.refused.round() as u64,
+            queued: share.queued,
+            refused: share.refused,
         };
-        let limit = self.slots.limit();
+        let (limit, verdict) = (self.slots.limit(), Verdict::of(&picture, now));
         GateStatus {
             concurrency: (limit < SLOTS_MAX).then(|| u32::try_from(limit).unwrap_or(u32::MAX)),
             adaptive: self.adapts.load(Relaxed),
@@ -269,9 +272,8 @@ impl Gate {
             waiting: picture.waiting,
             waiting_bytes: picture.bytes,
             gate_refused: refused.into_iter().collect(),
-            saturated_ms: picture
-                .saturated_since
-                .map(|since| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX)),
+            saturated_ms: verdict.as_ref().filter(|told| !told.over).map(|told| told.lasted_ms),
+            verdict,
             heaviest: picture.shares.into_iter().take(SHOWN_MAX).map(share).collect(),
         }
     }

@@ -22,6 +22,6 @@ mod upstreams;
 pub use answer::{Answer, AnswerBody, Switched};
 pub use caller::{Called, Caller, Terms};
 pub use endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
-pub use gate::{GateShare, GateStatus};
+pub use gate::{GateShare, GateStatus, Verdict};
 pub use shard::ShardStatus;
 pub use upstreams::{Prepared, Upstream, UpstreamError, UpstreamStatus, Upstreams};

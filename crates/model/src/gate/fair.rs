@@ -20,6 +20,7 @@
 //! Each operation tells whom to wake. Time never runs backwards in it, whatever it is told.
 
 mod entries;
+mod episode;
 mod flow;
 mod shed;
 mod slot;
@@ -47,10 +48,8 @@ use crate::balance::mix;
 use crate::tick::{Tick, nanos};
 
 pub use self::entries::Key;
+pub use self::episode::Episode;
 pub use self::usage::HALF_LIFE;
-
-/// Saturation that comes back within this has not ended.
-const SATURATION_GAP: Duration = Duration::from_secs(1);
 
 /// What the list holds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +143,10 @@ pub enum Outcome {
 /// Who saturates the gate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
-    /// Since when somebody waits, pauses under a second aside; `None`: nobody does.
-    pub saturated_since: Option<Tick>,
+    /// Whether somebody waits, pauses under a second aside.
+    pub saturated: bool,
+    /// The time of saturation: this one, or if it is not saturated the last one.
+    pub episode: Option<Episode>,
     /// Slots.
     pub limit: usize,
     /// Slots in use, as far as the list knows: exact while somebody waits.
@@ -154,7 +155,7 @@ pub struct Picture {
     pub waiting: usize,
     /// Bytes that they hold.
     pub bytes: usize,
-    /// The heaviest users of slot time under saturation, the heaviest first.
+    /// The heaviest users of slot time under saturation, the heaviest first: of late, or at the end of the last.
     pub shares: Vec<Share>,
 }
 
@@ -169,8 +170,11 @@ pub struct Share {
     pub slot_time: f64,
     /// The tenant's waiters, on all routes.
     pub waiting: usize,
-    /// Refusals of late.
-    pub refused: f64,
+    /// Its requests that had to wait on this route, and those that were refused, in this time of saturation. Those from
+    /// before it was among the heaviest are not counted.
+    pub queued: u64,
+    /// See `queued`.
+    pub refused: u64,
 }
 
 /// The waiting list.
@@ -195,8 +199,7 @@ pub struct Fair {
     chance: u64,
     usage: Usage,
     contended_since: Option<Tick>,
-    /// Since when it is saturated, and when somebody last waited.
-    saturated: Option<(Tick, Tick)>,
+    episode: Option<Episode>,
     refusals: [u64; 7],
 }
 
@@ -219,7 +222,7 @@ impl Fair {
             chance: seed,
             usage: Usage::default(),
             contended_since: None,
-            saturated: None,
+            episode: None,
             refusals: [0; 7],
         }
     }
@@ -255,8 +258,10 @@ impl Fair {
                 Err(reason) => reason,
             }
         };
-        self.refusals[reason.index()] += 1;
-        self.usage.refused(&account, self.now);
+        if reason != Reason::Deadline || self.in_use >= self.limit {
+            self.saturated();
+        }
+        self.count_refusal(reason, &account);
         Asked::Refused(Refused { reason, retry_after: self.jittered(self.expected_wait(flow)) })
     }
 
@@ -279,7 +284,7 @@ impl Fair {
             let charged = nanos(used.min(self.now.since(since)));
             let flow = self.flows.find(who.tenant, used);
             self.flows.lift_idle(flow);
-            self.flows.change(flow, |flow| flow.learn(nanos(used)));
+            self.flows.learn(flow, nanos(used));
             let cost = virtual_of(charged.into(), who.weight);
             self.flows.charge(flow, cost, who.weight, self.limit);
             self.usage.add(&account, charged, self.now);
@@ -374,22 +379,31 @@ impl Fair {
         &self.refusals
     }
 
+    /// Whether somebody waits, pauses under a second aside.
+    #[must_use]
+    pub fn is_saturated(&self, now: Tick) -> bool {
+        !self.nobody_waits() || self.episode.as_ref().is_some_and(|episode| !episode.is_over(now))
+    }
+
     /// Who saturates it: at most the heaviest 64.
     pub fn picture(&mut self, now: Tick) -> Picture {
         let now = now.max(self.now);
-        let since =
-            self.saturated.filter(|&(_, last)| !self.nobody_waits() || now.since(last) < SATURATION_GAP);
+        let saturated = self.is_saturated(now);
+        // Afterwards who was heaviest stays so.
+        let at = self.episode.as_ref().filter(|_| !saturated).map_or(now, |episode| episode.last);
         let flows = &self.flows;
-        let shares = self.usage.heaviest(now).map(|(used, slot_time)| Share {
+        let shares = self.usage.heaviest(at).map(|(used, slot_time)| Share {
             tenant: Arc::clone(&used.account.tenant),
             route: Arc::clone(&used.account.route),
             slot_time,
             waiting: flows.waiting(&used.account.tenant),
+            queued: used.queued,
             refused: used.refused,
         });
         Picture {
             shares: shares.collect(),
-            saturated_since: since.map(|(since, _)| since),
+            saturated,
+            episode: self.episode.clone(),
             limit: self.limit,
             in_use: self.in_use,
             waiting: self.waiting(),
@@ -405,7 +419,7 @@ impl Fair {
             self.flows.pass_idle(now.since(self.now).as_nanos() * self.limit as u128);
         } else {
             self.flows.pass_shared(now.since(self.now).as_nanos() * self.outruns.len() as u128);
-            self.saturated = self.saturated.map(|(since, _)| (since, now));
+            self.saturated_until(now);
         }
         self.now = now;
         self.charge_outruns();
@@ -421,20 +435,44 @@ impl Fair {
             let Some(flow) = self.flows.take_turn() else { break };
             self.shed_stale(flow, woken);
             let key = self.flows[flow].first().expect("a flow has a turn while it has waiters");
-            let Waiter { flow, account, weight, .. } = self.take_waiter(key);
+            let Waiter { flow, account, weight, queued_at, .. } = self.take_waiter(key);
+            if let Some(episode) = &mut self.episode {
+                episode.waited_max = episode.waited_max.max(self.now.since(queued_at));
+            }
             self.entries.grant(key, Holder::new(flow, account, weight, self.now));
             self.hold(key);
             woken.push(Woken { key, outcome: Outcome::Entered });
         }
-        match (self.nobody_waits(), &mut self.saturated) {
-            (true, _) => self.contended_since = None,
-            (false, Some((_, last))) if self.now.since(*last) < SATURATION_GAP => *last = self.now,
-            (false, saturated) => *saturated = Some((self.now, self.now)),
-        }
-        if !self.nobody_waits() {
+        if self.nobody_waits() {
+            self.contended_since = None;
+        } else {
             self.contended_since.get_or_insert(self.now);
         }
         self.flows.forget();
+    }
+
+    /// Somebody found no slot: a time of saturation begins, or goes on.
+    fn saturated(&mut self) {
+        if !self.is_saturated(self.now) {
+            self.episode = None;
+            self.usage.count_anew();
+        }
+        self.episode.get_or_insert(Episode::new(self.now));
+        self.saturated_until(self.now);
+    }
+
+    fn saturated_until(&mut self, now: Tick) {
+        if let Some(episode) = &mut self.episode {
+            episode.last = now;
+        }
+    }
+
+    fn count_refusal(&mut self, reason: Reason, account: &Account) {
+        self.refusals[reason.index()] += 1;
+        if let Some(episode) = self.episode.as_mut().filter(|episode| !episode.is_over(self.now)) {
+            episode.refused += 1;
+        }
+        self.usage.refused(account);
     }
 
     fn account(&self, who: Who<'_>) -> Account {

@@ -20,11 +20,14 @@ const ONE: &str = "concurrency = 1\nwaiting = { wait = \"60s\" }";
 
 /// A gate that believes `X-Tenant`, with these lines of the upstream and further ones.
 fn gate(name: &str, origin: SocketAddr, upstream: &str, rest: &str) -> Gate {
-    let config = format!(
+    Gate::start_listening(BINARY, name, TRUSTING, &config(origin, upstream, rest))
+}
+
+fn config(origin: SocketAddr, upstream: &str, rest: &str) -> String {
+    format!(
         "workers = 2\n[tenants]\nfrom = [{{ header = \"x-tenant\" }}]\n[defaults.route]\ndeadline = \"60s\"\n\
          [upstream.app]\nendpoints = [\"{origin}\"]\n{upstream}\n[[route]]\nname = \"all\"\nupstream = \"app\"\n{rest}"
-    );
-    Gate::start_listening(BINARY, name, TRUSTING, &config)
+    )
 }
 
 /// A request of a tenant that is under way when this returns.
@@ -86,10 +89,13 @@ fn a_greedy_tenant_makes_nobody_else_wait_for_all_of_its_requests() {
 }
 
 #[test]
-fn the_status_names_who_saturates_the_upstream() {
+fn the_noisy_neighbour_is_named_by_the_api_the_command_and_the_log() {
     let origin = Origin::start(|_| Reply::After(Duration::from_millis(5)));
+    let config = config(origin.address, "concurrency = 1\nwaiting = { limit = 4, wait = \"60s\" }", "");
+    let rest = "[control]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\nlevel = \"info\"";
     let gate =
-        gate("verdict", origin.address, "concurrency = 1\nwaiting = { limit = 4, wait = \"60s\" }", "");
+        Gate::start_whole(BINARY, "verdict", &[], &format!("{config}\n[listen]\n{TRUSTING}\n{rest}\n"));
+    assert_eq!(upstream(&gate)["verdict"], serde_json::Value::Null);
     let (done, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let load: Vec<_> = (0..8)
         .map(|_| {
@@ -110,6 +116,16 @@ fn the_status_names_who_saturates_the_upstream() {
             && (&heaviest["tenant"], &heaviest["route"]) == (&"greedy".into(), &"all".into())
             && heaviest["share"].as_f64().is_some_and(|share| share > 0.9)
     });
+    for _ in 0..20 {
+        let answer = ask(gate.address, "GET /", "X-Tenant: victim\r\n");
+        assert_eq!(answer.status, 200, "nobody who asks for little is refused: {}", answer.body);
+    }
+    let named = "tenant greedy used ";
+    until("the log names it", || gate.said().contains(named));
+    let mut command = std::process::Command::new(BINARY);
+    let out = command.args(["status", "--control", &gate.control.to_string()]).output().unwrap();
+    let listed = String::from_utf8(out.stdout).unwrap();
+    assert!(listed.contains("app saturated for ") && listed.contains(named), "{listed}");
     done.store(true, Relaxed);
     load.into_iter().for_each(|one| one.join().unwrap());
     let seen = upstream(&gate);
@@ -119,6 +135,12 @@ fn the_status_names_who_saturates_the_upstream() {
     assert_eq!(metric("tidegate_upstream_slots{upstream=\"app\"}"), Some(1.0));
     let full = metric("tidegate_upstream_gate_refused_total{upstream=\"app\",reason=\"full\"}");
     assert_eq!(full, seen["gate_refused"]["full"].as_f64(), "{}", told(&gate, "/metrics"));
+    let verdict = &seen["verdict"];
+    assert_eq!((&verdict["tenant"], &verdict["route"]), (&"greedy".into(), &"all".into()));
+    assert_eq!(verdict["refused"].as_u64(), Some(refused.load(Relaxed) as u64), "{verdict}");
+    let count = |key: &str| verdict[key].as_u64().unwrap();
+    assert!(count("queued") > count("tenant_queued") && count("tenant_queued") > 0, "{verdict}");
+    assert!(count("waited_max_ms") >= 5, "{verdict}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_util::future::{join_all, poll_immediate};
 use proptest::prelude::*;

@@ -44,6 +44,13 @@ pub(super) fn virtual_of(nanos: u128, weight: u32) -> Virtual {
     (nanos << 32) / u128::from(weight.max(1))
 }
 
+/// An estimate after a slot was used so long.
+fn learnt(estimate: u64, used: u64) -> u64 {
+    let used = used.min(estimate.saturating_mul(LEARNT_MAX));
+    let kept = estimate - (estimate >> ESTIMATE_SHIFT);
+    kept.saturating_add(used >> ESTIMATE_SHIFT).max(ESTIMATE_MIN)
+}
+
 /// A hasher that strangers cannot foresee.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seeded(pub u64);
@@ -78,6 +85,8 @@ pub(super) struct Flow {
     pub weight: u32,
     /// What a slot of it is thought to be used, in nanoseconds.
     pub estimate: u64,
+    /// Nothing was known of that when it came: the first sample is all there is.
+    cold: bool,
     /// Slots it holds.
     pub holding: u32,
     /// Its waiters by [`Priority`].
@@ -106,14 +115,15 @@ struct Listed {
 }
 
 impl Flow {
-    fn new(home: Home, virtual_time: Virtual, estimate: Duration) -> Flow {
+    fn new(home: Home, virtual_time: Virtual, estimate: u64) -> Flow {
         Flow {
             home,
             virtual_time,
             credit: 0,
             floor: virtual_time,
             weight: 1,
-            estimate: nanos(estimate).max(ESTIMATE_MIN),
+            estimate: estimate.max(ESTIMATE_MIN),
+            cold: estimate == 0,
             holding: 0,
             lines: Default::default(),
             ages: Default::default(),
@@ -132,16 +142,7 @@ impl Flow {
         self.codel[priority as usize].is_overloaded()
     }
 
-    /// The virtual time at which its last waiter would have been served: how much it asks for over its share.
-    pub fn tail(&self) -> Virtual {
-        self.tail_of(self.waiting())
-    }
-
-    /// The same once one more has come.
-    pub fn tail_with_one_more(&self) -> Virtual {
-        self.tail_of(self.waiting() + 1)
-    }
-
+    /// The virtual time at which the last of so many waiters would have been served.
     fn tail_of(&self, waiting: usize) -> Virtual {
         self.virtual_time + virtual_of(u128::from(self.estimate) * waiting as u128, self.weight)
     }
@@ -170,10 +171,9 @@ impl Flow {
 
     /// A slot of it was used so long. One that was used far longer than most counts for little: it was charged what it
     /// used, and those after it are not like it.
-    pub fn learn(&mut self, used: u64) {
-        let used = used.min(self.estimate.saturating_mul(LEARNT_MAX));
-        let kept = self.estimate - (self.estimate >> ESTIMATE_SHIFT);
-        self.estimate = kept.saturating_add(used >> ESTIMATE_SHIFT).max(ESTIMATE_MIN);
+    fn learn(&mut self, used: u64) {
+        let cold = std::mem::take(&mut self.cold);
+        self.estimate = if cold { used.max(ESTIMATE_MIN) } else { learnt(self.estimate, used) };
     }
 
     fn listed_as(&self) -> Listed {
@@ -183,7 +183,7 @@ impl Flow {
             let active = if self.holding == 0 { 0 } else { weight };
             return Listed { debt, active, ..Listed::default() };
         }
-        let tail = (self.tail(), self.turn);
+        let tail = (self.tail_of(waiting), self.turn);
         Listed {
             turn: Some((
                 self.virtual_time,
@@ -215,6 +215,8 @@ pub(super) struct Flows {
     debts: BTreeSet<(Virtual, u32)>,
     /// What the virtual time has reached at least.
     reached: Virtual,
+    /// What a slot is used by whoever comes, in nanoseconds, where nobody says better; `None`: none was given back yet.
+    typical: Option<u64>,
     /// What all waiters are thought to need, in nanoseconds of slot time.
     backlog: u128,
     /// The weights of those that wait.
@@ -244,6 +246,7 @@ impl Flows {
             tails: Default::default(),
             debts: BTreeSet::new(),
             reached: 0,
+            typical: None,
             backlog: 0,
             weights: 0,
             active: 0,
@@ -341,6 +344,7 @@ impl Flows {
     }
 
     fn add(&mut self, home: Home, estimate: Duration) -> u32 {
+        let estimate = if estimate.is_zero() { self.typical.unwrap_or_default() } else { nanos(estimate) };
         let flow = Flow::new(home, self.virtual_time(), estimate);
         let index = self.free.pop().unwrap_or_else(|| {
             self.flows.push(None);
@@ -375,6 +379,20 @@ impl Flows {
         self.weights = self.weights - before.weight + now.weight;
         self.active = self.active - before.active + now.active;
         result
+    }
+
+    /// A slot of a flow was used so long.
+    pub fn learn(&mut self, index: u32, used: u64) {
+        self.change(index, |flow| flow.learn(used));
+        self.typical = Some(self.typical.map_or(used.max(ESTIMATE_MIN), |typical| learnt(typical, used)));
+    }
+
+    /// How much a flow asks for over its share: the virtual time at which its last waiter would have been served, with so
+    /// many more. Who is behind the list's virtual time is not before those who begin there.
+    pub fn asks_for(&self, index: u32, more: usize) -> Virtual {
+        let flow = &self[index];
+        let behind = self.virtual_time().saturating_sub(flow.virtual_time);
+        flow.tail_of(flow.waiting() + more) + behind
     }
 
     /// Slot time is charged, as far as debt goes. What was paid.

@@ -50,6 +50,7 @@ struct Tenant {
     floor: Virtual,
     weight: u32,
     estimate: u64,
+    cold: bool,
     turn: u64,
     codel: [Codel; 3],
 }
@@ -74,6 +75,7 @@ pub(super) struct Naive {
     reached: Virtual,
     turn: u64,
     contended_since: Option<Tick>,
+    typical: Option<u64>,
     pub told: Vec<(u64, Told)>,
 }
 
@@ -90,6 +92,7 @@ impl Naive {
             reached: 0,
             turn: 0,
             contended_since: None,
+            typical: None,
             told: Vec::new(),
         }
     }
@@ -138,7 +141,7 @@ impl Naive {
             if idle {
                 tenant.lift(reached);
             }
-            tenant.estimate = learnt(tenant.estimate, used);
+            learn(tenant, &mut self.typical, used);
             let charged = nanos(used.min(self.now.since(since)));
             self.charge(asking.tenant, virtual_of(charged.into(), asking.weight), asking.weight);
         }
@@ -301,7 +304,7 @@ impl Naive {
                 .max_by_key(|t| (self.tail(*t, 0), self.tenants[t].turn));
             let wins = |most: u8| match most == asking.tenant {
                 true => overloaded,
-                false => self.tail(most, 0) > self.tail(asking.tenant, 1),
+                false => self.asks_for(most, 0) > self.asks_for(asking.tenant, 1),
             };
             equal = most.filter(|&most| wins(most)).map(|most| {
                 let mut line = self.in_order(most);
@@ -352,6 +355,11 @@ impl Naive {
         state.virtual_time + virtual_of(u128::from(state.estimate) * waiting, state.weight)
     }
 
+    fn asks_for(&self, tenant: u8, more: usize) -> Virtual {
+        let behind = self.virtual_time().saturating_sub(self.tenants[&tenant].virtual_time);
+        self.tail(tenant, more) + behind
+    }
+
     /// A tenant's waiters as they are served.
     fn in_order(&self, tenant: u8) -> Vec<Asking> {
         let class = |priority| {
@@ -384,13 +392,14 @@ impl Naive {
 
     fn fresh(&self, estimate: Duration) -> Tenant {
         let virtual_time = self.virtual_time();
-        let estimate = nanos(estimate).max(10_000);
+        let known = Some(nanos(estimate)).filter(|&known| known > 0).or(self.typical);
         Tenant {
             virtual_time,
             credit: 0,
             floor: virtual_time,
             weight: 1,
-            estimate,
+            estimate: known.unwrap_or(0).max(10_000),
+            cold: known.is_none(),
             turn: 0,
             codel: Default::default(),
         }
@@ -449,7 +458,7 @@ impl Naive {
         self.in_use = self.in_use.saturating_sub(1);
         let idle = self.of(asking.tenant).next().is_none();
         let tenant = self.tenants.get_mut(&asking.tenant).unwrap();
-        tenant.estimate = learnt(tenant.estimate, used);
+        learn(tenant, &mut self.typical, used);
         let cost = virtual_of(nanos(used).into(), asking.weight);
         if cost >= paid {
             self.charge(asking.tenant, cost - paid, asking.weight);
@@ -460,6 +469,12 @@ impl Naive {
             }
         }
     }
+}
+
+fn learn(tenant: &mut Tenant, typical: &mut Option<u64>, used: Duration) {
+    let cold = std::mem::replace(&mut tenant.cold, false);
+    tenant.estimate = if cold { nanos(used).max(10_000) } else { learnt(tenant.estimate, used) };
+    *typical = Some(typical.map_or(nanos(used).max(10_000), |typical| learnt(typical, used)));
 }
 
 fn learnt(estimate: u64, used: Duration) -> u64 {

@@ -13,6 +13,11 @@ use crate::tick::{Tick, nanos};
 impl Fair {
     /// It waits.
     pub(super) fn queue(&mut self, flow: u32, account: Account, ask: &Ask<'_>, doomed_at: Tick) -> Asked {
+        self.saturated();
+        if let Some(episode) = &mut self.episode {
+            episode.queued += 1;
+        }
+        self.usage.queued(&account);
         let (now, wait) = (self.now, self.terms.wait);
         let place = (ask.asked_at.min(now), self.number());
         let by_deadline = doomed_at < now.after(wait);
@@ -65,8 +70,7 @@ impl Fair {
     pub(super) fn refuse(&mut self, key: Key, reason: Reason, woken: &mut Vec<Woken>) {
         let waiter = self.take_waiter(key);
         self.entries.end(key);
-        self.refusals[reason.index()] += 1;
-        self.usage.refused(&waiter.account, self.now);
+        self.count_refusal(reason, &waiter.account);
         let retry_after = self.jittered(self.expected_wait(waiter.flow));
         woken.push(Woken { key, outcome: Outcome::Refused(Refused { reason, retry_after }) });
     }
@@ -168,12 +172,11 @@ impl Fair {
     /// that is more than its own tenant asks for, itself included.
     fn equal_victim(&self, flow: u32, priority: Priority) -> Option<Key> {
         let over = self.flows.most_over(priority)?;
-        let (most, own) = (&self.flows[over], &self.flows[flow]);
         let wins = match over == flow {
-            true => own.is_overloaded(priority),
-            false => most.tail() > own.tail_with_one_more(),
+            true => self.flows[flow].is_overloaded(priority),
+            false => self.flows.asks_for(over, 0) > self.flows.asks_for(flow, 1),
         };
-        most.last(priority).filter(|_| wins)
+        self.flows[over].last(priority).filter(|_| wins)
     }
 
     /// How long a newcomer waits at least, as far as one knows: until its tenant's share of the slots has served those that

@@ -47,10 +47,8 @@ impl Fair {
         self.entries.end(key);
         self.outruns.remove(&(holder.outruns_at(), key));
         self.in_use = self.in_use.saturating_sub(1);
-        self.flows.change(holder.flow, |flow| {
-            flow.holding -= 1;
-            flow.learn(used);
-        });
+        self.flows.change(holder.flow, |flow| flow.holding -= 1);
+        self.flows.learn(holder.flow, used);
         let cost = virtual_of(used.into(), holder.weight);
         match cost.checked_sub(holder.paid) {
             Some(more) => drop(self.flows.charge(holder.flow, more, holder.weight, self.limit)),

@@ -110,6 +110,34 @@ fn one_of_a_tenant_that_asks_for_less_displaces_the_last_of_the_one_that_asks_fo
 }
 
 #[test]
+fn one_that_asks_for_little_finds_room_even_while_nothing_is_known_of_how_long_a_slot_is_used() {
+    let mut bench = Bench::new(Terms { waiters_max: 4, ..Terms::default() });
+    let woken = &mut Vec::new();
+    bench.fair.set_limit(1, bench.now, woken);
+    let asking = Asking { service: Duration::ZERO, ..PATIENT };
+    for number in 0..5 {
+        bench.now = Tick(bench.now.0 + 1_000_000);
+        bench.ask(Asking { number, tenant: 1, asked_at: bench.now, ..asking }, woken);
+    }
+    // Five requests of 7 ms: what is known after that is far from right.
+    for number in 5..10 {
+        bench.now = Tick(bench.now.0 + 7_000_000);
+        let (key, ..) = bench.holding.remove(0);
+        bench.fair.leave(key, Duration::from_millis(7), bench.now, woken);
+        told(&mut bench, woken);
+        bench.ask(Asking { number, tenant: 1, asked_at: bench.now, ..asking }, woken);
+        let newcomer = Asking { number: 100 + number, tenant: 2 + number as u8, ..asking };
+        let service = Duration::from_millis(5);
+        assert_eq!(bench.ask(Asking { service, ..newcomer }, woken), Told::Queued, "{number}");
+        assert!(told(&mut bench, woken).iter().all(|told| told.1 == Told::Refused(Reason::Displaced)));
+        let of_newcomer = bench.waiting.iter().find(|one| one.1.number == 100 + number);
+        let key = *of_newcomer.expect("it waits").0;
+        bench.waiting.remove(&key);
+        bench.fair.cancel(key, bench.now, woken);
+    }
+}
+
+#[test]
 fn the_least_important_goes_first_whosoever_it_is() {
     check(3, &[(1, Normal), (1, Normal), (2, Sheddable)], (1, Normal), &[2], Told::Queued);
     check(3, &[(1, Sheddable), (2, Normal), (1, Sheddable)], (3, Critical), &[2], Told::Queued);
@@ -371,7 +399,7 @@ fn tells_who_saturates_it_and_since_when() {
     let woken = &mut Vec::new();
     let at = |ms: u64| Tick(ms * 1_000_000);
     bench.now = at(1_000);
-    assert_eq!(bench.fair.picture(bench.now).saturated_since, None);
+    assert_eq!(bench.fair.picture(bench.now).episode, None);
     for tenant in [1, 1, 1, 2] {
         bench.ask(Asking { tenant, ..NOBODY }, woken);
     }
@@ -379,8 +407,43 @@ fn tells_who_saturates_it_and_since_when() {
     bench.fair.leave(first, Duration::from_millis(30), at(1_030), woken);
     bench.fair.leave(second, Duration::from_millis(30), at(1_030), woken);
     let picture = bench.fair.picture(at(1_040));
-    assert_eq!(picture.saturated_since, Some(at(1_000)));
+    assert!(picture.saturated);
     assert_eq!((&*picture.shares[0].tenant, &*picture.shares[0].route), ("t1", "r"));
     assert!(picture.shares[0].slot_time > 0.99, "{picture:?}");
-    assert_eq!(bench.fair.picture(at(3_000)).saturated_since, None);
+    // Once it is over, it is told as it was.
+    for later in [3_000, 3_600_000] {
+        let after = bench.fair.picture(at(later));
+        assert_eq!((after.saturated, &after.shares), (false, &picture.shares));
+        let episode = after.episode.expect("it was saturated");
+        assert_eq!((episode.began, episode.last), (at(1_000), at(1_030)));
+        assert_eq!((episode.queued, episode.waited_max), (2, Duration::from_millis(30)));
+    }
+}
+
+#[test]
+fn a_time_of_saturation_ends_when_nobody_has_waited_for_a_second_and_the_next_is_counted_anew() {
+    let mut bench = Bench::new(Terms { waiters_max: 1, ..Terms::default() });
+    let woken = &mut Vec::new();
+    bench.fair.set_limit(1, Tick(0), woken);
+    let mut crowd = |ms: u64| {
+        bench.now = Tick(ms * 1_000_000);
+        for _ in 0..3 {
+            bench.ask(Asking { tenant: 1, asked_at: bench.now, ..NOBODY }, woken);
+        }
+        let keys: Vec<Key> =
+            bench.holding.drain(..).map(|one| one.0).chain(bench.waiting.keys().copied()).collect();
+        for key in keys {
+            bench.fair.cancel(key, Tick(bench.now.0 + 1_000_000), woken);
+        }
+        bench.waiting.clear();
+        woken.clear();
+        let picture = bench.fair.picture(Tick(bench.now.0 + 2_000_000));
+        let episode = picture.episode.expect("one waited");
+        let share = &picture.shares[0];
+        (episode.began.0 / 1_000_000, (episode.queued, episode.refused), (share.queued, share.refused))
+    };
+    // What was refused before it had used anything is not counted as its own.
+    assert_eq!(crowd(1_000), (1_000, (1, 1), (0, 0)));
+    assert_eq!(crowd(1_900), (1_000, (2, 2), (1, 1)));
+    assert_eq!(crowd(3_000), (3_000, (1, 1), (1, 1)));
 }

@@ -24,8 +24,9 @@ pub(super) struct Used {
     pub nanos: f64,
     /// How much of it may be another's.
     pub error: f64,
-    /// Refusals, decayed.
-    pub refused: f64,
+    /// Requests that had to wait, and refusals, in this time of saturation.
+    pub queued: u64,
+    pub refused: u64,
 }
 
 /// The heaviest accounts.
@@ -45,11 +46,11 @@ impl Usage {
         self.decay(now);
         let nanos = nanos as f64;
         self.total += nanos;
-        if let Some(used) = self.accounts.iter_mut().find(|used| used.account.hash == account.hash) {
+        if let Some(used) = self.find(account) {
             used.nanos += nanos;
             return;
         }
-        let fresh = Used { account: account.clone(), nanos, error: 0.0, refused: 0.0 };
+        let fresh = Used { account: account.clone(), nanos, error: 0.0, queued: 0, refused: 0 };
         if self.accounts.len() < ACCOUNTS_MAX {
             self.accounts.push(fresh);
             return;
@@ -60,12 +61,25 @@ impl Usage {
         }
     }
 
-    /// One of this account was refused. Counted for the heavy alone: who used nothing saturates nothing.
-    pub fn refused(&mut self, account: &Account, now: Tick) {
-        self.decay(now);
-        if let Some(used) = self.accounts.iter_mut().find(|used| used.account.hash == account.hash) {
-            used.refused += 1.0;
+    /// Another time of saturation begins: what was counted is of the last one.
+    pub fn count_anew(&mut self) {
+        for used in &mut self.accounts {
+            (used.queued, used.refused) = (0, 0);
         }
+    }
+
+    /// One of this account waits. Counted for the heavy alone, as refusals are: who used nothing saturates nothing.
+    pub fn queued(&mut self, account: &Account) {
+        self.find(account).into_iter().for_each(|used| used.queued += 1);
+    }
+
+    /// One of this account was refused.
+    pub fn refused(&mut self, account: &Account) {
+        self.find(account).into_iter().for_each(|used| used.refused += 1);
+    }
+
+    fn find(&mut self, account: &Account) -> Option<&mut Used> {
+        self.accounts.iter_mut().find(|used| used.account.hash == account.hash)
     }
 
     /// The heaviest first, each with its share of all use.
@@ -87,7 +101,6 @@ impl Usage {
         for used in &mut self.accounts {
             used.nanos *= left;
             used.error *= left;
-            used.refused *= left;
         }
     }
 }
