@@ -14,9 +14,9 @@ pub const DRILL: Drill = Drill {
     name: "peak",
     summary: "Load becomes tenfold from one moment to the next, two and a half times what an upstream can do, and falls \
               again after three seconds.",
-    rule: "Protected, at least 0.85 of what the upstream can do is done in the peak, those answered wait no longer than \
+    rule: "Protected, at least 0.85 of the application's slots do work that somebody waits for in the peak, those answered wait no longer than \
            500 ms (p99), and 1 s after it at the latest at least 90 % of requests are answered well in each half second. \
-           Unprotected, less than half as much is done.",
+           Unprotected, less than half as much is answered.",
     seconds: 11.0,
     fault: Window { from: 3.0, to: 6.0 },
     fault_name: "peak",
@@ -28,6 +28,8 @@ pub const DRILL: Drill = Drill {
 
 /// Requests per second before and after.
 const CALM: f64 = 100.0;
+/// Requests that the application works on at the same time.
+const SLOTS: usize = 8;
 /// What the upstream can do.
 const CAPACITY: f64 = 400.0;
 /// How long clients wait for an answer.
@@ -35,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
     let service = Service::Exponential(Duration::from_millis(20));
-    let apps = apps(setting, 1, &Behaviour { slots: 8, service, ..Behaviour::default() })?;
+    let apps = apps(setting, 1, &Behaviour { slots: SLOTS, service, ..Behaviour::default() })?;
     let (gate, deadline) = match kind {
         Kind::Off => ("", "60s"),
         Kind::On | Kind::Baseline => ("concurrency = \"adaptive\"\nwaiting = { wait = \"300ms\" }\n", "1s"),
@@ -60,6 +62,7 @@ fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {
     let settled = DRILL.seconds * setting.scale - PATIENCE.as_secs_f64();
     let (off, on) = (&runs.off.driven, &runs.on.driven);
     let (broken, done) = (off.goodput("", fault.clone()), on.goodput("", fault.clone()));
+    let useful = runs.on.useful(&fault) / SLOTS as f64;
     let slow = on.answered_quantile("clients", fault.clone(), 0.99);
     let back = recovery(on, "clients", fault.end..settled, 0.9);
     let said = match back {
@@ -67,13 +70,15 @@ fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {
         None => "it was not well again before the run's end".to_owned(),
     };
     Judged {
-        passed: done >= 0.85 * CAPACITY
+        passed: useful >= 0.85
             && slow <= 0.5
             && back.is_some_and(|seconds| seconds <= 1.0)
             && broken < done / 2.0,
         reason: format!(
             "in the peak {done:.0} requests a second were answered well with the protection and {broken:.0} without, of \
-             {CAPACITY:.0} that the upstream can do; the p99 of those answered was {}, and {said}",
+             {CAPACITY:.0} that the upstream can do ({} and {} of its slots did useful work); the p99 of those answered was {}, and {said}",
+            share(useful),
+            share(runs.off.useful(&fault) / SLOTS as f64),
             time(slow)
         ),
         told: vec![
