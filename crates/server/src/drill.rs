@@ -15,6 +15,7 @@ use tidegate_drill::gate::Beside;
 use tidegate_drill::report::html;
 use tidegate_drill::run::Setting;
 use tidegate_drill::scenario;
+use tidegate_wire::files::raise_limit;
 
 use crate::cli::BAD_CONFIG;
 use crate::config::{nearest, parse_duration};
@@ -110,6 +111,8 @@ impl DrillArgs {
 /// # Errors
 /// Standard output or the report cannot be written.
 pub fn drill(args: &DrillArgs) -> io::Result<ExitCode> {
+    // Connections of clients and of applications are all this process's: more than a shell's usual thousand.
+    let _ = raise_limit();
     match (&args.what, args.name.as_deref()) {
         (Some(What::Capacity(args)), _) => measure(args),
         (Some(What::List), _) | (None, None) => list(),

@@ -127,15 +127,24 @@ fn paragraphs(html: &mut String, heading: &str, class: &str, texts: &[String]) {
     }
     let _ = write!(html, "<section class=\"{class}\"><h2>{heading}</h2>");
     for text in texts {
-        let _ = write!(html, "<p>{}</p>", escape(text));
+        let _ = write!(html, "<p>{}</p>", prose(text));
     }
     html.push_str("</section>");
+}
+
+/// A sentence; what stands between backticks in it is code.
+fn prose(text: &str) -> String {
+    let parts = text.split('`').enumerate().map(|(place, part)| match place % 2 {
+        0 => escape(part),
+        _ => format!("<code>{}</code>", escape(part)),
+    });
+    parts.collect()
 }
 
 fn draw(html: &mut String, table: &Table) {
     let _ = write!(
         html,
-        "<section><h2>{}</h2><div class=\"wide\"><table><caption class=\"hidden\">{}</caption><thead><tr>",
+        "<section><h2>{}</h2><div class=\"wide\" tabindex=\"0\"><table><caption class=\"hidden\">{}</caption><thead><tr>",
         escape(&table.caption),
         escape(&table.caption)
     );
@@ -217,6 +226,12 @@ mod tests {
         for outside in ["http://", "https://", "src=", "url(", "@import", "<link", "onload"] {
             assert!(!html.contains(outside), "{outside}");
         }
+    }
+
+    #[test]
+    fn what_stands_between_backticks_is_code() {
+        assert_eq!(prose("set `a<b` so"), "set <code>a&lt;b</code> so");
+        assert_eq!(prose("a lone ` stays open"), "a lone <code> stays open</code>");
     }
 
     #[test]
