@@ -97,6 +97,9 @@ pub enum Refused {
     /// The runtime cannot start.
     #[error("no event queue: {0}")]
     Runtime(#[from] std::io::Error),
+    /// This side could not even make the first load in time.
+    #[error("this machine was too busy to ask in time: nothing can be said")]
+    Busy,
     /// It does not answer at all.
     #[error("the service at {0} keeps up with no load: {1}")]
     Dead(SocketAddr, String),
@@ -218,7 +221,11 @@ async fn climb(
         all.push((step, saw));
     }
     let Some(found) = ramp::read(&steps) else {
-        return Err(Refused::Dead(address, told::dead(steps.first())));
+        // What was refused or broken was so, however late it was asked.
+        let is_late = steps
+            .first()
+            .is_some_and(|first| first.late > suspect::LATE && first.failed + first.refused < 0.5);
+        return Err(if is_late { Refused::Busy } else { Refused::Dead(address, told::dead(steps.first())) });
     };
     let strained = found.broke.as_ref().and_then(|(broke, _)| all.iter().find(|(step, _)| step == broke));
     let saw = strained.map(|(_, saw)| saw.clone()).unwrap_or_default();

@@ -200,8 +200,11 @@ fn measure(args: &CapacityArgs) -> io::Result<ExitCode> {
         Ok(measured) => measured,
         Err(refused) => {
             eprintln!("tidegate: {refused}");
-            let failed = matches!(refused, Refused::Dead(..) | Refused::Runtime(_));
-            return Ok(if failed { ExitCode::FAILURE } else { ExitCode::from(BAD_CONFIG) });
+            return Ok(match refused {
+                Refused::Busy => ExitCode::from(TOO_BUSY),
+                Refused::Dead(..) | Refused::Runtime(_) => ExitCode::FAILURE,
+                _ => ExitCode::from(BAD_CONFIG),
+            });
         }
     };
     tell("");

@@ -6,6 +6,9 @@
 use super::ramp::{Found, Step, Strain};
 use super::seen::Usage;
 
+/// Late requests, as a share of all, that make a measurement one of the generator.
+pub const LATE: f64 = 0.05;
+
 /// What a gate before the service says of it, where it was asked.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GateSaid {
@@ -45,8 +48,6 @@ pub enum Suspect {
 /// Judges. `strained` is what was used at the lowest load that was not kept up with; `base` what came of next to no load.
 #[must_use]
 pub fn judge(found: &Found, base: &Step, strained: &Usage, gate: Option<&GateSaid>) -> Suspect {
-    /// Late requests that make a measurement one of the generator.
-    const LATE: f64 = 0.05;
     /// Of a processor: what no thread comes above while others have to run too.
     const FULL: f64 = 0.85;
     /// Open files: past this, the next burst fails.
@@ -55,8 +56,10 @@ pub fn judge(found: &Found, base: &Step, strained: &Usage, gate: Option<&GateSai
     if broke.late > LATE {
         return Suspect::Generator;
     }
+    let gate = gate.filter(|gate| gate.waiting >= 1.0);
     if *strain == Strain::Refusals {
-        return Suspect::Limit;
+        // Whoever waits at a gate too long is refused by it, too.
+        return gate.map_or(Suspect::Limit, |gate| Suspect::Gate(gate.clone()));
     }
     let processors = strained.processors as f64;
     let service = strained.service.unwrap_or(0.0);
@@ -80,7 +83,7 @@ pub fn judge(found: &Found, base: &Step, strained: &Usage, gate: Option<&GateSai
     if strained.overflows > 0 {
         return Suspect::Backlog(strained.backlog);
     }
-    if let Some(gate) = gate.filter(|gate| gate.waiting >= 1.0) {
+    if let Some(gate) = gate {
         return Suspect::Gate(gate.clone());
     }
     match strained.service {
@@ -127,6 +130,7 @@ mod tests {
         for (broke, usage, gate, wanted) in [
             ((late, Strain::Behind), idle(), None, Suspect::Generator),
             ((slow().0, Strain::Refusals), idle(), None, Suspect::Limit),
+            ((slow().0, Strain::Refusals), idle(), Some(&gate), Suspect::Gate(gate.clone())),
             (slow(), Usage { busiest_thread: Some(0.97), ..idle() }, None, Suspect::Thread(0.97)),
             (
                 slow(),

@@ -78,31 +78,38 @@ impl Measured {
     /// What was found, in sentences.
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {
-        let (knee, limit) = (&self.found.knee, &self.found.limit);
-        let mut told = vec![format!(
+        let edge = self.edge();
+        if !self.is_judged() {
+            return vec![suspicion(&self.suspect), format!("What was seen all the same: {edge}")];
+        }
+        let knee = &self.found.knee;
+        let run = format!(
             "Run it at up to {} requests a second: there it does the most for its latency (p99 {}, {} under way on average).",
             number(knee.offered),
             time(knee.p99),
             number(knee.concurrency)
-        )];
-        told.push(match &self.found.broke {
+        );
+        let mut told = vec![run, edge, suspicion(&self.suspect)];
+        told.extend(self.fit.as_ref().map(|fit| self.law(fit)));
+        told
+    }
+
+    /// What it kept up with, and what not.
+    fn edge(&self) -> String {
+        let limit = number(self.found.limit.offered);
+        match &self.found.broke {
             Some((broke, strain)) => format!(
-                "It kept up with {} a second; at {} it did not: {}.",
-                number(limit.offered),
+                "It kept up with {limit} a second; at {} it did not: {}.",
                 number(broke.offered),
                 why(*strain)
             ),
             None if self.out_of_time => {
-                format!("It kept up with {} a second when the time was over: --time.", number(limit.offered))
+                format!("It kept up with {limit} a second when the time was over: --time gives it more.")
             }
-            None => format!(
-                "It kept up with all that was asked, {} a second: --rate-max asks for more.",
-                number(limit.offered)
-            ),
-        });
-        told.push(suspicion(&self.suspect));
-        told.extend(self.fit.as_ref().map(|fit| self.law(fit)));
-        told
+            None => {
+                format!("It kept up with all that was asked, {limit} a second: --rate-max asks for more.")
+            }
+        }
     }
 
     /// The most requests that were under way on average, and the most that were done per second.

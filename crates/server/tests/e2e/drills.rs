@@ -165,14 +165,19 @@ fn measures_a_service_and_leaves_a_page() {
     let origin = Origin::start(|_| Reply::Status(200, "ok".to_owned()));
     let report = Gate::folder("capacity").join("report.html");
     let (url, path) = (format!("http://{}/", origin.address), report.display().to_string());
-    let arguments = ["capacity", "--url", &url, "--step", "200ms", "--rate-max", "30", "--report", &path];
+    let arguments = ["capacity", "--url", &url, "--step", "500ms", "--rate-max", "30", "--report", &path];
     let output = drill(&arguments);
-    let told = String::from_utf8_lossy(&output.stdout);
-    // Whether it was judged depends on what else this machine does.
-    assert!(matches!(output.status.code(), Some(0 | 3)), "{told}");
-    assert!(told.contains("asked/s") && told.contains("Run it at up to"), "{told}");
-    let page = std::fs::read_to_string(&report).expect("there is a report");
-    assert!(page.starts_with("<!doctype html>") && page.contains("<svg"), "{page}");
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(told.contains("asked/s"), "{told}");
+    match (output.status.code(), std::fs::read_to_string(&report)) {
+        (Some(0 | 3), Ok(page)) => {
+            assert!(told.contains("t kept up with"), "{told}");
+            assert!(page.starts_with("<!doctype html>") && page.contains("<svg"), "{page}");
+            std::fs::remove_file(report).expect("it was written");
+        }
+        // Whether it is judged depends on what else this machine does.
+        (Some(3), Err(_)) => assert!(told.contains("too busy"), "{told}"),
+        (code, _) => panic!("{code:?}: {told}"),
+    }
     assert!(origin.recorded().iter().all(|request| request.head.starts_with("GET / HTTP/1.1\r\n")));
-    std::fs::remove_file(report).expect("it was written");
 }
