@@ -118,8 +118,9 @@ fn an_adaptive_gate_keeps_the_line_out_of_the_application() {
 #[test]
 fn doomed_work_is_refused_before_it_is_begun() {
     let runs = short("deadline-inversion").runs;
-    // The application has eight slots, and the gate lets nine in.
-    assert!(runs.on.line_most() <= 1 && runs.off.line_most() > 1, "{}", runs.on.line_most());
+    // The application has eight slots, and the gate lets nine in; of one whose client left it may still be at work.
+    let (off, on) = (runs.off.line_most(), runs.on.line_most());
+    assert!(4 * on < off, "{on} {off}");
     assert!(runs.on.wasted() < runs.off.wasted(), "{} {}", runs.on.wasted(), runs.off.wasted());
 }
 
