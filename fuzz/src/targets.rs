@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tidegate::config::Config;
 use tidegate_model::address::{AddressSet, Forwarding, Network, X_FORWARDED_FOR, client_address};
+use tidegate_model::headers::Seen;
 use tidegate_model::{deadline, host, path};
 use tidegate_proxy::settings::{JwtKeys, JwtSettings};
 use tidegate_proxy::{Entropy, Verifier, Verifiers, trace};
@@ -305,7 +306,13 @@ pub fn forwarded(bytes: &[u8]) {
     for peer in [stranger, proxy] {
         let mut told = headers.clone();
         let trusted = TRUSTED.contains(peer);
-        Forwarding::new(peer, true).apply(&mut told, Some(&HeaderValue::from_static("a.example")), trusted);
+        let own = Forwarding::new(peer, true)
+            .tell(Some(&HeaderValue::from_static("a.example")), trusted.then_some(&headers));
+        Seen::of(&told).take_request(&mut told, trusted, false);
+        own.each(|name, value| {
+            let value = HeaderValue::from_bytes(value).expect("it is a value");
+            assert!(told.insert(name, value).is_none(), "{name} is told twice");
+        });
         // Whoever trusts us finds the same client, whichever header is read.
         for read in [Some(X_FORWARDED_FOR), None] {
             assert_eq!(
@@ -377,9 +384,11 @@ pub fn traceparent(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     headers.insert(&parent, given.clone());
     headers.insert(&state, HeaderValue::from_static("vendor=1"));
-    trace::propagate(&mut headers, &Entropy::seeded(bytes.len() as u64));
-    assert_eq!(headers.get_all(&parent).iter().count(), 1);
-    let told = headers[&parent].to_str().expect("it is text");
+    let seen = Seen::of(&headers);
+    let (told, goes_on) = trace::span(Some(&headers), &Entropy::seeded(bytes.len() as u64));
+    seen.take_request(&mut headers, false, goes_on);
+    assert!(!headers.contains_key(&parent), "it is told anew");
+    let told = std::str::from_utf8(&told).expect("it is text");
     let parts: Vec<&str> = told.split('-').collect();
     let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
     assert_eq!(lengths, [2, 32, 16, 2], "{told}");
@@ -405,7 +414,7 @@ pub fn deadline(bytes: &[u8]) {
     assert!(asked <= MOST, "{asked:?}");
     let told = deadline::grpc_timeout(&deadline::grpc_remaining(asked)).expect("what is told can be read");
     assert!(told <= asked, "{told:?} of {asked:?}");
-    if let Some(millis) = deadline::milliseconds(&deadline::remaining_ms(asked)) {
+    if let Some(millis) = deadline::milliseconds(&HeaderValue::from(deadline::remaining_ms(asked))) {
         assert!(millis <= asked, "{millis:?} of {asked:?}");
     }
 }

@@ -43,11 +43,10 @@ pub fn remaining(deadline: Tick, now: Tick) -> Option<Duration> {
     Some(deadline.since(now)).filter(|left| !left.is_zero())
 }
 
-/// The value of `Tidegate-Deadline-Ms`: whole milliseconds, rounded down, so that the upstream gives up no
-/// later than we do.
+/// What `Tidegate-Deadline-Ms` says: whole milliseconds, rounded down, so that the upstream gives up no later than we do.
 #[must_use]
-pub fn remaining_ms(left: Duration) -> HeaderValue {
-    HeaderValue::from(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+pub fn remaining_ms(left: Duration) -> u64 {
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The value of `grpc-timeout` for what is left, in the finest unit that fits its eight digits.
@@ -147,7 +146,8 @@ mod tests {
         assert_eq!(remaining(Tick(10), Tick(10)), None);
         assert_eq!(remaining(Tick(10), Tick(11)), None);
         assert_eq!(remaining(Tick(10), Tick(4)), Some(Duration::from_nanos(6)));
-        assert_eq!(remaining_ms(Duration::from_micros(1_999)), "1");
+        assert_eq!(remaining_ms(Duration::from_micros(1_999)), 1);
+        assert_eq!(remaining_ms(Duration::MAX), u64::MAX);
         assert_eq!(grpc_remaining(Duration::from_millis(5)), "5000000n");
         assert_eq!(grpc_remaining(Duration::from_secs(5)), "5000000u");
         assert_eq!(grpc_remaining(Duration::from_secs(1_000_000)), "1000000S");

@@ -8,6 +8,7 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -27,8 +28,33 @@ pub struct Forwarding {
     scheme: HeaderValue,
     /// `for=…;proto=…`, without the host.
     element: String,
-    /// The last host, and the whole element with it.
-    last: Option<(HeaderValue, HeaderValue)>,
+    /// What the last host was, and what was told with it.
+    last: Option<(HeaderValue, Rc<Told>)>,
+}
+
+/// What the upstream is told with one request.
+#[derive(Clone, Debug)]
+pub struct Told {
+    addresses: HeaderValue,
+    /// `None`: a trusted proxy has told it.
+    scheme: Option<HeaderValue>,
+    /// `None`: a trusted proxy has told it, or there is none.
+    host: Option<HeaderValue>,
+    forwarded: HeaderValue,
+}
+
+impl Told {
+    /// Calls with each field of it.
+    pub fn each(&self, mut say: impl FnMut(&HeaderName, &[u8])) {
+        say(&X_FORWARDED_FOR, self.addresses.as_bytes());
+        if let Some(scheme) = &self.scheme {
+            say(&X_FORWARDED_PROTO, scheme.as_bytes());
+        }
+        if let Some(host) = &self.host {
+            say(&X_FORWARDED_HOST, host.as_bytes());
+        }
+        say(&FORWARDED, self.forwarded.as_bytes());
+    }
 }
 
 impl Forwarding {
@@ -49,60 +75,22 @@ impl Forwarding {
         }
     }
 
-    /// Writes them into the headers of a request to this host, which came from a trusted proxy or not.
-    pub fn apply(&mut self, headers: &mut HeaderMap, host: Option<&HeaderValue>, trusted: bool) {
-        let forwarded = self.element_for(host);
-        if !trusted {
-            headers.insert(&X_FORWARDED_FOR, self.peer.clone());
-            headers.insert(&X_FORWARDED_PROTO, self.scheme.clone());
-            match host {
-                Some(host) => drop(headers.insert(&X_FORWARDED_HOST, host.clone())),
-                None => drop(headers.remove(&X_FORWARDED_HOST)),
-            }
-            headers.insert(FORWARDED, forwarded);
-            return;
-        }
-        if headers.contains_key(&X_FORWARDED_FOR) {
-            let told = list(headers, &X_FORWARDED_FOR, &forwarded, |out, element| {
-                // Writing into a vector cannot fail.
-                let _ = match node(element) {
-                    Some(IpAddr::V4(address)) => write!(out, "for={address}"),
-                    Some(IpAddr::V6(address)) => write!(out, "for=\"[{address}]\""),
-                    None => write!(out, "for=unknown"),
-                };
-            });
-            headers.insert(FORWARDED, told);
-            let told =
-                list(headers, &X_FORWARDED_FOR, &self.peer, |out, element| out.extend_from_slice(element));
-            headers.insert(&X_FORWARDED_FOR, told);
-        } else if headers.contains_key(FORWARDED) {
-            let told = list(headers, &FORWARDED, &self.peer, |out, element| {
-                let _ = match forwarded_for(element) {
-                    Some(address) => write!(out, "{address}"),
-                    None => write!(out, "unknown"),
-                };
-            });
-            headers.insert(&X_FORWARDED_FOR, told);
-            let told = list(headers, &FORWARDED, &forwarded, |out, element| out.extend_from_slice(element));
-            headers.insert(FORWARDED, told);
-        } else {
-            headers.insert(&X_FORWARDED_FOR, self.peer.clone());
-            headers.insert(FORWARDED, forwarded);
-        }
-        if !headers.contains_key(&X_FORWARDED_PROTO) {
-            headers.insert(&X_FORWARDED_PROTO, self.scheme.clone());
-        }
-        if let Some(host) = host
-            && !headers.contains_key(&X_FORWARDED_HOST)
-        {
-            headers.insert(&X_FORWARDED_HOST, host.clone());
+    /// What is told with a request to this host; with `believed` fields, those of a trusted proxy that has told of where
+    /// the request comes from.
+    pub fn tell(&mut self, host: Option<&HeaderValue>, believed: Option<&HeaderMap>) -> Rc<Told> {
+        let told = self.own(host);
+        match believed {
+            None => told,
+            Some(headers) => Rc::new(self.beside(headers, &told)),
         }
     }
 
-    fn element_for(&mut self, host: Option<&HeaderValue>) -> HeaderValue {
-        match (&self.last, host) {
-            (Some((last, element)), Some(host)) if last == host => return element.clone(),
-            _ => {}
+    /// What is told where nobody else has told anything.
+    fn own(&mut self, host: Option<&HeaderValue>) -> Rc<Told> {
+        if let (Some((last, told)), Some(host)) = (&self.last, host)
+            && last == host
+        {
+            return Rc::clone(told);
         }
         let mut text = String::with_capacity(self.element.len() + 64);
         text.push_str(&self.element);
@@ -110,11 +98,52 @@ impl Forwarding {
             text.push_str(";host=");
             push_value(&mut text, host);
         }
-        let element = HeaderValue::try_from(text).expect("printable text is a header value");
         // A copy: the host lies in the buffer that the request was read into, and an idle connection must not hold that.
-        let copied = |host: &HeaderValue| HeaderValue::from_bytes(host.as_bytes()).ok();
-        self.last = host.and_then(copied).map(|host| (host, element.clone()));
-        element
+        let host = host.and_then(|host| HeaderValue::from_bytes(host.as_bytes()).ok());
+        let told = Rc::new(Told {
+            addresses: self.peer.clone(),
+            scheme: Some(self.scheme.clone()),
+            host: host.clone(),
+            forwarded: HeaderValue::try_from(text).expect("printable text is a header value"),
+        });
+        self.last = host.map(|host| (host, Rc::clone(&told)));
+        told
+    }
+
+    /// What is told where a trusted proxy has told some of it.
+    fn beside(&self, headers: &HeaderMap, own: &Told) -> Told {
+        let (addresses, forwarded) = if headers.contains_key(&X_FORWARDED_FOR) {
+            let forwarded = list(headers, &X_FORWARDED_FOR, &own.forwarded, |out, element| {
+                // Writing into a vector cannot fail.
+                let _ = match node(element) {
+                    Some(IpAddr::V4(address)) => write!(out, "for={address}"),
+                    Some(IpAddr::V6(address)) => write!(out, "for=\"[{address}]\""),
+                    None => write!(out, "for=unknown"),
+                };
+            });
+            let copy = |out: &mut Vec<u8>, element: &[u8]| out.extend_from_slice(element);
+            (list(headers, &X_FORWARDED_FOR, &self.peer, copy), forwarded)
+        } else if headers.contains_key(FORWARDED) {
+            let addresses = list(headers, &FORWARDED, &self.peer, |out, element| {
+                let _ = match forwarded_for(element) {
+                    Some(address) => write!(out, "{address}"),
+                    None => write!(out, "unknown"),
+                };
+            });
+            let copy = |out: &mut Vec<u8>, element: &[u8]| out.extend_from_slice(element);
+            (addresses, list(headers, &FORWARDED, &own.forwarded, copy))
+        } else {
+            (own.addresses.clone(), own.forwarded.clone())
+        };
+        let untold = |name: &HeaderName, value: &Option<HeaderValue>| {
+            value.clone().filter(|_| !headers.contains_key(name))
+        };
+        Told {
+            addresses,
+            scheme: untold(&X_FORWARDED_PROTO, &own.scheme),
+            host: untold(&X_FORWARDED_HOST, &own.host),
+            forwarded,
+        }
     }
 }
 
@@ -154,6 +183,23 @@ fn list(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::headers::Seen;
+
+    /// Tells, as an exchange does.
+    fn apply(
+        forwarding: &mut Forwarding,
+        headers: &mut HeaderMap,
+        host: Option<&HeaderValue>,
+        trusted: bool,
+    ) {
+        let seen = Seen::of(headers);
+        let told = forwarding.tell(host, (trusted && seen.forwarded).then_some(&*headers));
+        seen.take_request(headers, trusted, false);
+        told.each(|name, value| {
+            let before = headers.insert(name.clone(), HeaderValue::from_bytes(value).expect("a value"));
+            assert!(before.is_none(), "{name} is told twice");
+        });
+    }
 
     /// What is forwarded as `for | proto | host | forwarded`.
     fn check(
@@ -172,7 +218,7 @@ mod tests {
             for (name, value) in lines {
                 headers.append(*name, HeaderValue::from_str(value).expect("a value"));
             }
-            forwarding.apply(&mut headers, host.as_ref(), trusted);
+            apply(&mut forwarding, &mut headers, host.as_ref(), trusted);
             let names = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED];
             let told = names.map(|name| {
                 assert!(headers.get_all(&name).iter().count() <= 1);
@@ -247,7 +293,7 @@ mod tests {
         let mut forwarding = Forwarding::new("192.0.2.1".parse().expect("an address"), false);
         for host in ["a.example", "b.example", "a.example"] {
             let mut headers = HeaderMap::new();
-            forwarding.apply(&mut headers, Some(&HeaderValue::from_static(host)), false);
+            apply(&mut forwarding, &mut headers, Some(&HeaderValue::from_static(host)), false);
             assert_eq!(headers[FORWARDED], format!("for=192.0.2.1;proto=http;host={host}"));
         }
     }

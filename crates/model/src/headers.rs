@@ -18,6 +18,11 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+use crate::address::X_FORWARDED_FOR;
+use crate::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use crate::own::{TRACEPARENT, TRACESTATE};
+use crate::problem::X_REQUEST_ID;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -86,16 +91,79 @@ const NO_TRAILERS_OF_CLIENTS: [HeaderName; 10] = [
     HeaderName::from_static("x-request-id"),
 ];
 
+/// What one look at each name of a request's fields has found: asking the map for each of the names in question, stage
+/// after stage, would cost several times as much.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// `Accept` or `Content-Type`: they tell how the client reads a refusal.
+    pub form: bool,
+    /// `Upgrade`.
+    pub upgrade: bool,
+    /// `grpc-timeout`.
+    pub grpc_timeout: bool,
+    /// `traceparent` or `tracestate`.
+    pub trace: bool,
+    /// `X-Request-Id`.
+    pub request_id: bool,
+    /// `Forwarded` or one of `X-Forwarded-For`, `-Proto`, `-Host`.
+    pub forwarded: bool,
+    /// A field that [`strip_request`] may remove.
+    pub foreign: bool,
+}
+
+impl Seen {
+    /// Looks at these fields.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Seen {
+        let mut seen = Seen::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "host" | "user-agent" | "accept-encoding" | "accept-language" | "authorization"
+                | "cookie" | "content-length" => {}
+                "accept" | "content-type" => seen.form = true,
+                "upgrade" => (seen.upgrade, seen.foreign) = (true, true),
+                "grpc-timeout" => seen.grpc_timeout = true,
+                "traceparent" | "tracestate" => seen.trace = true,
+                "x-request-id" => seen.request_id = true,
+                "forwarded" | "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" => {
+                    seen.forwarded = true;
+                }
+                other => seen.foreign |= is_hop(other) || is_foreign(other),
+            }
+        }
+        seen
+    }
+
+    /// Takes out of these fields, which were looked at, what [`strip_request`] removes, and what Tidegate says itself
+    /// ([`crate::own`]). A trusted peer's word on scheme and host stays; `tracestate` does where the trace goes on.
+    pub fn take_request(self, headers: &mut HeaderMap, trusted: bool, trace_goes_on: bool) {
+        if self.foreign {
+            strip_request(headers);
+        }
+        if self.forwarded {
+            remove(headers, &[FORWARDED, X_FORWARDED_FOR]);
+            if !trusted {
+                remove(headers, &[X_FORWARDED_PROTO, X_FORWARDED_HOST]);
+            }
+        }
+        if self.request_id {
+            headers.remove(X_REQUEST_ID);
+        }
+        if self.trace {
+            headers.remove(TRACEPARENT);
+            if !trace_goes_on {
+                headers.remove(TRACESTATE);
+            }
+        }
+    }
+}
+
 /// Removes what belongs to the client's connection alone, and what a client must not say: `Tidegate-*`,
 /// `Proxy`, and look-alikes with `_` that CGI-like applications would take for a field Tidegate writes.
 ///
 /// `TE: trailers` stays, as gRPC demands it. `Upgrade` goes too: who forwards an upgrade writes it anew.
 pub fn strip_request(headers: &mut HeaderMap) {
-    let found = strip(headers, |name| match name {
-        // `Proxy`: CGI programs read it as the variable `HTTP_PROXY` ("httpoxy", CVE-2016-5385).
-        "http2-settings" | "proxy-authorization" | "proxy" => true,
-        _ => is_own(name.as_bytes()),
-    });
+    let found = strip(headers, is_foreign);
     let trailers = found.contains(&TE) && wants_trailers(headers);
     remove(headers, &found);
     if trailers {
@@ -164,12 +232,6 @@ type Found = SmallVec<[HeaderName; 4]>;
 /// Removes what `Connection` nominates, and tells what else belongs to the connection, or is `also` not to pass. One
 /// look at each name: asking the map for each of the names in question would cost several times as much.
 fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) -> Found {
-    let is_hop = |name: &str| {
-        matches!(
-            name,
-            "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "te"
-        )
-    };
     let found: Found =
         headers.keys().filter(|name| is_hop(name.as_str()) || also(name.as_str())).cloned().collect();
     if found.contains(&CONNECTION) {
@@ -184,6 +246,20 @@ fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) -> Found {
         }
     }
     found
+}
+
+/// Whether a field belongs to the connection it came by.
+fn is_hop(name: &str) -> bool {
+    matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "te")
+}
+
+/// Whether a client must not tell an upstream such a field.
+fn is_foreign(name: &str) -> bool {
+    match name {
+        // `Proxy`: CGI programs read it as the variable `HTTP_PROXY` ("httpoxy", CVE-2016-5385).
+        "http2-settings" | "proxy-authorization" | "proxy" => true,
+        _ => is_own(name.as_bytes()),
+    }
 }
 
 fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {

@@ -15,6 +15,7 @@ pub mod headers;
 pub mod health;
 pub mod host;
 pub mod limit;
+pub mod own;
 pub mod path;
 pub mod plan;
 pub mod problem;

@@ -1,6 +1,6 @@
 //! Admit: a request becomes an exchange: an id, a receipt, one form of its host and path, the client's real address.
 
-use std::any::Any;
+use std::cell::RefMut;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,6 +8,8 @@ use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Uri};
 use tidegate_model::address::client_address;
+use tidegate_model::forwarded::Forwarding;
+use tidegate_model::headers::Seen;
 use tidegate_model::problem::{Form, X_REQUEST_ID};
 use tidegate_model::receipt::{Receipt, RequestId, Target};
 use tidegate_model::refusal::{self, Refusal};
@@ -21,7 +23,7 @@ use crate::lifecycle::Proxy;
 use crate::respond::{Refused, SERVER_TIMING_ASKED};
 use crate::site::Site;
 
-/// Opens an exchange.
+/// Opens an exchange. In a box: it is handed from stage to stage.
 ///
 /// # Errors
 /// The refusal of a request whose host or path has no one meaning, ready to be told.
@@ -30,15 +32,19 @@ pub fn admit(
     site: &Site,
     request: Request<Incoming>,
     connection: Rc<Connection>,
-) -> Result<Exchange, Box<Refused>> {
+) -> Result<Box<Exchange>, Box<Refused>> {
     let started = clock::latest();
     let (mut head, body) = request.into_parts();
     let peer = connection.peer.ip();
     let trusted = site.settings.trusted_proxies.contains(peer);
-    let client =
-        if trusted { client_address(peer, &head.headers, &site.settings.trusted_proxies) } else { peer };
-    let asked_id = head.headers.get(&X_REQUEST_ID).filter(|_| trusted);
-    let id = asked_id.and_then(|value| RequestId::parse(value.to_str().ok()?));
+    let seen = Seen::of(&head.headers);
+    let client = match (trusted, seen.forwarded) {
+        (true, true) => client_address(peer, &head.headers, &site.settings.trusted_proxies),
+        (true, false) => peer.to_canonical(),
+        (false, _) => peer,
+    };
+    let asked_id = (trusted && seen.request_id).then(|| head.headers.get(&X_REQUEST_ID));
+    let id = asked_id.flatten().and_then(|value| RequestId::parse(value.to_str().ok()?));
     let id = id.unwrap_or_else(|| RequestId(proxy.entropy.id()));
     let mut receipt = Receipt::open(id, started, client, connection.listener);
     receipt.method = head.method.clone();
@@ -46,15 +52,16 @@ pub fn admit(
     receipt.version = head.version;
     receipt.tls = connection.tls;
     let open = Open::new(receipt, Rc::clone(&proxy.recorder));
-    let found = one_host(&mut head).and_then(|host| one_path(&mut head).map(|()| host));
+    let found = one_host(&mut head, &connection).and_then(|host| one_path(&mut head).map(|()| host));
     match found {
         Ok(host) => {
             open.receipt_mut().host = Arc::clone(&host);
-            let form = Form::of(&head.headers);
-            let timing = trusted && head.headers.contains_key(SERVER_TIMING_ASKED);
+            let form = if seen.form { Form::of(&head.headers) } else { Form::default() };
+            let timing = trusted && seen.foreign && head.headers.contains_key(SERVER_TIMING_ASKED);
             let body = Some(body);
-            Ok(Exchange {
+            Ok(Box::new(Exchange {
                 head,
+                seen,
                 body,
                 connection,
                 host,
@@ -67,18 +74,18 @@ pub fn admit(
                 upgraded: None,
                 fault: None,
                 open,
-            })
+            }))
         }
         Err(refusal) => Err(Box::new(Refused { refusal, form: Form::of(&head.headers), open, allow: None })),
     }
 }
 
 /// The one host of a request, in its one form. It is in the headers afterwards, and nowhere else.
-fn one_host(head: &mut http::request::Parts) -> Result<Arc<str>, Refusal> {
+fn one_host(head: &mut http::request::Parts, connection: &Connection) -> Result<Arc<str>, Refusal> {
     let double = || Refusal::new(&refusal::REQUEST_HOST, "the request names two different hosts");
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let field = hosts.next();
-    if hosts.next().is_some() {
+    let field = head.headers.get(HOST);
+    // Somebody said something more than once: perhaps this.
+    if head.headers.len() > head.headers.keys_len() && head.headers.get_all(HOST).iter().nth(1).is_some() {
         return Err(double());
     }
     let authority = head.uri.authority().map(|authority| authority.as_str());
@@ -93,7 +100,13 @@ fn one_host(head: &mut http::request::Parts) -> Result<Arc<str>, Refusal> {
         (Some(_), Some(_)) => return Err(double()),
         (None, None) => return Ok(Arc::from("")),
     };
+    let mut known = known(connection);
+    if let (Some(host), Some(_)) = (known.host(name), field) {
+        return Ok(host);
+    }
     let host: Arc<str> = host::normalize(name)?.into();
+    known.host = Some((name.into(), Arc::clone(&host)));
+    drop(known);
     if field.is_none() {
         let value = HeaderValue::from_str(name)
             .map_err(|_| Refusal::new(&refusal::REQUEST_HOST, "the authority is no host"))?;
@@ -118,10 +131,26 @@ fn one_path(head: &mut http::request::Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What the proxy remembers of a connection between its exchanges.
-pub fn attached<T: Any>(connection: &Connection, make: impl FnOnce() -> T) -> std::cell::RefMut<'_, T> {
-    std::cell::RefMut::map(connection.attached.borrow_mut(), |slot| {
-        slot.get_or_insert_with(|| Box::new(make()))
+/// What the proxy knows of a connection from the exchanges before: most of them are for one host.
+pub struct Known {
+    /// What upstreams are told of the client.
+    pub forwarding: Forwarding,
+    /// The last host as it was named, and in its one form.
+    host: Option<(Box<str>, Arc<str>)>,
+}
+
+impl Known {
+    fn host(&self, name: &str) -> Option<Arc<str>> {
+        let (last, host) = self.host.as_ref()?;
+        (**last == *name).then(|| Arc::clone(host))
+    }
+}
+
+/// What is known of this connection.
+pub fn known(connection: &Connection) -> RefMut<'_, Known> {
+    let made = || Known { forwarding: Forwarding::new(connection.peer.ip(), connection.tls), host: None };
+    RefMut::map(connection.attached.borrow_mut(), |slot| {
+        slot.get_or_insert_with(|| Box::new(made()))
             .downcast_mut()
             .expect("one type is attached to connections")
     })

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use tidegate_model::fault::Struck;
+use tidegate_model::headers::Seen;
 use tidegate_model::problem::Form;
 use tidegate_model::receipt::{End, Receipt, Step};
 use tidegate_model::refusal::Refusal;
@@ -23,6 +24,8 @@ use crate::recorder::Recorder;
 pub struct Exchange {
     /// The request's head. Taken when it is forwarded.
     pub head: Parts,
+    /// What its fields hold.
+    pub seen: Seen,
     /// The request's body. Taken when it is forwarded.
     pub body: Option<Incoming>,
     /// The connection it came by.

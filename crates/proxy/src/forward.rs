@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, UPGRADE, VIA};
+use http::header::{CONNECTION, HOST, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
-use tidegate_model::forwarded::Forwarding;
+use tidegate_model::deadline::TIDEGATE_DEADLINE_MS;
+use tidegate_model::own::{OwnFields, Said, TIDEGATE_LOAD};
 use tidegate_model::path::replace_prefix;
-use tidegate_model::problem::{self, X_REQUEST_ID};
 use tidegate_model::receipt::{End, Step};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::retry::{Sent, may_repeat};
@@ -22,7 +22,7 @@ use tidegate_wire::body::{Body, Incoming};
 use tidegate_wire::patience::Patience;
 use tidegate_wire::{clock, task, tunnel};
 
-use crate::admit::attached;
+use crate::admit::known;
 use crate::exchange::{Exchange, Open};
 use crate::fault::InItsPlace;
 use crate::lifecycle::Proxy;
@@ -38,8 +38,6 @@ use crate::trace;
 
 /// What is read of a body over HTTP/1.1 before its upstream takes it.
 const READ_AHEAD: u64 = 64 << 10;
-const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
-const TIDEGATE_LOAD: HeaderName = HeaderName::from_static("tidegate-load");
 
 /// Forwards to the first rung and, when that fails, takes the further ones in their order. What an injected fault puts
 /// in the place of the first rung is taken as what that came to.
@@ -59,7 +57,7 @@ pub async fn forward(
     let settings = &*routed.route.settings;
     let by = deadline_of(site, exchange, settings);
     let fault: Fault = Rc::default();
-    let mut request = prepare(proxy, exchange, routed, &permitted, &fault)?;
+    let (mut request, mut own) = prepare(proxy, exchange, routed, &permitted, &fault)?;
     // Until the first wait, and after an injected delay.
     let (mut failed, mut again, mut now) = (None, true, clock::latest());
     for number in 0..=rest.len() {
@@ -80,8 +78,8 @@ pub async fn forward(
         let (result, whole) = match instead.take() {
             Some(instead) => (*instead, true),
             None => {
-                call(proxy, exchange, settings, &permitted, upstream, &mut request, now, by, further, &fault)
-                    .await
+                let rung = Rung { upstream, now, by, further };
+                call(proxy, exchange, settings, &permitted, rung, &mut request, &mut own, &fault).await
             }
         };
         again = whole;
@@ -117,11 +115,10 @@ pub async fn forward(
 
 /// When the response's head must have come.
 pub fn deadline_of(site: &Site, exchange: &Exchange, settings: &RouteSettings) -> Tick {
-    deadline::earlier(
-        exchange.started,
-        settings.deadline,
-        deadline::asked(&exchange.head.headers, site.settings.deadline_header.as_ref()),
-    )
+    let header = site.settings.deadline_header.as_ref();
+    let may_ask = exchange.seen.grpc_timeout || header.is_some();
+    let asked = may_ask.then(|| deadline::asked(&exchange.head.headers, header)).flatten();
+    deadline::earlier(exchange.started, settings.deadline, asked)
 }
 
 /// How a rung failed: with an answer that is better than none, or with none.
@@ -130,24 +127,32 @@ enum Outcome {
     Refused(Refusal),
 }
 
+/// A rung of the ladder that leads to an upstream.
+struct Rung<'a> {
+    upstream: &'a Arc<Upstream>,
+    now: Tick,
+    by: Tick,
+    /// Whether there is another one.
+    further: bool,
+}
+
 /// Takes a rung. Tells also whether the request may be made on a further one.
-#[expect(clippy::too_many_arguments, reason = "a rung of the ladder; they have no meaning as a group")]
+#[expect(clippy::too_many_arguments, reason = "the exchange and its parts; they have no meaning as a group")]
 async fn call(
     proxy: &Proxy,
     exchange: &mut Exchange,
     settings: &RouteSettings,
     permitted: &Permitted,
-    upstream: &Arc<Upstream>,
+    rung: Rung<'_>,
     request: &mut Request<Body>,
-    now: Tick,
-    by: Tick,
-    further: bool,
+    own: &mut OwnFields<'_>,
     upload: &Fault,
 ) -> (Result<Response<Content>, Refusal>, bool) {
+    let Rung { upstream, now, by, further } = rung;
     exchange.open.receipt_mut().upstream = Some(Arc::clone(upstream.name()));
-    let upgrade = request.headers().contains_key(UPGRADE);
+    let upgrade = own.upgrade;
     let level = proxy.guard.level();
-    request.headers_mut().insert(TIDEGATE_LOAD, load(level.max(upstream.load())));
+    own.load = Some(level.max(upstream.load()));
     let terms = Terms {
         now,
         deadline: by,
@@ -159,6 +164,7 @@ async fn call(
         level,
         client: exchange.client,
         upgrade,
+        own,
         further,
         awaited: upload.awaited(),
     };
@@ -174,16 +180,6 @@ async fn call(
         respond::switched(head, answer.sticky, &settings.response)
     });
     (response, again)
-}
-
-/// What the application is told of the load.
-fn load(level: u8) -> HeaderValue {
-    HeaderValue::from_static(match level {
-        0 => "0",
-        1 => "1",
-        2 => "2",
-        _ => "3",
-    })
 }
 
 /// Joins both sides of an Upgrade. The receipt, the permit and the upstream's call live until the tunnel ends.
@@ -205,44 +201,45 @@ pub fn join(
     });
 }
 
-/// Makes of the client's request the one that the upstream gets.
-fn prepare(
+/// Makes of the client's request the one that the upstream gets, and what Tidegate says beside it.
+fn prepare<'a>(
     proxy: &Proxy,
     exchange: &mut Exchange,
     routed: &Routed<'_>,
-    permitted: &Permitted,
+    permitted: &'a Permitted,
     fault: &Fault,
-) -> Result<Request<Body>, Refusal> {
+) -> Result<(Request<Body>, OwnFields<'a>), Refusal> {
     let settings = &*routed.route.settings;
     let body = body(proxy, exchange, settings, permitted, fault)?;
     let upgrade = upgrade_of(exchange);
-    let head = &mut exchange.head;
-    let via = match head.version {
-        Version::HTTP_10 => HeaderValue::from_static("1.0 tidegate"),
-        Version::HTTP_2 => HeaderValue::from_static("2.0 tidegate"),
-        _ => HeaderValue::from_static("1.1 tidegate"),
-    };
+    let (head, seen) = (&mut exchange.head, exchange.seen);
     let fields = &mut head.headers;
-    headers::strip_request(fields);
+    let believed = (exchange.trusted && seen.forwarded).then_some(&*fields);
+    let told = known(&exchange.connection).forwarding.tell(fields.get(HOST), believed);
+    let (trace, trace_goes_on) = trace::span(seen.trace.then_some(fields), &proxy.entropy);
+    seen.take_request(fields, exchange.trusted, trace_goes_on);
+    let said = Said {
+        told,
+        via: head.version,
+        request_id: exchange.open.receipt().request_id,
+        trace,
+        tenant: permitted.permit().tenant().id(),
+    };
+    let changes = &settings.request.headers;
+    let grpc_timeout = seen.grpc_timeout || !changes.is_empty();
+    let mut own = OwnFields { said: Some(said), grpc_timeout, upgrade: upgrade.is_some(), load: None };
     if let Some(upgrade) = upgrade {
         exchange.upgrade = Some(tunnel::ClientSide::of(&mut head.extensions));
         fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(UPGRADE, upgrade);
     }
-    let host = fields.get(http::header::HOST).cloned();
-    let connection = &exchange.connection;
-    attached(connection, || Forwarding::new(connection.peer.ip(), connection.tls)).apply(
-        fields,
-        host.as_ref(),
-        exchange.trusted,
-    );
-    fields.append(VIA, via);
-    fields.insert(X_REQUEST_ID, problem::hex_value(exchange.open.receipt().request_id));
-    trace::propagate(fields, &proxy.entropy);
-    if let Ok(tenant) = HeaderValue::from_str(permitted.permit().tenant().id()) {
-        fields.insert(TIDEGATE_TENANT, tenant);
+    if !changes.is_empty() {
+        own.put(fields);
+        apply(fields, changes);
+        // Each try says these anew.
+        fields.remove(TIDEGATE_LOAD);
+        fields.remove(TIDEGATE_DEADLINE_MS);
     }
-    apply(fields, &settings.request.headers);
     if let Some(prefix) = &settings.request.prefix {
         rewrite(&mut head.uri, routed.matched, prefix)?;
     }
@@ -250,7 +247,7 @@ fn prepare(
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = std::mem::take(&mut head.uri);
     *request.headers_mut() = std::mem::take(&mut head.headers);
-    Ok(request)
+    Ok((request, own))
 }
 
 /// The request's body, bounded by listener, route and plan. What it may make us hold is counted, or refused.
@@ -300,6 +297,9 @@ fn may_hold(body: &Incoming, exchange: &Exchange, settings: &RouteSettings) -> u
 
 /// The protocol that a client asks to change to: over HTTP/1.1, or over HTTP/2 as the wire translates it.
 fn upgrade_of(exchange: &Exchange) -> Option<HeaderValue> {
+    if !exchange.seen.upgrade {
+        return None;
+    }
     let head = &exchange.head;
     let asked = head.version >= Version::HTTP_11 && headers::connection_has(&head.headers, "upgrade");
     // h2c by Upgrade is obsolete (RFC 9113 section 3.1), and a way round a proxy's rules.

@@ -91,9 +91,9 @@ impl Refused {
 
 /// Tells an answer.
 #[must_use]
-pub fn complete(exchange: Exchange, answer: Answer) -> Response<ExchangeBody> {
+pub fn complete(exchange: Box<Exchange>, answer: Answer) -> Response<ExchangeBody> {
     let (mut head, content) = answer.response.into_parts();
-    let Exchange { open, upgraded, timing, connection, fault: struck, .. } = exchange;
+    let Exchange { open, upgraded, timing, connection, fault: struck, .. } = *exchange;
     head.headers.insert(X_REQUEST_ID, problem::hex_value(open.receipt().request_id));
     if let Some(Told { policy, left }) = answer.told {
         // Limits of the application's own stay beside ours: each has its name.

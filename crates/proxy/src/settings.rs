@@ -227,6 +227,14 @@ pub struct HeaderChanges {
     pub add: Vec<(HeaderName, HeaderValue)>,
 }
 
+impl HeaderChanges {
+    /// Whether nothing is changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
 impl std::fmt::Debug for JwtKeys {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

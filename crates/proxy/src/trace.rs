@@ -3,42 +3,33 @@
 //! `tracestate` passes through untouched beside a valid `traceparent` and is dropped beside an invalid one
 //! (W3C Trace Context, section 3.3.1).
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
+use tidegate_model::own::{TRACEPARENT, TRACEPARENT_BYTES as LENGTH};
+use tidegate_model::receipt::RequestId;
 
 use crate::entropy::Entropy;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-const LENGTH: usize = 55;
-
-/// Puts the exchange's own span into the headers of the request to forward.
-pub fn propagate(headers: &mut HeaderMap, entropy: &Entropy) {
+/// The exchange's own span, and whether it goes on with the trace that these fields, if any, tell of.
+pub fn span(headers: Option<&HeaderMap>, entropy: &Entropy) -> ([u8; LENGTH], bool) {
     let mut out = [0u8; LENGTH];
     out[..3].copy_from_slice(b"00-");
     out[35] = b'-';
     out[52] = b'-';
-    match headers.get(&TRACEPARENT).map(HeaderValue::as_bytes).filter(|value| is_valid(value)) {
+    let parent = headers.and_then(|headers| headers.get(&TRACEPARENT)).map(HeaderValue::as_bytes);
+    let parent = parent.filter(|value| is_valid(value));
+    match parent {
         Some(parent) => {
             out[3..35].copy_from_slice(&parent[3..35]);
             out[53..].copy_from_slice(&parent[53..LENGTH]);
         }
         None => {
-            headers.remove(&TRACESTATE);
-            hex(entropy.id(), &mut out[3..35]);
+            out[3..35].copy_from_slice(&RequestId(entropy.id()).hex());
             out[53..].copy_from_slice(b"00");
         }
     }
-    hex(u128::from(entropy.word().max(1)), &mut out[36..52]);
-    let value = HeaderValue::from_bytes(&out).expect("hexadecimal digits and dashes");
-    headers.insert(TRACEPARENT, value);
-}
-
-/// Writes the low digits of `word`, as many as fit.
-fn hex(mut word: u128, out: &mut [u8]) {
-    for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(word & 15) as usize];
-        word >>= 4;
-    }
+    let id = RequestId(u128::from(entropy.word().max(1))).hex();
+    out[36..52].copy_from_slice(&id[16..]);
+    (out, parent.is_some())
 }
 
 /// Version 00 exactly; of a later version, the part that version 00 defines.
@@ -67,14 +58,12 @@ mod tests {
 
     fn check(given: Option<&str>) -> (String, bool) {
         let mut headers = HeaderMap::new();
-        headers.insert(TRACESTATE, HeaderValue::from_static("vendor=1"));
         if let Some(given) = given {
             headers.insert(TRACEPARENT, HeaderValue::from_str(given).unwrap());
         }
-        propagate(&mut headers, &Entropy::seeded(1));
-        let made = headers[&TRACEPARENT].to_str().unwrap().to_owned();
-        assert!(is_valid(made.as_bytes()), "{made}");
-        (made, headers.contains_key(&TRACESTATE))
+        let (made, goes_on) = span(Some(&headers), &Entropy::seeded(1));
+        assert!(is_valid(&made), "{made:?}");
+        (String::from_utf8(made.to_vec()).unwrap(), goes_on)
     }
 
     #[test]

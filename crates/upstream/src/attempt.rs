@@ -11,7 +11,8 @@ use http::header::{HOST, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use tidegate_model::breaker::{self, Verdict};
-use tidegate_model::deadline;
+use tidegate_model::deadline::{self, GRPC_TIMEOUT};
+use tidegate_model::own::OwnFields;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Kind, Refusal};
 use tidegate_model::retry::{Sent, retry_after};
@@ -85,6 +86,8 @@ pub(crate) struct Plan<'a> {
     pub trial: Trial<'a>,
     /// The request's body is waited for. A client that sends none of it must not be able to open breakers for all.
     pub awaited: &'a Cell<bool>,
+    /// What is said beside the client's fields.
+    pub own: &'a OwnFields<'a>,
 }
 
 impl Plan<'_> {
@@ -213,7 +216,7 @@ impl Caller {
 
     /// Tells the endpoint and the upstream's breaker how it went.
     fn learn(&self, plan: &Plan<'_>, endpoint: &Endpoint, trial: Try<'_>, result: &Result<Answered, Failed>) {
-        let now = clock::now();
+        let now = clock::latest();
         let began = trial.began;
         let latency = now.since(began);
         plan.receipt.borrow_mut().upstream_time += latency;
@@ -255,7 +258,9 @@ impl Caller {
         bounds: Bounds,
     ) -> Result<Answered, Failed> {
         let by = bounds.by;
-        prepare(plan, request.headers_mut(), endpoint.address, by.since(bounds.began));
+        let left = by.since(bounds.began);
+        prepare(plan, request.headers_mut(), endpoint.address, left);
+        let own = plan.own.of_try(left);
         let mut stale = 0;
         loop {
             let connected = match self.connection(plan, endpoint, &bounds, stale > 0).await {
@@ -273,7 +278,7 @@ impl Caller {
                 false if request.version() == Version::HTTP_2 => to_http1(request),
                 false => {}
             }
-            match sender.send(request, by).await {
+            match sender.forward(request, &own, by).await {
                 Ok(response) => {
                     let pause = pause_asked(&response);
                     plan.receipt.borrow_mut().note(clock::latest(), Step::TryAnswered(response.status()));
@@ -422,10 +427,8 @@ fn sample(plan: &Plan<'_>, at_once: usize, began: Tick, result: &Result<Answered
 
 /// What each try tells the upstream anew.
 fn prepare(plan: &Plan<'_>, headers: &mut HeaderMap, endpoint: SocketAddr, left: Duration) {
-    headers.insert(http::HeaderName::from_static("tidegate-deadline-ms"), deadline::remaining_ms(left));
-    let grpc = http::HeaderName::from_static("grpc-timeout");
-    if headers.contains_key(&grpc) {
-        headers.insert(grpc, deadline::grpc_remaining(left));
+    if plan.own.grpc_timeout && headers.contains_key(GRPC_TIMEOUT) {
+        headers.insert(GRPC_TIMEOUT, deadline::grpc_remaining(left));
     }
     match &plan.settings.host {
         HostHeader::Fixed(host) => drop(headers.insert(HOST, host.clone())),

@@ -16,6 +16,7 @@ use tidegate_model::balance::mix;
 use tidegate_model::breaker::{Probe, Verdict};
 use tidegate_model::gate::Priority;
 use tidegate_model::gate::level::Degrade;
+use tidegate_model::own::OwnFields;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::retry::{Sent, apart, backoff, may_repeat};
@@ -62,6 +63,8 @@ pub struct Terms<'a> {
     pub degrade: &'a Degrade,
     /// The level of the process.
     pub level: u8,
+    /// What is said beside the client's fields.
+    pub own: &'a OwnFields<'a>,
     /// Whether the request may be made elsewhere when this fails.
     pub further: bool,
     /// Whether the request's body is waited for now: what takes long then is not the upstream's fault.
@@ -170,7 +173,7 @@ impl Caller {
         let transport = upstream.transport();
         let local = self.state.local(upstream);
         let settings = local.settings();
-        let hash = hash_key(&settings, request.headers(), permit.tenant().id(), terms.client);
+        let hash = hash_key(&settings, request.headers(), permit.tenant().id(), terms);
         let now = terms.now;
         let probe = match admit(upstream, &settings, terms.deadline, now) {
             Ok(probe) => probe,
@@ -191,6 +194,7 @@ impl Caller {
             receipt,
             trial: Trial::new(&upstream.breaker, probe),
             awaited: terms.awaited,
+            own: terms.own,
         };
         upstream.budget.earn(settings.retry_budget_percent, settings.retry_budget_min_per_second, now);
         let host = terms.further.then(|| request.headers().get(HOST).cloned());
@@ -259,21 +263,24 @@ fn hash_key<'a>(
     settings: &'a UpstreamSettings,
     headers: &HeaderMap,
     tenant: &str,
-    client: IpAddr,
+    terms: &Terms<'_>,
 ) -> HashKey<'a> {
     let Balance::RingHash(on) = &settings.balance else {
         return HashKey { key: 0, cookie: None, secure: false };
     };
     let of =
         |bytes: &[u8]| bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| mix(hash ^ u64::from(byte)));
-    let by_address = || match client {
+    let by_address = || match terms.client {
         IpAddr::V4(v4) => of(&v4.octets()),
         IpAddr::V6(v6) => of(&v6.octets()),
     };
     let key = match on {
         HashOn::Tenant => of(tenant.as_bytes()),
         HashOn::ClientAddress => by_address(),
-        HashOn::Header(name) => headers.get(name).map_or_else(by_address, |value| of(value.as_bytes())),
+        HashOn::Header(name) => {
+            let told = headers.get(name).map(|value| of(value.as_bytes()));
+            told.or_else(|| terms.own.find(name, of)).unwrap_or_else(by_address)
+        }
         HashOn::Cookie(name) => {
             let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
             let mut pairs =

@@ -270,11 +270,13 @@ impl Pools {
     }
 
     /// Keeps a connection for later, unless there are enough, it has become too old, or somebody waits for its place.
-    pub(crate) fn put(&self, mut pooled: Pooled, settings: &UpstreamSettings, now: Tick) {
+    ///
+    /// Whether its server has closed it meanwhile is seen when it is taken.
+    pub(crate) fn put(&self, pooled: Pooled, settings: &UpstreamSettings, now: Tick) {
         let endpoint = &pooled.ticket.reserved.endpoint;
         let keeps = settings.idle_max > 0 && endpoint.is_kept() && !endpoint.is_wanted();
         let id = endpoint.id;
-        if !keeps || !pooled.is_worth_using(pooled.ticket.transport, settings.lifetime_max, now) {
+        if !keeps || !pooled.ticket.is_worth_using(pooled.ticket.transport, settings.lifetime_max, now) {
             return;
         }
         let mut pools = self.by_endpoint.borrow_mut();

@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 
 use tidegate_model::headers;
+use tidegate_model::own::TryFields;
 use tidegate_model::tick::Tick;
 
 use crate::body::{Body, BoxError, is_cut};
@@ -249,19 +250,32 @@ impl Sender {
         }
     }
 
-    /// Sends a request and waits until `by` for the response's head, without the fields that belong to the connection
+    /// Sends a request that has nothing beside its fields: [`Sender::forward`].
+    ///
+    /// # Errors
+    /// [`SendError`]: what happened, and whether anything was sent.
+    pub async fn send(self, request: &mut Request<Body>, by: Tick) -> Result<Response<Reply>, SendError> {
+        self.forward(request, &TryFields::default(), by).await
+    }
+
+    /// Sends a request, with `own` beside its fields, and waits until `by` for the response's head, without the fields that belong to the connection
     /// alone (only an Upgrade that is granted keeps its own). The request's head stays; its body is taken, unless
     /// nothing was sent.
     ///
     /// # Errors
     /// [`SendError`]: what happened, and whether anything was sent.
-    pub async fn send(self, request: &mut Request<Body>, by: Tick) -> Result<Response<Reply>, SendError> {
+    pub async fn forward(
+        self,
+        request: &mut Request<Body>,
+        own: &TryFields<'_>,
+        by: Tick,
+    ) -> Result<Response<Reply>, SendError> {
         match self {
             Sender::Http1(mut connection) => {
-                let response = connection.send(request, by).await?;
+                let response = connection.send(request, own, by).await?;
                 Ok(response.map(|()| Reply::Http1(connection)))
             }
-            Sender::Http2(sender, _) => send_http2(sender, request, by).await,
+            Sender::Http2(sender, _) => send_http2(sender, request, own, by).await,
         }
     }
 }
@@ -269,6 +283,7 @@ impl Sender {
 async fn send_http2(
     mut sender: http2::SendRequest<Body>,
     request: &mut Request<Body>,
+    own: &TryFields<'_>,
     by: Tick,
 ) -> Result<Response<Reply>, SendError> {
     let mut head = Request::new(());
@@ -278,6 +293,7 @@ async fn send_http2(
     *head.headers_mut() = request.headers().clone();
     // hyper hears no interim responses there: the client is told to go on by us.
     head.headers_mut().remove(EXPECT);
+    own.put(head.headers_mut());
     let mut whole = head.map(|()| std::mem::take(request.body_mut()));
     let asked = websocket::ask(&mut whole);
     let Ok(sent) = clock::timeout_at(by, sender.try_send_request(whole)).await else {

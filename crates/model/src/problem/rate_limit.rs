@@ -91,8 +91,7 @@ impl List {
             self.out.push(b';');
             self.out.extend_from_slice(key.as_bytes());
             self.out.push(b'=');
-            // `HeaderValue` prints integers without the formatter.
-            self.out.extend_from_slice(HeaderValue::from(number.min(INTEGER_MAX)).as_bytes());
+            self.out.extend_from_slice(itoa::Buffer::new().format(number.min(INTEGER_MAX)).as_bytes());
         }
     }
 

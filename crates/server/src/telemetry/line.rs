@@ -1,6 +1,7 @@
 //! One line of access log: JSON, written by hand into a buffer, foreign bytes escaped.
 
 use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidegate_model::receipt::Receipt;
@@ -10,18 +11,20 @@ use tidegate_model::tick::rfc3339;
 #[derive(Default)]
 pub(super) struct Stamp {
     second: u64,
-    text: String,
+    text: Vec<u8>,
 }
 
 impl Stamp {
-    pub(super) fn text(&mut self, now: SystemTime) -> &str {
+    pub(super) fn text(&mut self, now: SystemTime) -> &[u8] {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         if since.as_secs() != self.second || self.text.is_empty() {
             self.second = since.as_secs();
-            self.text = format!("{}.000Z", rfc3339(self.second));
+            self.text = format!("{}.000Z", rfc3339(self.second)).into_bytes();
         }
-        let end = self.text.len() - 1;
-        self.text.replace_range(end - 3..end, &format!("{:03}", since.subsec_millis()));
+        let millis = u64::from(since.subsec_millis());
+        if let Some((_, last)) = self.text.split_last_chunk_mut::<4>() {
+            *last = [digit(millis / 100), digit(millis / 10), digit(millis), b'Z'];
+        }
         &self.text
     }
 }
@@ -111,23 +114,23 @@ pub(super) const FIELDS: &[Field] = &[
 ];
 
 /// Appends the line of a receipt.
-pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &str, query: bool) {
+pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &[u8], query: bool) {
     let id = receipt.request_id.hex();
     let target = receipt.target.text(query);
     let mut line = Line { out, first: true };
     line.out.push(b'{');
-    line.text("time", time.as_bytes());
-    line.text("request_id", &id);
-    line.display("client", &receipt.client);
+    line.plain("time", time);
+    line.plain("request_id", &id);
+    line.address("client", receipt.client);
     line.text("method", receipt.method.as_str().as_bytes());
     line.text("host", receipt.host.as_bytes());
     line.text("path", target.as_bytes());
-    line.text("version", version(receipt.version));
-    line.display("listener", &receipt.listener);
+    line.plain("version", version(receipt.version));
+    line.socket("listener", receipt.listener);
     line.literal("tls", if receipt.tls { b"true" } else { b"false" });
     line.number("status", receipt.status.map_or(0, |status| u64::from(status.as_u16())));
     if let Some(kind) = receipt.refusal {
-        line.text("code", kind.code.as_bytes());
+        line.plain("code", kind.code.as_bytes());
     }
     for (name, value) in
         [("route", &receipt.route), ("tenant", &receipt.tenant), ("upstream", &receipt.upstream)]
@@ -137,7 +140,7 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &str, query: boo
         }
     }
     if let Some(endpoint) = receipt.endpoint {
-        line.display("endpoint", &endpoint);
+        line.socket("endpoint", endpoint);
         line.number("tries", receipt.tries.into());
     }
     line.number("bytes_in", receipt.request_bytes);
@@ -153,7 +156,7 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &str, query: boo
     if receipt.load > 0 {
         line.number("load", receipt.load.into());
     }
-    line.text("end", receipt.end.name().as_bytes());
+    line.plain("end", receipt.end.name().as_bytes());
     out.extend_from_slice(b"}\n");
 }
 
@@ -190,11 +193,46 @@ impl Line<'_> {
         self.out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
     }
 
-    /// A value whose text needs no escaping: addresses.
-    fn display(&mut self, name: &str, value: &dyn std::fmt::Display) {
+    fn address(&mut self, name: &str, address: IpAddr) {
         self.name(name);
+        self.out.push(b'"');
         // Writing into a vector cannot fail.
-        let _ = write!(self.out, "\"{value}\"");
+        match address {
+            IpAddr::V4(v4) => self.ipv4(v4),
+            IpAddr::V6(v6) => drop(write!(self.out, "{v6}")),
+        }
+        self.out.push(b'"');
+    }
+
+    fn socket(&mut self, name: &str, address: SocketAddr) {
+        self.name(name);
+        self.out.push(b'"');
+        match address {
+            SocketAddr::V4(v4) => {
+                self.ipv4(*v4.ip());
+                self.out.push(b':');
+                self.out.extend_from_slice(itoa::Buffer::new().format(v4.port()).as_bytes());
+            }
+            SocketAddr::V6(v6) => drop(write!(self.out, "{v6}")),
+        }
+        self.out.push(b'"');
+    }
+
+    fn ipv4(&mut self, address: Ipv4Addr) {
+        for (place, octet) in address.octets().into_iter().enumerate() {
+            if place > 0 {
+                self.out.push(b'.');
+            }
+            self.out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+        }
+    }
+
+    /// A text of our own, which needs no escaping.
+    fn plain(&mut self, name: &str, value: &[u8]) {
+        self.name(name);
+        self.out.push(b'"');
+        self.out.extend_from_slice(value);
+        self.out.push(b'"');
     }
 
     fn text(&mut self, name: &str, value: &[u8]) {
@@ -211,8 +249,9 @@ fn digit(value: u64) -> u8 {
 
 /// JSON's escapes; a byte that is not UTF-8 becomes the replacement character.
 fn escape(out: &mut Vec<u8>, value: &[u8]) {
-    let plain = |byte: &u8| (0x20..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
-    if value.iter().all(plain) {
+    let plain = |byte: &u8| (0x20..0x7f).contains(byte) & (*byte != b'"') & (*byte != b'\\');
+    // Looking at all of them, whatever is found, is what compilers make wide.
+    if value.iter().fold(true, |all, byte| all & plain(byte)) {
         return out.extend_from_slice(value);
     }
     for part in value.utf8_chunks() {
@@ -251,15 +290,15 @@ mod tests {
     fn tells_the_time_as_rfc_3339() {
         let mut stamp = Stamp::default();
         let at = |millis| UNIX_EPOCH + Duration::from_millis(millis);
-        assert_eq!(stamp.text(at(951_782_400_007)), "2000-02-29T00:00:00.007Z");
-        assert_eq!(stamp.text(at(951_782_400_120)), "2000-02-29T00:00:00.120Z");
-        assert_eq!(stamp.text(at(1_798_761_599_999)), "2026-12-31T23:59:59.999Z");
+        assert_eq!(stamp.text(at(951_782_400_007)), b"2000-02-29T00:00:00.007Z");
+        assert_eq!(stamp.text(at(951_782_400_120)), b"2000-02-29T00:00:00.120Z");
+        assert_eq!(stamp.text(at(1_798_761_599_999)), b"2026-12-31T23:59:59.999Z");
     }
 
     /// The names of a line's fields, in their order.
     fn check(receipt: &Receipt, expected: &[&str]) {
         let mut out = Vec::new();
-        write(&mut out, receipt, "now", false);
+        write(&mut out, receipt, b"now", false);
         let line: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&out).unwrap();
         let mut there: Vec<&str> = line.keys().map(String::as_str).collect();
         let place = |name: &&str| FIELDS.iter().position(|field| field.name == *name);
@@ -289,6 +328,20 @@ mod tests {
         check(&receipt, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());
     }
 
+    #[test]
+    fn addresses_are_told_as_they_are_written() {
+        for (client, listener) in
+            [("192.0.2.1", "127.0.0.1:8080"), ("2001:db8::1", "[::1]:65535"), ("::ffff:1.2.3.4", "0.0.0.0:0")]
+        {
+            let (client, listener) = (client.parse().unwrap(), listener.parse().unwrap());
+            let mut out = Vec::new();
+            write(&mut out, &Receipt::open(RequestId(7), Tick(1), client, listener), b"now", false);
+            let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(line["client"], client.to_string());
+            assert_eq!(line["listener"], listener.to_string());
+        }
+    }
+
     proptest! {
         #[test]
         fn every_line_is_json_whatever_the_bytes(host in "\\PC*", tenant in proptest::collection::vec(any::<u8>(), 0..40)) {
@@ -297,7 +350,7 @@ mod tests {
             receipt.tenant = Some(String::from_utf8_lossy(&tenant).into());
             receipt.ended = Tick(1_234_567);
             let mut out = Vec::new();
-            write(&mut out, &receipt, "now", true);
+            write(&mut out, &receipt, b"now", true);
             prop_assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), 1);
             let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
             prop_assert_eq!(line["host"].as_str(), Some(host.as_str()));

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::UPGRADE;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
+use tidegate_model::own::TryFields;
 use tidegate_model::tick::Tick;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -99,6 +100,11 @@ impl Http1 {
         if !self.keep || !self.read.is_empty() || !matches!(self.reading, Reading::Idle) {
             return true;
         }
+        if let Io::Plain(stream) = &self.io {
+            // Tells at once, and leaves nobody's waker behind.
+            let nothing = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
+            return !stream.try_read(&mut [0]).is_err_and(nothing);
+        }
         let mut io = Pin::new(&mut self.io);
         let mut byte = [0];
         // A task that has done much in this turn would be told that nothing has come, whatever has.
@@ -116,15 +122,16 @@ impl Http1 {
         }
     }
 
-    /// Sends a request and waits for the response's head until `by`. The request's head stays; its body is taken, unless
+    /// Sends a request, with `own` beside its fields, and waits for the response's head until `by`. The request's head stays; its body is taken, unless
     /// nothing was sent.
     pub(super) async fn send(
         &mut self,
         request: &mut Request<Body>,
+        own: &TryFields<'_>,
         by: Tick,
     ) -> Result<Response<()>, SendError> {
-        let upgrade = request.headers().contains_key(UPGRADE);
-        self.upload.begin(request);
+        let upgrade = own.upgrade().unwrap_or_else(|| request.headers().contains_key(UPGRADE));
+        self.upload.begin(request, own);
         self.uploaded = false;
         self.keep = false;
         let method = request.method();

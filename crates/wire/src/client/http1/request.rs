@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{Method, Request};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tidegate_model::own::TryFields;
 use tidegate_model::tick::Tick;
 use tokio::io::AsyncWrite;
 
@@ -30,7 +31,7 @@ pub(super) struct Upload {
 
 impl Upload {
     /// Begins with a request. Its body is taken; the head stays the caller's.
-    pub(super) fn begin(&mut self, request: &mut Request<Body>) {
+    pub(super) fn begin(&mut self, request: &mut Request<Body>, own: &TryFields<'_>) {
         let body = std::mem::take(request.body_mut());
         let ended = body.is_end_stream();
         let framing = match body.size_hint().exact() {
@@ -40,7 +41,7 @@ impl Upload {
         };
         let expects = !ended && request.headers().contains_key(EXPECT);
         self.held_until = expects.then(|| clock::now().after(CONTINUE_WITHIN));
-        head(self.out.begin((!ended).then_some(body), framing, true), request, framing);
+        head(self.out.begin((!ended).then_some(body), framing, true), request, own, framing);
     }
 
     /// Whether anything was taken by the kernel.
@@ -79,7 +80,7 @@ impl Upload {
     }
 }
 
-fn head(out: &mut Vec<u8>, request: &Request<Body>, framing: Framing) {
+fn head(out: &mut Vec<u8>, request: &Request<Body>, own: &TryFields<'_>, framing: Framing) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
@@ -89,15 +90,18 @@ fn head(out: &mut Vec<u8>, request: &Request<Body>, framing: Framing) {
     if let Some(authority) = request.uri().authority().filter(|_| !headers.contains_key(HOST)) {
         field(out, HOST.as_str(), authority.as_str().as_bytes());
     }
+    let mut announced = false;
     for (name, value) in headers {
         // Only the body itself tells how it is framed.
-        if name != CONTENT_LENGTH && name != TRANSFER_ENCODING {
+        if *name == CONTENT_LENGTH {
+            announced = true;
+        } else if *name != TRANSFER_ENCODING {
             field(out, name.as_str(), value.as_bytes());
         }
     }
+    own.each(|name, value| field(out, name.as_str(), value));
     // A method that expects a body says that there is none (RFC 9110 section 8.6).
-    let told = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
-        || headers.contains_key(CONTENT_LENGTH);
+    let told = announced || matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     framing.write(out, told);
     out.extend_from_slice(b"\r\n");
 }

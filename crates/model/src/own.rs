@@ -1,0 +1,220 @@
+//! What Tidegate itself says on a request to an upstream: who asks, for whom, by which way, and how long there is time.
+//!
+//! These fields are kept beside the client's, and written after them when the request is: putting each into the map of
+//! the client's fields, to be taken out of it at once, would cost more than all else that is done with a head. A
+//! client's own fields of these names are not in that map any more ([`crate::headers::Seen::take_request`]).
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::VIA;
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+use crate::deadline;
+use crate::forwarded::Told;
+use crate::problem::X_REQUEST_ID;
+use crate::receipt::RequestId;
+
+/// W3C Trace Context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// What vendors say of a trace beside it.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// The length of the value of `traceparent`.
+pub const TRACEPARENT_BYTES: usize = 55;
+/// How overloaded the process or the upstream is.
+pub const TIDEGATE_LOAD: HeaderName = HeaderName::from_static("tidegate-load");
+const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
+
+/// The fields of one request that stay the same over its tries.
+#[derive(Clone, Debug, Default)]
+pub struct OwnFields<'a> {
+    /// What is told of the exchange; `None` once it is among the client's fields ([`OwnFields::put`]).
+    pub said: Option<Said<'a>>,
+    /// Whether `grpc-timeout` may be among the client's fields: then each try says it anew.
+    pub grpc_timeout: bool,
+    /// How overloaded this process or the upstream is, 0 to 3, where that is told.
+    pub load: Option<u8>,
+    /// Whether there is an Upgrade among the client's fields.
+    pub upgrade: bool,
+}
+
+/// What is told of an exchange.
+#[derive(Clone, Debug)]
+pub struct Said<'a> {
+    /// Where the request comes from.
+    pub told: Rc<Told>,
+    /// The version of HTTP that it came by.
+    pub via: Version,
+    /// Its id.
+    pub request_id: RequestId,
+    /// `traceparent`: ASCII.
+    pub trace: [u8; TRACEPARENT_BYTES],
+    /// The tenant's id.
+    pub tenant: &'a str,
+}
+
+impl Said<'_> {
+    fn each(&self, mut say: impl FnMut(&HeaderName, &[u8])) {
+        self.told.each(&mut say);
+        let via: &[u8] = match self.via {
+            Version::HTTP_10 => b"1.0 tidegate",
+            Version::HTTP_2 => b"2.0 tidegate",
+            _ => b"1.1 tidegate",
+        };
+        say(&VIA, via);
+        say(&X_REQUEST_ID, &self.request_id.hex());
+        say(&TRACEPARENT, &self.trace);
+        // An id that no field can hold is not told.
+        if self.tenant.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
+            say(&TIDEGATE_TENANT, self.tenant.as_bytes());
+        }
+    }
+}
+
+impl OwnFields<'_> {
+    /// Puts what is told of the exchange among the client's fields, where the operator's changes find it.
+    pub fn put(&mut self, headers: &mut HeaderMap) {
+        if let Some(said) = self.said.take() {
+            said.each(|name, value| put(headers, name, value));
+        }
+    }
+
+    /// Calls with the value of the field of this name.
+    pub fn find<T>(&self, name: &HeaderName, call: impl Fn(&[u8]) -> T) -> Option<T> {
+        let mut found = None;
+        self.said.as_ref()?.each(|said, value| {
+            if said == name {
+                found = Some(call(value));
+            }
+        });
+        found
+    }
+
+    /// The fields of a try for which so much time is left.
+    #[must_use]
+    pub fn of_try(&self, left: Duration) -> TryFields<'_> {
+        TryFields { own: Some(self), left: Some(left) }
+    }
+}
+
+/// The fields of one try.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TryFields<'a> {
+    own: Option<&'a OwnFields<'a>>,
+    left: Option<Duration>,
+}
+
+impl TryFields<'_> {
+    /// Whether an Upgrade is asked for, where that is known.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<bool> {
+        self.own.map(|own| own.upgrade)
+    }
+
+    /// Calls with each of them, for HTTP/1.1.
+    pub fn each(&self, mut say: impl FnMut(&HeaderName, &[u8])) {
+        if let Some(said) = self.own.and_then(|own| own.said.as_ref()) {
+            said.each(&mut say);
+        }
+        if let Some(load) = self.own.and_then(|own| own.load) {
+            say(&TIDEGATE_LOAD, &[b'0' + load.min(9)]);
+        }
+        if let Some(left) = self.left {
+            let left = deadline::remaining_ms(left);
+            say(&deadline::TIDEGATE_DEADLINE_MS, itoa::Buffer::new().format(left).as_bytes());
+        }
+    }
+
+    /// Puts them among others, for HTTP/2.
+    pub fn put(&self, headers: &mut HeaderMap) {
+        self.each(|name, value| put(headers, name, value));
+    }
+}
+
+/// `Via` tells of one more on the way; what Tidegate alone may say replaces what is there.
+fn put(headers: &mut HeaderMap, name: &HeaderName, value: &[u8]) {
+    let value = HeaderValue::from_bytes(value).expect("it is made of the bytes of a value");
+    if *name == VIA {
+        headers.append(VIA, value);
+    } else {
+        headers.insert(name.clone(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forwarded::Forwarding;
+
+    /// The fields of a try for this tenant, by name.
+    fn check(tenant: &str, expected: &[(&str, &str)]) {
+        let mut forwarding = Forwarding::new("192.0.2.1".parse().expect("an address"), true);
+        let said = Said {
+            told: forwarding.tell(Some(&HeaderValue::from_static("a.example")), None),
+            via: Version::HTTP_2,
+            request_id: RequestId(10),
+            trace: [b'7'; TRACEPARENT_BYTES],
+            tenant,
+        };
+        let own = OwnFields { said: Some(said), load: Some(2), ..OwnFields::default() };
+        let mut told = Vec::new();
+        own.of_try(Duration::from_millis(1_500)).each(|name, value| {
+            told.push((name.as_str().to_owned(), String::from_utf8(value.to_vec()).expect("text")));
+        });
+        let trace = "7".repeat(TRACEPARENT_BYTES);
+        let common = [
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "a.example"),
+            ("forwarded", "for=192.0.2.1;proto=https;host=a.example"),
+            ("via", "2.0 tidegate"),
+            ("x-request-id", "0000000000000000000000000000000a"),
+            ("traceparent", &trace),
+        ];
+        let expected: Vec<_> =
+            common.iter().chain(expected).map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        assert_eq!(told, expected);
+        for (name, value) in &expected {
+            let name: HeaderName = name.parse().expect("a name");
+            let found = own.find(&name, |found| found == value.as_bytes());
+            assert!(found.unwrap_or(name == deadline::TIDEGATE_DEADLINE_MS || name == TIDEGATE_LOAD));
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(VIA, HeaderValue::from_static("1.0 before"));
+        headers.insert(X_REQUEST_ID, HeaderValue::from_static("replaced"));
+        own.of_try(Duration::from_millis(1_500)).put(&mut headers);
+        assert_eq!(headers.len(), expected.len() + 1);
+        assert_eq!(headers.get_all(VIA).iter().collect::<Vec<_>>(), ["1.0 before", "2.0 tidegate"]);
+        assert_eq!(headers[X_REQUEST_ID], "0000000000000000000000000000000a");
+    }
+
+    #[test]
+    fn the_same_is_told_over_both_versions() {
+        check(
+            "acme",
+            &[("tidegate-tenant", "acme"), ("tidegate-load", "2"), ("tidegate-deadline-ms", "1500")],
+        );
+    }
+
+    #[test]
+    fn a_tenant_that_no_field_can_name_is_not_told() {
+        check("a\r\nx: y", &[("tidegate-load", "2"), ("tidegate-deadline-ms", "1500")]);
+    }
+
+    #[test]
+    fn what_was_put_among_the_clients_fields_is_not_said_again() {
+        let mut forwarding = Forwarding::new("192.0.2.1".parse().expect("an address"), false);
+        let said = Said {
+            told: forwarding.tell(None, None),
+            via: Version::HTTP_11,
+            request_id: RequestId(1),
+            trace: [b'7'; TRACEPARENT_BYTES],
+            tenant: "acme",
+        };
+        let mut own = OwnFields { said: Some(said), ..OwnFields::default() };
+        let mut headers = HeaderMap::new();
+        own.put(&mut headers);
+        assert_eq!(headers.len(), 7);
+        own.of_try(Duration::ZERO).each(|name, _| assert_eq!(*name, deadline::TIDEGATE_DEADLINE_MS));
+    }
+}
