@@ -128,7 +128,7 @@ impl Drill {
         let on = (self.side)(setting, Kind::On)?.run(setting)?;
         let runs = Runs { off, on, baseline };
         let judged = (self.judge)(setting, &runs);
-        let verdict = match (runs.is_late(), judged.passed) {
+        let verdict = match (runs.is_starved(), judged.passed) {
             (true, _) => Verdict::TooBusy,
             (false, true) => Verdict::Passed,
             (false, false) => Verdict::Failed,
@@ -138,12 +138,16 @@ impl Drill {
 }
 
 impl Runs {
-    /// Whether this side was late so often that the runs say more of it than of the gate.
-    fn is_late(&self) -> bool {
+    /// Whether the load was late so often, or anybody waited for a processor for so long, that the runs say more of this
+    /// machine than of the gate.
+    fn is_starved(&self) -> bool {
         /// Share of requests.
         const LATE: f64 = 0.02;
+        /// Seconds within a quarter of one.
+        const STALLED: f64 = 0.15;
+        let stalled = |run: &Run| run.samples.iter().any(|sample| sample.stalled > STALLED);
         let all = [Some(&self.off), Some(&self.on), self.baseline.as_ref()];
-        all.into_iter().flatten().any(|run| run.driven.late_share() > LATE)
+        all.into_iter().flatten().any(|run| run.driven.late_share() > LATE || stalled(run))
     }
 }
 

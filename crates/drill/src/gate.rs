@@ -139,6 +139,12 @@ impl Gate {
         String::from_utf8_lossy(&said[from..]).into_owned()
     }
 
+    /// The number of its process.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether its process has ended, which it should not.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))

@@ -12,4 +12,5 @@ pub mod metrics;
 pub mod report;
 pub mod run;
 pub mod scenario;
+mod stall;
 pub mod told;

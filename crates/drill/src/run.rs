@@ -16,6 +16,7 @@ use crate::app::{App, Counts};
 use crate::gate::{Beside, Gate, GateError};
 use crate::load::{Act, Driven, Hostile, Load, Source};
 use crate::metrics::Metrics;
+use crate::stall::Stalls;
 
 /// Between two looks at the gate and the applications.
 const LOOK: Duration = Duration::from_millis(250);
@@ -65,6 +66,9 @@ pub struct Sample {
     pub app_busy: usize,
     /// Slot time, in seconds, that the applications have spent so far on requests that somebody waited for.
     pub app_useful: f64,
+    /// Seconds that one thread of the gate, the load or the applications had waited for a processor since the last look, at
+    /// most.
+    pub stalled: f64,
 }
 
 /// One side after it was run.
@@ -119,11 +123,11 @@ impl Side {
             length: Duration::from_secs_f64(self.seconds),
             seed: setting.seed,
         };
-        let control = gate.control;
+        let (control, stalls) = (gate.control, Stalls::of(gate.process()));
         let (driven, samples) = runtime.block_on(async move {
             let samples = Rc::new(RefCell::new(Vec::new()));
             let watching = Rc::clone(&samples);
-            task::spawn(async move { watch(control, &apps, &watching).await });
+            task::spawn(async move { watch(control, &apps, stalls, &watching).await });
             let (mut stop, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
             tokio::select! {
                 driven = load.drive() => Ok((driven, samples.borrow().clone())),
@@ -148,7 +152,7 @@ fn whole(config: &str) -> String {
 }
 
 /// Looks again and again, until the runtime ends.
-async fn watch(control: SocketAddr, apps: &[Arc<App>], samples: &RefCell<Vec<Sample>>) {
+async fn watch(control: SocketAddr, apps: &[Arc<App>], mut stalls: Stalls, samples: &RefCell<Vec<Sample>>) {
     let begin = clock::now();
     let mut due = begin;
     loop {
@@ -163,6 +167,7 @@ async fn watch(control: SocketAddr, apps: &[Arc<App>], samples: &RefCell<Vec<Sam
             gate_slots: of("tidegate_upstream_slots"),
             gate_tries: of("tidegate_upstream_tries_total"),
             app_waiting: counts.iter().map(|counts| counts.waiting).sum(),
+            stalled: stalls.longest(),
             app_busy: counts.iter().map(|counts| counts.busy).sum(),
             app_useful: counts
                 .iter()
