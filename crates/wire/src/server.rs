@@ -349,6 +349,7 @@ impl<H: Handler> Server<H> {
 
     async fn drive_h1(self: Rc<Self>, socket: Socket, seat: Seat, connection: Rc<Connection>) {
         let inbound = Inbound::new(socket, &connection.limits);
+        let _last = LastHand(&inbound);
         let mut exchanges = 0;
         let ended = loop {
             let ended = {
@@ -471,6 +472,21 @@ impl<H: Handler> Server<H> {
     ) -> Result<Response<Tracked<H::Body>>, std::convert::Infallible> {
         let response = self.handler.handle(request.map(Incoming::http2), connection).await;
         Ok(response.map(|body| Tracked::answer(body, stream, pass)))
+    }
+}
+
+/// Ends a connection with the task that drives it, whatever ends that: who reads a body may hold on to the socket.
+struct LastHand<'a>(&'a RefCell<Inbound>);
+
+impl Drop for LastHand<'_> {
+    fn drop(&mut self) {
+        let Ok(mut inbound) = self.0.try_borrow_mut() else { return };
+        // After a panic, half an answer may be sent that the client would take for all.
+        if let Some(socket) = inbound.end()
+            && std::thread::panicking()
+        {
+            socket.reset();
+        }
     }
 }
 

@@ -45,9 +45,10 @@ pub(super) enum Ended {
     Close,
     /// The client has more to say that is not heard, and something to read.
     Linger,
-    /// The client has gone, or takes or sends nothing any more, or sees by itself that half an answer is not all.
+    /// The client has gone, or sees by itself that half an answer is not all.
     Cut,
-    /// Half an answer is sent that the client would take for all.
+    /// Half an answer is sent that the client would take for all, or of which it takes nothing more: the kernel would keep
+    /// what is not sent yet, for a long time after a close.
     Broken,
     /// What the client says is no request.
     Refused(Violation),
@@ -288,7 +289,9 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
         inbound.shrink();
         self.out.shrink();
         if !self.keep || !whole {
-            let heard = whole && inbound.read.is_empty();
+            // A client that wanted to go on may have sent more before it hears of the end: a close with unread bytes resets
+            // the connection, and it might never see its answer (RFC 9112 section 9.6).
+            let heard = whole && inbound.read.is_empty() && !self.facts.keeps();
             return Poll::Ready(Some(if heard { Ended::Close } else { Ended::Linger }));
         }
         self.stage = Stage::Head;
@@ -332,7 +335,10 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
                 true => self.head_by.min(inbound.active_at.after(LINGER)),
                 false => self.head_by,
             },
-            Stage::Head => inbound.active_at.after(self.idle_time().min(rest_after(self.limits))),
+            Stage::Head if self.may_rest(&inbound) => {
+                inbound.active_at.after(self.idle_time().min(rest_after(self.limits)))
+            }
+            Stage::Head => inbound.active_at.after(self.idle_time()),
             Stage::Handling | Stage::Answering | Stage::Answered => {
                 let mut due = inbound.read_by.min(inbound.write_by);
                 if inbound.half_closed {
@@ -354,6 +360,12 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
         }
     }
 
+    /// Whether it may rest. Not before its first request, for which it has less time; and not after an empty line, of which
+    /// only so many may come: a rest would forget them, and each would begin the time anew.
+    fn may_rest(&self, inbound: &Inbound) -> bool {
+        *self.exchanges > 0 && inbound.read.is_empty()
+    }
+
     /// Something is due.
     fn late(&mut self, now: Tick) -> Option<Ended> {
         let mut inbound = self.inbound.borrow_mut();
@@ -364,7 +376,7 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
             })),
             Stage::Head if inbound.active_at.after(self.idle_time()) <= now => Some(Ended::Close),
             Stage::Head => Some(Ended::Rest),
-            _ if inbound.write_by <= now => Some(Ended::Cut),
+            _ if inbound.write_by <= now => Some(Ended::Broken),
             _ if inbound.half_closed && self.look_at <= now => {
                 self.look_at = now.after(GONE_CHECK);
                 inbound.is_gone(now).then_some(Ended::Cut)
