@@ -77,3 +77,21 @@ async fn until_open(scene: &Scene, connections: usize) {
         clock::sleep(Duration::from_millis(1)).await;
     }
 }
+
+#[test]
+fn draining_ends_a_rest_and_a_client_that_leaves_does() {
+    let change = |settings: &mut ListenerSettings| limits(settings).idle = Duration::from_secs(4);
+    scene(change, |scene| async move {
+        let (mut one, mut other) = (scene.connect().await, scene.connect().await);
+        for stream in [&mut one, &mut other] {
+            stream.write_all(b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            until(stream, "/one").await;
+        }
+        resting(&scene, 2).await;
+        drop(other);
+        resting(&scene, 1).await;
+        scene.server.drain().await;
+        assert_eq!(rest(&mut one).await, "");
+        assert_eq!(scene.server.census.open(), 0);
+    });
+}
