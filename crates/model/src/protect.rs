@@ -143,7 +143,7 @@ pub fn height_of_lag(standing: Duration, most: Duration) -> f64 {
     }
 }
 
-/// What a height says to the level: the three levels lie between [`LEVEL_FROM`] and the end, evenly.
+/// What a height says to the level: the three levels lie between `LEVEL_FROM` and the end, evenly.
 #[must_use]
 pub fn signal(height: f64) -> f64 {
     ((height - LEVEL_FROM) / (1.0 - LEVEL_FROM)).clamp(0.0, 1.0)

@@ -4,7 +4,7 @@
 //! its request should have been sent. What is still without an answer when the time is over counts with the time it
 //! has waited so far: nothing that is slow is left out because it is slow.
 //!
-//! What always holds: never more than [`IN_FLIGHT_MAX`] requests at once, nothing goes on after [`Probe::hold`] has
+//! What always holds: never more than [`IN_FLIGHT_MAX`] requests at once, nothing goes on after `Probe::hold` has
 //! come back but the closing of connections, and a service that breaks is let go before the time is over.
 
 use std::cell::{Cell, RefCell};
