@@ -6,6 +6,7 @@
 pub mod address;
 pub mod balance;
 pub mod breaker;
+pub mod cache;
 pub mod credential;
 pub mod deadline;
 pub mod fault;

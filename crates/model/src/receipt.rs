@@ -75,6 +75,8 @@ pub struct Receipt {
     pub load: u8,
     /// Its line in the access log may be left out, if it went well.
     pub sampled_out: bool,
+    /// What the cache did: `hit`, `stale`, `revalidated`, `miss`, `bypass`; `None`: the route is not cached.
+    pub cache: Option<&'static str>,
     /// How the exchange ended.
     pub end: End,
     /// The names of the injected faults that struck it.
@@ -172,6 +174,15 @@ pub enum Step {
     NoRetry(&'static str),
     /// A second try was sent beside the slow first one.
     Hedged,
+    /// It refreshes what answered this request.
+    Refreshes(RequestId),
+    /// The cache answered it, or did not.
+    Cached {
+        /// What it did, as in [`Receipt::cache`].
+        outcome: &'static str,
+        /// Why, in a word; empty: there is nothing to say.
+        because: &'static str,
+    },
     /// The ladder's next rung was taken (`upstream NAME`, `fixed`).
     Fallback(Arc<str>),
     /// At this level of load its route does without this (`upstream`, `route`).
@@ -213,6 +224,7 @@ impl Receipt {
             upstream_time: Duration::ZERO,
             load: 0,
             sampled_out: false,
+            cache: None,
             end: End::Open,
             fault: None,
             events: SmallVec::new(),

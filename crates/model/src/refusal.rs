@@ -130,6 +130,8 @@ kinds! {
     LIMIT_RATE = "limit.rate", 429, "Rate limit exceeded", Tenant, Later, "http_request_denied", 8;
     LIMIT_CONCURRENCY = "limit.concurrency", 429, "Too many requests at once", Tenant, Later, "http_request_denied", 8;
     LIMIT_BODY = "limit.body", 413, "Request body larger than the plan allows", Tenant, Never, "http_request_denied", 8;
+    // The cache.
+    CACHE_ONLY = "cache.only-if-cached", 504, "Not stored", Client, Never, "http_request_denied", 14;
     // Time.
     DEADLINE_EXCEEDED = "deadline.exceeded", 504, "Deadline exceeded", Upstream, Later, "connection_read_timeout", 4;
     DEADLINE_UNREACHABLE = "deadline.unreachable", 504, "Deadline cannot be met", Client, Later, "http_request_denied", 4;
@@ -147,7 +149,6 @@ kinds! {
     UPSTREAM_SATURATED = "upstream.saturated", 503, "Upstream saturated", Upstream, Later, "connection_limit_reached", 8;
     // Tidegate itself.
     SERVER_CONNECTIONS = "server.connections", 503, "Too many connections", Operator, Later, "connection_limit_reached", 14;
-    SERVER_CROWDED = "server.crowded", 503, "Too many connections of one address", Client, Later, "connection_limit_reached", 14;
     SERVER_FILES = "server.files", 503, "Too many open files", Operator, Later, "connection_limit_reached", 14;
     SERVER_MEMORY = "server.memory", 503, "Short of memory", Operator, Later, "proxy_internal_error", 14;
     SERVER_LAG = "server.lag", 503, "Short of processor time", Operator, Later, "proxy_internal_error", 14;

@@ -374,6 +374,15 @@ impl Permit {
         &self.tenant
     }
 
+    /// A further one, for what is done on behalf of this exchange and outlives it. It counts as an exchange under way and
+    /// spends of no rate.
+    #[must_use]
+    pub fn on_behalf(&self) -> Permit {
+        // This one holds the tenant: it is not evicted meanwhile.
+        self.tenant.account().in_flight.fetch_add(1, Relaxed);
+        Permit { tenant: Arc::clone(&self.tenant), route: None }
+    }
+
     /// Enters the tenant, then the route, then spends of all rates. `None`: the tenant was evicted meanwhile.
     fn new(
         tenant: &Arc<Tenant>,

@@ -9,7 +9,7 @@ use http::request::Parts;
 use tidegate_model::fault::Struck;
 use tidegate_model::headers::Seen;
 use tidegate_model::problem::Form;
-use tidegate_model::receipt::{End, Receipt, Step};
+use tidegate_model::receipt::{End, Receipt, RequestId, Step};
 use tidegate_model::refusal::Refusal;
 use tidegate_model::tick::Tick;
 use tidegate_upstream::Switched;
@@ -18,6 +18,7 @@ use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
 use tidegate_wire::tunnel::ClientSide;
 
+use crate::lifecycle::Proxy;
 use crate::recorder::Recorder;
 
 /// One request, from its head to the last byte of its answer.
@@ -53,6 +54,34 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// One that asks for the same and that no client waits for: it refreshes what is stored.
+    #[must_use]
+    pub fn behind(&self, proxy: &Proxy) -> Exchange {
+        let (started, seen) = (clock::now(), self.open.receipt());
+        let id = RequestId(proxy.entropy.id());
+        let mut receipt = Receipt::open(id, started, self.client, self.connection.listener);
+        (receipt.method, receipt.target) = (seen.method.clone(), seen.target.clone());
+        (receipt.host, receipt.version, receipt.tls) = (Arc::clone(&self.host), seen.version, seen.tls);
+        (receipt.route, receipt.tenant) = (seen.route.clone(), seen.tenant.clone());
+        receipt.note(started, Step::Refreshes(seen.request_id));
+        Exchange {
+            head: self.head.clone(),
+            seen: self.seen,
+            body: None,
+            connection: Rc::clone(&self.connection),
+            host: Arc::clone(&self.host),
+            client: self.client,
+            form: self.form,
+            trusted: self.trusted,
+            timing: false,
+            started,
+            upgrade: None,
+            upgraded: None,
+            fault: None,
+            open: Open::new(receipt, Rc::clone(&proxy.recorder)),
+        }
+    }
+
     /// Notes that something happened just now.
     pub fn note(&self, step: Step) {
         self.open.receipt_mut().note(clock::now(), step);

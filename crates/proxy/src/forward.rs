@@ -29,7 +29,7 @@ use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::pace::{Pace, TunnelPace};
 use crate::request_body::{Fault, RequestBody, check_announced};
-use crate::respond::{self, Answer, apply};
+use crate::respond::{self, apply};
 use crate::route::Routed;
 use crate::settings::RouteSettings;
 use crate::settle::Content;
@@ -49,15 +49,15 @@ pub async fn forward(
     site: &Site,
     exchange: &mut Exchange,
     routed: &Routed<'_>,
-    permitted: Permitted,
+    permitted: &Permitted,
     ladder: (&Arc<Upstream>, &[Fallback]),
     mut instead: InItsPlace,
-) -> Result<Answer, Refusal> {
+) -> Result<Response<Content>, Refusal> {
     let (first, rest) = ladder;
     let settings = &*routed.route.settings;
     let by = deadline_of(site, exchange, settings);
     let fault: Fault = Rc::default();
-    let (mut request, mut own) = prepare(proxy, exchange, routed, &permitted, &fault)?;
+    let (mut request, mut own) = prepare(proxy, exchange, routed, permitted, &fault)?;
     // Until the first wait, and after an injected delay.
     let (mut failed, mut again, mut now) = (None, true, clock::latest());
     for number in 0..=rest.len() {
@@ -70,8 +70,7 @@ pub async fn forward(
             }
             Some(Fallback::Respond(fixed)) => {
                 exchange.note(Step::Fallback(Arc::from("fixed")));
-                let response = respond::fixed(fixed, exchange.open.receipt().method == Method::HEAD);
-                return Ok(respond::permitted(response, permitted));
+                return Ok(respond::fixed(fixed, exchange.open.receipt().method == Method::HEAD));
             }
         };
         let further = number < rest.len();
@@ -79,7 +78,7 @@ pub async fn forward(
             Some(instead) => (*instead, true),
             None => {
                 let rung = Rung { upstream, now, by, further };
-                call(proxy, exchange, settings, &permitted, rung, &mut request, &mut own, &fault).await
+                call(proxy, exchange, settings, permitted, rung, &mut request, &mut own, &fault).await
             }
         };
         again = whole;
@@ -87,7 +86,7 @@ pub async fn forward(
         match result {
             Ok(response) if !further || !settings.fallback_statuses.contains(&response.status()) => {
                 fault.answered();
-                return Ok(respond::permitted(response, permitted));
+                return Ok(response);
             }
             Ok(response) if !matches!(failed, Some(Outcome::Answered(_))) => {
                 failed = Some(Outcome::Answered(Box::new(response)));
@@ -106,7 +105,7 @@ pub async fn forward(
     match failed {
         Some(Outcome::Answered(response)) => {
             fault.answered();
-            Ok(respond::permitted(*response, permitted))
+            Ok(*response)
         }
         Some(Outcome::Refused(refusal)) => Err(refusal),
         None => unreachable!("the first rung was taken"),

@@ -6,6 +6,7 @@
 
 mod admit;
 mod authorize;
+pub mod cache;
 mod decide;
 mod entropy;
 mod exchange;

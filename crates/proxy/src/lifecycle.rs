@@ -10,7 +10,6 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use tidegate_upstream::Caller;
 use tidegate_wire::body::Incoming;
 use tidegate_wire::server::{Connection, Handler};
 
+use crate::cache::stage::{self, Onward};
 use crate::decide::{Decision, decide};
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
@@ -28,18 +28,13 @@ use crate::protect::Guard;
 use crate::recorder::Recorder;
 use crate::respond::{Answer, No, Refused};
 use crate::settle::ExchangeBody;
-use crate::site::Site;
+use crate::site::{Pinned, Site};
 use crate::{admit, authorize, fault, forward, identify, limit, respond, route};
 
 /// The proxy of one core.
 pub struct Proxy {
-    /// What the stages read; swapped by a reload. Exchanges pin it by this core's own count: that of the `Arc` would
-    /// be contended over all cores, twice a request.
-    #[expect(
-        clippy::redundant_allocation,
-        reason = "the inner count is shared between cores, the outer one is not"
-    )]
-    site: RefCell<Rc<Arc<Site>>>,
+    /// What the stages read; swapped by a reload.
+    site: RefCell<Pinned>,
     /// The way to the upstreams.
     pub(crate) caller: Caller,
     /// Where receipts go.
@@ -89,7 +84,7 @@ impl Proxy {
     }
 
     /// The stages in their order.
-    async fn answer(&self, site: &Site, exchange: &mut Exchange) -> Result<Answer, No> {
+    async fn answer(self: &Rc<Self>, site: &Pinned, exchange: &mut Exchange) -> Result<Answer, No> {
         let routed = route::route(site, exchange)?;
         self.guard.request(routed.route.settings.priority, &self.entropy)?;
         let tenant = identify::identify(site, exchange, &self.entropy)?;
@@ -102,10 +97,17 @@ impl Proxy {
             Some(struck) => Box::pin(fault::suffer(site, exchange, &routed, struck)).await,
         };
         let response = match (decide(self, exchange, &routed, &permitted)?, instead) {
-            (Decision::Forward { first, rest }, instead) => {
-                let ladder = (first, rest);
-                return Ok(forward::forward(self, site, exchange, &routed, permitted, ladder, instead).await?);
-            }
+            (Decision::Forward { first, rest }, instead) => match &routed.route.settings.cache {
+                None => {
+                    let ladder = (first, rest);
+                    forward::forward(self, site, exchange, &routed, &permitted, ladder, instead).await?
+                }
+                Some(settings) => {
+                    let (routed, permitted) = (&routed, &permitted);
+                    let onward = Onward { proxy: self, site, routed, permitted, settings, first, rest };
+                    Box::pin(stage::answer(onward, exchange, instead)).await?
+                }
+            },
             (_, Some(instead)) => (*instead)?,
             (Decision::Redirect, None) => respond::redirect(&routed, exchange),
             (Decision::Respond(fixed), None) => respond::fixed(fixed, exchange.head.method == Method::HEAD),
@@ -127,10 +129,6 @@ impl Handler for Proxy {
 
     fn turns_away(&self) -> Option<Refusal> {
         self.guard.connection(&self.entropy)
-    }
-
-    fn is_proxy(&self, address: IpAddr) -> bool {
-        self.site.borrow().settings.trusted_proxies.contains(address.to_canonical())
     }
 
     fn refuse(

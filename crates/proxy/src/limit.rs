@@ -35,6 +35,12 @@ impl Permitted {
         &self.permit
     }
 
+    /// The same for what is done on behalf of this exchange and outlives it: a refresh of what is stored.
+    #[must_use]
+    pub fn on_behalf(&self) -> Permitted {
+        Permitted { permit: self.permit.on_behalf(), told: None }
+    }
+
     /// What is held, and how the tenant stands.
     #[must_use]
     pub fn into_parts(self) -> (Permit, Option<Told>) {

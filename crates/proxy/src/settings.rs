@@ -27,6 +27,8 @@ pub struct ProxySettings {
     pub routes: Vec<Arc<RouteSettings>>,
     /// A header in which clients may send their own deadline in milliseconds.
     pub deadline_header: Option<HeaderName>,
+    /// How much the cache keeps.
+    pub cache: crate::cache::CacheBounds,
 }
 
 /// Who the tenants are and how one is recognised.
@@ -160,6 +162,25 @@ pub struct RouteSettings {
     pub priority: Priority,
     /// What it does without under load.
     pub degrade: Degrade,
+    /// Whether and how its answers are kept.
+    pub cache: Option<CacheSettings>,
+}
+
+/// How a route's answers are kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CacheSettings {
+    /// Its content is the same for all tenants.
+    pub public: bool,
+    /// What makes two requests different.
+    pub key: tidegate_model::cache::key::Rules,
+    /// When what is stale may be used, and whether clients have a say.
+    pub reuse: tidegate_model::cache::reuse::Terms,
+    /// The lifetime of what tells none.
+    pub heuristic: tidegate_model::cache::freshness::Heuristic,
+    /// The lifetime, in seconds, of answers that failed and tell none; zero: they are not kept.
+    pub error_ttl: u32,
+    /// Fields that speak for `Cache-Control`, the first that is there counts (RFC 9213).
+    pub targeted: Vec<HeaderName>,
 }
 
 impl RouteSettings {

@@ -16,6 +16,7 @@ use tidegate_upstream::AnswerBody;
 use tidegate_wire::body::BoxError;
 use tidegate_wire::clock;
 
+use crate::cache::serve::Shared;
 use crate::exchange::Open;
 use crate::fault::{FaultBody, Injected};
 use crate::pace::{self, Pace};
@@ -41,6 +42,8 @@ pub enum Content {
     Faulted(Box<FaultBody>),
     /// An injected fault: the connection ends without an answer.
     Cut,
+    /// The cache's.
+    Cached(Box<Shared>),
 }
 
 impl Content {
@@ -51,6 +54,7 @@ impl Content {
             Content::Full(bytes) => (!bytes.is_empty()).then(|| Ok(Frame::data(std::mem::take(bytes)))),
             Content::Answer(body) => return Pin::new(body).poll_frame(context),
             Content::Faulted(body) => return body.poll_frame(context),
+            Content::Cached(body) => return Pin::new(&mut **body).poll_frame(context),
             Content::Cut => Some(Err(Injected.into())),
         })
     }
@@ -63,6 +67,7 @@ impl Content {
             Content::Full(bytes) => bytes.is_empty(),
             Content::Answer(body) => body.is_end_stream(),
             Content::Faulted(body) => body.is_end_stream(),
+            Content::Cached(body) => body.is_end_stream(),
             Content::Cut => false,
         }
     }
@@ -75,6 +80,7 @@ impl Content {
             Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Answer(body) => body.size_hint(),
             Content::Faulted(body) => body.size_hint(),
+            Content::Cached(body) => body.size_hint(),
             Content::Cut => SizeHint::new(),
         }
     }

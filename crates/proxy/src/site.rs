@@ -1,6 +1,7 @@
 //! The site: one immutable snapshot of what the stages read. A reload swaps it; an exchange keeps the one it pinned.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tidegate_model::route::{Match, Split, Table, Tie};
@@ -8,6 +9,7 @@ use tidegate_model::tenant::{RouteLimits, Tenants};
 use tidegate_upstream::{Prepared, Upstream, Upstreams};
 use tidegate_wire::clock;
 
+use crate::cache::Cache;
 use crate::fault::Faults;
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
 use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung, TenantSource};
@@ -26,7 +28,13 @@ pub struct Site {
     pub failures: FailureLimit,
     /// What an operator has injected.
     pub faults: Arc<Faults>,
+    /// What is kept of the routes that want it.
+    pub cache: Arc<Cache>,
 }
+
+/// A site as exchanges of one core hold it: by this core's own count. That of the `Arc` would be contended over all cores,
+/// twice a request.
+pub type Pinned = Rc<Arc<Site>>;
 
 /// What outlives every site: state kept by name over reloads.
 #[derive(Clone)]
@@ -41,6 +49,8 @@ pub struct Standing {
     pub verifiers: Arc<Verifiers>,
     /// Injected faults.
     pub faults: Arc<Faults>,
+    /// The cache.
+    pub cache: Arc<Cache>,
 }
 
 /// A route with everything that it names looked up.
@@ -119,6 +129,7 @@ impl Site {
         });
         standing.verifiers.retain(&jwts.collect::<Vec<_>>());
         standing.tenants.bound(tenants.tracked_max);
+        standing.cache.bound(settings.cache);
         let known: HashSet<&str> = settings.routes.iter().map(|route| &*route.name).collect();
         standing.tenants.forget_routes(|name| known.contains(name), clock::now());
         standing
@@ -130,6 +141,7 @@ impl Site {
             tenants: Arc::clone(&standing.tenants),
             failures,
             faults: Arc::clone(&standing.faults),
+            cache: Arc::clone(&standing.cache),
             settings,
         })
     }

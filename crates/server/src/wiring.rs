@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_model::tenant::Tenants;
+use tidegate_proxy::cache::Cache;
 use tidegate_proxy::{Entropy, Guard, Proxy, Shield, Site, SiteError, Standing};
 use tidegate_upstream::{Caller, Upstreams};
 use tidegate_wire::listen::{BindError, bind};
@@ -142,6 +143,7 @@ impl Gate {
             failures: Arc::default(),
             verifiers: Arc::default(),
             faults: Arc::default(),
+            cache: Arc::new(Cache::new(config.proxy.cache)),
         };
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers).map_err(WiringError::from);

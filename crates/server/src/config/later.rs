@@ -6,17 +6,14 @@ use super::tree::{Node, Value};
 /// Keys, by the table they stand in.
 const KEYS: [(&str, &[&str]); 4] = [
     ("Config", &["acme", "flag", "otlp", "queue", "redis", "saga", "schedule", "store", "topic", "webhook"]),
-    ("Route", &["cache", "idempotency"]),
-    ("RouteDefaults", &["cache", "idempotency"]),
+    ("Route", &["idempotency"]),
+    ("RouteDefaults", &["idempotency"]),
     ("Plan", &["quota"]),
 ];
 
 /// Values, by the table and the key they stand at.
-const VALUES: [(&str, &str, &[&str]); 3] = [
-    ("Route", "defer", &["on-request", "always"]),
-    ("RouteDefaults", "defer", &["on-request", "always"]),
-    ("Token", "scopes", &["purge"]),
-];
+const VALUES: [(&str, &str, &[&str]); 2] =
+    [("Route", "defer", &["on-request", "always"]), ("RouteDefaults", "defer", &["on-request", "always"])];
 
 /// What to say of a key that is kept for later.
 #[must_use]

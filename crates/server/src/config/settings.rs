@@ -111,6 +111,8 @@ pub enum Scope {
     Write,
     /// Inject faults.
     Faults,
+    /// Purge what is cached.
+    Purge,
 }
 
 /// When the process refuses to save itself.

@@ -6,6 +6,7 @@ use tidegate_upstream::settings::{ShardSettings, WhenDown};
 
 use super::Config;
 
+mod cache;
 mod tenants;
 
 /// A directory of a test's own, removed with it.
@@ -146,7 +147,7 @@ defer = "always"
 [[route]]
 path = "/c"
 upstream = "app"
-cache = {}"#,
+idempotency = {}"#,
         r#"
 error: `queue` is not in this version
  --> t.toml:1:2
@@ -166,11 +167,11 @@ error: `defer = "always"` is not in this version
 11 | defer = "always"
    |         ^^^^^^^^
 
-error: `cache` is not in this version
+error: `idempotency` is not in this version
   --> t.toml:15:1
    |
-15 | cache = {}
-   | ^^^^^
+15 | idempotency = {}
+   | ^^^^^^^^^^^
 
 4 problems"#,
     );
@@ -704,16 +705,10 @@ error: a SHA-256 is 64 hexadecimal digits
 9 | tokens = [{ name = "ops", sha256 = ***, scopes = ["purge"] }]
   |                                    ^^^
 
-error: `scopes = "purge"` is not in this version
- --> t.toml:9:51
-  |
-9 | tokens = [{ name = "ops", sha256 = ***, scopes = ["purge"] }]
-  |                                                   ^^^^^^^
-
 error: there is no route
   = help: add [[route]] path = "/", upstream = "…"
 
-6 problems"#
+5 problems"#
     );
 }
 

@@ -1,6 +1,7 @@
 //! End to end: the real binary, real sockets.
 
 mod abuse;
+mod cache;
 mod demo;
 mod drills;
 mod examples;

@@ -16,7 +16,7 @@ pub use route::{
 };
 pub use upstream::{Adaptive, Balance, Between, Concurrency, Endpoint, Health, Protocol, Upstream, WhenDown};
 
-use super::scalar::{Hash, Moment, PerTime, Size, Time};
+use super::scalar::{Hash, Moment, PerTime, Percent, Size, Time};
 use super::text::{Address, ControlListen, File, Header, Jwks, KeyPlace, LogTarget, Name, Net, TenantHost};
 
 /// A whole configuration file.
@@ -47,6 +47,8 @@ pub struct Config {
     pub drain: Drain,
     /// When the process refuses requests to save itself. See `docs/overload.md`.
     pub protect: Protect,
+    /// How much the cache keeps. Which routes are cached is said at the routes. See `docs/cache.md`.
+    pub cache: CacheRoom,
     /// How tokens (JWT) are verified, by a name that `tenants.from` uses.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub jwt: BTreeMap<String, Jwt>,
@@ -89,7 +91,7 @@ pub enum Listener {
     /// An address.
     Address(Address),
     /// An address and more.
-    Table(Box<ListenerTable>),
+    Table(ListenerTable),
 }
 
 /// A listener with more than an address.
@@ -113,9 +115,6 @@ pub struct Limits {
     /// Connections at once, in the whole process.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections: u32,
-    /// Connections of one client address at once (of IPv6: of one /64). Zero: as many as it likes while a quarter of all is
-    /// free, then its share. Trusted proxies are not held to it.
-    pub connections_per_address: u32,
     /// Header fields of one request.
     #[schemars(range(min = 1, max = 1000))]
     pub header_count: u32,
@@ -170,7 +169,6 @@ impl Default for Limits {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Limits {
             connections: count(limits.connections),
-            connections_per_address: limits.connections_per_address.map_or(0, count),
             header_count: count(limits.header_count),
             header_bytes: Size(limits.header_bytes as u64),
             header_time: Time(limits.header_time),
@@ -217,6 +215,32 @@ impl Default for Protect {
             buffers: None,
             lag: Time(std::time::Duration::from_millis(500)),
             calm: Time(tidegate_model::gate::level::LOWER_AFTER),
+        }
+    }
+}
+
+/// How much the cache keeps.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheRoom {
+    /// Bytes in memory, all answers together, what they take beside their own bytes included.
+    pub memory: Size,
+    /// The share of it that one tenant may have. When there is no room, whoever has most makes some.
+    pub tenant_share: Percent,
+    /// Answers of one tenant.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub tenant_entries: u32,
+    /// The largest content of one answer that is kept.
+    pub object: Size,
+}
+
+impl Default for CacheRoom {
+    fn default() -> CacheRoom {
+        CacheRoom {
+            memory: Size(64 << 20),
+            tenant_share: Percent(50),
+            tenant_entries: 1_000_000,
+            object: Size(8 << 20),
         }
     }
 }
@@ -281,6 +305,8 @@ pub enum Scope {
     Write,
     /// Inject faults, where `[control] faults` allows it.
     Faults,
+    /// Purge what is cached, and nothing else.
+    Purge,
 }
 
 /// What is written where.

@@ -48,6 +48,8 @@ macro_rules! with_inherited {
             pub request_headers: HeaderChanges,
             /// Changes to the response's headers: removed, then set, then added.
             pub response_headers: HeaderChanges,
+            /// Whether answers are kept and served again (RFC 9111): `{}`, `true`, or a table.
+            pub cache: Switch<RouteCache>,
             /// Whether a request may be accepted now and made later.
             pub defer: Defer,
         }
@@ -102,6 +104,7 @@ impl Default for RouteDefaults {
             deny: Vec::new(),
             request_headers: HeaderChanges::default(),
             response_headers: HeaderChanges::default(),
+            cache: Switch::Toggle(false),
             defer: Defer::Never,
         }
     }
@@ -133,6 +136,7 @@ impl Default for Route {
             deny: inherited.deny,
             request_headers: inherited.request_headers,
             response_headers: inherited.response_headers,
+            cache: inherited.cache,
             defer: inherited.defer,
         }
     }
@@ -243,6 +247,58 @@ impl Default for Retry {
             backoff_max: Time(Duration::from_secs(1)),
             idempotent: false,
             body: Size(64 << 10),
+        }
+    }
+}
+
+/// How a route's answers are kept.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteCache {
+    /// Whether the content is the same for all tenants. Without it each tenant has its own answers.
+    pub public: bool,
+    /// The lifetime of answers that tell neither their own nor when they were last modified. Zero: none.
+    pub default_ttl: Time,
+    /// The lifetime of answers that tell only when they were last modified: so many hundredths of the time since then.
+    pub heuristic: Percent,
+    /// The longest lifetime that is guessed so.
+    pub heuristic_max: Time,
+    /// The lifetime of 404, 410 and 5xx that tell none. Zero: they are not kept.
+    pub error_ttl: Time,
+    /// How long a stale answer that does not say so itself is served while a newer one is fetched.
+    pub stale_while_revalidate: Time,
+    /// How long a stale answer that does not say so itself is served when the upstream fails or is too busy.
+    pub stale_if_error: Time,
+    /// Whether clients have a say, by the `Cache-Control` of their requests. Whoever reloads in a loop is then a load.
+    pub client_directives: bool,
+    /// The parameters of the query that count; `[]`: none does. Without it: all.
+    pub query: Option<Vec<String>>,
+    /// Parameters of the query that do not count. `*` at the end stands for any rest: `"utm_*"`.
+    pub query_ignore: Vec<String>,
+    /// Whether the order of parameters counts.
+    pub query_ordered: bool,
+    /// Request headers that make another answer, besides those that `Vary` names.
+    pub headers: Vec<Header>,
+    /// Cookies that make another answer.
+    pub cookies: Vec<String>,
+}
+
+impl Default for RouteCache {
+    fn default() -> RouteCache {
+        RouteCache {
+            public: false,
+            default_ttl: Time(Duration::ZERO),
+            heuristic: Percent(10),
+            heuristic_max: Time(Duration::from_secs(24 * 3600)),
+            error_ttl: Time(Duration::ZERO),
+            stale_while_revalidate: Time(Duration::ZERO),
+            stale_if_error: Time(Duration::from_secs(60)),
+            client_directives: false,
+            query: None,
+            query_ignore: Vec::new(),
+            query_ordered: false,
+            headers: Vec::new(),
+            cookies: Vec::new(),
         }
     }
 }

@@ -100,7 +100,6 @@ fn limits(context: &mut Context<'_>, raw: &raw::Limits, node: &Node) -> Connecti
     let long = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     ConnectionLimits {
         connections: raw.connections as usize,
-        connections_per_address: Some(raw.connections_per_address as usize).filter(|most| *most > 0),
         header_count: raw.header_count as usize,
         header_bytes: long(bytes("header_bytes", &raw.header_bytes, 1 << 10, 1 << 20)),
         header_time: raw.header_time.0,
@@ -184,6 +183,7 @@ pub fn control(context: &mut Context<'_>, raw: &raw::Control) -> ControlSettings
             raw::Scope::Read => Scope::Read,
             raw::Scope::Write => Scope::Write,
             raw::Scope::Faults => Scope::Faults,
+            raw::Scope::Purge => Scope::Purge,
         });
         tokens.push(ControlToken {
             name: Arc::from(token.name.0.as_str()),

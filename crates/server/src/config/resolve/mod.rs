@@ -8,6 +8,8 @@ mod upstream;
 
 use std::path::{Path, PathBuf};
 
+use tidegate_model::cache::evict::Bounds;
+use tidegate_proxy::cache::CacheBounds;
 use tidegate_proxy::settings::ProxySettings;
 use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
@@ -55,6 +57,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         tenants,
         routes,
         deadline_header: raw.listen.deadline_header.as_ref().map(|header| header.0.clone()),
+        cache: cache(&raw.cache),
     };
     let Context { problems, named, .. } = context;
     if problems.is_empty() {
@@ -73,6 +76,13 @@ fn protect(context: &mut Context<'_>, raw: &raw::Protect) -> ProtectSettings {
         lag: raw.lag.0,
         calm: raw.calm.0,
     }
+}
+
+fn cache(raw: &raw::CacheRoom) -> CacheBounds {
+    let bytes = raw.memory.0;
+    let tenant_bytes = bytes / 100 * u64::from(raw.tenant_share.0);
+    let bounds = Bounds { bytes, tenant_bytes, tenant_entries: raw.tenant_entries };
+    CacheBounds { bounds, object_bytes_max: raw.object.0 }
 }
 
 /// What is found on the way.

@@ -6,23 +6,31 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, StatusCode};
+use tidegate_model::cache::freshness::Heuristic;
+use tidegate_model::cache::key::{Parameters, Rules as KeyRules};
+use tidegate_model::cache::reuse::Terms as ReuseTerms;
 use tidegate_model::gate::Priority;
 use tidegate_model::gate::level::Degrade;
 use tidegate_model::headers::may_be_changed;
 use tidegate_model::route::{HeaderCondition, HeaderTest, HostPattern, Match, PathPattern, Split, Table};
-use tidegate_proxy::settings::{Action, FixedResponse, HeaderChanges, RequestChanges, RouteSettings, Rung};
+use tidegate_proxy::cache::stage::TIDEGATE_CACHE_CONTROL;
+use tidegate_proxy::settings::{
+    Action, CacheSettings, FixedResponse, HeaderChanges, RequestChanges, RouteSettings, Rung,
+};
 use tidegate_upstream::settings::{HedgeSettings, RetrySettings};
 
 use super::Context;
 use super::tenants::rates;
 use crate::config::problem::Problem;
 use crate::config::raw;
-use crate::config::scalar::show_duration;
+use crate::config::scalar::{Time, show_duration};
 use crate::config::text::HeaderText;
 use crate::config::tree::Node;
 
 /// Paths that belong to Tidegate on every listener.
 const OWN_PATHS: &str = "/_tidegate";
+/// What the application tells caches of our kind (RFC 9213).
+const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 /// Header fields that belong to Tidegate.
 const OWN_HEADERS: &str = "tidegate-";
 
@@ -97,7 +105,59 @@ fn one(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> Option<Route
             raw::Priority::Default => Priority::Default,
             raw::Priority::Sheddable => Priority::Sheddable,
         },
+        cache: cache(context, raw, node, &action),
         action,
+    })
+}
+
+fn cache(context: &mut Context<'_>, raw: &raw::Route, node: &Node, action: &Action) -> Option<CacheSettings> {
+    // Inherited, it means nothing where nothing is forwarded.
+    let raw = raw.cache.on().filter(|_| matches!(action, Action::Forward(_)))?;
+    let node = node.at("cache");
+    let parameters = match raw.query {
+        Some(_) if !raw.query_ignore.is_empty() => {
+            context.tell(
+                node.at("query_ignore"),
+                "`query` says which parameters count: nothing is left to ignore",
+            );
+            Parameters::All
+        }
+        Some(names) if names.is_empty() => Parameters::Ignored,
+        Some(names) => Parameters::Only(names),
+        None if raw.query_ignore.is_empty() => Parameters::All,
+        None => Parameters::Without(raw.query_ignore),
+    };
+    let seconds = |time: &Time| u32::try_from(time.0.as_secs()).unwrap_or(u32::MAX);
+    for (key, time) in [
+        ("default_ttl", &raw.default_ttl),
+        ("error_ttl", &raw.error_ttl),
+        ("stale_while_revalidate", &raw.stale_while_revalidate),
+        ("stale_if_error", &raw.stale_if_error),
+    ] {
+        if time.0.subsec_nanos() != 0 {
+            context.tell(node.at(key), "ages are told in whole seconds (RFC 9111 section 1.2.2)");
+        }
+    }
+    Some(CacheSettings {
+        public: raw.public,
+        key: KeyRules {
+            parameters,
+            ordered: raw.query_ordered,
+            headers: raw.headers.iter().map(|header| header.0.clone()).collect(),
+            cookies: raw.cookies,
+        },
+        reuse: ReuseTerms {
+            request_directives: raw.client_directives,
+            while_revalidate: seconds(&raw.stale_while_revalidate),
+            if_error: seconds(&raw.stale_if_error),
+        },
+        heuristic: Heuristic {
+            percent: raw.heuristic.0,
+            max: seconds(&raw.heuristic_max),
+            unmodified: seconds(&raw.default_ttl),
+        },
+        error_ttl: seconds(&raw.error_ttl),
+        targeted: vec![TIDEGATE_CACHE_CONTROL, CDN_CACHE_CONTROL],
     })
 }
 

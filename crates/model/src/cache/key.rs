@@ -1,0 +1,239 @@
+//! The key of an answer: everything that the route says makes two requests different, and always tenant, scheme and host.
+//!
+//! ```text
+//! key = digest(tenant | public, scheme, host, path, query as the route reads it, chosen headers, chosen cookies, content)
+//! ```
+//!
+//! A key is a digest of 256 bits cut to 128: nobody can make two that meet. Every part is written with its length, so that
+//! none runs into the next. What is not in the key and changes the answer must not be stored: the stage strips or refuses it.
+
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderName};
+use sha2::{Digest as _, Sha256};
+
+/// The key of an answer, all its variants included.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub u128);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{:032x}", self.0)
+    }
+}
+
+/// Which parameters of a query count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Parameters {
+    /// All.
+    #[default]
+    All,
+    /// None.
+    Ignored,
+    /// These alone.
+    Only(Vec<String>),
+    /// All but these. A name that ends in `*` is the beginning of many (`utm_*`).
+    Without(Vec<String>),
+}
+
+/// What of a request makes its answer another one, besides tenant, scheme, host and path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Which parameters of the query.
+    pub parameters: Parameters,
+    /// Whether their order counts. Parameters of one name keep theirs.
+    pub ordered: bool,
+    /// Which headers.
+    pub headers: Vec<HeaderName>,
+    /// Which cookies.
+    pub cookies: Vec<String>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The tenant; `None`: the route declares its content public.
+    pub tenant: Option<&'a str>,
+    /// Whether it came by TLS.
+    pub https: bool,
+    /// The host, in lower case, or the one it is an alias of.
+    pub host: &'a str,
+    /// The path, normalised as the router reads it.
+    pub path: &'a str,
+    /// The query, without its mark.
+    pub query: Option<&'a str>,
+    /// The digest of the content, where the method has it in the key (QUERY, RFC 10008).
+    pub content: Option<&'a [u8]>,
+}
+
+impl Key {
+    /// The key of a request.
+    #[must_use]
+    pub fn of(target: &Target<'_>, request: &HeaderMap, rules: &Rules) -> Key {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: Option<&[u8]>| match bytes {
+            None => hash.update([0]),
+            Some(bytes) => {
+                hash.update([1]);
+                hash.update((bytes.len() as u64).to_le_bytes());
+                hash.update(bytes);
+            }
+        };
+        part(target.tenant.map(str::as_bytes));
+        part(Some(if target.https { b"https" } else { b"http" }));
+        part(Some(target.host.as_bytes()));
+        part(Some(target.path.as_bytes()));
+        let query = target.query.and_then(|query| rules.query(query));
+        part(query.as_deref().map(str::as_bytes));
+        part(target.content);
+        for name in &rules.headers {
+            let lines: Vec<&[u8]> =
+                request.get_all(name).iter().map(|line| line.as_bytes().trim_ascii()).collect();
+            part((!lines.is_empty()).then(|| lines.join(&b","[..])).as_deref());
+        }
+        for name in &rules.cookies {
+            part(cookie(request, name));
+        }
+        Key::cut(&hash.finalize())
+    }
+
+    /// The key of one variant of a target's answers. `number` tells the lists of varying fields apart that it has had.
+    #[must_use]
+    pub fn variant(self, number: u64, variant: &[u8]) -> Key {
+        let mut hash = Sha256::new_with_prefix(b"variant");
+        hash.update(self.0.to_le_bytes());
+        hash.update(number.to_le_bytes());
+        hash.update(variant);
+        Key::cut(&hash.finalize())
+    }
+
+    fn cut(digest: &[u8]) -> Key {
+        Key(u128::from_le_bytes(digest[..16].try_into().expect("a digest has 32 bytes")))
+    }
+}
+
+impl Rules {
+    /// The query as it counts; `None`: nothing of it does.
+    fn query(&self, query: &str) -> Option<String> {
+        let counts = |parameter: &&str| {
+            let name = parameter.split('=').next().unwrap_or_default();
+            match &self.parameters {
+                Parameters::All => true,
+                Parameters::Ignored => false,
+                Parameters::Only(names) => names.iter().any(|pattern| is_named(name, pattern)),
+                Parameters::Without(names) => !names.iter().any(|pattern| is_named(name, pattern)),
+            }
+        };
+        let mut left: Vec<&str> = query.split('&').filter(counts).collect();
+        if !self.ordered {
+            // Stable: of one name, the order may mean something.
+            left.sort_by_key(|parameter| parameter.split('=').next().unwrap_or_default());
+        }
+        (!left.is_empty()).then(|| left.join("&"))
+    }
+}
+
+fn is_named(name: &str, pattern: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    }
+}
+
+/// A cookie's value: of the first of its name.
+fn cookie<'r>(request: &'r HeaderMap, name: &str) -> Option<&'r [u8]> {
+    let crumbs = request.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+    crumbs.map(<[u8]>::trim_ascii).find_map(|crumb| crumb.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    const TARGET: Target<'static> =
+        Target { tenant: Some("acme"), https: true, host: "a", path: "/x", query: None, content: None };
+
+    fn key(target: Target<'_>, rules: &Rules) -> Key {
+        Key::of(&target, &HeaderMap::new(), rules)
+    }
+
+    fn same(rules: &Rules, one: &str, other: &str, expected: bool) {
+        let of = |query| key(Target { query: Some(query), ..TARGET }, rules);
+        assert_eq!(of(one) == of(other), expected, "{one} {other}");
+    }
+
+    #[test]
+    fn tenant_scheme_host_and_path_are_always_in_it() {
+        let all = [
+            TARGET,
+            Target { tenant: None, ..TARGET },
+            Target { tenant: Some("other"), ..TARGET },
+            Target { https: false, ..TARGET },
+            Target { host: "b", ..TARGET },
+            Target { path: "/y", ..TARGET },
+            Target { query: Some("a"), ..TARGET },
+            Target { content: Some(b"a"), ..TARGET },
+            Target { host: "a/", path: "x", ..TARGET },
+        ];
+        let keys: std::collections::HashSet<Key> =
+            all.into_iter().map(|target| key(target, &Rules::default())).collect();
+        assert_eq!(keys.len(), all.len());
+    }
+
+    #[test]
+    fn parameters_are_sorted_by_name_and_keep_their_order_within_it() {
+        let rules = Rules::default();
+        same(&rules, "b=1&a=2", "a=2&b=1", true);
+        same(&rules, "a=1&a=2", "a=2&a=1", false);
+        same(&rules, "a=1", "a=2", false);
+        same(&Rules { ordered: true, ..rules }, "b=1&a=2", "a=2&b=1", false);
+    }
+
+    #[test]
+    fn parameters_are_chosen_or_left_out() {
+        let only = Rules { parameters: Parameters::Only(vec!["page".to_owned()]), ..Rules::default() };
+        same(&only, "page=1&x=2", "page=1", true);
+        same(&only, "page=1", "page=2", false);
+        let without = Rules {
+            parameters: Parameters::Without(vec!["utm_*".to_owned(), "gclid".to_owned()]),
+            ..Rules::default()
+        };
+        same(&without, "a=1&utm_source=x&gclid=y", "a=1", true);
+        same(&without, "gclid2=1", "gclid2=2", false);
+        let none = Rules { parameters: Parameters::Ignored, ..Rules::default() };
+        same(&none, "a=1", "b", true);
+        assert_eq!(key(Target { query: Some("a"), ..TARGET }, &none), key(TARGET, &none));
+    }
+
+    #[test]
+    fn chosen_headers_and_cookies_are_in_it_and_others_are_not() {
+        let rules = Rules {
+            headers: vec![HeaderName::from_static("x-class")],
+            cookies: vec!["lang".to_owned()],
+            ..Rules::default()
+        };
+        let of = |lines: &[(&'static str, &'static str)]| {
+            let line = |(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            };
+            Key::of(&TARGET, &HeaderMap::from_iter(lines.iter().map(line)), &rules)
+        };
+        let base = of(&[]);
+        assert_eq!(base, of(&[("x-other", "1"), ("cookie", "a=b; language=de")]));
+        assert_ne!(base, of(&[("x-class", "")]));
+        assert_ne!(of(&[("x-class", "phone")]), of(&[("x-class", "desk")]));
+        assert_eq!(of(&[("cookie", "a=b;lang=de")]), of(&[("cookie", "lang=de; c=d")]));
+        assert_ne!(of(&[("cookie", "lang=de")]), base);
+        assert_ne!(of(&[("cookie", "lang=x")]), of(&[("x-class", "x")]));
+    }
+
+    proptest! {
+        #[test]
+        fn what_counts_of_a_query_counts_the_same_whatever_is_added(query in "[ab]=[0-9](&[ab]=[0-9]){0,3}", noise in "utm_[a-z]=[0-9]") {
+            let rules = Rules { parameters: Parameters::Without(vec!["utm_*".to_owned()]), ..Rules::default() };
+            let with = format!("{noise}&{query}&{noise}");
+            prop_assert_eq!(rules.query(&with), rules.query(&query));
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Invalidation in constant time: what is purged is marked, and what is stored is compared with the marks when it is next
+//! asked for (RFC 9111 section 4.4; RFC 9875).
+//!
+//! A mark is a *label* (everything, a tenant, a host, a path and what lies under it, one target, a tag) and a number that
+//! only grows. An entry carries the number that was the newest when its request was sent: whatever was marked later under one
+//! of its labels has made it invalid, even if the answer was still on its way. No entry is looked for when something is
+//! purged, however many there are; an entry that was compared once is compared again only after a further purge.
+//!
+//! Marks are bounded: when there are too many, the oldest is forgotten, and with it everything that is older than it. That
+//! purges too much, never too little.
+
+use std::collections::{HashMap, VecDeque};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::cache::Wall;
+use crate::cache::key::Key;
+use crate::cache::tags::Tag;
+
+/// What is purged together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Label(u128);
+
+impl Label {
+    /// Everything.
+    pub const EVERYTHING: Label = Label(0);
+
+    /// All of a tenant.
+    #[must_use]
+    pub fn tenant(id: &str) -> Label {
+        Label::digest("tenant", &[id.as_bytes()])
+    }
+
+    /// All of a host.
+    #[must_use]
+    pub fn host(name: &str) -> Label {
+        Label::digest("host", &[name.as_bytes()])
+    }
+
+    /// A path of a host and all that lies under it, by whole segments: `/v1` is `/v1` and `/v1/x`, never `/v1x`.
+    #[must_use]
+    pub fn prefix(host: &str, path: &str) -> Label {
+        Label::digest("prefix", &[host.as_bytes(), path.trim_end_matches('/').as_bytes()])
+    }
+
+    /// One path of a host, whatever its query, its tenant or its variant.
+    #[must_use]
+    pub fn path(host: &str, path: &str) -> Label {
+        Label::digest("path", &[host.as_bytes(), path.as_bytes()])
+    }
+
+    /// One target of one tenant.
+    #[must_use]
+    pub fn target(key: Key) -> Label {
+        Label::digest("target", &[&key.0.to_le_bytes()])
+    }
+
+    /// A tag; of one tenant alone, if one is given.
+    #[must_use]
+    pub fn tag(tag: Tag, tenant: Option<&str>) -> Label {
+        match tenant {
+            None => Label::digest("tag", &[&tag.0.to_le_bytes()]),
+            Some(tenant) => Label::digest("tag-of", &[&tag.0.to_le_bytes(), tenant.as_bytes()]),
+        }
+    }
+
+    fn digest(kind: &str, parts: &[&[u8]]) -> Label {
+        let mut hash = Sha256::new_with_prefix(kind);
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        let digest = hash.finalize();
+        // Never the label of everything.
+        Label(u128::from_le_bytes(digest[..16].try_into().expect("a digest has 32 bytes")).max(1))
+    }
+}
+
+/// All labels under which an entry can be purged.
+pub fn labels<'e>(
+    tenant: Option<&'e str>,
+    host: &'e str,
+    path: &'e str,
+    key: Key,
+    tags: &'e [Tag],
+) -> impl Iterator<Item = Label> + 'e {
+    let ends =
+        path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at).chain([path.len()]);
+    let prefixes = ends.map(move |end| Label::prefix(host, &path[..end]));
+    let of_tenant = tenant.into_iter().flat_map(move |tenant| {
+        [Label::tenant(tenant)].into_iter().chain(tags.iter().map(move |tag| Label::tag(*tag, Some(tenant))))
+    });
+    [Label::EVERYTHING, Label::host(host), Label::path(host, path), Label::target(key)]
+        .into_iter()
+        .chain(prefixes)
+        .chain(of_tenant)
+        .chain(tags.iter().map(|tag| Label::tag(*tag, None)))
+}
+
+/// How a purge leaves what it meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purge {
+    /// It is not used again.
+    Hard,
+    /// It is stale from now on: validated before it is used, and still there when the upstream is not.
+    Soft,
+}
+
+/// How an entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing has purged it.
+    Good,
+    /// It has been stale since then at the latest.
+    StaleSince(Wall),
+    /// It is not to be used.
+    Gone,
+}
+
+/// What has been purged.
+#[derive(Debug)]
+pub struct Marks {
+    newest: u64,
+    /// What is not newer than this is gone: marks of its time are forgotten.
+    floor: u64,
+    marks: HashMap<Label, Mark>,
+    /// In the order they were made; a label that was marked again stands here again.
+    order: VecDeque<(u64, Label)>,
+    most: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    hard: u64,
+    soft: u64,
+    soft_at: Wall,
+}
+
+impl Marks {
+    /// Nothing is purged; at most so many marks are kept.
+    #[must_use]
+    pub fn new(most: usize) -> Marks {
+        Marks { newest: 1, floor: 0, marks: HashMap::new(), order: VecDeque::new(), most: most.max(1) }
+    }
+
+    /// The number for what is asked for now.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Purges what has this label. Tells the number after it.
+    pub fn purge(&mut self, label: Label, purge: Purge, now: Wall) -> u64 {
+        let mark = self.marks.entry(label).or_default();
+        match purge {
+            Purge::Hard => mark.hard = self.newest,
+            Purge::Soft => (mark.soft, mark.soft_at) = (self.newest, now),
+        }
+        self.order.push_back((self.newest, label));
+        while self.order.len() > self.most
+            && let Some((at, label)) = self.order.pop_front()
+        {
+            // A label that was marked again later keeps its later mark, and its earlier one within it.
+            if self.marks.get(&label).is_some_and(|mark| mark.hard.max(mark.soft) <= at) {
+                self.marks.remove(&label);
+            }
+            self.floor = at;
+        }
+        self.newest += 1;
+        self.newest
+    }
+
+    /// How an entry stands that was asked for when `made` was the newest number, and has these labels.
+    #[must_use]
+    pub fn standing(&self, made: u64, labels: impl Iterator<Item = Label>) -> Standing {
+        if made <= self.floor {
+            return Standing::Gone;
+        }
+        let mut standing = Standing::Good;
+        for mark in labels.filter_map(|label| self.marks.get(&label)) {
+            if mark.hard >= made {
+                return Standing::Gone;
+            }
+            if mark.soft >= made {
+                standing = match standing {
+                    Standing::StaleSince(before) => Standing::StaleSince(before.min(mark.soft_at)),
+                    _ => Standing::StaleSince(mark.soft_at),
+                };
+            }
+        }
+        standing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: Wall = Wall(500);
+    const KEY: Key = Key(7);
+
+    fn tags() -> [Tag; 1] {
+        [Tag::named(b"t")]
+    }
+
+    /// How an entry of `acme`, `/v1/x` on host `h`, tagged `t`, stands after this was purged.
+    fn check(label: Label, expected: bool) {
+        let (mut marks, tags) = (Marks::new(9), tags());
+        let made = marks.newest();
+        marks.purge(label, Purge::Hard, NOW);
+        let of = |made| marks.standing(made, labels(Some("acme"), "h", "/v1/x", KEY, &tags));
+        assert_eq!(of(made) == Standing::Gone, expected);
+        assert_eq!(of(marks.newest()), Standing::Good, "what comes later is not purged");
+    }
+
+    #[test]
+    fn an_entry_is_purged_by_each_of_its_labels_and_by_no_other() {
+        for (label, expected) in [
+            (Label::EVERYTHING, true),
+            (Label::tenant("acme"), true),
+            (Label::tenant("other"), false),
+            (Label::host("h"), true),
+            (Label::host("h2"), false),
+            (Label::prefix("h", "/"), true),
+            (Label::prefix("h", "/v1"), true),
+            (Label::prefix("h", "/v1/"), true),
+            (Label::prefix("h", "/v1/x"), true),
+            (Label::prefix("h", "/v1/x/y"), false),
+            (Label::prefix("h", "/v"), false),
+            (Label::path("h", "/v1/x"), true),
+            (Label::path("h", "/v1"), false),
+            (Label::target(KEY), true),
+            (Label::target(Key(8)), false),
+            (Label::tag(Tag::named(b"T"), None), true),
+            (Label::tag(Tag::named(b"t"), Some("acme")), true),
+            (Label::tag(Tag::named(b"t"), Some("other")), false),
+            (Label::tag(Tag::named(b"u"), None), false),
+        ] {
+            check(label, expected);
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_before_a_purge_and_comes_after_it_is_purged() {
+        let mut marks = Marks::new(9);
+        let asked = marks.newest();
+        marks.purge(Label::host("h"), Purge::Hard, NOW);
+        assert_eq!(marks.standing(asked, labels(None, "h", "/", KEY, &[])), Standing::Gone);
+    }
+
+    #[test]
+    fn a_soft_purge_makes_stale_and_takes_back_no_hard_one() {
+        let mut marks = Marks::new(9);
+        let made = marks.newest();
+        let of = |marks: &Marks| marks.standing(made, labels(None, "h", "/", KEY, &[]));
+        marks.purge(Label::host("h"), Purge::Soft, NOW);
+        marks.purge(Label::EVERYTHING, Purge::Soft, Wall(600));
+        assert_eq!(of(&marks), Standing::StaleSince(NOW));
+        marks.purge(Label::host("h"), Purge::Hard, NOW);
+        marks.purge(Label::host("h"), Purge::Soft, NOW);
+        assert_eq!(of(&marks), Standing::Gone);
+    }
+
+    proptest! {
+        /// Against a list of all purges ever: forgetting marks purges more, never less.
+        #[test]
+        fn forgetting_marks_never_brings_anything_back(
+            purges in proptest::collection::vec((0u8..6, any::<bool>()), 1..40),
+            most in 1usize..8,
+        ) {
+            let label = |host: u8| Label::host(&host.to_string());
+            let mut marks = Marks::new(most);
+            let mut made = vec![marks.newest()];
+            for (host, hard) in &purges {
+                made.push(marks.purge(label(*host), if *hard { Purge::Hard } else { Purge::Soft }, NOW));
+                prop_assert!(marks.marks.len() <= most && marks.order.len() <= most);
+            }
+            for (turn, made) in made.iter().enumerate() {
+                for host in 0..6u8 {
+                    let standing = marks.standing(*made, std::iter::once(label(host)));
+                    let later = || purges[turn..].iter().filter(|purge| purge.0 == host);
+                    if later().any(|purge| purge.1) {
+                        prop_assert_eq!(standing, Standing::Gone);
+                    } else if later().next().is_some() {
+                        prop_assert!(standing != Standing::Good);
+                    } else if purges.len() <= most {
+                        prop_assert_eq!(standing, Standing::Good);
+                    }
+                }
+            }
+        }
+    }
+}

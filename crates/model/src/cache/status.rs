@@ -1,0 +1,140 @@
+//! `Cache-Status`: what the cache did with a request (RFC 9211).
+
+use std::fmt::{self, Write as _};
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+/// The field.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Why a request went on to the upstream (section 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fwd {
+    /// The route is not cached for such a request.
+    Bypass,
+    /// The method's answers are not kept.
+    Method,
+    /// Nothing is stored of this target.
+    UriMiss,
+    /// Something is stored, for requests that differ in what it varies with.
+    VaryMiss,
+    /// Nothing is stored that would do.
+    Miss,
+    /// What is stored would do, but the request wants a newer one.
+    Request,
+    /// What is stored is stale.
+    Stale,
+    /// A part of what is asked for is stored.
+    Partial,
+}
+
+impl Fwd {
+    /// Its name in the field.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Fwd::Bypass => "bypass",
+            Fwd::Method => "method",
+            Fwd::UriMiss => "uri-miss",
+            Fwd::VaryMiss => "vary-miss",
+            Fwd::Miss => "miss",
+            Fwd::Request => "request",
+            Fwd::Stale => "stale",
+            Fwd::Partial => "partial",
+        }
+    }
+}
+
+/// What the cache did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Why it went on; `None`: it was answered from what is stored.
+    pub fwd: Option<Fwd>,
+    /// What the upstream said.
+    pub fwd_status: Option<StatusCode>,
+    /// How long what was served is fresh, in seconds; below zero: it is stale.
+    pub ttl: Option<i64>,
+    /// Whether the answer was kept.
+    pub stored: bool,
+    /// Whether it was one of several that one request to the upstream answered.
+    pub collapsed: bool,
+    /// What else there is to say: a word of ours.
+    pub detail: Option<&'static str>,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("tidegate")?;
+        match self.fwd {
+            None => formatter.write_str("; hit")?,
+            Some(fwd) => write!(formatter, "; fwd={}", fwd.name())?,
+        }
+        if let Some(status) = self.fwd_status {
+            write!(formatter, "; fwd-status={}", status.as_u16())?;
+        }
+        if let Some(ttl) = self.ttl {
+            write!(formatter, "; ttl={ttl}")?;
+        }
+        for (said, name) in [(self.stored, "stored"), (self.collapsed, "collapsed")] {
+            if said {
+                write!(formatter, "; {name}")?;
+            }
+        }
+        match self.detail {
+            Some(detail) => write!(formatter, "; detail={detail}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Status {
+    /// The field's value, after what caches before us have said (section 2: the one nearest to the origin comes first).
+    #[must_use]
+    pub fn value(&self, before: Option<&HeaderValue>) -> HeaderValue {
+        let mut text = before
+            .and_then(|before| before.to_str().ok())
+            .map_or_else(String::new, |before| format!("{before}, "));
+        let _ = write!(text, "{self}");
+        HeaderValue::try_from(text).expect("tokens, numbers and what was a value before make one")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(status: Status, expected: &str) {
+        assert_eq!(status.to_string(), expected);
+        let read = sfv::Parser::new(expected).parse::<sfv::List>();
+        assert!(read.is_ok(), "a structured field: {expected}");
+    }
+
+    #[test]
+    fn rfc_9211_section_2_tells_hits_and_why_a_request_went_on() {
+        check(Status { ttl: Some(30), ..Status::default() }, "tidegate; hit; ttl=30");
+        check(
+            Status { ttl: Some(-5), detail: Some("stale-if-error"), ..Status::default() },
+            "tidegate; hit; ttl=-5; detail=stale-if-error",
+        );
+        let fwd = Status {
+            fwd: Some(Fwd::UriMiss),
+            fwd_status: Some(StatusCode::OK),
+            stored: true,
+            collapsed: true,
+            ..Status::default()
+        };
+        check(fwd, "tidegate; fwd=uri-miss; fwd-status=200; stored; collapsed");
+        let reasons =
+            [Fwd::Bypass, Fwd::Method, Fwd::VaryMiss, Fwd::Miss, Fwd::Request, Fwd::Stale, Fwd::Partial];
+        for fwd in reasons {
+            check(Status { fwd: Some(fwd), ..Status::default() }, &format!("tidegate; fwd={}", fwd.name()));
+        }
+    }
+
+    #[test]
+    fn rfc_9211_section_2_comes_after_those_nearer_to_the_origin() {
+        let before = HeaderValue::from_static("origin-cache; hit");
+        assert_eq!(Status::default().value(Some(&before)), "origin-cache; hit, tidegate; hit");
+        assert_eq!(Status::default().value(None), "tidegate; hit");
+    }
+}

@@ -1,0 +1,448 @@
+//! What is kept in memory: found without a lock, changed under one.
+//!
+//! An answer that varies stands under a key of its own, made of the target's key, of a number that each list of varying
+//! fields has for itself, and of what the request has in these fields. A target that begins to vary otherwise, or is purged,
+//! gets another number: its older variants are never found again and go as the unused go.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use http::HeaderMap;
+use parking_lot::{Mutex, RwLock};
+use tidegate_model::cache::Wall;
+use tidegate_model::cache::evict::{Bounds, Evictor, Place};
+use tidegate_model::cache::key::Key;
+use tidegate_model::cache::purge::{Label, Marks, Purge, Standing, labels};
+use tidegate_model::cache::vary::Vary;
+
+use super::kept::{Kept, OVERHEAD_BYTES};
+
+/// Purges that are remembered one by one.
+const MARKS_MAX: usize = 65_536;
+/// The size of an entry by which the memory of those that went is measured.
+const EXPECTED_BYTES: u64 = 4_096;
+
+/// The memory tier.
+#[derive(Debug)]
+pub struct Memory {
+    answers: papaya::HashMap<Key, Arc<Kept>>,
+    varying: papaya::HashMap<Key, Arc<Varying>>,
+    ledger: Mutex<Ledger>,
+    marks: RwLock<Marks>,
+    newest: AtomicU64,
+    varied: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    evictor: Evictor,
+    /// What is kept at each place.
+    places: Vec<Option<Held>>,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    Answer(Key, Arc<Kept>),
+    Varying(Key, Arc<Varying>),
+}
+
+/// With which fields the answers of a target vary.
+#[derive(Debug)]
+struct Varying {
+    vary: Vary,
+    number: u64,
+    place: OnceLock<Place>,
+}
+
+/// What is asked for, as a purge may name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// The tenant; `None`: the content is public.
+    pub tenant: Option<&'a str>,
+    /// The host.
+    pub host: &'a str,
+    /// The path.
+    pub path: &'a str,
+    /// The key of both, the query and the rest.
+    pub key: Key,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub enum Found {
+    /// An answer.
+    Answer(Arc<Kept>),
+    /// Answers to requests that differ in what they vary with.
+    Variants,
+    /// Nothing.
+    Nothing,
+}
+
+impl Memory {
+    /// Nothing is kept yet.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Memory {
+        let expected = usize::try_from(bounds.bytes / EXPECTED_BYTES).unwrap_or(usize::MAX).min(1 << 22);
+        Memory {
+            answers: papaya::HashMap::new(),
+            varying: papaya::HashMap::new(),
+            ledger: Mutex::new(Ledger { evictor: Evictor::new(bounds, expected), places: Vec::new() }),
+            marks: RwLock::new(Marks::new(MARKS_MAX)),
+            newest: AtomicU64::new(1),
+            varied: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes and answers that are kept.
+    #[must_use]
+    pub fn size(&self) -> (u64, usize) {
+        (self.ledger.lock().evictor.bytes(), self.answers.len())
+    }
+
+    /// Holds it to other bounds.
+    pub fn bound(&self, bounds: Bounds) {
+        let mut gone = Vec::new();
+        let mut ledger = self.ledger.lock();
+        let Ledger { evictor, places } = &mut *ledger;
+        evictor.bound(bounds, |place| is_used(places, place), &mut gone);
+        self.let_go(&mut ledger, gone);
+    }
+
+    /// The newest purge: what is asked for now carries it.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.newest.load(Relaxed)
+    }
+
+    /// Purges what has this label.
+    pub fn purge(&self, label: Label, purge: Purge, now: Wall) {
+        let mut marks = self.marks.write();
+        let newest = marks.purge(label, purge, now);
+        self.newest.store(newest, Relaxed);
+    }
+
+    /// Finds the answer to a request.
+    #[must_use]
+    pub fn find(&self, named: &Named<'_>, request: &HeaderMap) -> Found {
+        let Some(kept) = self.answers.pin().get(&named.key).cloned() else {
+            return self.find_variant(named, request);
+        };
+        if self.is_good(&kept, named) { self.found(kept) } else { self.drop_answer(named.key, &kept) }
+    }
+
+    fn find_variant(&self, named: &Named<'_>, request: &HeaderMap) -> Found {
+        let Some(varying) = self.varying.pin().get(&named.key).cloned() else { return Found::Nothing };
+        let key = variant_key(named.key, &varying, request);
+        let Some(kept) = self.answers.pin().get(&key).cloned() else { return Found::Variants };
+        if self.is_good(&kept, named) { self.found(kept) } else { self.drop_answer(key, &kept) }
+    }
+
+    fn found(&self, kept: Arc<Kept>) -> Found {
+        kept.ask();
+        Found::Answer(kept)
+    }
+
+    fn drop_answer(&self, key: Key, kept: &Arc<Kept>) -> Found {
+        let mut ledger = self.ledger.lock();
+        self.remove_answer(&mut ledger, key, kept);
+        Found::Nothing
+    }
+
+    /// Whether no purge has met it. It is compared with the marks once after each purge.
+    fn is_good(&self, kept: &Kept, named: &Named<'_>) -> bool {
+        let newest = self.newest();
+        if kept.checked() >= newest {
+            return true;
+        }
+        let labels = labels(named.tenant, named.host, named.path, named.key, &kept.tags);
+        match self.marks.read().standing(kept.made, labels) {
+            Standing::Good => kept.good_until(newest, None),
+            Standing::StaleSince(when) => kept.good_until(newest, Some(when)),
+            Standing::Gone => return false,
+        }
+        true
+    }
+
+    /// Keeps an answer in place of what is there. Tells whether there was room for it.
+    pub fn keep(
+        &self,
+        named: &Named<'_>,
+        tenant: u64,
+        request: &HeaderMap,
+        vary: &Vary,
+        kept: Arc<Kept>,
+    ) -> bool {
+        let mut ledger = self.ledger.lock();
+        let key = if vary.is_empty() {
+            self.forget_varying(&mut ledger, named.key);
+            named.key
+        } else {
+            let known = self.varying.pin().get(&named.key).filter(|known| known.vary == *vary).cloned();
+            let varying = match known {
+                Some(varying) => varying,
+                None => match self.begin_varying(&mut ledger, named.key, tenant, vary) {
+                    Some(varying) => varying,
+                    None => return false,
+                },
+            };
+            variant_key(named.key, &varying, request)
+        };
+        if let Some(before) = self.answers.pin().get(&key).cloned() {
+            self.remove_answer(&mut ledger, key, &before);
+        }
+        let Some(place) = self.find_room(&mut ledger, tenant, key, kept.size()) else { return false };
+        let _ = kept.place.set(place);
+        ledger.hold(place, Held::Answer(key, Arc::clone(&kept)));
+        self.answers.pin().insert(key, kept);
+        true
+    }
+
+    fn begin_varying(&self, ledger: &mut Ledger, key: Key, tenant: u64, vary: &Vary) -> Option<Arc<Varying>> {
+        self.forget_varying(ledger, key);
+        if let Some(before) = self.answers.pin().get(&key).cloned() {
+            self.remove_answer(ledger, key, &before);
+        }
+        let place = self.find_room(ledger, tenant, Key(!key.0), OVERHEAD_BYTES)?;
+        let number = self.varied.fetch_add(1, Relaxed);
+        let varying = Arc::new(Varying { vary: vary.clone(), number, place: OnceLock::from(place) });
+        ledger.hold(place, Held::Varying(key, Arc::clone(&varying)));
+        self.varying.pin().insert(key, Arc::clone(&varying));
+        Some(varying)
+    }
+
+    fn find_room(&self, ledger: &mut Ledger, tenant: u64, key: Key, bytes: u64) -> Option<Place> {
+        let mut gone = Vec::new();
+        let Ledger { evictor, places } = ledger;
+        let place = evictor.insert(tenant, key.0 as u64, bytes, |place| is_used(places, place), &mut gone);
+        // Before what comes is put there: its place may be that of one that went.
+        self.let_go(ledger, gone);
+        place
+    }
+
+    /// What was evicted is no longer found.
+    fn let_go(&self, ledger: &mut Ledger, gone: Vec<Place>) {
+        for place in gone {
+            match ledger.places[place.index()].take() {
+                Some(Held::Answer(key, kept)) => self.unlist(key, &kept),
+                Some(Held::Varying(key, _)) => drop(self.varying.pin().remove(&key)),
+                None => {}
+            }
+        }
+    }
+
+    fn remove_answer(&self, ledger: &mut Ledger, key: Key, kept: &Arc<Kept>) {
+        if let Some(place) = kept.place.get() {
+            ledger.clear(*place, |held| matches!(held, Held::Answer(_, other) if Arc::ptr_eq(other, kept)));
+        }
+        self.unlist(key, kept);
+    }
+
+    fn unlist(&self, key: Key, kept: &Arc<Kept>) {
+        let _ = self.answers.pin().remove_if(&key, |_, held| Arc::ptr_eq(held, kept));
+    }
+
+    fn forget_varying(&self, ledger: &mut Ledger, key: Key) {
+        if let Some(varying) = self.varying.pin().remove(&key)
+            && let Some(place) = varying.place.get()
+        {
+            ledger
+                .clear(*place, |held| matches!(held, Held::Varying(_, other) if Arc::ptr_eq(other, varying)));
+        }
+    }
+}
+
+impl Ledger {
+    fn hold(&mut self, place: Place, held: Held) {
+        if self.places.len() <= place.index() {
+            self.places.resize(place.index() + 1, None);
+        }
+        self.places[place.index()] = Some(held);
+    }
+
+    /// Frees a place, if it is still this one's.
+    fn clear(&mut self, place: Place, is_his: impl Fn(&Held) -> bool) {
+        let here = &mut self.places[place.index()];
+        if here.as_ref().is_some_and(is_his) {
+            *here = None;
+            self.evictor.remove(place);
+        }
+    }
+}
+
+fn is_used(places: &[Option<Held>], place: Place) -> bool {
+    match places.get(place.index()) {
+        Some(Some(Held::Answer(_, kept))) => kept.take_mark(),
+        // It goes when its variants do not come any more: it is made again for little.
+        _ => false,
+    }
+}
+
+fn variant_key(target: Key, varying: &Varying, request: &HeaderMap) -> Key {
+    target.variant(varying.number, &varying.vary.variant(request))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::{HeaderName, HeaderValue, StatusCode};
+    use tidegate_model::cache::freshness::Freshness;
+    use tidegate_model::cache::reuse::Rules;
+    use tidegate_model::cache::tags::Tag;
+
+    use crate::cache::kept::Head;
+
+    const NOW: Wall = Wall(1_000);
+
+    fn memory(bytes: u64) -> Memory {
+        Memory::new(Bounds { bytes, tenant_bytes: bytes, tenant_entries: u32::MAX })
+    }
+
+    fn named(path: &'static str) -> Named<'static> {
+        let key = Key(u128::from_le_bytes(*b"................")
+            ^ path.bytes().fold(0, |sum, byte| sum * 31 + u128::from(byte)));
+        Named { tenant: Some("acme"), host: "h", path, key }
+    }
+
+    fn kept(memory: &Memory, body: &'static str) -> Arc<Kept> {
+        let freshness = Freshness { initial_age: 0, lifetime: 100, answered: NOW, heuristic: false };
+        let rules = Rules {
+            freshness,
+            validate_always: false,
+            never_stale: false,
+            while_revalidate: 0,
+            if_error: None,
+            immutable: false,
+        };
+        let head = Head {
+            status: StatusCode::OK,
+            fields: HeaderMap::new(),
+            rules,
+            tags: Box::new([Tag::named(b"t")]),
+            made: memory.newest(),
+            took_ms: 1,
+            vary: Vary::default(),
+            variant: Vec::new(),
+        };
+        Arc::new(Kept::new(&head, Box::new([Bytes::from_static(body.as_bytes())])))
+    }
+
+    fn put(memory: &Memory, path: &'static str, vary: &str, request: &HeaderMap, body: &'static str) -> bool {
+        let fields = HeaderMap::from_iter([(http::header::VARY, HeaderValue::from_str(vary).unwrap())]);
+        memory.keep(&named(path), 1, request, &Vary::of(&fields).unwrap(), kept(memory, body))
+    }
+
+    fn get(memory: &Memory, path: &'static str, request: &HeaderMap) -> String {
+        match memory.find(&named(path), request) {
+            Found::Answer(kept) => String::from_utf8(kept.body.concat()).unwrap(),
+            Found::Variants => "variants".to_owned(),
+            Found::Nothing => "nothing".to_owned(),
+        }
+    }
+
+    fn language(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(HeaderName::from_static("accept-language"), HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn finds_what_was_kept_and_the_newer_in_place_of_the_older() {
+        let (memory, none) = (memory(10_000), HeaderMap::new());
+        assert_eq!(get(&memory, "/a", &none), "nothing");
+        assert!(put(&memory, "/a", "", &none, "one"));
+        assert!(put(&memory, "/a", "", &none, "two"));
+        assert_eq!((get(&memory, "/a", &none), memory.size()), ("two".to_owned(), (OVERHEAD_BYTES + 3, 1)));
+    }
+
+    #[test]
+    fn keeps_a_variant_for_each_request_that_differs() {
+        let memory = memory(10_000);
+        put(&memory, "/a", "accept-language", &language("de"), "deutsch");
+        put(&memory, "/a", "Accept-Language", &language("en"), "english");
+        assert_eq!(get(&memory, "/a", &language("DE")), "deutsch");
+        assert_eq!(get(&memory, "/a", &language("en")), "english");
+        assert_eq!(get(&memory, "/a", &language("fr")), "variants");
+        put(&memory, "/a", "", &language("fr"), "same");
+        assert_eq!(get(&memory, "/a", &language("de")), "same");
+        put(&memory, "/a", "accept-language", &language("fr"), "français");
+        assert_eq!(get(&memory, "/a", &language("de")), "variants", "older variants are not found again");
+    }
+
+    #[test]
+    fn purges_what_is_kept_and_what_is_on_its_way() {
+        for label in
+            [Label::EVERYTHING, Label::host("h"), Label::tenant("acme"), Label::tag(Tag::named(b"t"), None)]
+        {
+            let (memory, none) = (memory(10_000), HeaderMap::new());
+            put(&memory, "/a", "", &none, "old");
+            let late = kept(&memory, "late");
+            memory.purge(label, Purge::Hard, NOW);
+            assert_eq!(get(&memory, "/a", &none), "nothing");
+            memory.keep(&named("/a"), 1, &none, &Vary::default(), late);
+            assert_eq!(get(&memory, "/a", &none), "nothing");
+            put(&memory, "/a", "", &none, "new");
+            assert_eq!(get(&memory, "/a", &none), "new");
+        }
+    }
+
+    #[test]
+    fn a_soft_purge_makes_it_stale() {
+        let (memory, none) = (memory(10_000), HeaderMap::new());
+        put(&memory, "/a", "", &none, "a");
+        memory.purge(Label::host("h"), Purge::Soft, Wall(NOW.0 + 10));
+        let Found::Answer(kept) = memory.find(&named("/a"), &none) else { panic!("it is still there") };
+        assert_eq!(kept.rules().freshness.stale_for(Wall(NOW.0 + 12)), Some(2));
+    }
+
+    #[test]
+    fn never_takes_more_than_it_may() {
+        let (memory, none) = (memory(10 * (OVERHEAD_BYTES + 5)), HeaderMap::new());
+        let paths: Vec<&'static str> = (0..200).map(|n| &*format!("/{n}").leak()).collect();
+        for path in &paths {
+            assert!(put(&memory, path, "", &none, "12345"));
+        }
+        let found = paths.iter().filter(|path| get(&memory, path, &none) == "12345").count();
+        assert_eq!((found, memory.size().1), (10, 10));
+        memory.bound(Bounds { bytes: OVERHEAD_BYTES + 5, tenant_bytes: u64::MAX, tenant_entries: 9 });
+        assert_eq!(memory.size(), (OVERHEAD_BYTES + 5, 1));
+    }
+
+    #[test]
+    fn many_threads_find_and_keep_at_once() {
+        let memory = memory(20 * (OVERHEAD_BYTES + 5));
+        let paths: Vec<&'static str> = (0..60).map(|n| &*format!("/{n}").leak()).collect();
+        std::thread::scope(|scope| {
+            for turn in 0..4usize {
+                let (memory, paths) = (&memory, &paths);
+                scope.spawn(move || {
+                    let none = HeaderMap::new();
+                    for step in 0..2_000 {
+                        let path = paths[(step * (turn + 1)) % paths.len()];
+                        match step % 5 {
+                            0 => drop(put(memory, path, "accept-language", &language("de"), "12345")),
+                            1 => drop(put(memory, path, "", &none, "12345")),
+                            4 if step % 100 == 4 => memory.purge(Label::path("h", path), Purge::Hard, NOW),
+                            _ => assert!(matches!(
+                                &*get(memory, path, &none),
+                                "12345" | "nothing" | "variants"
+                            )),
+                        }
+                    }
+                });
+            }
+        });
+        let (bytes, answers) = memory.size();
+        let ledger = memory.ledger.lock();
+        let held: Vec<&Held> = ledger.places.iter().flatten().collect();
+        let of_answers = held.iter().filter(|held| matches!(held, Held::Answer(..))).count();
+        assert_eq!(of_answers, answers, "what is found is what is counted");
+        let sum: u64 = held
+            .iter()
+            .map(|held| match held {
+                Held::Answer(_, kept) => kept.size(),
+                Held::Varying(..) => OVERHEAD_BYTES,
+            })
+            .sum();
+        assert_eq!(sum, bytes);
+        assert!(bytes <= 20 * (OVERHEAD_BYTES + 5));
+    }
+}

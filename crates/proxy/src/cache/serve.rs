@@ -1,0 +1,312 @@
+//! What is stored, as one client gets it: whole, in parts, or only that nothing has changed.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use smallvec::SmallVec;
+use tidegate_model::cache::Wall;
+use tidegate_model::cache::range::{self, Asked, Part};
+use tidegate_model::cache::status::{CACHE_STATUS, Status};
+use tidegate_model::cache::validate;
+use tidegate_wire::body::BoxError;
+
+use super::fill::Seat;
+use super::kept::{Head, Kept};
+use crate::settle::Content;
+
+/// Content that the cache has or gets.
+pub enum Shared {
+    /// It is there.
+    Pieces(VecDeque<Bytes>),
+    /// It comes; its length, where that is known.
+    Coming(Seat, Option<u64>),
+}
+
+impl Shared {
+    fn left(pieces: &VecDeque<Bytes>) -> u64 {
+        pieces.iter().map(|piece| piece.len() as u64).sum()
+    }
+}
+
+impl HttpBody for Shared {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Shared::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece)))),
+            Shared::Coming(seat, left) => {
+                let piece = ready!(seat.poll_piece(context));
+                if let (Some(Ok(piece)), Some(left)) = (&piece, left) {
+                    *left = left.saturating_sub(piece.len() as u64);
+                }
+                Poll::Ready(piece.map(|piece| piece.map(Frame::data).map_err(Into::into)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Shared::Pieces(pieces) => pieces.is_empty(),
+            Shared::Coming(seat, left) => *left == Some(0) || seat.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Shared::Pieces(pieces) => SizeHint::with_exact(Shared::left(pieces)),
+            Shared::Coming(_, Some(left)) => SizeHint::with_exact(*left),
+            Shared::Coming(_, None) => SizeHint::new(),
+        }
+    }
+}
+
+/// What a client asked for, as far as it says how it gets what is stored.
+pub struct Wish<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its fields.
+    pub fields: &'a HeaderMap,
+}
+
+/// What is stored, for this client.
+#[must_use]
+pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) -> Response<Content> {
+    let rules = kept.rules();
+    let mut fields = kept.fields();
+    let age = rules.freshness.age(now);
+    fields.insert(AGE, HeaderValue::from(age));
+    status.ttl = Some(i64::from(rules.freshness.lifetime) - i64::from(age));
+    let before = fields.get(CACHE_STATUS).cloned();
+    fields.insert(CACHE_STATUS, status.value(before.as_ref()));
+    let mut response = Response::new(Content::Empty);
+    let good = kept.status == StatusCode::OK;
+    if good && validate::has_it(wish.fields, &fields, rules.freshness.answered) {
+        not_modified(&mut fields);
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.headers_mut() = fields;
+        return response;
+    }
+    let asked =
+        if good { range::asked(wish.method, wish.fields, &fields, kept.length) } else { Asked::Whole };
+    *response.status_mut() = kept.status;
+    let pieces = match asked {
+        Asked::Whole => kept.body.iter().cloned().collect(),
+        Asked::Nothing => {
+            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            fields.insert(CONTENT_RANGE, value(&format!("bytes */{}", kept.length)));
+            fields.remove(CONTENT_TYPE);
+            VecDeque::new()
+        }
+        Asked::Parts(parts) => {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            in_parts(kept, &parts, &mut fields)
+        }
+    };
+    if good && !fields.contains_key(ACCEPT_RANGES) {
+        fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
+    if !matches!(kept.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(Shared::left(&pieces)));
+    }
+    *response.headers_mut() = fields;
+    *response.body_mut() = content(pieces, wish.method == Method::HEAD);
+    response
+}
+
+/// An answer that comes, for this client: whole, or only that nothing has changed.
+#[must_use]
+pub fn coming(head: &Head, seat: Seat, wish: &Wish<'_>, status: &Status) -> Response<Content> {
+    let mut fields = head.fields.clone();
+    let before = fields.get(CACHE_STATUS).cloned();
+    fields.insert(CACHE_STATUS, status.value(before.as_ref()));
+    let mut response = Response::new(Content::Empty);
+    *response.status_mut() = head.status;
+    if head.status == StatusCode::OK && validate::has_it(wish.fields, &fields, head.rules.freshness.answered)
+    {
+        not_modified(&mut fields);
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        let length = fields.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        *response.body_mut() = Content::Cached(Box::new(Shared::Coming(seat, length)));
+    }
+    *response.headers_mut() = fields;
+    response
+}
+
+fn content(mut pieces: VecDeque<Bytes>, head: bool) -> Content {
+    match pieces.len() {
+        _ if head => Content::Empty,
+        0 => Content::Empty,
+        1 => Content::Full(pieces.pop_front().unwrap_or_default()),
+        _ => Content::Cached(Box::new(Shared::Pieces(pieces))),
+    }
+}
+
+/// What a 304 does not tell: how to read content that it does not bring (RFC 9110 section 15.4.5).
+fn not_modified(fields: &mut HeaderMap) {
+    for name in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_RANGE, http::header::CONTENT_ENCODING] {
+        fields.remove(name);
+    }
+}
+
+fn in_parts(kept: &Kept, parts: &SmallVec<[Part; 1]>, fields: &mut HeaderMap) -> VecDeque<Bytes> {
+    if let [part] = parts.as_slice() {
+        fields.insert(CONTENT_RANGE, value(&part.content_range(kept.length)));
+        return cut(kept, *part);
+    }
+    // What separates the parts must not be in them: nobody can know it beforehand.
+    let chance = || RandomState::new().hash_one(kept.made);
+    let boundary = format!("tidegate-{:016x}{:016x}", chance(), chance());
+    let of = fields.get(CONTENT_TYPE).and_then(|of| of.to_str().ok()).map(str::to_owned);
+    let mut pieces = VecDeque::new();
+    for part in parts {
+        let mut head = format!("\r\n--{boundary}\r\n");
+        if let Some(of) = &of {
+            head.push_str(&format!("Content-Type: {of}\r\n"));
+        }
+        head.push_str(&format!("Content-Range: {}\r\n\r\n", part.content_range(kept.length)));
+        pieces.push_back(Bytes::from(head));
+        pieces.extend(cut(kept, *part));
+    }
+    pieces.push_back(Bytes::from(format!("\r\n--{boundary}--\r\n")));
+    fields.insert(CONTENT_TYPE, value(&format!("multipart/byteranges; boundary={boundary}")));
+    pieces
+}
+
+/// The bytes of a part, none of them copied.
+fn cut(kept: &Kept, part: Part) -> VecDeque<Bytes> {
+    let (mut at, mut pieces) = (0u64, VecDeque::new());
+    for piece in &kept.body {
+        let end = at + piece.len() as u64;
+        let (from, to) = (part.from.max(at), part.to.min(end));
+        if from < to {
+            pieces.push_back(piece.slice((from - at) as usize..(to - at) as usize));
+        }
+        at = end;
+    }
+    pieces
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("numbers, tokens and a field's own value make one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderName;
+    use tidegate_model::cache::freshness::Freshness;
+    use tidegate_model::cache::reuse::Rules;
+    use tidegate_model::cache::vary::Vary;
+
+    const NOW: Wall = Wall(1_000);
+
+    fn kept(fields: &[(&'static str, &'static str)]) -> Arc<Kept> {
+        let freshness = Freshness { initial_age: 7, lifetime: 100, answered: NOW, heuristic: false };
+        let rules = Rules {
+            freshness,
+            validate_always: false,
+            never_stale: false,
+            while_revalidate: 0,
+            if_error: None,
+            immutable: false,
+        };
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let fields = HeaderMap::from_iter(fields.iter().map(line));
+        let head = Head {
+            status: StatusCode::OK,
+            fields,
+            rules,
+            tags: Box::default(),
+            made: 1,
+            took_ms: 1,
+            vary: Vary::default(),
+            variant: Vec::new(),
+        };
+        Arc::new(Kept::new(&head, Box::new([Bytes::from_static(b"01234"), Bytes::from_static(b"56789")])))
+    }
+
+    fn ask(
+        kept: &Arc<Kept>,
+        method: &Method,
+        lines: &[(&'static str, &'static str)],
+    ) -> (Response<()>, String) {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let fields = HeaderMap::from_iter(lines.iter().map(line));
+        let wish = Wish { method, fields: &fields };
+        let (head, content) = stored(kept, &wish, Wall(NOW.0 + 3), Status::default()).into_parts();
+        let bytes = match content {
+            Content::Empty => Vec::new(),
+            Content::Full(bytes) => bytes.to_vec(),
+            Content::Cached(shared) => match *shared {
+                Shared::Pieces(pieces) => pieces.into_iter().flatten().collect(),
+                Shared::Coming(..) => panic!("it is there"),
+            },
+            _ => panic!("it is stored"),
+        };
+        (Response::from_parts(head, ()), String::from_utf8(bytes).unwrap())
+    }
+
+    fn field<'r>(response: &'r Response<()>, name: &str) -> &'r str {
+        response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn section_5_1_a_hit_tells_its_age_and_that_it_is_one() {
+        let (response, body) = ask(&kept(&[("age", "7")]), &Method::GET, &[]);
+        assert_eq!((field(&response, "age"), &*body), ("10", "0123456789"));
+        assert_eq!(field(&response, "cache-status"), "tidegate; hit; ttl=90");
+        assert_eq!(field(&response, "content-length"), "10");
+    }
+
+    #[test]
+    fn head_is_answered_from_get() {
+        let (response, body) = ask(&kept(&[]), &Method::HEAD, &[]);
+        assert_eq!((field(&response, "content-length"), &*body), ("10", ""));
+    }
+
+    #[test]
+    fn a_client_that_has_it_gets_304_and_no_word_of_content() {
+        let kept = kept(&[("etag", "\"a\""), ("content-type", "text/plain")]);
+        let (response, body) =
+            ask(&kept, &Method::GET, &[("if-none-match", "W/\"a\""), ("range", "bytes=0-1")]);
+        assert_eq!((response.status(), &*body), (StatusCode::NOT_MODIFIED, ""));
+        assert_eq!((field(&response, "etag"), field(&response, "content-type")), ("\"a\"", ""));
+    }
+
+    #[test]
+    fn parts_are_cut_from_what_is_whole() {
+        let kept = kept(&[("content-type", "text/plain")]);
+        let (response, body) = ask(&kept, &Method::GET, &[("range", "bytes=3-6")]);
+        assert_eq!((response.status(), &*body), (StatusCode::PARTIAL_CONTENT, "3456"));
+        assert_eq!(field(&response, "content-range"), "bytes 3-6/10");
+        let (response, body) = ask(&kept, &Method::GET, &[("range", "bytes=0-0,-2")]);
+        let boundary =
+            field(&response, "content-type").strip_prefix("multipart/byteranges; boundary=").unwrap();
+        let part = |range: &str, bytes: &str| {
+            format!(
+                "\r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes {range}/10\r\n\r\n{bytes}"
+            )
+        };
+        assert_eq!(body, format!("{}{}\r\n--{boundary}--\r\n", part("0-0", "0"), part("8-9", "89")));
+        assert_eq!(field(&response, "content-length"), body.len().to_string());
+        let (response, body) = ask(&kept, &Method::GET, &[("range", "bytes=10-")]);
+        assert_eq!((response.status(), &*body), (StatusCode::RANGE_NOT_SATISFIABLE, ""));
+        assert_eq!(field(&response, "content-range"), "bytes */10");
+    }
+}

@@ -1,0 +1,318 @@
+//! The cache: what answers again, for whom, and what becomes of it when the application changes, is busy or fails.
+
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use tidegate_testkit::{Answer, Gate, Origin, Visit, ask, ask_on, connect, until};
+
+use crate::upstreams::timeline;
+use crate::{app, gate};
+
+/// An application that answers each request with what this says, a head and a body.
+fn origin(reply: impl Fn(&mut Visit, usize) -> (String, String) + Send + Sync + 'static) -> Origin {
+    let count = AtomicUsize::new(0);
+    Origin::scripted(move |visit| {
+        visit.read_body()?;
+        let (head, body) = reply(visit, count.fetch_add(1, SeqCst));
+        let line = if head.starts_with("HTTP") { "" } else { "HTTP/1.1 200 OK\r\n" };
+        let quiet = visit.head.starts_with("HEAD") || head.starts_with("HTTP/1.1 304");
+        let body_sent = if quiet { "" } else { &*body };
+        visit.say(format!("{line}{head}Content-Length: {}\r\n\r\n{body_sent}", body.len()))
+    })
+}
+
+/// One that tells how often it was asked, under these fields.
+fn counting(fields: &'static str) -> Origin {
+    origin(move |_, count| (fields.to_owned(), format!("answer {count}")))
+}
+
+fn cached(name: &str, origin: &Origin, cache: &str) -> Gate {
+    gate(name, &app(&[origin.address], "", &format!("cache = {cache}")))
+}
+
+/// One whose tenants are named by a header.
+fn tenanted(name: &str, origin: &Origin, cache: &str) -> Gate {
+    let config = app(&[origin.address], "", &format!("cache = {cache}"));
+    let listen = "http = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.1\"]";
+    let tenants = "[tenants]\nfrom = [{ header = \"x-tenant\" }]\n";
+    Gate::start_listening(crate::BINARY, name, listen, &format!("{config}{tenants}"))
+}
+
+fn status(answer: &Answer) -> &str {
+    answer.header("cache-status")
+}
+
+/// Asks, and expects this body and that `Cache-Status` begins so.
+fn check(gate: &Gate, line: &str, fields: &str, body: &str, begins: &str) -> Answer {
+    let answer = ask(gate.address, line, fields);
+    assert!(status(&answer).starts_with(begins), "{line}: {}", answer.head);
+    assert_eq!(answer.body, body, "{line} {fields}: {}", answer.head);
+    answer
+}
+
+const MISS: &str = "tidegate; fwd=uri-miss; fwd-status=200; stored";
+const HIT: &str = "tidegate; hit; ttl=";
+
+#[test]
+fn what_was_answered_once_is_answered_again_without_the_application() {
+    let origin = counting("Cache-Control: max-age=60\r\nX-Own: kept\r\n");
+    let gate = cached("cache-hit", &origin, "{}");
+    let missed = check(&gate, "GET /a?x=1", "", "answer 0", MISS);
+    until("it is kept", || status(&ask(gate.address, "GET /a?x=1", "")).starts_with(HIT));
+    let hit = check(&gate, "GET /a?x=1", "", "answer 0", HIT);
+    assert_eq!((hit.header("x-own"), hit.header("age").len()), ("kept", 1));
+    assert_ne!(hit.header("x-request-id"), missed.header("x-request-id"));
+    assert_eq!(origin.recorded().len(), 1);
+    check(&gate, "GET /a?x=2", "", "answer 1", MISS);
+    assert!(timeline(&gate, &missed).contains("cache: miss, because of stored"));
+    assert!(timeline(&gate, &hit).contains("cache: hit"));
+}
+
+#[test]
+fn the_order_of_parameters_makes_no_other_answer_and_their_values_do() {
+    let origin = counting("Cache-Control: max-age=60\r\n");
+    let gate = cached("cache-query", &origin, "{ query_ignore = [\"utm_*\"] }");
+    check(&gate, "GET /a?b=1&a=2&utm_source=x", "", "answer 0", MISS);
+    check(&gate, "GET /a?a=2&b=1", "", "answer 0", "tidegate; ");
+    check(&gate, "GET /a?a=2&b=2", "", "answer 1", MISS);
+}
+
+#[test]
+fn no_tenant_gets_what_another_one_was_answered_unless_the_content_is_public() {
+    let origin = origin(|visit, _| {
+        let tenant = visit.field("tidegate-tenant").unwrap_or_default();
+        ("Cache-Control: public, max-age=60\r\n".to_owned(), format!("for {tenant}"))
+    });
+    let own = tenanted("cache-tenants", &origin, "{}");
+    for tenant in ["acme", "umbrella", "acme"] {
+        check(&own, "GET /a", &format!("X-Tenant: {tenant}\r\n"), &format!("for {tenant}"), "tidegate; ");
+    }
+    assert_eq!(origin.recorded().len(), 2);
+    let public = tenanted("cache-public", &origin, "{ public = true }");
+    check(&public, "GET /a", "X-Tenant: acme\r\n", "for acme", MISS);
+    check(&public, "GET /a", "X-Tenant: umbrella\r\n", "for acme", "tidegate; ");
+    assert_eq!(origin.recorded().len(), 3);
+}
+
+#[test]
+fn many_who_ask_at_once_make_one_request_and_read_its_answer_as_it_comes() {
+    const MANY: usize = 40;
+    let (reading, go_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&go_on);
+    let origin = Origin::scripted(move |visit| {
+        visit.say("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 10\r\n\r\nfirst")?;
+        until("all have the first piece", || seen.load(SeqCst));
+        visit.say("-last")
+    });
+    let gate = cached("cache-collapse", &origin, "{}");
+    let clients: Vec<_> = (0..MANY)
+        .map(|_| {
+            let (address, reading) = (gate.address, Arc::clone(&reading));
+            std::thread::spawn(move || {
+                let mut stream = connect(address);
+                stream.write_all(b"GET /big HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+                let mut got = Vec::new();
+                while !got.ends_with(b"first") {
+                    let mut byte = [0];
+                    assert_eq!(stream.read(&mut byte).unwrap(), 1);
+                    got.push(byte[0]);
+                }
+                reading.fetch_add(1, SeqCst);
+                stream.read_to_end(&mut got).unwrap();
+                String::from_utf8(got).unwrap()
+            })
+        })
+        .collect();
+    until("each reads what has come", || reading.load(SeqCst) == MANY);
+    go_on.store(true, SeqCst);
+    let answers: Vec<String> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert!(answers.iter().all(|answer| answer.ends_with("\r\n\r\nfirst-last")));
+    let collapsed = answers.iter().filter(|answer| answer.contains("tidegate; fwd=uri-miss; collapsed"));
+    assert_eq!((collapsed.count(), origin.recorded().len()), (MANY - 1, 1));
+}
+
+#[test]
+fn who_waits_for_an_answer_that_nobody_else_may_have_asks_alone() {
+    let origin = origin(|_, count| {
+        (format!("Set-Cookie: session={count}\r\nCache-Control: max-age=60\r\n"), String::new())
+    });
+    let gate = cached("cache-alone", &origin, "{}");
+    let asking: Vec<_> = (0..10)
+        .map(|_| {
+            let address = gate.address;
+            std::thread::spawn(move || ask(address, "GET /login", "").header("set-cookie").to_owned())
+        })
+        .collect();
+    let cookies: std::collections::HashSet<String> =
+        asking.into_iter().map(|client| client.join().unwrap()).collect();
+    assert_eq!((cookies.len(), origin.recorded().len()), (10, 10));
+}
+
+#[test]
+fn what_is_stale_is_validated_and_stays_when_nothing_has_changed() {
+    let origin = origin(|visit, count| match visit.field("if-none-match").as_deref() {
+        Some("\"one\"") => (
+            "HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=60\r\nX-New: yes\r\n".to_owned(),
+            String::new(),
+        ),
+        // It is as old as it may be when it comes.
+        _ => {
+            ("ETag: \"one\"\r\nAge: 9\r\nCache-Control: max-age=9\r\n".to_owned(), format!("answer {count}"))
+        }
+    });
+    let gate = cached("cache-validate", &origin, "{}");
+    check(&gate, "GET /a", "", "answer 0", MISS);
+    until("it is validated", || ask(gate.address, "GET /a", "").header("x-new") == "yes");
+    let hit = check(&gate, "GET /a", "", "answer 0", HIT);
+    assert_eq!((hit.header("age"), origin.recorded().len()), ("0", 2));
+    let has_it = ask(gate.address, "GET /a", "If-None-Match: \"one\"\r\n");
+    assert_eq!((has_it.status, &*has_it.body, has_it.header("etag")), (304, "", "\"one\""));
+    assert_eq!(origin.recorded().len(), 2);
+}
+
+#[test]
+fn answers_that_vary_are_kept_apart() {
+    let origin = origin(|visit, _| {
+        let language = visit.field("accept-language").unwrap_or_default();
+        ("Vary: Accept-Language\r\nCache-Control: max-age=60\r\n".to_owned(), language)
+    });
+    let gate = cached("cache-vary", &origin, "{}");
+    for language in ["de", "en", "de", "en"] {
+        check(&gate, "GET /a", &format!("Accept-Language: {language}\r\n"), language, "tidegate; ");
+    }
+    assert_eq!(origin.recorded().len(), 2);
+}
+
+#[test]
+fn a_stale_answer_is_served_at_once_and_refreshed_behind() {
+    let origin = origin(|_, count| {
+        let age = if count == 0 { 9 } else { 0 };
+        let fields = format!("Age: {age}\r\nCache-Control: max-age=9, stale-while-revalidate=60\r\n");
+        (fields, format!("answer {count}"))
+    });
+    let gate = cached("cache-behind", &origin, "{}");
+    check(&gate, "GET /a", "", "answer 0", MISS);
+    until("the stale one is served", || {
+        status(&ask(gate.address, "GET /a", "")).starts_with("tidegate; hit")
+    });
+    until("it is refreshed", || ask(gate.address, "GET /a", "").body == "answer 1");
+    check(&gate, "GET /a", "", "answer 1", HIT);
+    assert_eq!(origin.recorded().len(), 2);
+}
+
+#[test]
+fn a_stale_answer_stands_in_while_the_application_is_down_and_no_longer_than_it_may() {
+    let origin = origin(|visit, _| {
+        let bound = if visit.path() == "/bounded" { ", stale-if-error=0" } else { "" };
+        (format!("Age: 9\r\nCache-Control: max-age=9{bound}\r\n"), "old".to_owned())
+    });
+    let gate = cached("cache-down", &origin, "{ stale_if_error = \"10m\" }");
+    for path in ["/a", "/bounded"] {
+        check(&gate, &format!("GET {path}"), "", "old", MISS);
+    }
+    origin.stop();
+    let stale = check(&gate, "GET /a", "", "old", "tidegate; hit; ttl=");
+    assert!(status(&stale).ends_with("; detail=stale-if-error"), "{}", stale.head);
+    assert!(timeline(&gate, &stale).contains("cache: stale, because of error"));
+    assert_eq!(ask(gate.address, "GET /bounded", "").status, 502);
+}
+
+#[test]
+fn a_stale_answer_stands_in_for_one_that_failed() {
+    let origin = origin(|_, count| match count {
+        0 => ("Age: 9\r\nCache-Control: max-age=9\r\n".to_owned(), "old".to_owned()),
+        _ => ("HTTP/1.1 500 Oops\r\n".to_owned(), "trace".to_owned()),
+    });
+    let gate = cached("cache-500", &origin, "{}");
+    check(&gate, "GET /a", "", "old", MISS);
+    check(&gate, "GET /a", "", "old", "tidegate; hit; ttl=");
+    assert_eq!(origin.recorded().len(), 2);
+}
+
+#[test]
+fn head_and_parts_are_answered_from_what_get_has_stored() {
+    let origin = counting("ETag: \"a\"\r\nCache-Control: max-age=60\r\n");
+    let gate = cached("cache-parts", &origin, "{}");
+    check(&gate, "GET /a", "", "answer 0", MISS);
+    let mut stream = connect(gate.address);
+    stream.write_all(b"HEAD /a HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut head = String::new();
+    stream.read_to_string(&mut head).unwrap();
+    let head = head.to_ascii_lowercase();
+    assert!(
+        head.contains("content-length: 8\r\n") && head.contains(HIT) && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+    let part = check(&gate, "GET /a", "Range: bytes=2-4\r\n", "swe", HIT);
+    assert_eq!((part.status, part.header("content-range")), (206, "bytes 2-4/8"));
+    assert_eq!(origin.recorded().len(), 1);
+}
+
+#[test]
+fn a_write_takes_away_what_it_has_changed() {
+    let origin = origin(|visit, count| match visit.head.split(' ').next() {
+        Some("POST") => ("Content-Location: /other\r\n".to_owned(), String::new()),
+        Some("DELETE") => ("HTTP/1.1 404 Not Found\r\n".to_owned(), String::new()),
+        _ => ("Cache-Control: max-age=60\r\n".to_owned(), format!("answer {count}")),
+    });
+    let gate = cached("cache-write", &origin, "{}");
+    for (place, path) in ["/a", "/other", "/third"].iter().enumerate() {
+        check(&gate, &format!("GET {path}"), "", &format!("answer {place}"), MISS);
+    }
+    let written = ask(gate.address, "POST /a", "Content-Length: 0\r\n");
+    assert_eq!(status(&written), "tidegate; fwd=method; fwd-status=200");
+    check(&gate, "GET /a", "", "answer 4", MISS);
+    check(&gate, "GET /other", "", "answer 5", MISS);
+    let failed = ask(gate.address, "DELETE /third", "Content-Length: 0\r\n");
+    assert_eq!(failed.status, 404);
+    check(&gate, "GET /third", "", "answer 2", HIT);
+}
+
+#[test]
+fn what_is_made_for_one_client_is_never_kept() {
+    for (name, fields, why) in [
+        ("cookie", "Set-Cookie: a=b\r\nCache-Control: max-age=60\r\n", "set-cookie"),
+        ("private", "Cache-Control: private, max-age=60\r\n", "private"),
+        ("no-store", "Cache-Control: no-store\r\n", "no-store"),
+        ("any", "Vary: *\r\nCache-Control: max-age=60\r\n", "vary-any"),
+    ] {
+        let origin = counting(fields);
+        let gate = cached(&format!("cache-{name}"), &origin, "{}");
+        for count in 0..3 {
+            let answer = check(&gate, "GET /a", "", &format!("answer {count}"), "tidegate; fwd=");
+            assert!(status(&answer).ends_with(&format!("; detail={why}")), "{}", answer.head);
+        }
+    }
+    let origin = counting("Cache-Control: max-age=60\r\n");
+    let gate = cached("cache-credentials", &origin, "{}");
+    for count in 0..2 {
+        check(&gate, "GET /a", "Authorization: Basic eDp5\r\n", &format!("answer {count}"), "tidegate; fwd=");
+    }
+}
+
+#[test]
+fn what_is_kept_outlives_a_reload() {
+    let origin = counting("Cache-Control: max-age=60\r\n");
+    let config = app(&[origin.address], "", "cache = {}");
+    let gate = gate("cache-reload", &config);
+    check(&gate, "GET /a", "", "answer 0", MISS);
+    gate.rewrite(&format!("{config}\nresponse_headers = {{ set = {{ x-new = \"yes\" }} }}\n"));
+    let mut number = 0;
+    until("the other configuration is in force", || {
+        number += 1;
+        ask(gate.address, &format!("GET /{number}"), "").header("x-new") == "yes"
+    });
+    check(&gate, "GET /a", "", "answer 0", HIT);
+}
+
+#[test]
+fn a_connection_goes_on_after_hits_and_misses_alike() {
+    let origin = counting("Cache-Control: max-age=60\r\n");
+    let gate = cached("cache-alive", &origin, "{}");
+    let mut stream = connect(gate.address);
+    for path in ["/a", "/b", "/a", "/b", "/a"] {
+        assert_eq!(ask_on(&mut stream, &format!("GET {path}"), "").status, 200);
+    }
+    assert_eq!(origin.recorded().len(), 2);
+}
