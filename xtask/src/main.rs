@@ -24,10 +24,14 @@ fn main() -> ExitCode {
         "bench" if arguments.first().is_some_and(|what| what == "pressure") => {
             bench::pressure::pressure(&arguments[1..], &root())
         }
+        "bench" if arguments.first().is_some_and(|what| what == "cache") => {
+            bench::cache::cache(&arguments[1..], &root())
+        }
         _ => Err(format!(
-            "usage: cargo xtask test | tidy | gen | {} | {}",
+            "usage: cargo xtask test | tidy | gen | {} | {} | {}",
             bench::USAGE.trim_start_matches("cargo xtask "),
-            bench::pressure::USAGE.trim_start_matches("cargo xtask ")
+            bench::pressure::USAGE.trim_start_matches("cargo xtask "),
+            bench::cache::USAGE.trim_start_matches("cargo xtask ")
         )),
     };
     match done {

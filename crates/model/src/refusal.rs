@@ -149,6 +149,7 @@ kinds! {
     UPSTREAM_SATURATED = "upstream.saturated", 503, "Upstream saturated", Upstream, Later, "connection_limit_reached", 8;
     // Tidegate itself.
     SERVER_CONNECTIONS = "server.connections", 503, "Too many connections", Operator, Later, "connection_limit_reached", 14;
+    SERVER_CROWDED = "server.crowded", 503, "Too many connections of one address", Client, Later, "connection_limit_reached", 14;
     SERVER_FILES = "server.files", 503, "Too many open files", Operator, Later, "connection_limit_reached", 14;
     SERVER_MEMORY = "server.memory", 503, "Short of memory", Operator, Later, "proxy_internal_error", 14;
     SERVER_LAG = "server.lag", 503, "Short of processor time", Operator, Later, "proxy_internal_error", 14;

@@ -10,6 +10,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -129,6 +130,10 @@ impl Handler for Proxy {
 
     fn turns_away(&self) -> Option<Refusal> {
         self.guard.connection(&self.entropy)
+    }
+
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        self.site.borrow().settings.trusted_proxies.contains(address.to_canonical())
     }
 
     fn refuse(

@@ -72,7 +72,7 @@ impl OfClient {
     /// Counts one, whether there may be one more or not, and tells that.
     pub(crate) fn take() -> (OfClient, bool) {
         let others = CLIENTS.fetch_add(1, Relaxed);
-        (OfClient(()), others < clients_max(FOR_CONNECTIONS.load(Relaxed)) && !are_short())
+        (OfClient(()), others < of_clients_max() && !are_short())
     }
 }
 
@@ -80,6 +80,11 @@ impl Drop for OfClient {
     fn drop(&mut self) {
         CLIENTS.fetch_sub(1, Relaxed);
     }
+}
+
+/// How many connections clients may have.
+pub(crate) fn of_clients_max() -> usize {
+    clients_max(FOR_CONNECTIONS.load(Relaxed))
 }
 
 fn clients_max(most: usize) -> usize {

@@ -8,6 +8,7 @@ pub mod chunked;
 pub mod client;
 pub mod client_tls;
 pub mod clock;
+mod crowd;
 mod date;
 mod farewell;
 pub mod files;

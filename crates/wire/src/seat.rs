@@ -1,5 +1,6 @@
 //! How many connections there are: in the process, and of one core.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use tidegate_model::tick::Tick;
 use tokio::sync::Notify;
 
+use crate::crowd::{Client, Crowd};
 use crate::files::OfClient;
 
 /// How often it is said that connections cannot be accepted.
@@ -20,6 +22,7 @@ pub struct Census {
     failed: AtomicUsize,
     resting: AtomicUsize,
     complained_at: AtomicU64,
+    crowd: Crowd,
 }
 
 impl Census {
@@ -99,6 +102,7 @@ impl Seats {
 pub(crate) struct Seat {
     census: Arc<Census>,
     seats: Arc<Seats>,
+    client: Option<Client>,
     _file: OfClient,
 }
 
@@ -117,12 +121,33 @@ impl Seat {
         let others = census.open.fetch_add(1, Relaxed);
         seats.taken.fetch_add(1, Relaxed);
         let (_file, file) = OfClient::take();
-        (Seat { census: Arc::clone(census), seats: Arc::clone(seats), _file }, Room { others, file })
+        let (census, seats) = (Arc::clone(census), Arc::clone(seats));
+        (Seat { census, seats, client: None, _file }, Room { others, file })
+    }
+
+    /// Counts it as one of this client's, once it is known who that is. Whether the client may have it: if it has no
+    /// more than `per_address`, and no more than its share when few of the `most` places are left.
+    pub(crate) fn is_for(&mut self, address: IpAddr, per_address: Option<usize>, most: usize) -> bool {
+        let client = Client::at(address);
+        let others = self.census.crowd.enter(client);
+        if let Some(before) = self.client.replace(client) {
+            self.census.crowd.leave(before);
+        }
+        // What comes from this machine is a proxy, or a test: its share is all there is.
+        let share = self
+            .census
+            .crowd
+            .share(self.census.open().saturating_sub(1), most)
+            .filter(|_| !address.is_loopback());
+        others < per_address.unwrap_or(usize::MAX).min(share.unwrap_or(usize::MAX))
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if let Some(client) = self.client {
+            self.census.crowd.leave(client);
+        }
         self.census.open.fetch_sub(1, Relaxed);
         self.seats.taken.fetch_sub(1, Relaxed);
         self.seats.left.notify_one();

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ pub use crate::seat::Census;
 use crate::body::{BoxError, Incoming};
 use crate::clock;
 use crate::farewell::{LINGER, encode, linger};
+use crate::files::of_clients_max;
 use crate::first_bytes;
 use crate::h2_check;
 use crate::h2_stream::{H2Stream, Hold, Shared};
@@ -74,6 +75,11 @@ pub trait Handler: 'static {
     /// Why a new connection is not to be served now, if it is not.
     fn turns_away(&self) -> Option<Refusal> {
         None
+    }
+
+    /// Whether this address stands for many clients, so that it is no measure how many connections it has.
+    fn is_proxy(&self, _address: IpAddr) -> bool {
+        false
     }
 
     /// The answer to what never became a request. It is written as it is, and over HTTP/1.1 the connection closed. Fields
@@ -245,7 +251,7 @@ impl<H: Handler> Server<H> {
         listener: SocketAddr,
         settings: &Rc<ListenerSettings>,
     ) {
-        let (seat, room) = Seat::take(&self.census, &self.drain.seats);
+        let (mut seat, room) = Seat::take(&self.census, &self.drain.seats);
         let connection = Rc::new(Connection {
             peer,
             listener,
@@ -254,14 +260,12 @@ impl<H: Handler> Server<H> {
             limits: Arc::clone(&settings.limits),
             attached: RefCell::default(),
         });
-        if let Some(refusal) = self.turned_away(&room, &settings.limits) {
-            self.census.refuse();
-            if !settings.tls {
-                let bytes = encode(&self.handler.refuse(&connection, refusal, None));
-                // What fits into an empty socket buffer is taken at once; a client of a full server gets no more.
-                let _ = stream.try_write(&bytes);
-            }
-            return;
+        let mut turned_away = self.turned_away(&room, &settings.limits);
+        if turned_away.is_none() && !settings.proxy_protocol {
+            turned_away = self.crowded(&mut seat, &connection);
+        }
+        if let Some(refusal) = turned_away {
+            return self.turn_away(&stream, &connection, refusal);
         }
         let server = Rc::clone(self);
         let settings = Rc::clone(settings);
@@ -269,6 +273,28 @@ impl<H: Handler> Server<H> {
             let _ = stream.set_nodelay(true);
             server.serve(stream, seat, connection, &settings).await;
         });
+    }
+
+    /// Tells a client that its connection is not served, if that can be told without waiting.
+    fn turn_away(&self, stream: &TcpStream, connection: &Connection, refusal: Refusal) {
+        self.census.refuse();
+        if !connection.tls {
+            let bytes = encode(&self.handler.refuse(connection, refusal, None));
+            // What fits into an empty socket buffer is taken at once; a client of a full server gets no more.
+            let _ = stream.try_write(&bytes);
+        }
+    }
+
+    /// Why a client may not have this connection besides those that it has.
+    fn crowded(&self, seat: &mut Seat, connection: &Connection) -> Option<Refusal> {
+        let (address, limits) = (connection.peer.ip(), &connection.limits);
+        let most = limits.connections.min(of_clients_max());
+        if self.handler.is_proxy(address) || seat.is_for(address, limits.connections_per_address, most) {
+            return None;
+        }
+        let refusal =
+            Refusal::new(&refusal::SERVER_CROWDED, "this address has as many connections as it may");
+        Some(refusal.retry_after(TURNED_AWAY_FOR))
     }
 
     /// Why a connection that has come is not served.
@@ -295,7 +321,7 @@ impl<H: Handler> Server<H> {
     async fn serve(
         self: Rc<Self>,
         mut stream: TcpStream,
-        seat: Seat,
+        mut seat: Seat,
         mut connection: Rc<Connection>,
         settings: &ListenerSettings,
     ) {
@@ -303,7 +329,12 @@ impl<H: Handler> Server<H> {
         let by = clock::now().after(limits.handshake_time);
         if settings.proxy_protocol {
             match clock::timeout_at(by, first_bytes::proxy_header(&mut stream)).await {
-                Ok(Ok(Some((peer, _)))) => Connection::tell(&mut connection, |known| known.peer = peer),
+                Ok(Ok(Some((peer, _)))) => {
+                    Connection::tell(&mut connection, |known| known.peer = peer);
+                    if let Some(refusal) = self.crowded(&mut seat, &connection) {
+                        return self.turn_away(&stream, &connection, refusal);
+                    }
+                }
                 Ok(Ok(None)) => {}
                 Ok(Err(_)) | Err(_) => return,
             }

@@ -23,6 +23,8 @@ pub struct ListenerSettings {
 pub struct ConnectionLimits {
     /// Connections at once, over all listeners and cores of the process.
     pub connections: usize,
+    /// Connections of one client address at once. `None`: as many as it likes, while there is room.
+    pub connections_per_address: Option<usize>,
     /// Header fields of one request.
     pub header_count: usize,
     /// Bytes of one request's head, request line included.
@@ -67,6 +69,7 @@ impl Default for ConnectionLimits {
     fn default() -> ConnectionLimits {
         ConnectionLimits {
             connections: 100_000,
+            connections_per_address: None,
             header_count: 100,
             header_bytes: 32 * 1024,
             header_time: Duration::from_secs(10),

@@ -17,6 +17,7 @@ use place::{Machine, Place};
 use report::Report;
 use rows::{ROWS, Row};
 
+pub mod cache;
 mod client;
 mod configs;
 mod load;

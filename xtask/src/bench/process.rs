@@ -67,6 +67,12 @@ impl Server {
         self.processes().into_iter().filter_map(memory_of).sum()
     }
 
+    /// Bytes of resident memory, what several of its processes share counted once.
+    pub fn memory_shared(&self) -> u64 {
+        let rollups = self.processes().into_iter().map(|id| format!("/proc/{id}/smaps_rollup"));
+        rollups.filter_map(|path| kib_of(&path, "Pss:")).sum()
+    }
+
     /// The process and all that descend from it.
     fn processes(&self) -> Vec<u32> {
         let parents: Vec<(u32, u32)> =
@@ -123,8 +129,13 @@ fn field(stat: &str, number: usize) -> Option<u32> {
 }
 
 fn memory_of(process: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    kib_of(&format!("/proc/{process}/status"), "VmRSS:")
+}
+
+/// Bytes of a line that tells KiB.
+fn kib_of(path: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 

@@ -205,6 +205,56 @@ fn connections_over_their_number_are_refused() {
 }
 
 #[test]
+fn an_address_has_no_more_connections_than_it_may() {
+    let origin = ok();
+    let gate = limited("per-address", &origin, "connections_per_address = 2");
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = connect(gate.address);
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            assert_eq!(read_answer(&mut stream).status, 200);
+            stream
+        })
+        .collect();
+    let refused = read_answer(&mut connect(gate.address));
+    assert_eq!(refused.status, 503);
+    assert!(refused.body.contains("server.crowded"), "{}", refused.body);
+    drop(held);
+    until("the places are free again", || {
+        let mut stream = connect(gate.address);
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).is_ok() && status.ends_with(b"200")
+    });
+}
+
+#[test]
+fn whoever_holds_many_connections_keeps_nobody_out() {
+    let origin = ok();
+    let config = format!("{}\n[limits]\nconnections = 40\n", app(&[origin.address], "", ""));
+    let listen = "http = [{ address = \"127.0.0.1:0\", proxy_protocol = true }]";
+    let gate = Gate::start_listening(BINARY, "crowd", listen, &config);
+    let silent = |_| {
+        let mut stream = connect(gate.address);
+        stream.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 1234 80\r\n").unwrap();
+        stream
+    };
+    let _held: Vec<_> = (0..60).map(silent).collect();
+    until("three quarters are held, and no more", || {
+        gate.metric("tidegate_connections_refused_total") == Some(30.0)
+    });
+    let mut others = Vec::new();
+    for _ in 0..6 {
+        let mut stream = connect(gate.address);
+        stream
+            .write_all(b"PROXY TCP4 192.0.2.8 192.0.2.1 1234 80\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        assert_eq!(read_answer(&mut stream).status, 200);
+        others.push(stream);
+    }
+}
+
+#[test]
 fn a_process_short_of_descriptors_keeps_those_of_upstreams_and_of_the_control_api() {
     let origin = ok();
     let gate = Gate::start_short(BINARY, "descriptors", 80, &app(&[origin.address], "", ""));

@@ -91,7 +91,7 @@ pub enum Listener {
     /// An address.
     Address(Address),
     /// An address and more.
-    Table(ListenerTable),
+    Table(Box<ListenerTable>),
 }
 
 /// A listener with more than an address.
@@ -115,6 +115,9 @@ pub struct Limits {
     /// Connections at once, in the whole process.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections: u32,
+    /// Connections of one client address at once (of IPv6: of one /64). Zero: as many as it likes while a quarter of all is
+    /// free, then its share. Trusted proxies are not held to it.
+    pub connections_per_address: u32,
     /// Header fields of one request.
     #[schemars(range(min = 1, max = 1000))]
     pub header_count: u32,
@@ -169,6 +172,7 @@ impl Default for Limits {
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Limits {
             connections: count(limits.connections),
+            connections_per_address: limits.connections_per_address.map_or(0, count),
             header_count: count(limits.header_count),
             header_bytes: Size(limits.header_bytes as u64),
             header_time: Time(limits.header_time),

@@ -100,6 +100,7 @@ fn limits(context: &mut Context<'_>, raw: &raw::Limits, node: &Node) -> Connecti
     let long = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     ConnectionLimits {
         connections: raw.connections as usize,
+        connections_per_address: Some(raw.connections_per_address as usize).filter(|most| *most > 0),
         header_count: raw.header_count as usize,
         header_bytes: long(bytes("header_bytes", &raw.header_bytes, 1 << 10, 1 << 20)),
         header_time: raw.header_time.0,
