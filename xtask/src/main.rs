@@ -1,7 +1,7 @@
 //! Developer commands, the same here and in CI: `cargo xtask test`.
 //!
-//! Everything runs with what a Rust toolchain, a C compiler and git give; nothing is installed. `bench` alone installs: the
-//! proxies that Tidegate is measured beside.
+//! Everything runs with what a Rust toolchain, a C compiler and git give, but for other servers: `test` installs the Redis that
+//! tests run, `bench` the proxies that Tidegate is measured beside, where they are missing and may be installed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -55,6 +55,9 @@ fn test() -> Result<(), String> {
         )
     })?;
     step("examples", examples)?;
+    step("redis-server, for the tests of several nodes", || {
+        bench::package("redis-server", "redis-server").map(drop)
+    })?;
     step("unit, property and end-to-end tests", || cargo(&["test", "--workspace"], &[]))
 }
 

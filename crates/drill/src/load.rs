@@ -8,7 +8,6 @@
 //! beyond fails, and is counted), and this side's own lateness is counted, so that it can be told from the service's.
 
 mod hostile;
-mod objects;
 mod record;
 
 use std::cell::{Cell, RefCell};
@@ -28,7 +27,6 @@ use tidegate_wire::task;
 
 use crate::chance::Chance;
 pub use hostile::{Harm, Hostile, Kind};
-pub use objects::Objects;
 pub use record::{Asked, Driven, End};
 
 /// Requests in a run.
@@ -47,8 +45,6 @@ pub struct Source {
     pub tenant: Option<String>,
     /// What they ask for.
     pub path: String,
-    /// Whether that is one thing, or many: the number of one is put behind the path.
-    pub objects: Objects,
     /// From when on they ask how often: seconds, and requests per second.
     pub rates: Vec<(f64, f64)>,
     /// How long they wait for an answer.
@@ -71,7 +67,6 @@ impl Source {
             name: name.to_owned(),
             tenant: None,
             path: "/".to_owned(),
-            objects: Objects::One,
             rates: vec![(0.0, rate)],
             timeout: Duration::from_secs(2),
             tries: 1,
@@ -111,13 +106,10 @@ pub fn arrivals(sources: &[Source], length: Duration, seed: u64) -> Vec<(Duratio
     all
 }
 
-/// A request's name: its source, and below so many bits which of the source's it is.
-const NAME_BITS: u32 = 32;
-
 /// By which number an application knows each of these arrivals. A source's requests have the same whoever asks beside it: an
 /// application's service times follow from them, so that runs with and without the others can be compared request by request.
 fn names(arrivals: &[(Duration, usize)], sources: usize) -> Vec<u64> {
-    let mut next: Vec<u64> = (0..sources as u64).map(|source| source << NAME_BITS).collect();
+    let mut next: Vec<u64> = (0..sources as u64).map(|source| source << 32).collect();
     let name = |(_, source): &(Duration, usize)| {
         next[*source] += 1;
         next[*source]
@@ -151,8 +143,6 @@ struct Shared {
     asked: RefCell<Vec<Asked>>,
     /// By which number an application knows each request.
     names: Vec<u64>,
-    /// What each source asks for.
-    paths: Vec<objects::Paths>,
     under_way: Cell<usize>,
     idle: RefCell<Vec<Sender>>,
     hostile: RefCell<hostile::Harm>,
@@ -169,7 +159,6 @@ impl Load {
             target: Target { address: self.address, protocol: Protocol::Http1, tls: None },
             asked: RefCell::new(schedule.iter().map(|(due, source)| Asked::new(*due, *source)).collect()),
             names: names(&schedule, self.sources.len()),
-            paths: self.sources.iter().map(|source| objects::Paths::of(source, self.seed)).collect(),
             sources: self.sources,
             begin,
             under_way: Cell::new(0),
@@ -261,12 +250,10 @@ impl Shared {
 
     /// Sends on a connection that was kept, or on a new one.
     async fn send(&self, number: usize, source: &Source, by: Tick) -> Option<http::Response<Reply>> {
-        let name = self.names[number];
-        let path = self.paths[(name >> NAME_BITS) as usize].of_request(name);
         let mut request = Request::builder()
-            .uri(path)
+            .uri(source.path.as_str())
             .header(HOST, "drill")
-            .header("drill-request", name)
+            .header("drill-request", self.names[number])
             .body(Body::default())
             .ok()?;
         if let Some(tenant) = &source.tenant {

@@ -17,6 +17,7 @@ pub mod directives;
 pub mod evict;
 pub mod freshness;
 pub mod key;
+pub mod orders;
 pub mod purge;
 pub mod range;
 pub mod reuse;

@@ -1,6 +1,6 @@
 //! The cache: what answers many requests with one of the upstream's answers.
 //!
-//! `tidegate_model::cache` has the rules. Here is what performs them: [`memory`] keeps, [`fill`] collapses, [`serve`] makes
+//! `tidegate_model::cache` has the rules. Here is what performs them: [`memory`] keeps, [`purges`] reach all nodes, [`fill`] collapses, [`serve`] makes
 //! of what is kept what one client asked for, [`stage`] is the way of a request through all of it.
 //!
 //! What always holds: the tenant is in the key unless the route declares its content public; nothing that sets a cookie is
@@ -9,22 +9,28 @@
 pub mod fill;
 pub mod kept;
 pub mod memory;
+pub mod purges;
 pub mod serve;
 pub mod stage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use tidegate_model::cache::Wall;
 use tidegate_model::cache::evict::Bounds;
+use tidegate_model::cache::purge::{Label, Purge};
 
 use self::fill::Fills;
 use self::memory::Memory;
+use self::purges::Purges;
 
 /// The cache of the process.
 #[derive(Debug)]
 pub struct Cache {
     /// What is kept.
     pub memory: Memory,
+    /// What is purged, here and on other nodes.
+    pub purges: Purges,
     fills: Arc<Fills>,
     object_bytes_max: AtomicU64,
 }
@@ -52,6 +58,7 @@ impl Cache {
     pub fn new(bounds: CacheBounds) -> Cache {
         Cache {
             memory: Memory::new(bounds.bounds),
+            purges: Purges::default(),
             fills: Arc::default(),
             object_bytes_max: AtomicU64::new(bounds.object_bytes_max),
         }
@@ -61,6 +68,12 @@ impl Cache {
     pub fn bound(&self, bounds: CacheBounds) {
         self.memory.bound(bounds.bounds);
         self.object_bytes_max.store(bounds.object_bytes_max, Relaxed);
+    }
+
+    /// Purges what has this label: here at once, and on all other nodes.
+    pub fn purge(&self, label: Label, purge: Purge, now: Wall) {
+        self.memory.purge(label, purge, now);
+        self.purges.issue(label, purge);
     }
 
     /// Requests that others wait for.

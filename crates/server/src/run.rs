@@ -17,6 +17,7 @@ use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, TenantLines};
 use crate::jwks;
 use crate::protect;
+use crate::redis;
 use crate::wiring::Gate;
 
 /// How long a start waits for names to be resolved, before it says that it is ready.
@@ -147,6 +148,7 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
     task::spawn(async move { upstreams.drive().await });
     process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
+    redis::drive(Arc::clone(&process.gate.redis));
     task::spawn(follow(Arc::clone(&process), watch, asked));
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {

@@ -137,11 +137,12 @@ fn table(state: &Value) -> String {
         _ => String::new(),
     };
     format!(
-        "tidegate {}, configuration of {}, {} connections\n{}\n{}{}\n{}\n{}\n{}{}{error}",
+        "tidegate {}, configuration of {}, {} connections\n{}{}\n{}{}\n{}\n{}\n{}{}{error}",
         cell(&state["version"]),
         cell(&state["config"]["loaded_at"]),
         state["connections"],
         load(&state["load"]),
+        redis(&state["redis"]),
         aligned(&upstreams(state)),
         verdicts(state),
         aligned(&endpoints(state)),
@@ -173,6 +174,23 @@ fn load(load: &Value) -> String {
         told += &format!("\ncore {number} is short of time, refusing: {}", stage(core));
     }
     told + "\n"
+}
+
+/// Where nodes meet, on one line; nothing where they do not.
+fn redis(redis: &Value) -> String {
+    if redis.is_null() {
+        return String::new();
+    }
+    let why = redis["error"].as_str().map(|_| format!(" ({})", cell(&redis["error"]))).unwrap_or_default();
+    let purges = &redis["purges"];
+    format!(
+        "redis {} {}{why}, purges: {} sent, {} read, {} waiting\n",
+        cell(&redis["address"]),
+        cell(&redis["state"]),
+        purges["sent"],
+        purges["read"],
+        purges["waiting"],
+    )
 }
 
 /// `5 of 9`, or `5`.
@@ -498,6 +516,10 @@ mod tests {
                 "cores": [{"lag_ms": 0.1, "shedding": "calm"}, {"lag_ms": 250.4, "shedding": "sheddable"}],
             },
             "config": {"loaded_at": "2026-01-01T00:00:00Z", "last_error": "error: a\n --> b"},
+            "redis": {
+                "address": "h:1", "state": "away", "error": "refused",
+                "purges": {"sent": 3, "read": 4, "waiting": 5},
+            },
             "upstreams": [{
                 "name": "app", "breaker": "open", "load": 1, "concurrency": 8, "adaptive": true, "in_use": 2,
                 "waiting": 1, "saturated_ms": 2100, "p50_ms": 1.24,
@@ -534,6 +556,7 @@ mod tests {
                 "tidegate 0.1.0, configuration of 2026-01-01T00:00:00Z, 3 connections",
                 "load 2, memory 5 MiB of 9 MiB, bodies 1 MiB, open files 12 of 100, late by 250 ms",
                 "short of memory, refusing: greedy",
+                "redis h:1 away (refused), purges: 3 sent, 4 read, 5 waiting",
                 "core 1 is short of time, refusing: sheddable",
                 "app open 1 2 of 8 (adaptive) 1 for 2 s (acme on search: 91 %) 1.2 ms - dns app.internal (failing: no answer)",
                 "app saturated for 2.1 s: tenant acme\\u{1b} used 91 %",

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::config::{Config, Failure, Spot};
 use crate::protect::{self, Readings};
+use crate::redis::Redis;
 use crate::telemetry::{LogWriterError, ProcessCounts, Telemetry};
 
 /// Commands that may wait for a core.
@@ -44,6 +45,8 @@ pub struct Gate {
     pub shield: Arc<Shield>,
     /// What was measured of it last.
     pub readings: Mutex<Readings>,
+    /// Where it meets other nodes.
+    pub redis: Arc<Redis>,
     certificates: Arc<Certificates>,
     cores: Vec<Core>,
     listening: Mutex<Vec<Listening>>,
@@ -171,6 +174,8 @@ impl Gate {
             shield: Arc::clone(&shield),
         };
         let cores = (0..workers).map(|number| Core::start(number, workers, &parts)).collect();
+        let redis = Arc::new(Redis::new(Arc::clone(&standing.cache)));
+        redis.set(config.redis.as_ref());
         let gate = Arc::new(Gate {
             standing,
             telemetry,
@@ -178,6 +183,7 @@ impl Gate {
             counts: ProcessCounts::default(),
             shield,
             readings: Mutex::default(),
+            redis,
             certificates,
             cores,
             listening: Mutex::default(),
@@ -218,6 +224,7 @@ impl Gate {
             self.certificates.swap(set);
         }
         upstreams.commit();
+        self.redis.set(config.redis.as_ref());
         for core in &self.cores {
             core.tell(Command::Site(Arc::clone(&site)));
         }

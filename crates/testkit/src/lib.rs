@@ -9,6 +9,7 @@ mod h2_peers;
 mod names;
 mod origin;
 mod raw;
+mod redis;
 pub mod tls;
 mod tls_origin;
 
@@ -20,6 +21,7 @@ pub use h2_peers::{
 pub use names::{NameServer, Record};
 pub use origin::{Origin, Recorded, Reply, Visit};
 pub use raw::{Answer, ask, ask_on, connect, read_answer, read_answer_or_end, send, send_all};
+pub use redis::Redis;
 pub use tls_origin::TlsOrigin;
 
 /// How long a test waits for anything. Well above what the product itself allows before it asks or tries again (ten

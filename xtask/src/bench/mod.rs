@@ -12,6 +12,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use measure::{Measured, Pace};
+pub use peers::package;
 use peers::{Peer, Program};
 use place::{Machine, Place};
 use report::Report;

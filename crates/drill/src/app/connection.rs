@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::counts::Outcome;
 use super::head::{self, Head};
-use super::{ANSWER_BYTES_MAX, Answer, Posture, Shared, slots};
+use super::{Posture, Shared, slots};
 
 /// Where the gate asks whether the server is well. Answered past the slots: what is gravely overloaded is not unwell.
 const HEALTH: &str = "/healthz";
@@ -46,8 +46,7 @@ async fn requests(shared: &Arc<Shared>, stream: &mut TcpStream) {
         let Ok(Some(head)) = next else { return };
         let Some(status) = answer(shared, (stream, &mut buffer), &mut posture, &head).await else { return };
         let close = head.close || !posture.borrow().listening;
-        let good = shared.state.lock().behaviour.answer.clone();
-        if stream.write_all(told(status, &good, close, head.is_head).as_bytes()).await.is_err() || close {
+        if stream.write_all(told(status, close, head.is_head).as_bytes()).await.is_err() || close {
             return;
         }
     }
@@ -69,7 +68,7 @@ async fn answer(
         let mut state = shared.state.lock();
         let state = &mut *state;
         let round = head.number.map_or(0, |number| state.seen.note(number));
-        state.counts.came(&head.tenant, place(&head.path), round);
+        state.counts.came(&head.tenant, round);
         (head.number.unwrap_or(state.counts.requests), round, state.behaviour.harm(&head.tenant))
     };
     if let Some(harm) = harm {
@@ -91,11 +90,6 @@ async fn answer(
     (!gone).then_some(if fate.fails { 500 } else { 200 })
 }
 
-/// The first part of a path.
-fn place(path: &str) -> &str {
-    path.split(['/', '?']).find(|part| !part.is_empty()).unwrap_or_default()
-}
-
 /// Work is time that passes.
 async fn work(service: Duration) {
     clock::sleep_until(clock::latest().after(service)).await;
@@ -115,49 +109,14 @@ fn is_gone(stream: &TcpStream, buffer: &mut Vec<u8>) -> bool {
     }
 }
 
-fn told(status: u16, good: &Answer, close: bool, is_head: bool) -> String {
-    let (reason, mut body) = match status {
-        200 => ("OK", "ok\n".to_owned()),
-        500 => ("Internal Server Error", "failed\n".to_owned()),
-        _ => ("Service Unavailable", "full\n".to_owned()),
+fn told(status: u16, close: bool, is_head: bool) -> String {
+    let (reason, body) = match status {
+        200 => ("OK", "ok\n"),
+        500 => ("Internal Server Error", "failed\n"),
+        _ => ("Service Unavailable", "full\n"),
     };
-    let mut fields = String::new();
-    if status == 200 && good.bytes > 0 {
-        body = "x".repeat(good.bytes.min(ANSWER_BYTES_MAX));
-    }
-    if status == 200 && !good.cache_control.is_empty() {
-        fields = format!("Cache-Control: {}\r\n", good.cache_control);
-    }
-    if close {
-        fields.push_str("Connection: close\r\n");
-    }
+    let connection = if close { "Connection: close\r\n" } else { "" };
     let length = body.len();
-    if is_head {
-        body.clear();
-    }
-    format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {length}\r\n{fields}\r\n{body}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_good_answer_may_be_kept() {
-        let good = Answer { cache_control: "max-age=1", bytes: 5 };
-        let told = |status, is_head| told(status, &good, false, is_head);
-        assert_eq!(
-            told(200, false),
-            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: max-age=1\r\n\r\nxxxxx"
-        );
-        assert!(told(200, true).ends_with("Content-Length: 5\r\nCache-Control: max-age=1\r\n\r\n"));
-        assert!(!told(503, false).contains("Cache-Control"));
-    }
-
-    #[test]
-    fn a_place_is_the_first_part_of_a_path() {
-        for (path, first) in [("/", ""), ("/a", "a"), ("/a/17?b", "a"), ("/a?b/c", "a")] {
-            assert_eq!(place(path), first);
-        }
-    }
+    let body = if is_head { "" } else { body };
+    format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {length}\r\n{connection}\r\n{body}")
 }

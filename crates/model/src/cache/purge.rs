@@ -64,6 +64,18 @@ impl Label {
         }
     }
 
+    /// The label as a number, which another process understands.
+    #[must_use]
+    pub fn number(self) -> u128 {
+        self.0
+    }
+
+    /// The label of a number.
+    #[must_use]
+    pub fn numbered(number: u128) -> Label {
+        Label(number)
+    }
+
     fn digest(kind: &str, parts: &[&[u8]]) -> Label {
         let mut hash = Sha256::new_with_prefix(kind);
         for part in parts {

@@ -594,19 +594,19 @@ async fn pass(
 }
 
 fn invalidate(onward: Onward<'_>, exchange: &Exchange, asked: &Asked, fields: &HeaderMap) {
-    let memory = &onward.site.cache.memory;
+    let cache = &onward.site.cache;
     let origin = origin(exchange);
-    memory.purge(Label::target(asked.key), Purge::Hard, now());
+    cache.purge(Label::target(asked.key), Purge::Hard, now());
     let scheme = if exchange.connection.tls { "https" } else { "http" };
     for name in [LOCATION, CONTENT_LOCATION] {
         let target = fields
             .get(name)
             .and_then(|value| validate::same_origin(value.as_bytes(), scheme, &exchange.host));
         if let Some(path) = target.as_deref().and_then(|target| target.split('?').next()) {
-            memory.purge(Label::path(&exchange.host, path), Purge::Hard, now());
+            cache.purge(Label::path(&exchange.host, path), Purge::Hard, now());
         }
     }
     for tag in tags::invalidated(fields, origin.as_bytes()) {
-        memory.purge(Label::tag(tag, None), Purge::Hard, now());
+        cache.purge(Label::tag(tag, None), Purge::Hard, now());
     }
 }

@@ -5,7 +5,7 @@ use super::tree::{Node, Value};
 
 /// Keys, by the table they stand in.
 const KEYS: [(&str, &[&str]); 4] = [
-    ("Config", &["acme", "flag", "otlp", "queue", "redis", "saga", "schedule", "store", "topic", "webhook"]),
+    ("Config", &["acme", "flag", "otlp", "queue", "saga", "schedule", "store", "topic", "webhook"]),
     ("Route", &["idempotency"]),
     ("RouteDefaults", &["idempotency"]),
     ("Plan", &["quota"]),

@@ -190,6 +190,7 @@ impl Reading {
             control: resolved.control,
             log: resolved.log,
             protect: resolved.protect,
+            redis: resolved.redis,
             workers,
             drain: raw.drain.time.0,
             upstreams: resolved.upstreams,

@@ -267,6 +267,15 @@ fn without_secrets(line: &str) -> String {
             shown[start..end].fill('*');
         }
     }
+    // USER:PASSWORD@ of a URL.
+    for (at, mark) in line.match_indices("://") {
+        let start = at + mark.len();
+        let rest = &line[start..];
+        let url = &rest[..rest.find(['"', '\'']).unwrap_or(rest.len())];
+        let Some(end) = url.rfind('@').map(|end| start + end) else { continue };
+        let (start, end) = (line[..start].chars().count(), line[..end].chars().count());
+        shown[start..end].fill('*');
+    }
     shown.into_iter().collect()
 }
 
@@ -325,6 +334,8 @@ mod tests {
             (r#"set = { "X-Api-Key" = "abc" }"#, r#"set = { "X-Api-Key" = ***** }"#),
             (r#"set = { authorization = "Bearer abc" }"#, r#"set = { authorization = ************ }"#),
             (r#"hash_on = "cookie:a""#, r#"hash_on = "cookie:a""#),
+            (r#"url = "redis://me:p@ü/x@h:1/2" # @"#, r#"url = "redis://********@h:1/2" # @"#),
+            (r#"url = "http://h", b = "a@b""#, r#"url = "http://h", b = "a@b""#),
             ("secret_word = hunter2, y = 1", "secret_word = *******, y = 1"),
         ] {
             assert_eq!(without_secrets(line), shown, "{line}");

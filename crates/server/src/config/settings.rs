@@ -26,6 +26,8 @@ pub struct Config {
     pub log: LogSettings,
     /// When the process refuses to save itself.
     pub protect: ProtectSettings,
+    /// Where nodes meet.
+    pub redis: Option<RedisSettings>,
     /// Threads that carry traffic, each with a runtime of its own.
     pub workers: NonZeroUsize,
     /// How long exchanges may take to finish after SIGTERM.
@@ -126,6 +128,57 @@ pub struct ProtectSettings {
     pub lag: Duration,
     /// How long the pressure must have been low for the level to be lowered by one.
     pub calm: Duration,
+}
+
+/// Where nodes meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisSettings {
+    /// Where it is.
+    pub url: RedisUrl,
+    /// What its keys begin with.
+    pub prefix: Arc<str>,
+    /// The authority of its certificate, if it is none of the system's.
+    pub ca: Option<PathBuf>,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Purges that are kept for nodes that are away.
+    pub orders: u32,
+}
+
+/// A URL of a Redis. It may hold a password: it is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl {
+    secret: String,
+    shown: String,
+}
+
+impl RedisUrl {
+    /// A URL, if it is one.
+    #[must_use]
+    pub fn new(secret: String) -> Option<RedisUrl> {
+        let shown = crate::redis::is_url(&secret)?;
+        Some(RedisUrl { secret, shown })
+    }
+
+    /// With the password.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+impl std::fmt::Debug for RedisUrl {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "RedisUrl({})", self.shown)
+    }
 }
 
 /// What is written where.

@@ -7,6 +7,7 @@ use tidegate_upstream::settings::{ShardSettings, WhenDown};
 use super::Config;
 
 mod cache;
+mod redis;
 mod tenants;
 
 /// A directory of a test's own, removed with it.

@@ -18,9 +18,10 @@ use crate::telemetry::{
     CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
     ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, GATE_REFUSED,
     GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT,
-    LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, RECEIVED, REFUSALS,
-    RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHEDDING, TENANT_REFUSED,
-    TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
+    LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST,
+    PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS,
+    SENT, SHARD_REFUSED, SHARD_SPILLED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
+    UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -81,12 +82,32 @@ pub fn text(process: &Process) -> String {
     for (kind, count) in Kind::NAMES.into_iter().zip(faults.counts()) {
         out.sample(FAULTS_STRUCK.name, &[("kind", kind)], count);
     }
+    redis(&mut out, process);
     out.family(&RELOADS);
     out.sample(RELOADS.name, &[("outcome", "applied")], gate.counts.reloads.load(Relaxed));
     out.sample(RELOADS.name, &[("outcome", "refused")], gate.counts.reloads_refused.load(Relaxed));
     out.family(&BUILD);
     out.sample(BUILD.name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
     out.finish()
+}
+
+fn redis(out: &mut Exposition, process: &Process) {
+    let redis = &process.gate.redis;
+    let Some(up) = redis.is_up() else { return };
+    let purges = process.gate.standing.cache.purges.counts();
+    for (metric, value) in [
+        (REDIS_UP, u64::from(up)),
+        (REDIS_FAILURES, redis.failures()),
+        (PURGES_WAITING, purges.waiting),
+        (PURGES_LOST, purges.lost),
+    ] {
+        out.family(&metric);
+        out.sample(metric.name, &[], value);
+    }
+    out.family(&PURGES);
+    for (direction, count) in [("sent", purges.sent), ("read", purges.read)] {
+        out.sample(PURGES.name, &[("direction", direction)], count);
+    }
 }
 
 fn protection(out: &mut Exposition, process: &Process) {

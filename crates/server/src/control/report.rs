@@ -67,6 +67,7 @@ pub fn status(process: &Process) -> Value {
         "connections": gate.census.open(),
         "load": load(process),
         "listeners": listeners,
+        "redis": gate.redis.status(),
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
         "faults": faults::told(&gate.standing.faults),

@@ -70,6 +70,11 @@ metrics! {
     TENANT_REFUSED = "tidegate_tenant_refused_total", "counter", ["tenant"], "Exchanges that a tenant's limits refused, for the busiest tenants; the line with `sum=\"true\"` is the rest.";
     FAULTS = "tidegate_faults", "gauge", [], "Injected faults that have not ended.";
     FAULTS_STRUCK = "tidegate_faults_struck_total", "counter", ["kind"], "Times an injected fault struck an exchange: `delay`, `abort`, `reset`, `throttle` or `truncate`.";
+    REDIS_UP = "tidegate_redis_up", "gauge", [], "1: Redis is connected, and this node has read the log of purges to its end. Only where `[redis]` is configured.";
+    REDIS_FAILURES = "tidegate_redis_failures_total", "counter", [], "Connections to Redis that did not come about or were lost. Only where `[redis]` is configured.";
+    PURGES = "tidegate_purges_total", "counter", ["direction"], "Purges that this node `sent` to all others, and `read` of theirs. Only where `[redis]` is configured.";
+    PURGES_WAITING = "tidegate_purges_waiting", "gauge", [], "Purges of this node that wait to be sent to all others. Only where `[redis]` is configured.";
+    PURGES_LOST = "tidegate_purges_lost_total", "counter", [], "Times this node could not know which purges it has missed, and took all that it had for stale; the first time is its start. Only where `[redis]` is configured.";
     LINES_DROPPED = "tidegate_access_log_dropped_total", "counter", [], "Access log lines dropped because the writer could not keep up.";
     LINES_LEFT_OUT = "tidegate_access_log_left_out_total", "counter", [], "Access log lines left out under load, where `degrade.log` of a route says so.";
     RELOADS = "tidegate_config_reloads_total", "counter", ["outcome"], "Reloads of the configuration: `applied` or `refused`.";

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod cache;
+mod cluster;
 mod demo;
 mod drills;
 mod examples;

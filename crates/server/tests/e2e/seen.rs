@@ -181,10 +181,9 @@ fn table(page: &str) -> Vec<Vec<String>> {
 fn what_is_scraped_is_what_is_documented() {
     let page = include_str!("../../../../docs/metrics.md").split("\n## ").next().unwrap();
     let origins = [ok(), ok()];
-    let gate = gate(
-        "scraped",
-        &app(&[origins[0].address, origins[1].address], "concurrency = 10\nshuffle_shard = 1", ""),
-    );
+    let config = app(&[origins[0].address, origins[1].address], "concurrency = 10\nshuffle_shard = 1", "");
+    let redis = format!("[redis]\nurl = \"redis://{}\"\n", crate::nobody());
+    let gate = gate("scraped", &format!("{config}{redis}"));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);
     let label = |sample: &str| -> Vec<String> {

@@ -1,6 +1,7 @@
 //! The configuration as it is typed. The comment on each field is the text of the reference; the default of
 //! each is the default of Tidegate. Nothing is looked up here and nothing checked but the shape of each value.
 
+mod redis;
 mod route;
 mod upstream;
 
@@ -10,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
+pub use redis::Redis;
 pub use route::{
     Add, Degrade, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults,
     SetTo, Share,
@@ -49,6 +51,9 @@ pub struct Config {
     pub protect: Protect,
     /// How much the cache keeps. Which routes are cached is said at the routes. See `docs/cache.md`.
     pub cache: CacheRoom,
+    /// The Redis through which purges reach all nodes. See `docs/cluster.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
     /// How tokens (JWT) are verified, by a name that `tenants.from` uses.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub jwt: BTreeMap<String, Jwt>,

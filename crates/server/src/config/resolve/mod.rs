@@ -2,6 +2,7 @@
 //! problem is told; only a configuration without any comes out.
 
 mod listen;
+mod redis;
 mod route;
 mod tenants;
 mod upstream;
@@ -17,7 +18,7 @@ use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 use super::problem::Problem;
 use super::raw;
 use super::scalar::{Size, Time};
-use super::settings::{ControlSettings, LogSettings, ProtectSettings};
+use super::settings::{ControlSettings, LogSettings, ProtectSettings, RedisSettings};
 use super::suggest::nearest;
 use super::tree::Node;
 
@@ -31,6 +32,7 @@ pub struct Resolved {
     pub control: ControlSettings,
     pub log: LogSettings,
     pub protect: ProtectSettings,
+    pub redis: Option<RedisSettings>,
     pub upstreams: Vec<UpstreamSettings>,
     pub proxy: ProxySettings,
     /// Files that were named in it and whose change is a change of it.
@@ -48,6 +50,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let control = listen::control(&mut context, &raw.control);
     let log = listen::log(&raw.log);
     let protect = protect(&mut context, &raw.protect);
+    let redis = redis::redis(&mut context, raw);
     let upstreams = upstream::upstreams(&mut context, raw);
     let tenants = tenants::tenants(&mut context, raw);
     let routes = route::routes(&mut context, raw);
@@ -61,7 +64,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     };
     let Context { problems, named, .. } = context;
     if problems.is_empty() {
-        Ok(Resolved { listeners, certificates, control, log, protect, upstreams, proxy, named })
+        Ok(Resolved { listeners, certificates, control, log, protect, redis, upstreams, proxy, named })
     } else {
         Err(problems)
     }

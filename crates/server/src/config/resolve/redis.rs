@@ -1,0 +1,30 @@
+//! Where nodes meet.
+
+use super::Context;
+use crate::config::raw;
+use crate::config::settings::{RedisSettings, RedisUrl};
+
+pub(super) fn redis(context: &mut Context<'_>, raw: &raw::Config) -> Option<RedisSettings> {
+    let raw = raw.redis.as_ref()?;
+    let node = context.entry("redis");
+    let secret = context.secret(&raw.url, node.at("url"));
+    for (key, time) in [("connect_timeout", &raw.connect_timeout), ("timeout", &raw.timeout)] {
+        context.positive(node, key, time);
+    }
+    let url = String::from_utf8(secret).ok().and_then(RedisUrl::new);
+    if url.is_none() {
+        let help = "write \"redis://HOST:PORT\", \"rediss://HOST:PORT\" (TLS) or \"unix:///PATH\"";
+        context.tell_with(node.at("url"), "this is no URL of a Redis", help);
+    }
+    if let Some(ca) = &raw.ca {
+        context.name_file(&ca.0);
+    }
+    Some(RedisSettings {
+        url: url?,
+        prefix: raw.prefix.0.as_str().into(),
+        ca: raw.ca.as_ref().map(|file| file.0.clone()),
+        connect_timeout: raw.connect_timeout.0,
+        timeout: raw.timeout.0,
+        orders: raw.orders,
+    })
+}

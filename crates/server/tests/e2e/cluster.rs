@@ -1,0 +1,307 @@
+//! Several nodes and one Redis: what is purged on one is purged on all, whatever becomes of the Redis meanwhile.
+
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tidegate_testkit::{Gate, Origin, Redis, ask, until};
+
+use crate::{app, control};
+
+/// An application that numbers its answers, and lets them be kept.
+fn origin() -> Origin {
+    let count = AtomicUsize::new(0);
+    Origin::scripted(move |visit| {
+        visit.read_body()?;
+        let body = format!("answer {}", count.fetch_add(1, SeqCst));
+        let length = body.len();
+        visit.say(format!(
+            "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+    })
+}
+
+/// A node whose tenants are named by a header. `redis` is what stands in its table.
+fn node(name: &str, origin: &Origin, redis: &str) -> Gate {
+    let config = app(&[origin.address], "", "cache = {}");
+    let listen = "http = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.1\"]";
+    let tenants = "[tenants]\nfrom = [{ header = \"x-tenant\" }]\n";
+    let config = format!("{config}{tenants}[redis]\n{redis}\n");
+    Gate::start_listening(crate::BINARY, name, listen, &config)
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("url = \"redis://{address}\"\nconnect_timeout = \"200ms\"\ntimeout = \"200ms\"")
+}
+
+/// Two nodes on one Redis, both with a place in the log.
+fn pair(name: &str, origin: &Origin, first: SocketAddr, second: SocketAddr) -> [Gate; 2] {
+    let nodes = [("a", first), ("b", second)]
+        .map(|(node, address)| self::node(&format!("{name}-{node}"), origin, &url(address)));
+    nodes.iter().for_each(up);
+    nodes
+}
+
+fn redis_status(gate: &Gate) -> Value {
+    let answer = control(gate, "/status");
+    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+    serde_json::from_str::<Value>(body).expect("the status is JSON")["redis"].clone()
+}
+
+fn up(gate: &Gate) {
+    until("Redis is up", || redis_status(gate)["state"] == "up");
+}
+
+fn away(gate: &Gate) {
+    until("Redis is away", || redis_status(gate)["state"] == "away");
+}
+
+fn get(gate: &Gate, path: &str, tenant: &str) -> (String, String) {
+    let answer = ask(gate.address, &format!("GET {path}"), &format!("X-Tenant: {tenant}\r\n"));
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    (answer.body.clone(), answer.header("cache-status").to_owned())
+}
+
+/// Keeps it on this node.
+fn warm(gate: &Gate, path: &str, tenant: &str) -> String {
+    until("it is kept", || get(gate, path, tenant).1.starts_with("tidegate; hit"));
+    get(gate, path, tenant).0
+}
+
+/// A write, which takes away what is kept of its target for its tenant.
+fn write(gate: &Gate, path: &str, tenant: &str) {
+    let fields = format!("X-Tenant: {tenant}\r\nContent-Length: 0\r\n");
+    assert_eq!(ask(gate.address, &format!("POST {path}"), &fields).status, 200);
+}
+
+fn is_hit(gate: &Gate, path: &str, tenant: &str) -> bool {
+    get(gate, path, tenant).1.starts_with("tidegate; hit")
+}
+
+/// A way to somewhere that can be cut and mended.
+struct Way {
+    address: SocketAddr,
+    state: Arc<Mutex<WayState>>,
+}
+
+#[derive(Default)]
+struct WayState {
+    cut: bool,
+    streams: Vec<TcpStream>,
+}
+
+impl Way {
+    fn to(target: SocketAddr) -> Way {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::<Mutex<WayState>>::default();
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let mut state = shared.lock();
+                let (false, Ok(far)) = (state.cut, TcpStream::connect(target)) else { continue };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+                state.streams.extend([near, far]);
+            }
+        });
+        Way { address, state }
+    }
+
+    fn cut(&self) {
+        let mut state = self.state.lock();
+        state.cut = true;
+        for stream in state.streams.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn mend(&self) {
+        self.state.lock().cut = false;
+    }
+}
+
+#[test]
+fn what_is_written_on_one_node_is_not_served_as_it_was_by_another() {
+    let (redis, origin) = (Redis::start("written"), origin());
+    let [a, b] = pair("written", &origin, redis.address, redis.address);
+    for path in ["/x", "/y"] {
+        warm(&b, path, "acme");
+    }
+    let kept = warm(&b, "/x", "umbrella");
+    write(&a, "/x", "acme");
+    until("the other node has read it", || !is_hit(&b, "/x", "acme"));
+    assert!(is_hit(&b, "/y", "acme"), "another path is untouched");
+    let (body, status) = get(&b, "/x", "umbrella");
+    assert!(status.starts_with("tidegate; hit") && body == kept, "another tenant is untouched: {status}");
+    assert_eq!(b.metric("tidegate_purges_total{direction=\"read\"}"), Some(1.0));
+    assert_eq!(a.metric("tidegate_purges_total{direction=\"sent\"}"), Some(1.0));
+}
+
+#[test]
+fn a_node_that_was_away_catches_up() {
+    let (redis, origin) = (Redis::start("away"), origin());
+    let way = Way::to(redis.address);
+    let [a, b] = pair("away", &origin, redis.address, way.address);
+    for path in ["/x", "/y"] {
+        warm(&b, path, "acme");
+    }
+    way.cut();
+    away(&b);
+    write(&a, "/x", "acme");
+    until("it is in the log", || redis_status(&a)["purges"]["sent"] == 1);
+    assert!(is_hit(&b, "/x", "acme"), "traffic goes on with what it has");
+    assert_eq!(b.metric("tidegate_redis_up"), Some(0.0));
+    way.mend();
+    up(&b);
+    assert!(!is_hit(&b, "/x", "acme"));
+    assert!(is_hit(&b, "/y", "acme"), "nothing else was touched");
+    assert_eq!(redis_status(&b)["purges"]["lost"], 1, "only the beginning");
+}
+
+#[test]
+fn a_node_that_was_away_until_the_log_was_trimmed_takes_all_it_has_for_stale() {
+    let (redis, origin) = (Redis::start("trimmed"), origin());
+    let way = Way::to(redis.address);
+    let [a, b] = pair("trimmed", &origin, redis.address, way.address);
+    warm(&b, "/x", "acme");
+    way.cut();
+    away(&b);
+    for path in ["/1", "/2"] {
+        write(&a, path, "acme");
+    }
+    until("both are in the log", || redis_status(&a)["purges"]["sent"] == 2);
+    let _ = redis.ask(&["XTRIM", "tidegate:purges", "MAXLEN", "1"]);
+    way.mend();
+    up(&b);
+    let (_, status) = get(&b, "/x", "acme");
+    assert!(status.starts_with("tidegate; fwd=stale"), "stale, and still there: {status}");
+    assert_eq!(redis_status(&b)["purges"]["lost"], 2);
+    assert_eq!(b.metric("tidegate_purges_lost_total"), Some(2.0));
+}
+
+#[test]
+fn what_is_purged_while_redis_is_away_is_sent_when_it_is_back() {
+    let (mut redis, origin) = (Redis::start("stopped"), origin());
+    let [a, b] = pair("stopped", &origin, redis.address, redis.address);
+    warm(&a, "/x", "acme");
+    warm(&b, "/x", "acme");
+    redis.stop();
+    away(&a);
+    away(&b);
+    write(&a, "/x", "acme");
+    assert!(!is_hit(&a, "/x", "acme"), "here it is seen at once");
+    assert!(is_hit(&b, "/x", "acme"), "traffic goes on");
+    assert_eq!(redis_status(&a)["purges"]["waiting"], 1);
+    redis.start_again();
+    up(&a);
+    up(&b);
+    until("the other node has read it", || redis_status(&b)["purges"]["read"] == 1);
+    assert!(!is_hit(&b, "/x", "acme"));
+    assert_eq!(redis_status(&b)["purges"]["lost"], 1, "the log was kept");
+}
+
+#[test]
+fn a_redis_that_has_lost_its_data_makes_stale_what_nodes_have_and_is_told_the_last_purges_again() {
+    let (redis, origin) = (Redis::start("flushed"), origin());
+    let way = Way::to(redis.address);
+    let [a, b] = pair("flushed", &origin, redis.address, way.address);
+    warm(&b, "/x", "acme");
+    warm(&b, "/y", "acme");
+    way.cut();
+    away(&b);
+    write(&a, "/x", "acme");
+    until("it was read back", || redis_status(&a)["purges"]["place"] != redis_status(&b)["purges"]["place"]);
+    let _ = redis.ask(&["FLUSHALL"]);
+    until("the first node sees it", || redis_status(&a)["purges"]["lost"] == 2);
+    until("what it ordered is in the log again", || redis_status(&a)["purges"]["sent"] == 2);
+    way.mend();
+    up(&b);
+    until("the other node has read it", || redis_status(&b)["purges"]["read"] == 1);
+    assert!(get(&b, "/x", "acme").1.starts_with("tidegate; fwd=uri-miss"), "purged for good");
+    assert!(get(&b, "/y", "acme").1.starts_with("tidegate; fwd=stale"), "stale");
+}
+
+#[test]
+fn an_entry_of_the_log_that_cannot_be_read_makes_everything_stale() {
+    let (redis, origin) = (Redis::start("foreign"), origin());
+    let [a, _b] = pair("foreign", &origin, redis.address, redis.address);
+    warm(&a, "/x", "acme");
+    let _ = redis.ask(&["XADD", "tidegate:purges", "*", "order", "9 of a later version"]);
+    until("it is stale", || get(&a, "/x", "acme").1.starts_with("tidegate; fwd=stale"));
+    up(&a);
+}
+
+#[test]
+fn a_wrong_password_costs_the_purges_of_others_alone_until_it_is_mended() {
+    // The rights that docs/cluster.md asks for, and no others.
+    let user = ["--user", "gate", "on", ">right", "~tidegate:*", "+xadd", "+xrange", "+xread"];
+    let (redis, origin) = (Redis::start_with("password", &user), origin());
+    let at = |password: &str| format!("url = \"redis://gate:{password}@{}\"", redis.address);
+    let gate = node("password", &origin, &at("wrong-one"));
+    away(&gate);
+    let told = redis_status(&gate);
+    assert!(told["error"].as_str().is_some_and(|error| error.contains("authentication failed")), "{told}");
+    warm(&gate, "/x", "acme");
+    let said = gate.said() + &control(&gate, "/status") + &control(&gate, "/config");
+    assert!(!said.contains("wrong-one"), "the password is told nowhere: {said}");
+    let config = std::fs::read_to_string(&gate.file).unwrap();
+    std::fs::write(&gate.file, config.replace("wrong-one", "right")).unwrap();
+    up(&gate);
+}
+
+#[test]
+fn what_is_no_redis_is_away_and_traffic_goes_on() {
+    let garbage: [&[u8]; 4] =
+        [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*1000000000\r\n$-7\r\n", b"\xff\xfe\0", b""];
+    for (number, bytes) in garbage.into_iter().enumerate() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for mut stream in listener.incoming().flatten() {
+                let _ = std::io::Write::write_all(&mut stream, bytes);
+                open.push(stream);
+            }
+        });
+        let origin = origin();
+        let gate = node(&format!("garbage-{number}"), &origin, &url(address));
+        away(&gate);
+        warm(&gate, "/x", "acme");
+        write(&gate, "/x", "acme");
+        assert!(!is_hit(&gate, "/x", "acme"));
+    }
+}
+
+#[test]
+fn purges_go_over_tls_where_the_url_says_so() {
+    let folder = Gate::folder("redis-tls");
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let _ = tidegate_testkit::tls::certificate(&["127.0.0.1", "localhost"], &cert, &key);
+    let tls_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let arguments = [
+        "--tls-port",
+        &tls_port,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+    ];
+    let (_redis, origin) = (Redis::start_with("tls", &arguments), origin());
+    let gate =
+        node("redis-tls", &origin, &format!("url = \"rediss://127.0.0.1:{tls_port}\"\nca = \"{cert}\""));
+    up(&gate);
+    let untrusting =
+        node("redis-tls-untrusting", &origin, &format!("url = \"rediss://127.0.0.1:{tls_port}\""));
+    away(&untrusting);
+}
