@@ -13,6 +13,7 @@
 //! Everything is a pure function of header fields and of the time that the caller tells. Nothing here holds a body, a key or
 //! a tenant: that is the store's and the stage's.
 
+mod date;
 pub mod directives;
 pub mod evict;
 pub mod freshness;
@@ -26,6 +27,9 @@ pub mod store;
 pub mod tags;
 pub mod validate;
 pub mod vary;
+
+#[cfg(test)]
+mod conformance;
 
 /// Seconds of the civil clock since 1970, as HTTP dates count. What is on disk outlives the process and its monotonic clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,8 +45,6 @@ impl Wall {
     /// The moment that an HTTP date tells.
     #[must_use]
     pub fn of_date(text: &[u8]) -> Option<Wall> {
-        let date = httpdate::parse_http_date(std::str::from_utf8(text).ok()?.trim()).ok()?;
-        let since = date.duration_since(std::time::UNIX_EPOCH).ok()?;
-        Some(Wall(since.as_secs()))
+        date::seconds(text).map(Wall)
     }
 }

@@ -4,6 +4,9 @@
 //! Names are read in any case and arguments as tokens or quoted strings, whatever the directive is defined with (section
 //! 5.2). A number that cannot be read, or that is told twice with two values, is *unreadable*, which is not the same as not
 //! told: the response is then stale (section 4.2.1), a request's wish the strictest.
+//!
+//! An element that is not of a directive's form (`private; max-age=60`, `no-store =`, a quote that never ends) is *unsound*:
+//! every name in it that restricts is taken at its word, and none that permits.
 
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderName};
@@ -38,9 +41,33 @@ impl Told {
         }
     }
 
-    fn tell(&mut self, argument: Option<&[u8]>) {
-        let read = argument.and_then(seconds).map_or(Told::Unreadable, Told::Seconds);
+    fn tell(&mut self, argument: Argument<'_>) {
+        let read = argument.is().and_then(seconds).map_or(Told::Unreadable, Told::Seconds);
         *self = if *self == Told::No || *self == read { read } else { Told::Unreadable };
+    }
+}
+
+/// What stands behind a directive's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Argument<'a> {
+    /// Nothing.
+    None,
+    /// This, without its quotes.
+    Is(&'a [u8]),
+    /// What no directive may have there: only what restricts is believed.
+    Unsound,
+}
+
+impl<'a> Argument<'a> {
+    fn is(self) -> Option<&'a [u8]> {
+        match self {
+            Argument::Is(argument) => Some(argument),
+            Argument::None | Argument::Unsound => None,
+        }
+    }
+
+    fn is_sound(self) -> bool {
+        self != Argument::Unsound
     }
 }
 
@@ -57,8 +84,8 @@ pub enum Scope {
 }
 
 impl Scope {
-    fn tell(&mut self, argument: Option<&[u8]>) {
-        let told = argument.and_then(names);
+    fn tell(&mut self, argument: Argument<'_>) {
+        let told = argument.is().and_then(names);
         *self = match (std::mem::take(self), told) {
             (Scope::Nothing, Some(fields)) => Scope::Fields(fields),
             (Scope::Fields(mut before), Some(fields)) if before.len() + fields.len() <= NAMES_MAX => {
@@ -99,23 +126,24 @@ pub struct Response {
     pub no_transform: bool,
     /// It does not change while it is fresh (RFC 8246).
     pub immutable: bool,
+    /// All of this was told by a targeted field: `Expires` says nothing then (RFC 9213 section 2.2).
+    pub targeted: bool,
 }
 
 impl Response {
     /// Reads the directives of a response: of the first of `targeted` that says something, else of `Cache-Control`.
-    /// Tells also whether they were targeted: then `Expires` says nothing (RFC 9213 section 2.1).
     #[must_use]
-    pub fn of(headers: &HeaderMap, targeted: &[HeaderName]) -> (Response, bool) {
+    pub fn of(headers: &HeaderMap, targeted: &[HeaderName]) -> Response {
         for name in targeted {
             if let Some(read) = Response::of_dictionary(headers, name) {
-                return (read, true);
+                return read;
             }
         }
         let mut read = Response::default();
         for line in headers.get_all(CACHE_CONTROL) {
             each(line.as_bytes(), |name, argument| read.tell(name, argument));
         }
-        (read, false)
+        read
     }
 
     /// Reads a targeted field, which is a dictionary of structured fields. `None`: it is absent, empty or malformed, and is
@@ -133,38 +161,50 @@ impl Response {
         }
         let members =
             sfv::Parser::new(&lines).parse::<sfv::Dictionary>().ok().filter(|all| !all.is_empty())?;
-        let mut read = Response::default();
+        let mut read = Response { targeted: true, ..Response::default() };
         for (key, member) in &members {
-            let sfv::ListEntry::Item(item) = member else { continue };
-            let text;
-            let argument = match &item.bare_item {
-                sfv::BareItem::Boolean(true) => None,
-                sfv::BareItem::Boolean(false) => continue,
-                // A negative number, a decimal or a date is no count of seconds: it stays unreadable.
-                other => {
-                    text = argument_of(other);
-                    Some(text.as_bytes())
-                }
+            let name = key.as_str();
+            let is_number =
+                matches!(name, "max-age" | "s-maxage" | "stale-while-revalidate" | "stale-if-error");
+            let digits;
+            // A value of a type that its directive does not have is not made one that it has (RFC 9213 section 2.1).
+            let argument = match member {
+                sfv::ListEntry::Item(item) => match &item.bare_item {
+                    sfv::BareItem::Boolean(true) => Argument::None,
+                    sfv::BareItem::Boolean(false) if !is_number => continue,
+                    sfv::BareItem::Integer(number) if is_number => {
+                        digits = number.to_string();
+                        Argument::Is(digits.as_bytes())
+                    }
+                    sfv::BareItem::String(text) if matches!(name, "no-cache" | "private") => {
+                        Argument::Is(text.as_str().as_bytes())
+                    }
+                    _ => Argument::Unsound,
+                },
+                sfv::ListEntry::InnerList(_) => Argument::Unsound,
             };
-            read.tell(key.as_str().as_bytes(), argument);
+            read.tell(name.as_bytes(), argument);
         }
         Some(read)
     }
 
-    fn tell(&mut self, name: &[u8], argument: Option<&[u8]>) {
+    fn tell(&mut self, name: &[u8], argument: Argument<'_>) {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let sound = argument.is_sound();
         match name.len() {
-            6 if is("public") => self.public = true,
+            6 if is("public") => self.public |= sound,
             7 if is("max-age") => self.max_age.tell(argument),
             7 if is("private") => self.private.tell(argument),
             8 if is("s-maxage") => self.s_maxage.tell(argument),
             8 if is("no-cache") => self.no_cache.tell(argument),
             8 if is("no-store") => self.no_store = true,
-            9 if is("immutable") => self.immutable = true,
+            9 if is("immutable") => self.immutable |= sound,
             12 if is("no-transform") => self.no_transform = true,
             14 if is("stale-if-error") => self.stale_if_error.tell(argument),
-            15 if is("must-revalidate") => self.must_revalidate = true,
-            15 if is("must-understand") => self.must_understand = true,
+            // It also permits to keep what answers credentials: that part must be told soundly.
+            15 if is("must-revalidate") && sound => self.must_revalidate = true,
+            15 if is("must-revalidate") => self.proxy_revalidate = true,
+            15 if is("must-understand") => self.must_understand |= sound,
             16 if is("proxy-revalidate") => self.proxy_revalidate = true,
             22 if is("stale-while-revalidate") => self.stale_while_revalidate.tell(argument),
             _ => {}
@@ -173,7 +213,7 @@ impl Response {
 }
 
 /// How stale a response a client will take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MaxStale {
     /// Not at all.
     #[default]
@@ -222,7 +262,7 @@ impl Request {
         read
     }
 
-    fn tell(&mut self, name: &[u8], argument: Option<&[u8]>) {
+    fn tell(&mut self, name: &[u8], argument: Argument<'_>) {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match name.len() {
             7 if is("max-age") => self.max_age.tell(argument),
@@ -230,22 +270,24 @@ impl Request {
             8 if is("no-store") => self.no_store = true,
             9 if is("min-fresh") => self.min_fresh.tell(argument),
             9 if is("max-stale") => {
-                self.max_stale = match argument.map(seconds) {
-                    None => MaxStale::Any,
-                    Some(Some(seconds)) => MaxStale::Seconds(seconds),
-                    Some(None) => MaxStale::No,
+                let told = match argument {
+                    Argument::None => MaxStale::Any,
+                    Argument::Is(digits) => seconds(digits).map_or(MaxStale::No, MaxStale::Seconds),
+                    Argument::Unsound => MaxStale::No,
                 };
+                // Told twice, the stricter wish counts.
+                self.max_stale = if self.max_stale == MaxStale::No { told } else { self.max_stale.min(told) };
             }
             12 if is("no-transform") => self.no_transform = true,
-            14 if is("only-if-cached") => self.only_if_cached = true,
+            14 if is("only-if-cached") => self.only_if_cached |= argument.is_sound(),
             14 if is("stale-if-error") => self.stale_if_error.tell(argument),
             _ => {}
         }
     }
 }
 
-/// Calls `with` for each directive of a line: its name, and its argument without quotes.
-fn each(line: &[u8], mut with: impl FnMut(&[u8], Option<&[u8]>)) {
+/// Calls `with` for each directive of a line: its name, and what stands behind it.
+fn each(line: &[u8], mut with: impl FnMut(&[u8], Argument<'_>)) {
     let mut rest = line;
     while !rest.is_empty() {
         let (element, after) = element(rest);
@@ -254,13 +296,24 @@ fn each(line: &[u8], mut with: impl FnMut(&[u8], Option<&[u8]>)) {
             None => (element, None),
             Some(at) => (&element[..at], Some(&element[at + 1..])),
         };
-        if !name.is_empty() {
-            match argument.map(unquoted) {
-                None => with(name, None),
-                Some(argument) => with(name, Some(&argument)),
+        match argument.map(unquoted) {
+            None if is_token(name) => with(name, Argument::None),
+            Some(Some(argument)) if is_token(name) => with(name, Argument::Is(&argument)),
+            _ => {
+                for word in element.split(|&byte| !is_token_byte(byte)) {
+                    with(word, Argument::Unsound);
+                }
             }
         }
     }
+}
+
+fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|&byte| is_token_byte(byte))
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// The first element of a list, and what follows its comma. A comma within quotes is none.
@@ -278,21 +331,25 @@ pub(super) fn element(list: &[u8]) -> (&[u8], &[u8]) {
     (list.trim_ascii(), &[])
 }
 
-/// An argument without its quotes. One that is quoted badly keeps a quote, which neither a number nor a name may have.
-fn unquoted(argument: &[u8]) -> SmallVec<[u8; 32]> {
+/// An argument without its quotes. `None`: it is neither a token nor a quoted string.
+fn unquoted(argument: &[u8]) -> Option<SmallVec<[u8; 32]>> {
     let Some(inner) = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")) else {
-        return SmallVec::from_slice(argument);
+        return is_token(argument).then(|| SmallVec::from_slice(argument));
     };
     let (mut text, mut escaped) = (SmallVec::new(), false);
     for &byte in inner {
-        if byte == b'\\' && !escaped {
-            escaped = true;
-            continue;
+        match byte {
+            b'\\' if !escaped => {
+                escaped = true;
+                continue;
+            }
+            b'"' if !escaped => return None,
+            _ => {}
         }
         escaped = false;
         text.push(byte);
     }
-    text
+    (!escaped).then_some(text)
 }
 
 /// Whole seconds; a number too large to count is for ever.
@@ -318,16 +375,6 @@ fn names(list: &[u8]) -> Option<SmallVec<[HeaderName; 2]>> {
     (!names.is_empty()).then_some(names)
 }
 
-/// A structured field's value as the argument of a directive.
-fn argument_of(item: &sfv::BareItem) -> String {
-    match item {
-        sfv::BareItem::Integer(number) => number.to_string(),
-        sfv::BareItem::String(text) => text.as_str().to_owned(),
-        sfv::BareItem::Token(token) => token.as_str().to_owned(),
-        _ => "-".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,7 +385,7 @@ mod tests {
         for line in lines {
             headers.append(CACHE_CONTROL, HeaderValue::from_static(line));
         }
-        Response::of(&headers, &[]).0
+        Response::of(&headers, &[])
     }
 
     fn request(line: &'static str) -> Request {
@@ -363,7 +410,7 @@ mod tests {
         {
             max_age(line, Told::Unreadable);
         }
-        max_age("max-age =5", Told::No);
+        max_age("max-age =5", Told::Unreadable);
         max_age("x-max-age=5", Told::No);
     }
 
@@ -403,6 +450,23 @@ mod tests {
     }
 
     #[test]
+    fn of_what_is_unsound_only_what_restricts_is_believed() {
+        let read = response(&["private; max-age=60"]);
+        assert_eq!((read.private, read.max_age), (Scope::All, Told::Unreadable));
+        let read = response(&["max-age=60; public, immutable=\"x, must-understand"]);
+        assert_eq!(read.max_age, Told::Unreadable);
+        assert!(!read.public && !read.immutable && !read.must_understand);
+        assert!(response(&["ext=\"a, no-store"]).no_store);
+        assert!(response(&["no store, no-store ="]).no_store);
+        let read = response(&["must-revalidate;x"]);
+        assert!(read.proxy_revalidate && !read.must_revalidate);
+        assert_eq!(response(&["ext=a:b, x y, max-age=60"]).max_age, Told::Seconds(60));
+        let read = request("max-stale;x, only-if-cached;x, no-cache;x, min-fresh;x");
+        assert_eq!((read.max_stale, read.min_fresh), (MaxStale::No, Told::Unreadable));
+        assert!(read.no_cache && !read.only_if_cached);
+    }
+
+    #[test]
     fn every_directive_of_a_response_is_read() {
         let read = response(&[
             "no-store, public, must-revalidate, proxy-revalidate, must-understand, no-transform, immutable",
@@ -422,6 +486,7 @@ mod tests {
             must_understand: true,
             no_transform: true,
             immutable: true,
+            targeted: false,
         };
         assert_eq!(read, expected);
     }
@@ -444,6 +509,7 @@ mod tests {
         assert_eq!(read, expected);
         assert_eq!(request("max-stale=9").max_stale, MaxStale::Seconds(9));
         assert_eq!(request("max-stale=soon").max_stale, MaxStale::No);
+        assert_eq!(request("max-stale, max-stale=9").max_stale, MaxStale::Seconds(9));
     }
 
     #[test]
@@ -460,8 +526,8 @@ mod tests {
             (CACHE_CONTROL, HeaderValue::from_static("max-age=1")),
             (name.clone(), HeaderValue::from_static(cdn)),
         ]);
-        let (read, is_targeted) = Response::of(&headers, &[HeaderName::from_static("tidegate-x"), name]);
-        assert_eq!(is_targeted, expected.is_some(), "{cdn:?}");
+        let read = Response::of(&headers, &[HeaderName::from_static("tidegate-x"), name]);
+        assert_eq!(read.targeted, expected.is_some(), "{cdn:?}");
         assert_eq!(read.max_age, expected.unwrap_or(Told::Seconds(1)), "{cdn:?}");
     }
 
@@ -470,7 +536,11 @@ mod tests {
         targeted("max-age=60", Some(Told::Seconds(60)));
         targeted("max-age=60;x=1, unknown", Some(Told::Seconds(60)));
         targeted("none", Some(Told::No));
-        targeted("max-age=\"60\"", Some(Told::Seconds(60)));
+        targeted("max-age=\"60\"", Some(Told::Unreadable));
+        targeted("max-age=(60)", Some(Told::Unreadable));
+        targeted("max-age=?0", Some(Told::Unreadable));
+        targeted("max-age", Some(Told::Unreadable));
+        targeted("max-age=1, max-age=60", Some(Told::Seconds(60)));
         targeted("max-age=10.5", Some(Told::Unreadable));
         targeted("max-age=-10", Some(Told::Unreadable));
         targeted("", None);

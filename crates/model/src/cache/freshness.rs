@@ -52,13 +52,12 @@ impl Freshness {
         status: StatusCode,
         headers: &HeaderMap,
         directives: &Response,
-        targeted: bool,
         times: Times,
         heuristic: &Heuristic,
     ) -> Freshness {
         let date =
             headers.get(DATE).and_then(|date| Wall::of_date(date.as_bytes())).unwrap_or(times.answered);
-        let explicit = explicit(headers, directives, targeted, date);
+        let explicit = explicit(headers, directives, date);
         let guessed = || {
             if is_heuristically_cacheable(status) || directives.public {
                 guess(headers, date, heuristic)
@@ -101,12 +100,12 @@ pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
 }
 
 /// The lifetime that a response tells, for a shared cache (section 4.2.1).
-fn explicit(headers: &HeaderMap, directives: &Response, targeted: bool, date: Wall) -> Option<u32> {
+fn explicit(headers: &HeaderMap, directives: &Response, date: Wall) -> Option<u32> {
     // What cannot be read makes it stale.
     if let Some(told) = directives.s_maxage.or(0).or_else(|| directives.max_age.or(0)) {
         return Some(told);
     }
-    if targeted || !headers.contains_key(EXPIRES) {
+    if directives.targeted || !headers.contains_key(EXPIRES) {
         return None;
     }
     let Some(expires) = only(headers, &EXPIRES).and_then(Wall::of_date) else { return Some(0) };
@@ -164,9 +163,9 @@ mod tests {
             headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }
         let cdn = [HeaderName::from_static("cdn-cache-control")];
-        let (directives, targeted) = Response::of(&headers, &cdn);
+        let directives = Response::of(&headers, &cdn);
         let status = StatusCode::from_u16(status).unwrap();
-        Freshness::of(status, &headers, &directives, targeted, times, &Heuristic::default())
+        Freshness::of(status, &headers, &directives, times, &Heuristic::default())
     }
 
     fn lifetime(fields: &[(&str, &str)], expected: u32) {

@@ -166,7 +166,7 @@ mod tests {
 
     /// The rules of a response that lives for 100 seconds and is `age` old.
     fn rules(control: &'static str, age: u32) -> Rules {
-        let told = directives::Response::of(&map(control), &[]).0;
+        let told = directives::Response::of(&map(control), &[]);
         Rules::of(&told, Freshness { initial_age: age, lifetime: 100, answered: NOW, heuristic: false })
     }
 

@@ -90,10 +90,12 @@ impl fmt::Display for Status {
 impl Status {
     /// The field's value, after what caches before us have said (section 2: the one nearest to the origin comes first).
     #[must_use]
-    pub fn value(&self, before: Option<&HeaderValue>) -> HeaderValue {
-        let mut text = before
-            .and_then(|before| before.to_str().ok())
-            .map_or_else(String::new, |before| format!("{before}, "));
+    pub fn value<'h>(&self, before: impl IntoIterator<Item = &'h HeaderValue>) -> HeaderValue {
+        let mut text = String::new();
+        for before in before.into_iter().filter_map(|before| before.to_str().ok()) {
+            text.push_str(before);
+            text.push_str(", ");
+        }
         let _ = write!(text, "{self}");
         HeaderValue::try_from(text).expect("tokens, numbers and what was a value before make one")
     }
@@ -133,8 +135,11 @@ mod tests {
 
     #[test]
     fn rfc_9211_section_2_comes_after_those_nearer_to_the_origin() {
-        let before = HeaderValue::from_static("origin-cache; hit");
-        assert_eq!(Status::default().value(Some(&before)), "origin-cache; hit, tidegate; hit");
-        assert_eq!(Status::default().value(None), "tidegate; hit");
+        let before = ["origin-cache; hit", "mid; fwd=stale, near; hit"].map(HeaderValue::from_static);
+        assert_eq!(
+            Status::default().value(&before),
+            "origin-cache; hit, mid; fwd=stale, near; hit, tidegate; hit"
+        );
+        assert_eq!(Status::default().value([]), "tidegate; hit");
     }
 }

@@ -1,10 +1,11 @@
 //! Whether a response may be kept, and what of it (RFC 9111 section 3).
 
-use http::header::{AUTHORIZATION, CONTENT_RANGE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, VARY};
+use http::header::{AUTHORIZATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use crate::cache::directives::{self, Scope, Told};
 use crate::cache::freshness::is_heuristically_cacheable;
+use crate::cache::range;
 
 const PROXY_AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("proxy-authentication-info");
 
@@ -82,11 +83,11 @@ pub fn may(
     if !is_kept(method) {
         return Err(Why::Method);
     }
-    let known = is_heuristically_cacheable(status) || matches!(status.as_u16(), 302 | 307);
+    let known = is_heuristically_cacheable(status) || matches!(status.as_u16(), 302 | 303 | 307);
     if status.is_informational() || status == StatusCode::NOT_MODIFIED || (told.must_understand && !known) {
         return Err(Why::Status);
     }
-    if status == StatusCode::PARTIAL_CONTENT && !response.contains_key(CONTENT_RANGE) {
+    if status == StatusCode::PARTIAL_CONTENT && range::brought(response).is_none() {
         return Err(Why::Part);
     }
     // Who knows the status goes by `must-understand`, whoever does not by the `no-store` beside it (section 5.2.2.3).
@@ -99,7 +100,7 @@ pub fn may(
     if told.private == Scope::All {
         return Err(Why::Private);
     }
-    let shared = told.public || told.must_revalidate || told.s_maxage != Told::No;
+    let shared = told.public || told.must_revalidate || matches!(told.s_maxage, Told::Seconds(_));
     if request.contains_key(AUTHORIZATION) && !shared {
         return Err(Why::Authorization);
     }
@@ -112,7 +113,7 @@ pub fn may(
     let says = told.public
         || told.max_age != Told::No
         || told.s_maxage != Told::No
-        || response.contains_key(http::header::EXPIRES)
+        || (!told.targeted && response.contains_key(http::header::EXPIRES))
         || is_heuristically_cacheable(status)
         || terms.unasked;
     if says { Ok(()) } else { Err(Why::Silent) }
@@ -124,18 +125,26 @@ pub fn is_kept(method: &Method) -> bool {
     matches!(method.as_str(), "GET" | "HEAD" | "QUERY")
 }
 
-/// Takes from a response's fields what is not kept (section 3.1): those of the connection were taken before.
-pub fn strip(response: &mut HeaderMap, told: &directives::Response) {
-    for name in [&PROXY_AUTHENTICATE, &PROXY_AUTHENTICATION_INFO, &PROXY_AUTHORIZATION] {
-        response.remove(name);
-    }
-    for scope in [&told.private, &told.no_cache] {
-        if let Scope::Fields(names) = scope {
-            for name in names {
-                response.remove(name);
+/// Fields that are never kept, whatever a response says: those of a proxy (section 3.1), and what is of one client.
+pub(super) const NEVER_KEPT: [HeaderName; 4] =
+    [PROXY_AUTHENTICATE, PROXY_AUTHENTICATION_INFO, PROXY_AUTHORIZATION, SET_COOKIE];
+
+/// Takes from a response's fields what is not kept (section 3.1): those of the connection were taken before. Gives what it
+/// took: whoever asked for the response gets it all the same, and nobody else does.
+pub fn strip(response: &mut HeaderMap, told: &directives::Response) -> HeaderMap {
+    let mut taken = HeaderMap::new();
+    let named = [&told.private, &told.no_cache].into_iter().filter_map(|scope| match scope {
+        Scope::Fields(names) => Some(names.iter()),
+        Scope::Nothing | Scope::All => None,
+    });
+    for name in NEVER_KEPT.iter().chain(named.flatten()) {
+        if let http::header::Entry::Occupied(entry) = response.entry(name) {
+            for value in entry.remove_entry_mult().1 {
+                taken.append(name, value);
             }
         }
     }
+    taken
 }
 
 /// Whether a field is not kept, because the response says so of this field by name.
@@ -171,7 +180,7 @@ mod tests {
 
     fn check(method: &str, status: u16, request: &Lines, response: &Lines, expected: Result<(), Why>) {
         let (request, response) = (fields(request), fields(response));
-        let told = directives::Response::of(&response, &[]).0;
+        let told = directives::Response::of(&response, &[]);
         let (method, status) = (method.parse().unwrap(), StatusCode::from_u16(status).unwrap());
         let terms = Terms { unasked: false, request_directives: true };
         assert_eq!(
@@ -230,7 +239,7 @@ mod tests {
             ("x-hint", "2"),
             ("x-other", "3"),
         ]);
-        let told = directives::Response::of(&response, &[]).0;
+        let told = directives::Response::of(&response, &[]);
         strip(&mut response, &told);
         let left: Vec<&str> = response.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["cache-control", "x-other"]);
@@ -289,6 +298,6 @@ mod tests {
         let mut response =
             fields(&[("proxy-authenticate", "x"), ("proxy-authentication-info", "y"), ("etag", "z")]);
         strip(&mut response, &directives::Response::default());
-        assert_eq!(response.len(), 1);
+        assert_eq!(response, fields(&[("etag", "z")]));
     }
 }

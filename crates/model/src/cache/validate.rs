@@ -2,13 +2,14 @@
 //! of what is stored (RFC 9111 sections 4.3 and 4.4).
 
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, LAST_MODIFIED,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    LAST_MODIFIED,
 };
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
 use crate::cache::Wall;
 use crate::cache::directives::element;
+use crate::cache::store::NEVER_KEPT;
 
 /// Whether a client that sends these conditions has what is stored already, so that 304 answers it (section 4.3.2).
 #[must_use]
@@ -84,10 +85,18 @@ pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
             .is_some_and(|kept| if is_strong(tag) { kept == tag } else { opaque(kept) == opaque(tag) });
     }
     match not_modified.get(LAST_MODIFIED) {
-        Some(modified) => stored.get(LAST_MODIFIED) == Some(modified),
+        Some(modified) => is_same_date(stored.get(LAST_MODIFIED), modified),
         // It answers the one question that was asked.
         None => true,
     }
+}
+
+/// Whether a date is the same moment, in whichever format.
+fn is_same_date(kept: Option<&http::HeaderValue>, told: &http::HeaderValue) -> bool {
+    kept.is_some_and(|kept| {
+        let moment = Wall::of_date(told.as_bytes());
+        kept == told || moment.is_some() && Wall::of_date(kept.as_bytes()) == moment
+    })
 }
 
 /// What a response to HEAD tells of what is stored of GET (section 4.3.5).
@@ -101,11 +110,12 @@ pub fn head_confirms(head: &HeaderMap, stored: &HeaderMap) -> bool {
     validated && agrees(ETAG) && agrees(LAST_MODIFIED) && agrees(CONTENT_LENGTH)
 }
 
-/// Brings the stored fields up to date with those of a 304 (section 3.2). What tells how the stored content is to be read
-/// stays as it is.
+/// Brings the stored fields up to date with those of a 304, of HEAD or of a further part (section 3.2). What the stored bytes
+/// depend on stays as it is: their number, their coding, their place. What is never kept does not come by this way either;
+/// what the newer fields say themselves of being kept ([`super::store::may`], [`super::store::strip`]) is to be asked after.
 pub fn freshen(stored: &mut HeaderMap, newer: &HeaderMap) {
-    const KEPT: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE, CONTENT_LENGTH];
-    for name in newer.keys().filter(|name| !KEPT.contains(name)) {
+    const DEPENDED_ON: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_RANGE, CONTENT_LENGTH];
+    for name in newer.keys().filter(|name| !DEPENDED_ON.contains(name) && !NEVER_KEPT.contains(name)) {
         stored.remove(name);
         for value in newer.get_all(name) {
             stored.append(name, value.clone());
@@ -214,6 +224,7 @@ mod tests {
             (&[("etag", "W/\"a\"")], true),
             (&[("etag", "\"b\"")], false),
             (&[("last-modified", OLD)], true),
+            (&[("last-modified", "Tuesday, 14-Nov-23 22:13:20 GMT")], true),
             (&[("last-modified", NEW)], false),
             (&[], true),
         ] {
@@ -226,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn section_3_2_a_304_updates_all_but_what_tells_how_to_read_the_content() {
+    fn section_3_2_a_304_updates_all_but_what_the_stored_bytes_depend_on() {
         let mut stored = map(&[
             ("content-type", "a"),
             ("content-length", "5"),
@@ -240,12 +251,15 @@ mod tests {
             ("content-length", "0"),
             ("x", "4"),
             ("content-encoding", "gzip"),
+            ("content-range", "bytes 0-1/2"),
+            ("set-cookie", "a=b"),
+            ("proxy-authenticate", "Basic"),
             ("z", "5"),
         ];
         freshen(&mut stored, &map(&newer));
         assert_eq!(
             stored,
-            map(&[("content-type", "a"), ("content-length", "5"), ("y", "3"), ("x", "4"), ("z", "5")])
+            map(&[("content-length", "5"), ("y", "3"), ("content-type", "b"), ("x", "4"), ("z", "5")])
         );
     }
 

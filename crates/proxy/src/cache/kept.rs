@@ -126,6 +126,11 @@ impl Kept {
         self.used.fetch_update(Relaxed, Relaxed, |used| used.checked_sub(1)).is_ok()
     }
 
+    /// It is stale from now on, if it was not before.
+    pub(super) fn is_stale_from(&self, now: Wall) {
+        let _ = self.stale_since.compare_exchange(0, now.0.max(1), Relaxed, Relaxed);
+    }
+
     pub(super) fn checked(&self) -> u64 {
         self.checked.load(Relaxed)
     }

@@ -173,14 +173,18 @@ impl Memory {
         kept: Arc<Kept>,
     ) -> bool {
         let mut ledger = self.ledger.lock();
+        let known = self.varying.pin().get(&named.key).cloned();
+        // What the target's answers have once varied with they go on to be told apart by.
+        let vary = match known.as_ref().map(|known| known.vary.and(vary)) {
+            Some(Some(both)) => both,
+            Some(None) | None => vary.clone(),
+        };
         let key = if vary.is_empty() {
-            self.forget_varying(&mut ledger, named.key);
             named.key
         } else {
-            let known = self.varying.pin().get(&named.key).filter(|known| known.vary == *vary).cloned();
-            let varying = match known {
+            let varying = match known.filter(|known| known.vary == vary) {
                 Some(varying) => varying,
-                None => match self.begin_varying(&mut ledger, named.key, tenant, vary) {
+                None => match self.begin_varying(&mut ledger, named.key, tenant, &vary) {
                     Some(varying) => varying,
                     None => return false,
                 },
@@ -361,10 +365,22 @@ mod tests {
         assert_eq!(get(&memory, "/a", &language("DE")), "deutsch");
         assert_eq!(get(&memory, "/a", &language("en")), "english");
         assert_eq!(get(&memory, "/a", &language("fr")), "variants");
-        put(&memory, "/a", "", &language("fr"), "same");
-        assert_eq!(get(&memory, "/a", &language("de")), "same");
-        put(&memory, "/a", "accept-language", &language("fr"), "français");
-        assert_eq!(get(&memory, "/a", &language("de")), "variants", "older variants are not found again");
+    }
+
+    #[test]
+    fn an_answer_that_names_no_field_is_kept_for_its_like_beside_those_that_do() {
+        let memory = memory(10_000);
+        put(&memory, "/a", "accept-language", &language("de"), "deutsch");
+        put(&memory, "/a", "", &HeaderMap::new(), "default");
+        assert_eq!(get(&memory, "/a", &language("de")), "deutsch");
+        assert_eq!(get(&memory, "/a", &HeaderMap::new()), "default");
+        put(&memory, "/a", "x-class", &language("fr"), "français");
+        assert_eq!(get(&memory, "/a", &language("fr")), "français");
+        assert_eq!(
+            get(&memory, "/a", &language("de")),
+            "variants",
+            "it varies with more: the older are not found"
+        );
     }
 
     #[test]

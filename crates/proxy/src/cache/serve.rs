@@ -87,8 +87,8 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
     let age = rules.freshness.age(now);
     fields.insert(AGE, HeaderValue::from(age));
     status.ttl = Some(i64::from(rules.freshness.lifetime) - i64::from(age));
-    let before = fields.get(CACHE_STATUS).cloned();
-    fields.insert(CACHE_STATUS, status.value(before.as_ref()));
+    let said = status.value(fields.get_all(CACHE_STATUS));
+    fields.insert(CACHE_STATUS, said);
     let mut response = Response::new(Content::Empty);
     let good = kept.status == StatusCode::OK;
     if good && validate::has_it(wish.fields, &fields, rules.freshness.answered) {
@@ -128,8 +128,8 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
 #[must_use]
 pub fn coming(head: &Head, seat: Seat, wish: &Wish<'_>, status: &Status) -> Response<Content> {
     let mut fields = head.fields.clone();
-    let before = fields.get(CACHE_STATUS).cloned();
-    fields.insert(CACHE_STATUS, status.value(before.as_ref()));
+    let said = status.value(fields.get_all(CACHE_STATUS));
+    fields.insert(CACHE_STATUS, said);
     let mut response = Response::new(Content::Empty);
     *response.status_mut() = head.status;
     if head.status == StatusCode::OK && validate::has_it(wish.fields, &fields, head.rules.freshness.answered)

@@ -16,8 +16,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, CONTENT_LOCATION, IF_RANGE, LOCATION, RANGE};
-use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, IF_RANGE, LOCATION, RANGE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::directives;
@@ -29,7 +29,7 @@ use tidegate_model::cache::status::{CACHE_STATUS, Fwd, Status};
 use tidegate_model::cache::store::{self, Why};
 use tidegate_model::cache::tags::{self, Tag};
 use tidegate_model::cache::validate;
-use tidegate_model::cache::vary::Vary;
+use tidegate_model::cache::vary::{self, Vary};
 use tidegate_model::receipt::{End, Step};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_upstream::{AnswerBody, Upstream};
@@ -303,6 +303,11 @@ async fn fetch(
         if let Some(kept) = stored.as_ref().filter(|_| validates) {
             validate::ask(&mut exchange.head.headers, &kept.fields());
         }
+        // What is kept is found again by this form: the upstream is asked by the same.
+        if let Some(codings) = vary::codings(&exchange.head.headers) {
+            let told = HeaderValue::try_from(codings).expect("codings are tokens");
+            exchange.head.headers.insert(ACCEPT_ENCODING, told);
+        }
     }
     // What is stale stands before all rungs but the first.
     let stands_in = stored.as_ref().is_some_and(|kept| {
@@ -332,6 +337,10 @@ async fn fetch(
         Some(kept) if validates && response.status() == StatusCode::NOT_MODIFIED => {
             Ok(confirmed(onward, exchange, asked, lead, &kept, response, &came))
         }
+        Some(kept) if asked.is_head() && response.status() == StatusCode::OK => {
+            head_came(onward, exchange, asked, &kept, response.headers(), &came);
+            Ok(take_in(onward, exchange, asked, lead, response, &came))
+        }
         _ => Ok(take_in(onward, exchange, asked, lead, response, &came)),
     }
 }
@@ -354,27 +363,65 @@ fn confirmed(
     response: Response<Content>,
     came: &Came,
 ) -> Response<Content> {
-    let mut fields = kept.fields();
-    let newer = response.headers();
-    if !validate::confirms(newer, &fields) {
-        // It speaks of something that we do not have. The next request finds nothing and asks for the whole.
-        onward.site.cache.memory.purge(Label::target(asked.key), Purge::Hard, now());
-    }
-    validate::freshen(&mut fields, newer);
-    let (told, targeted) = directives::Response::of(&fields, &onward.settings.targeted);
-    let vary = Vary::of(&fields).unwrap_or_default();
-    let judged = Judged { told, targeted, vary, tags: kept.tags.clone(), lifetime: None };
-    let head = head_of(onward, asked, kept.status, fields, judged, came);
-    let fresh = Arc::new(Kept::new(&head, kept.body.clone()));
-    let memory = &onward.site.cache.memory;
-    memory.keep(&asked.named(), asked.room, &asked.fields, &head.vary, Arc::clone(&fresh));
+    let (fresh, own) = updated(onward, exchange, asked, kept, response.headers(), came);
     if let Some(lead) = lead {
         lead.end(Over::Refreshed, clock::now());
     }
     note(exchange, "revalidated", "");
     let status =
         Status { fwd: Some(came.fwd), fwd_status: Some(StatusCode::NOT_MODIFIED), ..Status::default() };
-    serve::stored(&fresh, &serve::Wish { method: &asked.method, fields: &asked.fields }, now(), status)
+    let wish = serve::Wish { method: &asked.method, fields: &asked.fields };
+    let mut response = serve::stored(&fresh, &wish, now(), status);
+    response.headers_mut().extend(own);
+    response
+}
+
+/// What is stored with the fields of a newer answer without content: as others get it from now on, and what of these fields
+/// is for this client alone.
+fn updated(
+    onward: Onward<'_>,
+    exchange: &Exchange,
+    asked: &Asked,
+    kept: &Arc<Kept>,
+    newer: &HeaderMap,
+    came: &Came,
+) -> (Arc<Kept>, HeaderMap) {
+    let mut fields = kept.fields();
+    let confirms = validate::confirms(newer, &fields);
+    let mut own = HeaderMap::new();
+    if confirms {
+        validate::freshen(&mut fields, newer);
+        own = store::strip(&mut newer.clone(), &directives::Response::of(newer, &onward.settings.targeted));
+    }
+    let told = directives::Response::of(&fields, &onward.settings.targeted);
+    store::strip(&mut fields, &told);
+    let memory = &onward.site.cache.memory;
+    let judged = judge_kept(onward, exchange, asked, kept.status, &fields, told);
+    // It speaks of something that we do not have, or forbids to keep it: the next request asks for the whole.
+    let Ok(judged) = judged.map_err(drop).and_then(|judged| confirms.then_some(judged).ok_or(())) else {
+        memory.purge(Label::target(asked.key), Purge::Hard, now());
+        return (Arc::clone(kept), own);
+    };
+    let head = head_of(onward, asked, kept.status, fields, judged, came);
+    let fresh = Arc::new(Kept::new(&head, kept.body.clone()));
+    memory.keep(&asked.named(), asked.room, &asked.fields, &head.vary, Arc::clone(&fresh));
+    (fresh, own)
+}
+
+/// What the upstream says to HEAD tells of what is stored of GET whether it is still good (RFC 9111 section 4.3.5).
+fn head_came(
+    onward: Onward<'_>,
+    exchange: &Exchange,
+    asked: &Asked,
+    kept: &Arc<Kept>,
+    fields: &HeaderMap,
+    came: &Came,
+) {
+    if validate::head_confirms(fields, &kept.fields()) {
+        updated(onward, exchange, asked, kept, fields, came);
+    } else {
+        kept.is_stale_from(now());
+    }
 }
 
 /// An answer that is not yet there: it is stored, if it may be, and handed on as it comes.
@@ -391,7 +438,7 @@ fn take_in(
     let (mut head, content) = response.into_parts();
     let why = match (judged, content, lead) {
         (Ok(judged), Content::Answer(body), Some(lead)) => {
-            store::strip(&mut head.headers, &judged.told);
+            let own = store::strip(&mut head.headers, &judged.told);
             let kept = Arc::new(head_of(onward, asked, head.status, head.headers, judged, came));
             status.stored = true;
             let (bringer, seat) = lead.stream(Arc::clone(&kept));
@@ -399,7 +446,9 @@ fn take_in(
             task::spawn(bring.all(bringer, body));
             note(exchange, "miss", "stored");
             let wish = serve::Wish { method: &asked.method, fields: &asked.fields };
-            return serve::coming(&kept, seat, &wish, &status);
+            let mut response = serve::coming(&kept, seat, &wish, &status);
+            response.headers_mut().extend(own);
+            return response;
         }
         (judged, answered, lead) => {
             if let Some(lead) = lead {
@@ -412,15 +461,14 @@ fn take_in(
     let (why, content) = why;
     note(exchange, "miss", why);
     status.detail = Some(why);
-    let before = head.headers.get(CACHE_STATUS).cloned();
-    head.headers.insert(CACHE_STATUS, status.value(before.as_ref()));
+    let said = status.value(head.headers.get_all(CACHE_STATUS));
+    head.headers.insert(CACHE_STATUS, said);
     Response::from_parts(head, content)
 }
 
 /// What an answer says of its keeping.
 struct Judged {
     told: directives::Response,
-    targeted: bool,
     vary: Vary,
     tags: Box<[Tag]>,
     /// How long it is fresh, where the route says so of what says nothing.
@@ -435,16 +483,31 @@ fn judge(
     response: &Response<Content>,
 ) -> Result<Judged, Why> {
     let (status, fields, settings) = (response.status(), response.headers(), onward.settings);
-    let (told, targeted) = directives::Response::of(fields, &settings.targeted);
+    let told = directives::Response::of(fields, &settings.targeted);
     // An answer of a further rung is better than none, and not what was asked for.
     let of_first =
         exchange.open.receipt().upstream.as_ref().is_some_and(|name| *name == *onward.first.name());
-    if !of_first
-        || asked.is_head()
-        || asked.fields.contains_key(RANGE) && status == StatusCode::PARTIAL_CONTENT
-    {
+    // A part is not the whole, whoever asked for it, and even if nobody did.
+    if !of_first || asked.is_head() || status == StatusCode::PARTIAL_CONTENT {
         return Err(Why::Part);
     }
+    let length = fields.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > onward.site.cache.object_bytes_max()) {
+        return Err(Why::Large);
+    }
+    judge_kept(onward, exchange, asked, status, fields, told)
+}
+
+/// Whether an answer with these fields may be kept, as far as they tell.
+fn judge_kept(
+    onward: Onward<'_>,
+    exchange: &Exchange,
+    asked: &Asked,
+    status: StatusCode,
+    fields: &HeaderMap,
+    told: directives::Response,
+) -> Result<Judged, Why> {
+    let settings = onward.settings;
     let terms = store::Terms { unasked: false, request_directives: settings.reuse.request_directives };
     let lifetime = match store::may(&asked.method, &asked.fields, status, fields, &told, terms) {
         Ok(()) => None,
@@ -455,11 +518,7 @@ fn judge(
     let vary = Vary::of(fields).ok_or(Why::VaryAny)?;
     let origin = origin(exchange);
     let tags = tags::of(fields, origin.as_bytes()).map_err(|_| Why::Tags)?;
-    let length = fields.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > onward.site.cache.object_bytes_max()) {
-        return Err(Why::Large);
-    }
-    Ok(Judged { told, targeted, vary, tags: tags.into_boxed_slice(), lifetime })
+    Ok(Judged { told, vary, tags: tags.into_boxed_slice(), lifetime })
 }
 
 /// Statuses that tell of a failure which may last a moment.
@@ -481,12 +540,12 @@ fn head_of(
     came: &Came,
 ) -> Head {
     let times = Times { asked: came.began, answered: now() };
-    let Judged { told, targeted, vary, tags, lifetime } = judged;
+    let Judged { told, vary, tags, lifetime } = judged;
     let heuristic = match is_negative(status) {
-        true => Heuristic { percent: 0, unmodified: onward.settings.error_ttl, ..onward.settings.heuristic },
+        true => Heuristic { unmodified: onward.settings.error_ttl, ..onward.settings.heuristic },
         false => onward.settings.heuristic,
     };
-    let mut freshness = Freshness::of(status, &fields, &told, targeted, times, &heuristic);
+    let mut freshness = Freshness::of(status, &fields, &told, times, &heuristic);
     if let Some(lifetime) = lifetime {
         (freshness.lifetime, freshness.heuristic) = (lifetime, true);
     }
@@ -588,15 +647,21 @@ async fn pass(
     }
     note(exchange, "bypass", fwd.name());
     let status = Status { fwd: Some(fwd), fwd_status: Some(response.status()), ..Status::default() };
-    let before = response.headers().get(CACHE_STATUS).cloned();
-    response.headers_mut().insert(CACHE_STATUS, status.value(before.as_ref()));
+    let said = status.value(response.headers().get_all(CACHE_STATUS));
+    response.headers_mut().insert(CACHE_STATUS, said);
     Ok(response)
 }
 
 fn invalidate(onward: Onward<'_>, exchange: &Exchange, asked: &Asked, fields: &HeaderMap) {
     let cache = &onward.site.cache;
     let origin = origin(exchange);
-    cache.purge(Label::target(asked.key), Purge::Hard, now());
+    let key = &onward.settings.key;
+    if key.headers.is_empty() && key.cookies.is_empty() {
+        cache.purge(Label::target(asked.key), Purge::Hard, now());
+    } else {
+        // The target has answers for other headers and cookies than those of the write, too.
+        cache.purge(Label::path(&exchange.host, &asked.path), Purge::Hard, now());
+    }
     let scheme = if exchange.connection.tls { "https" } else { "http" };
     for name in [LOCATION, CONTENT_LOCATION] {
         let target = fields

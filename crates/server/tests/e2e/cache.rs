@@ -10,7 +10,9 @@ use crate::upstreams::timeline;
 use crate::{app, gate};
 
 /// An application that answers each request with what this says, a head and a body.
-fn origin(reply: impl Fn(&mut Visit, usize) -> (String, String) + Send + Sync + 'static) -> Origin {
+pub(crate) fn origin(
+    reply: impl Fn(&mut Visit, usize) -> (String, String) + Send + Sync + 'static,
+) -> Origin {
     let count = AtomicUsize::new(0);
     Origin::scripted(move |visit| {
         visit.read_body()?;
@@ -27,7 +29,7 @@ fn counting(fields: &'static str) -> Origin {
     origin(move |_, count| (fields.to_owned(), format!("answer {count}")))
 }
 
-fn cached(name: &str, origin: &Origin, cache: &str) -> Gate {
+pub(crate) fn cached(name: &str, origin: &Origin, cache: &str) -> Gate {
     gate(name, &app(&[origin.address], "", &format!("cache = {cache}")))
 }
 
@@ -39,20 +41,20 @@ fn tenanted(name: &str, origin: &Origin, cache: &str) -> Gate {
     Gate::start_listening(crate::BINARY, name, listen, &format!("{config}{tenants}"))
 }
 
-fn status(answer: &Answer) -> &str {
+pub(crate) fn status(answer: &Answer) -> &str {
     answer.header("cache-status")
 }
 
 /// Asks, and expects this body and that `Cache-Status` begins so.
-fn check(gate: &Gate, line: &str, fields: &str, body: &str, begins: &str) -> Answer {
+pub(crate) fn check(gate: &Gate, line: &str, fields: &str, body: &str, begins: &str) -> Answer {
     let answer = ask(gate.address, line, fields);
     assert!(status(&answer).starts_with(begins), "{line}: {}", answer.head);
     assert_eq!(answer.body, body, "{line} {fields}: {}", answer.head);
     answer
 }
 
-const MISS: &str = "tidegate; fwd=uri-miss; fwd-status=200; stored";
-const HIT: &str = "tidegate; hit; ttl=";
+pub(crate) const MISS: &str = "tidegate; fwd=uri-miss; fwd-status=200; stored";
+pub(crate) const HIT: &str = "tidegate; hit; ttl=";
 
 #[test]
 fn what_was_answered_once_is_answered_again_without_the_application() {
