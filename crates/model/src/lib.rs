@@ -10,6 +10,7 @@ pub mod cache;
 pub mod credential;
 pub mod deadline;
 pub mod fault;
+pub mod files;
 pub mod forwarded;
 pub mod gate;
 pub mod headers;

@@ -168,6 +168,17 @@ pub enum Step {
     TryFailed(&'static str),
     /// The try was answered with this status.
     TryAnswered(StatusCode),
+    /// A file was found.
+    FileRead {
+        /// Which: the file itself, an index, a page in its place.
+        what: &'static str,
+        /// The coding of the sibling that was taken for it.
+        coding: Option<&'static str>,
+        /// Where from: `memory`, `disk`.
+        from: &'static str,
+    },
+    /// No file is served, for this reason.
+    FileMissing(&'static str),
     /// Another try comes after this pause.
     Backoff(Duration),
     /// No further try, for this reason (`budget`, `deadline`, `tries`, `load`, `unsafe`, `body`, `answered`, `breaker`, `shard`).

@@ -144,6 +144,7 @@ kinds! {
     UPSTREAM_WEBSOCKET = "upstream.websocket", 502, "Upstream takes no WebSocket", Operator, Never, "http_upgrade_failed", 12;
     UPSTREAM_RESOLVE = "upstream.resolve", 503, "Upstream has no address", Operator, Later, "dns_error", 14;
     UPSTREAM_UNAVAILABLE = "upstream.unavailable", 503, "No usable endpoint", Upstream, Later, "destination_unavailable", 14;
+    UPSTREAM_FILES = "upstream.files", 503, "Files cannot be read", Operator, Later, "destination_unavailable", 14;
     UPSTREAM_SHARD = "upstream.shard-down", 503, "The tenant's endpoints are down", Upstream, Later, "destination_unavailable", 14;
     UPSTREAM_BREAKER = "upstream.breaker-open", 503, "Circuit breaker open", Upstream, Later, "destination_unavailable", 14;
     UPSTREAM_SATURATED = "upstream.saturated", 503, "Upstream saturated", Upstream, Later, "connection_limit_reached", 8;

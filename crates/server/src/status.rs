@@ -282,6 +282,16 @@ fn endpoints(state: &Value) -> Rows {
         "ENDPOINT", "UPSTREAM", "STATE", "ADMIN", "ACTIVE", "CONNS", "REQUESTS", "FAILED", "LATENCY",
     ]);
     for upstream in list(&state["upstreams"]) {
+        let files = &upstream["files"];
+        if files.is_object() {
+            let state = if upstream["discovery_error"].is_null() { "up" } else { "failing" };
+            let mut row = ["files", "", state, "-", "", "-", "", "", "-"].map(str::to_owned);
+            row[1] = cell(&upstream["name"]);
+            for (place, key) in [(4, "active"), (6, "requests"), (7, "failures")] {
+                row[place] = cell(&files[key]);
+            }
+            rows.push(row);
+        }
         for one in list(&upstream["endpoints"]) {
             rows.push([
                 cell(&one["address"]),

@@ -1,7 +1,6 @@
 //! An answer: the upstream's response, whose body gives back the connection and the slot when the upstream has finished.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -19,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::caller::CallerState;
 use crate::endpoint::Busy;
+use crate::files::FileBody;
 use crate::gate::{Lent, Slot};
 use crate::pick::Local;
 use crate::pool::{Lease, Pooled};
@@ -27,8 +27,6 @@ use crate::pool::{Lease, Pooled};
 pub struct Answer {
     /// The response.
     pub response: Response<AnswerBody>,
-    /// Who answered.
-    pub endpoint: SocketAddr,
     /// A cookie that keeps the client with this endpoint.
     pub sticky: Option<HeaderValue>,
 }
@@ -39,6 +37,8 @@ pub enum AnswerBody {
     Whole(Bytes),
     /// It is still on its way.
     Coming(Box<Coming>),
+    /// It is a file, or parts of one.
+    File(Box<FileBody>),
 }
 
 /// A body on its way. Dropped before its end, it cancels the upstream's call.
@@ -240,6 +240,7 @@ impl HttpBody for AnswerBody {
             AnswerBody::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             AnswerBody::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             AnswerBody::Coming(coming) => coming.poll_frame(context),
+            AnswerBody::File(file) => file.poll_frame(context),
         }
     }
 
@@ -247,6 +248,7 @@ impl HttpBody for AnswerBody {
         match self {
             AnswerBody::Whole(bytes) => bytes.is_empty(),
             AnswerBody::Coming(coming) => coming.is_end(),
+            AnswerBody::File(file) => file.is_end(),
         }
     }
 
@@ -254,6 +256,7 @@ impl HttpBody for AnswerBody {
         match self {
             AnswerBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             AnswerBody::Coming(coming) => coming.size_hint(),
+            AnswerBody::File(file) => file.size_hint(),
         }
     }
 }

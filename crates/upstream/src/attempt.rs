@@ -115,7 +115,7 @@ impl Plan<'_> {
     }
 
     /// When a try that begins now must have been answered.
-    fn by(&self, now: Tick) -> Tick {
+    pub(crate) fn by(&self, now: Tick) -> Tick {
         self.try_timeout.map_or(self.deadline, |most| now.after(most).min(self.deadline))
     }
 

@@ -29,11 +29,12 @@ use tidegate_wire::{clock, task};
 use crate::answer::Answer;
 use crate::attempt::{Answered, Failed, Plan, opening, to_http1};
 use crate::endpoint::WANTED;
+use crate::files;
 use crate::gate::{Slot, Want};
 use crate::pick::Local;
 use crate::pool::{ById, Pools};
 use crate::replay::Replay;
-use crate::settings::{Balance, HashOn, RetrySettings, UpstreamSettings};
+use crate::settings::{Balance, Discovery, FilesSettings, HashOn, RetrySettings, UpstreamSettings};
 use crate::trial::Trial;
 use crate::upstreams::Upstream;
 
@@ -199,6 +200,9 @@ impl Caller {
         upstream.budget.earn(settings.retry_budget_percent, settings.retry_budget_min_per_second, now);
         let host = terms.further.then(|| request.headers().get(HOST).cloned());
         let mut tries = Tries::new(self, &plan, terms, request);
+        if let Discovery::Files(files) = &settings.discovery {
+            return Box::pin(tries.read_file(files, now, host)).await;
+        }
         let result = tries.run(now).await;
         let again = host.is_some_and(|host| tries.give_back(host));
         let answer = |answered: Answered| {
@@ -207,7 +211,7 @@ impl Caller {
                 let cookie = format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax{secure}", hash.key);
                 HeaderValue::from_str(&cookie).ok()
             });
-            Answer { endpoint: answered.endpoint.address, response: answered.response, sticky }
+            Answer { response: answered.response, sticky }
         };
         Called { result: result.map(answer).map_err(|refusal| self.apart(refusal)), again }
     }
@@ -380,6 +384,26 @@ impl<'a> Tries<'a> {
                 }
             }
         }
+    }
+
+    /// The one try that files need: nothing is sent, and another would find the same.
+    async fn read_file(
+        &mut self,
+        files: &Arc<FilesSettings>,
+        began: Tick,
+        host: Option<Option<HeaderValue>>,
+    ) -> Called {
+        let result = async {
+            let (slot, now) = match self.plan.try_enter(began) {
+                Some(slot) => (slot, began),
+                None => self.wait(began, began).await?,
+            };
+            let chance = self.caller.state.chance();
+            files::call(self.plan, files, self.request, slot, (now, chance)).await
+        };
+        let result = result.await.map(|response| Answer { response, sticky: None });
+        let again = host.is_some_and(|host| self.give_back(host));
+        Called { result: result.map_err(|refusal| self.caller.apart(refusal)), again }
     }
 
     /// Waits for a slot, at the place of the first try. The slot, and when it was had.

@@ -107,7 +107,7 @@ type Found = Result<(Vec<EndpointSettings>, Duration), String>;
 impl Source {
     fn of(discovery: &Discovery) -> Source {
         match discovery {
-            Discovery::Static(_) => Source::Listed,
+            Discovery::Static(_) | Discovery::Files(_) => Source::Listed,
             Discovery::Dns { .. } | Discovery::Srv { .. } => Source::Names(dns::Names::default()),
             Discovery::File(path) => Source::File(path.clone(), None),
         }

@@ -17,6 +17,7 @@ use tidegate_model::balance::{self, Candidate, PartRobin, RoundRobin};
 use tidegate_model::tick::Tick;
 
 use crate::endpoint::{Endpoint, EndpointSet};
+use crate::files::Shelf;
 use crate::gate::Door;
 use crate::settings::{Balance, ShardSettings, UpstreamSettings, WhenDown};
 use crate::shard::{Shard, Shards, rest};
@@ -75,6 +76,8 @@ pub(crate) struct Local {
     endpoints: RefCell<Rc<Arc<EndpointSet>>>,
     pub picker: Picker,
     pub door: Rc<Door>,
+    /// Where it serves files.
+    pub files: Shelf,
 }
 
 #[expect(
@@ -90,6 +93,7 @@ impl Local {
             endpoints: RefCell::new(Rc::new(upstream.endpoints())),
             picker: Picker::default(),
             door: Rc::new(Door::new(&upstream.gate)),
+            files: Shelf::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_model::files::name::Name;
 use tidegate_model::gate::adaptive;
 use tidegate_wire::settings::{ClientTlsSettings, Protocol};
 
@@ -87,6 +88,8 @@ pub enum Discovery {
     },
     /// One `ADDRESS [weight=N]` a line, `#` comments; read again when the file changes.
     File(PathBuf),
+    /// Nowhere: files answer.
+    Files(Arc<FilesSettings>),
 }
 
 impl fmt::Display for Discovery {
@@ -96,8 +99,26 @@ impl fmt::Display for Discovery {
             Discovery::Dns { host, port, .. } => write!(out, "dns {host}:{port}"),
             Discovery::Srv { name, .. } => write!(out, "srv {name}"),
             Discovery::File(path) => write!(out, "file {}", path.display()),
+            Discovery::Files(files) => write!(out, "files {}", files.root.display()),
         }
     }
+}
+
+/// A directory that answers instead of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesSettings {
+    /// The directory.
+    pub root: PathBuf,
+    /// The file that answers for a directory.
+    pub index: Option<String>,
+    /// The file that answers for what is missing, as the application's shell does for each of its pages.
+    pub fallback: Option<Name>,
+    /// The page that is told with 404.
+    pub not_found: Option<Name>,
+    /// Whether `.br`, `.zst` and `.gz` beside a file answer for it.
+    pub precompressed: bool,
+    /// Whether names that begin with a dot are served.
+    pub hidden: bool,
 }
 
 /// Bounds on how often a name is resolved again.

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::discovery::ENDPOINTS_MAX;
 use crate::endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
+use crate::files::{Counts, FilesStatus};
 use crate::gate::{Gate, GateStatus};
 use crate::settings::{Discovery, EndpointSettings, UpstreamSettings};
 use crate::shard::ShardStatus;
@@ -42,6 +43,8 @@ pub struct Upstream {
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
     pub(crate) latencies: Latencies,
+    /// What files have answered.
+    pub(crate) files: Arc<Counts>,
     /// How overloaded it is, 0 to 3.
     load: AtomicU8,
     /// What that is made of.
@@ -105,6 +108,8 @@ pub struct UpstreamStatus {
     pub discovery_error: Option<String>,
     /// Times they were looked for in vain.
     pub discovery_failures: u64,
+    /// What files have answered; `None`: it serves none.
+    pub files: Option<FilesStatus>,
     /// Its shuffle sharding; `None`: all endpoints serve each tenant.
     pub shard: Option<ShardStatus>,
     /// Its endpoints.
@@ -125,6 +130,7 @@ impl Upstream {
             breaker: Breaker::default(),
             budget: Budget::default(),
             latencies: Latencies::default(),
+            files: Arc::default(),
             load: AtomicU8::new(0),
             watched: Mutex::default(),
             shard_refused: AtomicU64::new(0),
@@ -173,8 +179,10 @@ impl Upstream {
 
     /// Takes the endpoints that the configuration lists.
     fn take_listed(&self, known: &mut Known, now: Tick) {
-        if let Discovery::Static(endpoints) = &self.settings.load().discovery {
-            self.take(known, endpoints, now);
+        match &self.settings.load().discovery {
+            Discovery::Static(endpoints) => drop(self.take(known, endpoints, now)),
+            Discovery::Files(_) => drop(self.take(known, &[], now)),
+            Discovery::Dns { .. } | Discovery::Srv { .. } | Discovery::File(_) => {}
         }
     }
 
@@ -342,7 +350,8 @@ impl Upstream {
     /// Finds its level anew. A level is lowered after so long.
     fn look(&self, calm: Duration, now: Tick) {
         let (wait, refusals) = self.gate.strain(now);
-        let served = self.endpoints.load().endpoints.iter().map(|endpoint| endpoint.served()).sum();
+        let served: u64 = self.endpoints.load().endpoints.iter().map(|endpoint| endpoint.served()).sum();
+        let served = served + self.files.served();
         let mut watched = self.watched.lock();
         let refused = watched.refused.observe(refusals, served, now);
         let level =
@@ -373,6 +382,7 @@ impl Upstream {
                 .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
             discovery_error: known.error.clone(),
             discovery_failures: known.failures,
+            files: matches!(settings.discovery, Discovery::Files(_)).then(|| self.files.status()),
             shard: settings.shard.map(|shard| {
                 let (refused, spilled) = (&self.shard_refused, &self.shard_spilled);
                 ShardStatus::of(shard, &self.endpoints.load(), refused.load(Relaxed), spilled.load(Relaxed))
@@ -398,7 +408,7 @@ fn host_of(settings: &UpstreamSettings) -> Option<&str> {
     match &settings.discovery {
         // The dot at the end of a full name belongs to DNS, not to certificates.
         Discovery::Dns { host, .. } => Some(host.strip_suffix('.').unwrap_or(host)),
-        Discovery::Static(_) | Discovery::Srv { .. } | Discovery::File(_) => None,
+        Discovery::Static(_) | Discovery::Srv { .. } | Discovery::File(_) | Discovery::Files(_) => None,
     }
 }
 

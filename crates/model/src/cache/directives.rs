@@ -317,7 +317,7 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 /// The first element of a list, and what follows its comma. A comma within quotes is none.
-pub(super) fn element(list: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn element(list: &[u8]) -> (&[u8], &[u8]) {
     let (mut quoted, mut escaped) = (false, false);
     for (at, &byte) in list.iter().enumerate() {
         match byte {

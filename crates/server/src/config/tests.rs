@@ -7,6 +7,7 @@ use tidegate_upstream::settings::{ShardSettings, WhenDown};
 use super::Config;
 
 mod cache;
+mod files;
 mod redis;
 mod tenants;
 
@@ -627,7 +628,7 @@ error: this upstream has no endpoints
   |
 3 | [upstream.b]
   |           ^
-  = help: add endpoints = ["127.0.0.1:3000"], or dns, srv or file
+  = help: add endpoints = ["127.0.0.1:3000"], or dns, srv, file or files
 
 error: endpoints come from one of `dns` and `srv`, not from both
  --> t.toml:6:7
@@ -843,6 +844,9 @@ fn certificates(folder: &Folder) {
 fn every_example_is_right_and_means_the_same_when_it_is_printed() {
     let folder = Folder::new("examples");
     certificates(&folder);
+    for page in ["index.html", "404.html"] {
+        folder.write(&format!("public/{page}"), page);
+    }
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut count = 0;
     for entry in std::fs::read_dir(examples).expect("the examples") {

@@ -98,6 +98,11 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::Cause(cause) => format!("what went wrong: {cause}"),
         Step::TryFailed(code) => format!("the try failed: {code}"),
         Step::TryAnswered(status) => format!("the try was answered with {}", status.as_u16()),
+        Step::FileRead { what, coding: None, from } => format!("found {what}, in {from}"),
+        Step::FileRead { what, coding: Some(coding), from } => {
+            format!("found {what}, its sibling in {coding}, in {from}")
+        }
+        Step::FileMissing(why) => format!("no file: {why}"),
         Step::Backoff(wait) => format!("another try after {:.3} ms", wait.as_secs_f64() * 1e3),
         Step::Degraded(what, level) => format!("load {level}: the route does without its {what}"),
         Step::NoRetry(why) => format!("no further try: {why}"),

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tidegate_model::fault::Kind;
 use tidegate_model::tenant::Tenants;
 use tidegate_proxy::CoreShield;
-use tidegate_upstream::{Admin, EndpointStatus, ShardStatus, UpstreamStatus};
+use tidegate_upstream::{Admin, EndpointStatus, FilesStatus, ShardStatus, UpstreamStatus};
 use tidegate_wire::clock;
 
 use crate::protect;
@@ -16,12 +16,12 @@ use crate::run::Process;
 use crate::telemetry::{
     ACCEPT_FAILURES, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS,
     CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
-    ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, GATE_REFUSED,
-    GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT,
-    LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST,
-    PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS,
-    SENT, SHARD_REFUSED, SHARD_SPILLED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
-    UPSTREAM_LEVEL,
+    ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, FILES_ACTIVE,
+    FILES_FAILURES, FILES_REQUESTS, FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED, GATE_WAITING, HELD,
+    HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric,
+    OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST, PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP,
+    REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHEDDING,
+    TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -206,6 +206,20 @@ fn upstreams(out: &mut Exposition, process: &Process) {
         out.family(&metric);
         for one in &all {
             out.sample(metric.name, &[("upstream", &one.name)], value(one));
+        }
+    }
+    let of_files: [Read<FilesStatus, u64>; 4] = [
+        (FILES_REQUESTS, |one| one.requests),
+        (FILES_FAILURES, |one| one.failures),
+        (FILES_WAITED, |one| one.waited),
+        (FILES_ACTIVE, |one| one.active.into()),
+    ];
+    for (metric, value) in of_files {
+        out.family(&metric);
+        for one in &all {
+            if let Some(files) = &one.files {
+                out.sample(metric.name, &[("upstream", &one.name)], value(files));
+            }
         }
     }
     let of_shards: [Read<ShardStatus, u64>; 2] =

@@ -42,6 +42,10 @@ metrics! {
     ENDPOINT_ACTIVE = "tidegate_endpoint_active", "gauge", ["upstream", "endpoint"], "Calls to an endpoint under way.";
     ENDPOINT_UP = "tidegate_endpoint_up", "gauge", ["upstream", "endpoint"], "1: the endpoint is enabled, healthy and not ejected.";
     ENDPOINT_LATENCY = "tidegate_endpoint_latency_seconds", "gauge", ["upstream", "endpoint"], "The latency average that balancing uses; peaks weigh heavily.";
+    FILES_REQUESTS = "tidegate_files_requests_total", "counter", ["upstream"], "Calls that files answered, where an upstream is a directory.";
+    FILES_FAILURES = "tidegate_files_failures_total", "counter", ["upstream"], "Calls that files could not answer, or broke off: the disk failed, or a file changed while it was read.";
+    FILES_WAITED = "tidegate_files_disk_reads_total", "counter", ["upstream"], "Times that a file was not in memory, and a thread read it from the disk.";
+    FILES_ACTIVE = "tidegate_files_active", "gauge", ["upstream"], "Calls that files answer, under way.";
     BREAKER_OPEN = "tidegate_upstream_breaker_open", "gauge", ["upstream"], "1: the upstream's circuit breaker is open.";
     BREAKER_OPENED = "tidegate_upstream_breaker_opened_total", "counter", ["upstream"], "Times the upstream's circuit breaker opened.";
     GATE_SLOTS = "tidegate_upstream_slots", "gauge", ["upstream"], "Slots of the upstream's gate, where it is limited: what `concurrency` says, or what was found.";

@@ -19,6 +19,14 @@ fn make_certificates(folder: &Path) {
     }
 }
 
+/// What `static.toml` serves, made in this folder.
+fn make_pages(folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    for name in ["index.html", "404.html"] {
+        std::fs::write(folder.join(name), name).unwrap();
+    }
+}
+
 #[test]
 fn every_example_boots_and_ends() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
@@ -41,6 +49,7 @@ fn every_example_boots_and_ends() {
         }
         let test = format!("example-{name}");
         make_certificates(&Gate::folder(&test));
+        make_pages(&Gate::folder(&test).join("public"));
         let mut gate = Gate::start_whole(BINARY, &test, &[], &text);
         assert!(control(&gate, "/readyz").starts_with("HTTP/1.0 200 "), "{name}");
         let answer = ask(gate.address, "GET /nobody/has/this", "");

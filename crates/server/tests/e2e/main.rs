@@ -9,6 +9,7 @@ mod drills;
 mod examples;
 mod exchanges;
 mod faults;
+mod files;
 mod fuzzed;
 mod gate;
 mod limits;

@@ -44,7 +44,9 @@ impl Names {
             Discovery::Srv { name, refresh, resolver } => {
                 self.services(&ask(*resolver)?, name, *refresh).await
             }
-            Discovery::Static(_) | Discovery::File(_) => Ok((Vec::new(), Duration::MAX)),
+            Discovery::Static(_) | Discovery::File(_) | Discovery::Files(_) => {
+                Ok((Vec::new(), Duration::MAX))
+            }
         }
     }
 

@@ -16,7 +16,9 @@ pub use route::{
     Add, Degrade, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults,
     SetTo, Share,
 };
-pub use upstream::{Adaptive, Balance, Between, Concurrency, Endpoint, Health, Protocol, Upstream, WhenDown};
+pub use upstream::{
+    Adaptive, Balance, Between, Concurrency, Endpoint, FilesTable, Health, Protocol, Upstream, WhenDown,
+};
 
 use super::scalar::{Hash, Moment, PerTime, Percent, Size, Time};
 use super::text::{Address, ControlListen, File, Header, Jwks, KeyPlace, LogTarget, Name, Net, TenantHost};

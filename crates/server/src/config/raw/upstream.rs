@@ -9,7 +9,8 @@ use super::Switch;
 use crate::config::scalar::{Percent, Size, Statuses, Time};
 use crate::config::text::{Address, DnsName, File, Hashed, HeaderText, PlainPath};
 
-/// A service behind Tidegate. Its endpoints come from exactly one of `endpoints`, `dns`, `srv` and `file`.
+/// A service behind Tidegate. Its endpoints come from exactly one of `endpoints`, `dns`, `srv` and `file`; with `files` a directory
+/// answers instead.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
@@ -22,6 +23,8 @@ pub struct Upstream {
     pub srv: Option<String>,
     /// A file with one `ADDRESS [weight=N]` a line, read again when it changes.
     pub file: Option<File>,
+    /// A directory whose files answer, instead of a service: its path, or a table.
+    pub files: Option<Files>,
     /// The name server to ask. Without it: the system's.
     pub resolver: Option<Address>,
     /// Bounds of the time to live of DNS answers.
@@ -81,6 +84,7 @@ impl Default for Upstream {
             dns: None,
             srv: None,
             file: None,
+            files: None,
             resolver: None,
             refresh: Refresh::default(),
             protocol: Protocol::Http1,
@@ -132,6 +136,68 @@ pub struct EndpointTable {
 
 fn one() -> u32 {
     1
+}
+
+/// A directory whose files answer: its path, or a table.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum Files {
+    /// The directory.
+    Root(File),
+    /// The directory, and how it is served.
+    Table(FilesTable),
+}
+
+impl Files {
+    /// The table, with what is not given.
+    #[must_use]
+    pub fn table(&self) -> FilesTable {
+        match self {
+            Files::Root(root) => FilesTable {
+                root: root.clone(),
+                index: index(),
+                fallback: None,
+                not_found: None,
+                precompressed: true,
+                hidden: false,
+            },
+            Files::Table(table) => table.clone(),
+        }
+    }
+}
+
+/// A directory whose files answer, and how it is served.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesTable {
+    /// The directory.
+    #[schemars(extend("examples" = ["public"]))]
+    pub root: File,
+    /// The file that answers for a directory. `""`: none does.
+    #[serde(default = "index")]
+    pub index: String,
+    /// The file that answers for a page that is missing, as the shell of a single-page application does. A missing style,
+    /// script, image or font stays missing.
+    #[schemars(extend("examples" = ["/index.html"]))]
+    pub fallback: Option<PlainPath>,
+    /// The page that is told, with 404, for what is missing.
+    #[schemars(extend("examples" = ["/404.html"]))]
+    pub not_found: Option<PlainPath>,
+    /// Whether `app.js.br`, `app.js.zst` and `app.js.gz`, where they are not older, answer for `app.js`, as
+    /// `Accept-Encoding` has it.
+    #[serde(default = "yes")]
+    pub precompressed: bool,
+    /// Whether names that begin with a dot are served, too. `.well-known` always is.
+    #[serde(default)]
+    pub hidden: bool,
+}
+
+fn index() -> String {
+    "index.html".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Bounds of the time to live of DNS answers.

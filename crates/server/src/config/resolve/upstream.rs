@@ -1,5 +1,7 @@
 //! Upstreams.
 
+mod files;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -106,12 +108,18 @@ fn discovery(context: &mut Context<'_>, raw: &raw::Upstream, node: &Node) -> Opt
     }
     let refresh = RefreshBounds { min, max };
     let resolver = raw.resolver.as_ref().map(|address| address.0);
-    let given: Vec<&str> =
-        ["endpoints", "dns", "srv", "file"].into_iter().filter(|key| node.get(key).is_some()).collect();
+    let given: Vec<&str> = ["endpoints", "dns", "srv", "file", "files"]
+        .into_iter()
+        .filter(|key| node.get(key).is_some())
+        .collect();
     if let [_, second, ..] = given.as_slice() {
         let message = format!("endpoints come from one of `{}`, not from both", given.join("` and `"));
         context.tell(node.at(second), message);
         return None;
+    }
+    if let Some(files) = &raw.files {
+        files::alone(context, raw, node);
+        return Some(Discovery::Files(files::files(context, &files.table(), node.at("files"))));
     }
     if let Some(list) = &raw.endpoints {
         return Some(Discovery::Static(endpoints(context, list, node.at("endpoints"))));
@@ -137,7 +145,7 @@ fn discovery(context: &mut Context<'_>, raw: &raw::Upstream, node: &Node) -> Opt
     context.add(
         node,
         Problem::new(Some(node.key_place()), "this upstream has no endpoints")
-            .help("add endpoints = [\"127.0.0.1:3000\"], or dns, srv or file"),
+            .help("add endpoints = [\"127.0.0.1:3000\"], or dns, srv, file or files"),
     );
     None
 }
