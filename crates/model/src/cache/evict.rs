@@ -20,6 +20,8 @@ use std::collections::{BTreeSet, HashMap};
 
 /// The hundredths of its room that a tenant's new entries pass through.
 const SMALL_PERCENT: u64 = 10;
+/// What an entry takes in the order of eviction, in bytes; what the memory of those that went takes of it, included.
+pub const NODE_BYTES: usize = size_of::<Node>() + size_of::<u32>();
 /// No entry.
 const NONE: u32 = u32::MAX;
 
@@ -319,63 +321,19 @@ fn mark(hash: u64) -> u32 {
 }
 
 #[cfg(test)]
+mod shelf;
+#[cfg(test)]
+mod simulated;
+
+#[cfg(test)]
 mod tests {
+    use super::shelf::Shelf;
     use super::*;
-    use crate::balance::mix;
     use proptest::prelude::*;
-    use std::collections::VecDeque;
-
-    /// A cache of names, as its shell will be one.
-    struct Kept {
-        evictor: Evictor,
-        by_name: HashMap<(u64, u64), Place>,
-        at: HashMap<Place, (u64, u64)>,
-        used: HashMap<Place, u8>,
-    }
-
-    impl Kept {
-        fn new(bytes: u64, tenant_bytes: u64) -> Kept {
-            let bounds = Bounds { bytes, tenant_bytes, tenant_entries: u32::MAX };
-            let evictor = Evictor::new(bounds, usize::try_from(bytes / 10).unwrap());
-            Kept { evictor, by_name: HashMap::new(), at: HashMap::new(), used: HashMap::new() }
-        }
-
-        /// Whether it was kept; it is afterwards.
-        fn ask(&mut self, tenant: u64, name: u64, bytes: u64) -> bool {
-            if let Some(place) = self.by_name.get(&(tenant, name)) {
-                let used = self.used.entry(*place).or_default();
-                *used = (*used + 1).min(3);
-                return true;
-            }
-            let (used, mut gone) = (&mut self.used, Vec::new());
-            let take = |place| match used.get_mut(&place) {
-                Some(count) if *count > 0 => {
-                    *count -= 1;
-                    true
-                }
-                _ => false,
-            };
-            let place = self.evictor.insert(tenant, mix(tenant << 40 | name), bytes, take, &mut gone);
-            for place in gone {
-                let name = self.at.remove(&place).expect("it was kept");
-                self.by_name.remove(&name);
-                self.used.remove(&place);
-            }
-            if let Some(place) = place {
-                assert!(self.at.insert(place, (tenant, name)).is_none(), "a place is one entry's");
-                self.by_name.insert((tenant, name), place);
-            }
-            false
-        }
-
-        fn holds(&self, tenant: u64, names: std::ops::Range<u64>) -> usize {
-            names.filter(|name| self.by_name.contains_key(&(tenant, *name))).count()
-        }
-    }
 
     #[test]
     fn keeps_what_fits_and_refuses_what_never_will() {
-        let mut kept = Kept::new(100, 60);
+        let mut kept = Shelf::new(100, 60);
         assert!(!kept.ask(1, 1, 61) && kept.holds(1, 0..9) == 0);
         for name in 0..6 {
             kept.ask(1, name, 10);
@@ -387,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_scan_ruins_nothing_that_is_asked_for() {
-        let mut kept = Kept::new(1_000, 1_000);
+        let mut kept = Shelf::new(1_000, 1_000);
         for _ in 0..3 {
             for name in 0..50 {
                 kept.ask(1, name, 10);
@@ -401,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_tenant_that_stores_much_pushes_out_its_own() {
-        let mut kept = Kept::new(1_000, 1_000);
+        let mut kept = Shelf::new(1_000, 1_000);
         for name in 0..20 {
             kept.ask(1, name, 10);
         }
@@ -413,7 +371,7 @@ mod tests {
 
     #[test]
     fn room_is_shared_evenly_when_all_want_it() {
-        let mut kept = Kept::new(1_000, 1_000);
+        let mut kept = Shelf::new(1_000, 1_000);
         for name in 0..1_000 {
             for tenant in 0..5 {
                 kept.ask(tenant, name, 10);
@@ -426,7 +384,7 @@ mod tests {
 
     #[test]
     fn narrower_bounds_make_room_at_once() {
-        let mut kept = Kept::new(1_000, 1_000);
+        let mut kept = Shelf::new(1_000, 1_000);
         for name in 0..100 {
             kept.ask(1, name, 10);
         }
@@ -439,29 +397,6 @@ mod tests {
         assert_eq!((kept.evictor.of_tenant(1), gone.len()), ((300, 30), 70));
     }
 
-    /// The share of hits over a Zipf-like mix, against the least recently used at the same room.
-    #[test]
-    fn hits_more_often_than_the_least_recently_used() {
-        let (mut kept, mut lru) = (Kept::new(10_000, 10_000), VecDeque::new());
-        let (mut hits, mut lru_hits) = (0, 0);
-        for turn in 0..60_000u64 {
-            // A power law over 10,000 names; room for a tenth of them.
-            let uniform = (mix(turn) >> 11) as f64 / (1u64 << 53) as f64;
-            let name = (10_000f64.powf(uniform)) as u64;
-            hits += u32::from(kept.ask(1, name, 10));
-            match lru.iter().position(|held| *held == name) {
-                Some(at) => {
-                    lru.remove(at);
-                    lru_hits += 1;
-                }
-                None if lru.len() == 1_000 => drop(lru.pop_front()),
-                None => {}
-            }
-            lru.push_back(name);
-        }
-        assert!(hits > lru_hits, "{hits} against {lru_hits}");
-    }
-
     proptest! {
         #[test]
         fn counts_what_is_kept_and_never_holds_more_than_it_may(
@@ -469,7 +404,7 @@ mod tests {
             bytes in 50u64..400,
             tenant_bytes in 50u64..400,
         ) {
-            let mut kept = Kept::new(bytes, tenant_bytes);
+            let mut kept = Shelf::new(bytes, tenant_bytes);
             let mut sizes = HashMap::new();
             for (turn, (tenant, name, size)) in asks.into_iter().enumerate() {
                 if turn % 11 == 10 {
