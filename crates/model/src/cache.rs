@@ -13,6 +13,7 @@
 //! Everything is a pure function of header fields and of the time that the caller tells. Nothing here holds a body, a key or
 //! a tenant: that is the store's and the stage's.
 
+pub mod assemble;
 mod date;
 pub mod directives;
 pub mod evict;

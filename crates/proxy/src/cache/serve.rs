@@ -309,4 +309,42 @@ mod tests {
         assert_eq!((response.status(), &*body), (StatusCode::RANGE_NOT_SATISFIABLE, ""));
         assert_eq!(field(&response, "content-range"), "bytes */10");
     }
+    /// The parts of a body, read as a client reads them: which bytes, and what they are.
+    fn read_parts(body: &str, boundary: &str) -> Vec<(String, String)> {
+        let rest = body.strip_suffix(&format!("\r\n--{boundary}--\r\n")).expect("a last boundary");
+        let begins = format!("\r\n--{boundary}\r\n");
+        let parts = rest.split(&begins).skip(1).map(|part| {
+            let (head, bytes) = part.split_once("\r\n\r\n").expect("a head");
+            let place = head.rsplit("Content-Range: bytes ").next().expect("its place");
+            (place.to_owned(), bytes.to_owned())
+        });
+        parts.collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn parts_say_where_they_are_and_are_what_is_there(ranges in proptest::collection::vec((0usize..12, 0usize..12), 1..6)) {
+            let kept = kept(&[("content-type", "text/plain")]);
+            let text: Vec<String> = ranges.iter().map(|(one, other)| format!("{}-{}", one.min(other), one.max(other))).collect();
+            let lines: &'static str = format!("bytes={}", text.join(",")).leak();
+            let (response, body) = ask(&kept, &Method::GET, &[("range", lines)]);
+            proptest::prop_assert_eq!(field(&response, "content-length"), body.len().to_string());
+            match response.status().as_u16() {
+                206 => {
+                    let of = field(&response, "content-type");
+                    let parts = match of.strip_prefix("multipart/byteranges; boundary=") {
+                        Some(boundary) => read_parts(&body, boundary),
+                        None => vec![(field(&response, "content-range")["bytes ".len()..].to_owned(), body)],
+                    };
+                    for (place, bytes) in parts {
+                        let (from, last) = place.strip_suffix("/10").unwrap().split_once('-').unwrap();
+                        let (from, last): (usize, usize) = (from.parse().unwrap(), last.parse().unwrap());
+                        proptest::prop_assert_eq!(&"0123456789"[from..=last], bytes);
+                    }
+                }
+                416 => proptest::prop_assert!(ranges.iter().all(|(one, other)| one.min(other) > &9)),
+                status => proptest::prop_assert!(status == 200 && body == "0123456789"),
+            }
+        }
+    }
 }
