@@ -49,13 +49,20 @@ impl Label {
         Label::digest("path", &[host.as_bytes(), path.as_bytes()])
     }
 
+    /// The same of one tenant alone; `None`: of what is public.
+    #[must_use]
+    pub fn path_of(tenant: Option<&str>, host: &str, path: &str) -> Label {
+        let (kind, tenant) = tenant.map_or(("path-public", ""), |tenant| ("path-of", tenant));
+        Label::digest(kind, &[tenant.as_bytes(), host.as_bytes(), path.as_bytes()])
+    }
+
     /// One target of one tenant.
     #[must_use]
     pub fn target(key: Key) -> Label {
         Label::digest("target", &[&key.0.to_le_bytes()])
     }
 
-    /// A tag; of one tenant alone, if one is given.
+    /// A tag; of one tenant alone, if one is given. [`PUBLIC`]: of what is public alone.
     #[must_use]
     pub fn tag(tag: Tag, tenant: Option<&str>) -> Label {
         match tenant {
@@ -88,6 +95,9 @@ impl Label {
     }
 }
 
+/// Stands where a tenant's id does, for what belongs to none.
+pub const PUBLIC: &str = "";
+
 /// All labels under which an entry can be purged.
 pub fn labels<'e>(
     tenant: Option<&'e str>,
@@ -99,10 +109,11 @@ pub fn labels<'e>(
     let ends =
         path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at).chain([path.len()]);
     let prefixes = ends.map(move |end| Label::prefix(host, &path[..end]));
-    let of_tenant = tenant.into_iter().flat_map(move |tenant| {
-        [Label::tenant(tenant)].into_iter().chain(tags.iter().map(move |tag| Label::tag(*tag, Some(tenant))))
-    });
-    [Label::EVERYTHING, Label::host(host), Label::path(host, path), Label::target(key)]
+    let owner = tenant.unwrap_or(PUBLIC);
+    let of_owner = tags.iter().map(move |tag| Label::tag(*tag, Some(owner)));
+    let of_tenant = tenant.map(Label::tenant).into_iter().chain(of_owner);
+    let path_of = Label::path_of(tenant, host, path);
+    [Label::EVERYTHING, Label::host(host), Label::path(host, path), path_of, Label::target(key)]
         .into_iter()
         .chain(prefixes)
         .chain(of_tenant)
@@ -242,11 +253,15 @@ mod tests {
             (Label::prefix("h", "/v"), false),
             (Label::path("h", "/v1/x"), true),
             (Label::path("h", "/v1"), false),
+            (Label::path_of(Some("acme"), "h", "/v1/x"), true),
+            (Label::path_of(Some("other"), "h", "/v1/x"), false),
+            (Label::path_of(None, "h", "/v1/x"), false),
             (Label::target(KEY), true),
             (Label::target(Key(8)), false),
             (Label::tag(Tag::named(b"T"), None), true),
             (Label::tag(Tag::named(b"t"), Some("acme")), true),
             (Label::tag(Tag::named(b"t"), Some("other")), false),
+            (Label::tag(Tag::named(b"t"), Some(PUBLIC)), false),
             (Label::tag(Tag::named(b"u"), None), false),
         ] {
             check(label, expected);

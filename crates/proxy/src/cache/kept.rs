@@ -13,6 +13,8 @@ use tidegate_model::cache::vary::Vary;
 
 /// What an entry takes beside its own bytes: the entry, its places in the map and in the order of eviction.
 pub const OVERHEAD_BYTES: u64 = 280;
+/// Content lies in pieces of so many bytes.
+const PIECE_BYTES: usize = 64 * 1024;
 /// How often an entry may have been asked for until that counts no more.
 const USED_MAX: u8 = 3;
 
@@ -65,9 +67,15 @@ pub struct Head {
 }
 
 impl Kept {
-    /// An answer with this content.
+    /// An answer with this content, which is copied: what comes from a socket lies in buffers that are larger than it is.
     #[must_use]
-    pub fn new(head: &Head, body: Box<[Bytes]>) -> Kept {
+    pub fn new(head: &Head, body: &[Bytes]) -> Kept {
+        Kept::with(head, packed(body))
+    }
+
+    /// An answer with this content, which is kept as it is.
+    #[must_use]
+    pub fn with(head: &Head, body: Box<[Bytes]>) -> Kept {
         Kept {
             status: head.status,
             fields: pack(&head.fields),
@@ -143,6 +151,26 @@ impl Kept {
     }
 }
 
+/// Content in pieces of one size, the last one excepted.
+fn packed(body: &[Bytes]) -> Box<[Bytes]> {
+    let mut left: usize = body.iter().map(Bytes::len).sum();
+    let (mut pieces, mut piece) = (Vec::with_capacity(left.div_ceil(PIECE_BYTES)), Vec::new());
+    for mut rest in body.iter().map(|bytes| &bytes[..]) {
+        while !rest.is_empty() {
+            if piece.is_empty() {
+                piece = Vec::with_capacity(left.min(PIECE_BYTES));
+            }
+            let (taken, after) = rest.split_at(rest.len().min(piece.capacity() - piece.len()));
+            piece.extend_from_slice(taken);
+            (rest, left) = (after, left - taken.len());
+            if piece.len() == piece.capacity() {
+                pieces.push(Bytes::from(std::mem::take(&mut piece)));
+            }
+        }
+    }
+    pieces.into_boxed_slice()
+}
+
 /// `name-length, name, value-length, value` for each field.
 fn pack(fields: &HeaderMap) -> Bytes {
     let size = fields.iter().map(|(name, value)| 6 + name.as_str().len() + value.len()).sum();
@@ -181,6 +209,16 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn content_is_packed_into_pieces_of_one_size(sizes in proptest::collection::vec(0usize..100_000, 0..6)) {
+            let body: Vec<Bytes> =
+                sizes.iter().enumerate().map(|(place, size)| Bytes::from(vec![place as u8; *size])).collect();
+            let pieces = packed(&body);
+            prop_assert_eq!(pieces.concat(), body.concat());
+            let last = pieces.len().saturating_sub(1);
+            prop_assert!(pieces[..last].iter().all(|piece| piece.len() == PIECE_BYTES));
+        }
+
         #[test]
         fn fields_come_out_as_they_went_in(lines in proptest::collection::vec(("[a-z-]{1,20}", "[ -~]{0,40}"), 0..20)) {
             let mut fields = HeaderMap::new();

@@ -31,6 +31,7 @@ pub struct Memory {
     marks: RwLock<Marks>,
     newest: AtomicU64,
     varied: AtomicU64,
+    evicted: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -90,6 +91,7 @@ impl Memory {
             marks: RwLock::new(Marks::new(MARKS_MAX)),
             newest: AtomicU64::new(1),
             varied: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
         }
     }
 
@@ -114,11 +116,18 @@ impl Memory {
         self.newest.load(Relaxed)
     }
 
-    /// Purges what has this label.
-    pub fn purge(&self, label: Label, purge: Purge, now: Wall) {
+    /// Purges what has this label. Tells the number of what is asked for from now on.
+    pub fn purge(&self, label: Label, purge: Purge, now: Wall) -> u64 {
         let mut marks = self.marks.write();
         let newest = marks.purge(label, purge, now);
         self.newest.store(newest, Relaxed);
+        newest
+    }
+
+    /// Answers that had to go for want of room, ever.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Relaxed)
     }
 
     /// Finds the answer to a request.
@@ -149,7 +158,7 @@ impl Memory {
     }
 
     /// Whether no purge has met it. It is compared with the marks once after each purge.
-    fn is_good(&self, kept: &Kept, named: &Named<'_>) -> bool {
+    pub(super) fn is_good(&self, kept: &Kept, named: &Named<'_>) -> bool {
         let newest = self.newest();
         if kept.checked() >= newest {
             return true;
@@ -227,7 +236,10 @@ impl Memory {
     fn let_go(&self, ledger: &mut Ledger, gone: Vec<Place>) {
         for place in gone {
             match ledger.places[place.index()].take() {
-                Some(Held::Answer(key, kept)) => self.unlist(key, &kept),
+                Some(Held::Answer(key, kept)) => {
+                    self.evicted.fetch_add(1, Relaxed);
+                    self.unlist(key, &kept);
+                }
                 Some(Held::Varying(key, _)) => drop(self.varying.pin().remove(&key)),
                 None => {}
             }
@@ -328,7 +340,7 @@ mod tests {
             vary: Vary::default(),
             variant: Vec::new(),
         };
-        Arc::new(Kept::new(&head, Box::new([Bytes::from_static(body.as_bytes())])))
+        Arc::new(Kept::with(&head, Box::new([Bytes::from_static(body.as_bytes())])))
     }
 
     fn put(memory: &Memory, path: &'static str, vary: &str, request: &HeaderMap, body: &'static str) -> bool {
@@ -436,7 +448,9 @@ mod tests {
                         match step % 5 {
                             0 => drop(put(memory, path, "accept-language", &language("de"), "12345")),
                             1 => drop(put(memory, path, "", &none, "12345")),
-                            4 if step % 100 == 4 => memory.purge(Label::path("h", path), Purge::Hard, NOW),
+                            4 if step % 100 == 4 => {
+                                assert!(memory.purge(Label::path("h", path), Purge::Hard, NOW) > 0)
+                            }
                             _ => assert!(matches!(
                                 &*get(memory, path, &none),
                                 "12345" | "nothing" | "variants"

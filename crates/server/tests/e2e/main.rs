@@ -15,6 +15,7 @@ mod gate;
 mod limits;
 mod listeners;
 mod load;
+mod poison;
 mod protect;
 mod retries;
 mod robustness;
