@@ -526,3 +526,35 @@ fn answers_of_one_connection_follow_one_another() {
         assert_eq!(ask_on(&mut stream, "GET /a.txt", "If-None-Match: *\r\n").status, 304);
     }
 }
+
+#[test]
+fn answers_are_kept_by_the_cache_as_those_of_any_upstream() {
+    let route = "cache = { public = true }\nresponse_headers = { set = { cache-control = \"max-age=60\" } }";
+    let site = Site::new("files-cached", "", "", route);
+    write(&site.root.join("app.js"), "plain");
+    write(&site.root.join("app.js.gz"), "in gzip");
+    let hit = |path: &str, fields: &str| {
+        let first = site.get(path, "");
+        assert!(first.header("cache-status").contains("fwd="), "{}", first.head);
+        let mut answer = None;
+        until("it is stored", || {
+            let again = site.get(path, fields);
+            let hit = again.header("cache-status").starts_with("tidegate; hit");
+            answer = Some(again);
+            hit
+        });
+        answer.unwrap()
+    };
+    let whole = hit("/a.txt", "");
+    assert_eq!((whole.status, whole.body.as_str()), (200, "0123456789"));
+    // What is stored answers, whatever became of the file.
+    std::fs::remove_file(site.root.join("a.txt")).unwrap();
+    let part = site.get("/a.txt", "Range: bytes=3-6\r\n");
+    assert_eq!((part.status, part.body.as_str(), part.header("content-range")), (206, "3456", "bytes 3-6/10"));
+    let tag = whole.header("etag").trim_start_matches("w/").to_owned();
+    assert_eq!(site.get("/a.txt", &format!("If-None-Match: {tag}\r\n")).status, 304);
+    // Each coding is an answer of its own.
+    assert_eq!(hit("/app.js", "").body, "plain");
+    let coded = site.get("/app.js", "Accept-Encoding: gzip\r\n");
+    assert_eq!((coded.header("content-encoding"), coded.body.as_str()), ("gzip", "in gzip"));
+}
