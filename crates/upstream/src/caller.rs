@@ -120,6 +120,7 @@ impl CallerState {
         self.pools.sweep(now);
         for (_, local) in self.locals.borrow().values() {
             local.door.sweep(&local.settings().name, now);
+            local.files.sweep(now);
         }
         self.locals.borrow_mut().retain(|_, (upstream, _)| upstream.strong_count() > 0);
     }

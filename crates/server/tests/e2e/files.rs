@@ -550,7 +550,10 @@ fn answers_are_kept_by_the_cache_as_those_of_any_upstream() {
     // What is stored answers, whatever became of the file.
     std::fs::remove_file(site.root.join("a.txt")).unwrap();
     let part = site.get("/a.txt", "Range: bytes=3-6\r\n");
-    assert_eq!((part.status, part.body.as_str(), part.header("content-range")), (206, "3456", "bytes 3-6/10"));
+    assert_eq!(
+        (part.status, part.body.as_str(), part.header("content-range")),
+        (206, "3456", "bytes 3-6/10")
+    );
     let tag = whole.header("etag").trim_start_matches("w/").to_owned();
     assert_eq!(site.get("/a.txt", &format!("If-None-Match: {tag}\r\n")).status, 304);
     // Each coding is an answer of its own.

@@ -227,7 +227,7 @@ mod tests {
     /// A file of ten bytes that were read at once.
     fn open() -> Open {
         let moment = Moment { seconds: 86_400, nanos: 0 };
-        let file = std::fs::File::open("/dev/null").unwrap().into();
+        let file = std::sync::Arc::new(std::fs::File::open("/dev/null").unwrap().into());
         Open {
             file,
             stamp: Stamp { length: 10, modified: moment, changed: moment },
@@ -235,6 +235,7 @@ mod tests {
             coding: None,
             varies: true,
             what: "the file",
+            may_be_kept: true,
             content: Some(Bytes::from_static(b"0123456789")),
         }
     }

@@ -68,7 +68,7 @@ impl FileBody {
         let Some(counted) = OfUpstream::take() else { return Err((busy, Unread::NoFile)) };
         let pieces: VecDeque<Piece> = pieces.into_iter().collect();
         Ok(FileBody {
-            file: Arc::new(open.file),
+            file: open.file,
             stamp: open.stamp,
             left: pieces.iter().map(Piece::len).sum(),
             pieces,

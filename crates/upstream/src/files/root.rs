@@ -8,19 +8,35 @@
 //! opened must be that same file.
 //!
 //! With [`Reach::Cached`] nothing here waits for a disk: what the kernel has not in memory is said to be out of reach
-//! (`RESOLVE_CACHED`, Linux 5.12; `RWF_NOWAIT`), for a thread that may wait to try again.
+//! (`RESOLVE_CACHED`, Linux 5.12; `RWF_NOWAIT`), for a thread that may wait to try again. Opening may wait all the same where
+//! a network or another process stands behind a file system: only what lies on those that are known to be local, and on
+//! the same one as the root, is within reach.
 
 use std::io::IoSliceMut;
 use std::path::Path;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat, openat2};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tidegate_model::files::name::Name;
 use tidegate_model::files::stamp::{Moment, Stamp};
 
 /// How often a name is looked up again when something was renamed on its way meanwhile.
 const RACES_MAX: u32 = 16;
+
+/// File systems that open a file without asking anybody (`linux/magic.h`): btrfs, erofs, ext2 to ext4, f2fs, overlay,
+/// squashfs, tmpfs, XFS, ZFS.
+const LOCAL: [u32; 9] = [
+    0x9123_683e,
+    0xe0f5_e1e2,
+    0x0000_ef53,
+    0xf2f5_2010,
+    0x794c_7630,
+    0x7371_7368,
+    0x0102_1994,
+    0x5846_5342,
+    0x2fc1_2fc1,
+];
 
 /// How far a call may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +66,8 @@ pub(super) struct Root {
     fd: OwnedFd,
     /// Whether the kernel resolves names beneath it.
     beneath: bool,
+    /// Whether opening what is in memory waits for nobody.
+    local: bool,
 }
 
 impl Root {
@@ -61,15 +79,18 @@ impl Root {
             Err(Errno::NOSYS | Errno::PERM) => false,
             Err(error) => return Err(error),
         };
-        Ok(Root { fd, beneath })
+        // Its lower half is the whole of it where it is wider.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let kind = fstatfs(&fd)?.f_type as u32;
+        Ok(Root { fd, beneath, local: LOCAL.contains(&kind) })
     }
 
     /// Looks what is under a name. [`Errno::AGAIN`]: it is out of reach.
     pub(super) fn find(&self, name: &Name, reach: Reach) -> Result<Found, Errno> {
         for _ in 0..RACES_MAX {
             let found = match self.beneath {
+                _ if reach == Reach::Cached && !(self.local && self.beneath) => return Err(Errno::AGAIN),
                 true => self.find_beneath(name, reach),
-                false if reach == Reach::Cached => return Err(Errno::AGAIN),
                 false => self.find_stepwise(name),
             };
             match found {
@@ -117,11 +138,14 @@ fn resolve(root: BorrowedFd<'_>, path: &[u8], flags: OFlags, reach: Reach) -> Re
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     match reach {
         Reach::Disk => openat2(root, path, flags, Mode::empty(), inside),
-        Reach::Cached => match openat2(root, path, flags, Mode::empty(), inside | ResolveFlags::CACHED) {
-            // Before Linux 5.12 nobody can ask so.
-            Err(Errno::INVAL) => Err(Errno::AGAIN),
-            result => result,
-        },
+        Reach::Cached => {
+            let here = inside | ResolveFlags::CACHED | ResolveFlags::NO_XDEV;
+            match openat2(root, path, flags, Mode::empty(), here) {
+                // Before Linux 5.12 nobody can ask so; and another file system may lie there.
+                Err(Errno::INVAL | Errno::XDEV) => Err(Errno::AGAIN),
+                result => result,
+            }
+        }
     }
 }
 
@@ -158,9 +182,9 @@ fn told(error: Errno) -> Result<Found, Errno> {
     }
 }
 
-/// The state of an open file, now.
-pub(super) fn stamp(file: impl AsFd) -> Result<Stamp, Errno> {
-    fstat(file).map(|stat| stamp_of(&stat))
+/// The state of an open file, now; and whether it has a name yet: what was replaced by renaming has none.
+pub(super) fn stamp(file: impl AsFd) -> Result<(Stamp, bool), Errno> {
+    fstat(file).map(|stat| (stamp_of(&stat), stat.st_nlink > 0))
 }
 
 // The widths of these fields differ between systems.
@@ -288,6 +312,8 @@ mod tests {
             "/magic",
         ] {
             scene.check(out, "nothing", "nothing");
+            let found = Root::open(&root).unwrap().find(&Name::of(out, true).unwrap(), Reach::Cached);
+            assert!(matches!(found, Ok(Found::Nothing(_)) | Err(Errno::AGAIN)), "{out}: {found:?}");
         }
         // It comes back into the root, but only after having left it.
         scene.check("/round", "nothing", "nothing");
@@ -314,6 +340,8 @@ mod tests {
         assert_eq!(read(&file, &mut bytes, 0, Reach::Disk), Ok(5));
         assert_eq!(read(&file, &mut bytes, 3, Reach::Disk), Ok(2));
         // Either it is at hand, or that is said: nothing else.
+        let remote = Root { local: false, ..Root::open(&scene.root()).unwrap() };
+        assert_eq!(remote.find(&name, Reach::Cached).err(), Some(Errno::AGAIN));
         match root.find(&name, Reach::Cached) {
             Ok(Found::File(file, _)) => {
                 assert!(matches!(read(&file, &mut bytes, 0, Reach::Cached), Ok(5) | Err(Errno::AGAIN)));

@@ -3,8 +3,12 @@
 //! One look decides all of it: the file itself, the index of a directory, a compressed sibling, the application's shell in
 //! the place of what is missing, a page for what is missing. It is made in memory first; when something is not there, the
 //! same look is made again by a thread that may wait.
+//!
+//! A few files are kept open for a second, so that what is asked for again and again is not looked for each time. One that
+//! was written to or replaced meanwhile is not used: that is asked each time.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +20,7 @@ use tidegate_model::files::coding::Coding;
 use tidegate_model::files::name::Name;
 use tidegate_model::files::stamp::Stamp;
 use tidegate_model::tick::Tick;
+use tidegate_wire::files::{self, OfUpstream};
 
 use super::kind::Kind;
 use super::root::{Found, Reach, Root, read, stamp};
@@ -26,8 +31,13 @@ use crate::settings::FilesSettings;
 const BELIEVED: Duration = Duration::from_secs(1);
 /// A file of at most so many bytes is read at once.
 pub(super) const WHOLE_MAX: u64 = 64 << 10;
+/// Files that are kept open, for each core and upstream.
+const KEPT_MAX: usize = 64;
 /// How often what changed while it was read is read again.
 const CHANGES_MAX: u32 = 3;
+
+/// What a file is that answers for what is missing.
+const FALLBACK: &str = "the fallback";
 
 /// What is looked for.
 #[derive(Clone, Debug)]
@@ -65,9 +75,9 @@ pub(super) struct Looked {
 }
 
 /// An open file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Open {
-    pub file: OwnedFd,
+    pub file: Arc<OwnedFd>,
     pub stamp: Stamp,
     pub kind: Kind,
     /// The coding of the sibling that this is.
@@ -76,6 +86,8 @@ pub(super) struct Open {
     pub varies: bool,
     /// What it is, for who wants to know.
     pub what: &'static str,
+    /// Whether who asks the same gets the same.
+    pub may_be_kept: bool,
     /// All of it, if it was read at once.
     pub content: Option<Bytes>,
 }
@@ -91,6 +103,29 @@ struct Believed {
     settings: Arc<FilesSettings>,
     root: Arc<Root>,
     until: Tick,
+    /// By name and what the client takes.
+    kept: HashMap<Key, Kept>,
+}
+
+type Key = SmallVec<[u8; 128]>;
+
+/// A file that is kept open.
+#[derive(Debug)]
+struct Kept {
+    open: Open,
+    /// It takes a descriptor that a connection could have.
+    _file: OfUpstream,
+}
+
+impl Ask {
+    /// What tells it from what others ask, of the same files.
+    fn key(&self) -> Option<Key> {
+        let mut key = Key::from_slice(self.name.as_ref().ok()?.bytes());
+        // No byte of a name is zero.
+        key.extend([0, u8::from(self.name.as_ref().is_ok_and(Name::is_folder))]);
+        key.extend(self.codings.iter().map(|coding| *coding as u8));
+        Some(key)
+    }
 }
 
 impl Shelf {
@@ -102,10 +137,61 @@ impl Shelf {
         Some(Arc::clone(&believed.root))
     }
 
+    /// What is kept open for this, if it is still what it was.
+    fn kept(&self, ask: &Ask, key: &Key) -> Option<Result<Open, Unread>> {
+        let mut held = self.root.borrow_mut();
+        let kept = &mut held.as_mut()?.kept;
+        let mut open = kept.get(key)?.open.clone();
+        let read = if ask.content && open.stamp.length <= WHOLE_MAX {
+            cut(&open.file, 0, open.stamp.length, None, Reach::Cached).map(Some)
+        } else {
+            Ok(None)
+        };
+        match (stamp(&open.file), read) {
+            (Ok((now, true)), read) if now.is_content_of(&open.stamp) => Some(read.map(|content| {
+                open.content = content;
+                open
+            })),
+            _ => {
+                kept.remove(key);
+                None
+            }
+        }
+    }
+
+    /// Keeps a file open for who asks the same.
+    fn keep(&self, key: Key, open: &Open) {
+        let mut held = self.root.borrow_mut();
+        let Some(believed) = held.as_mut() else { return };
+        if believed.kept.len() < KEPT_MAX
+            && !files::are_short()
+            && let Some(file) = OfUpstream::take()
+        {
+            believed.kept.insert(key, Kept { open: Open { content: None, ..open.clone() }, _file: file });
+        }
+    }
+
+    /// Closes what was kept for long enough.
+    pub(crate) fn sweep(&self, now: Tick) {
+        self.root.borrow_mut().take_if(|held| held.until <= now);
+    }
+
     /// Looks.
     pub(super) async fn look(&self, ask: Ask, busy: &Busy, now: Tick) -> Result<Looked, Unread> {
         if let Some(root) = self.root(&ask.settings, now) {
-            match look(&root, &ask, Reach::Cached) {
+            let key = ask.key();
+            let kept = key.as_ref().and_then(|key| self.kept(&ask, key));
+            let looked = match kept {
+                Some(kept) => kept.map(Outcome::File),
+                None => look(&root, &ask, Reach::Cached).inspect(|outcome| {
+                    if let (Outcome::File(open), Some(key)) = (outcome, key)
+                        && open.may_be_kept
+                    {
+                        self.keep(key, open);
+                    }
+                }),
+            };
+            match looked {
                 Err(Unread::System(Errno::AGAIN)) => {}
                 // Once more, where there is time for it.
                 Err(Unread::Changed) => {}
@@ -126,7 +212,7 @@ impl Shelf {
         let mut held = self.root.borrow_mut();
         let anew = held.as_ref().is_none_or(|held| !Arc::ptr_eq(&held.root, &root));
         if anew {
-            *held = Some(Believed { settings, root, until: now.after(BELIEVED) });
+            *held = Some(Believed { settings, root, until: now.after(BELIEVED), kept: HashMap::new() });
         }
         outcome.map(|outcome| Looked { outcome, from: "disk", anew })
     }
@@ -180,7 +266,7 @@ fn look(root: &Root, ask: &Ask, reach: Reach) -> Result<Outcome, Unread> {
         && !Kind::of(name.extension()).is_asset()
         && let Found::File(plain, stamp) = root.find(shell, reach)?
     {
-        return open(root, ask, shell, (plain, stamp), "the fallback", reach);
+        return open(root, ask, shell, (plain, stamp), FALLBACK, reach);
     }
     missing(root, ask, why, reach)
 }
@@ -210,13 +296,16 @@ fn open(
 ) -> Result<Outcome, Unread> {
     let kind = Kind::of(name.extension());
     let varies = ask.settings.precompressed && kind.is_compressible();
-    let mut open = Open { file, stamp, kind, coding: None, varies, what, content: None };
+    // Whatever is missing leads to the fallback: it would be kept under all these names.
+    let may_be_kept = what != FALLBACK;
+    let file = Arc::new(file);
+    let mut open = Open { file, stamp, kind, coding: None, varies, what, may_be_kept, content: None };
     if varies {
         for coding in &ask.codings {
             if let Found::File(sibling, stamp) = root.find(&name.beside(coding.suffix()), reach)?
                 && stamp.is_made_of(&open.stamp)
             {
-                open = Open { file: sibling, stamp, coding: Some(*coding), ..open };
+                open = Open { file: Arc::new(sibling), stamp, coding: Some(*coding), ..open };
                 break;
             }
         }
@@ -240,7 +329,118 @@ pub(super) fn cut(
         return Err(Unread::Changed);
     }
     match still {
-        Some(still) if !stamp(file)?.is_content_of(still) => Err(Unread::Changed),
+        Some(still) if !stamp(file)?.0.is_content_of(still) => Err(Unread::Changed),
         _ => Ok(Bytes::from(buffer)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tidegate_wire::clock;
+
+    use super::super::Counts;
+    use super::*;
+
+    /// A directory, and one core's shelf of it.
+    struct Scene {
+        folder: PathBuf,
+        settings: Arc<FilesSettings>,
+        shelf: Shelf,
+        busy: Busy,
+    }
+
+    impl Scene {
+        fn new(name: &str) -> Scene {
+            let folder = std::env::temp_dir().join(format!("tidegate-shelf-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            let settings = Arc::new(FilesSettings {
+                root: folder.clone(),
+                index: Some("index.html".to_owned()),
+                fallback: Some(Name::of("/shell.html", false).unwrap()),
+                not_found: None,
+                precompressed: true,
+                hidden: false,
+            });
+            let scene =
+                Scene { folder, settings, shelf: Shelf::default(), busy: Arc::<Counts>::default().begin() };
+            scene.write("shell.html", "shell");
+            scene
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::write(self.folder.join(name), text).unwrap();
+        }
+
+        /// What is found by who takes these codings.
+        async fn check(&self, path: &str, codings: &[Coding], now: Tick, expected: &str) {
+            let name = Name::of(path, false).map_err(|error| error.detail());
+            let (settings, codings) = (Arc::clone(&self.settings), SmallVec::from_slice(codings));
+            let ask = Ask { settings, name, codings, content: true };
+            let looked = self.shelf.look(ask, &self.busy, now).await.unwrap();
+            let found = match &looked.outcome {
+                Outcome::File(open) => String::from_utf8_lossy(open.content.as_ref().unwrap()).into_owned(),
+                other => format!("{other:?}"),
+            };
+            assert!(found.starts_with(expected), "{path}: {found}");
+        }
+
+        fn kept(&self) -> usize {
+            self.shelf.root.borrow().as_ref().map_or(0, |held| held.kept.len())
+        }
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_open_is_never_used_for_what_took_its_place() {
+        let (scene, now) = (Scene::new("place"), clock::now());
+        scene.write("a.css", "first");
+        for _ in 0..3 {
+            scene.check("/a.css", &[], now, "first").await;
+        }
+        scene.write("a.css", "written to");
+        scene.check("/a.css", &[], now, "written to").await;
+        scene.check("/a.css", &[], now, "written to").await;
+        scene.write("b", "renamed");
+        std::fs::rename(scene.folder.join("b"), scene.folder.join("a.css")).unwrap();
+        scene.check("/a.css", &[], now, "renamed").await;
+        std::fs::remove_file(scene.folder.join("a.css")).unwrap();
+        scene.check("/a.css", &[], now, "Missing").await;
+    }
+
+    #[tokio::test]
+    async fn who_takes_other_codings_asks_for_something_else() {
+        let (scene, now) = (Scene::new("codings"), clock::now());
+        scene.write("a.css", "plain");
+        scene.write("a.css.br", "br");
+        scene.write("a.css.gz", "gzip");
+        for _ in 0..3 {
+            scene.check("/a.css", &[], now, "plain").await;
+            scene.check("/a.css", &[Coding::Brotli, Coding::Gzip], now, "br").await;
+            scene.check("/a.css", &[Coding::Gzip, Coding::Brotli], now, "gzip").await;
+            scene.check("/a.css/", &[], now, "Missing").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn few_are_kept_and_not_for_long() {
+        let (scene, now) = (Scene::new("few"), clock::now());
+        for n in 0..2 * KEPT_MAX {
+            scene.write(&format!("{n}.txt"), "x");
+            scene.check(&format!("/{n}.txt"), &[], now, "x").await;
+            scene.check(&format!("/page/{n}"), &[], now, "shell").await;
+        }
+        assert!(scene.kept() <= KEPT_MAX, "{}", scene.kept());
+        scene.shelf.sweep(now);
+        assert!(scene.shelf.root.borrow().is_some());
+        scene.shelf.sweep(now.after(BELIEVED));
+        assert!(scene.shelf.root.borrow().is_none());
+        scene.check("/1.txt", &[], now.after(BELIEVED), "x").await;
     }
 }
