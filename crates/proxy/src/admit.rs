@@ -73,7 +73,6 @@ pub fn admit(
                 upgrade: None,
                 upgraded: None,
                 fault: None,
-                behind: false,
                 open,
             }))
         }

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod cache;
+mod cache_disk;
 mod cache_rules;
 mod cluster;
 mod demo;
@@ -15,7 +16,6 @@ mod gate;
 mod limits;
 mod listeners;
 mod load;
-mod poison;
 mod protect;
 mod retries;
 mod robustness;
