@@ -21,6 +21,7 @@ pub mod freshness;
 pub mod key;
 pub mod orders;
 pub mod purge;
+pub mod purge_field;
 pub mod range;
 pub mod reuse;
 pub mod status;

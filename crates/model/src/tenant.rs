@@ -375,12 +375,12 @@ impl Permit {
     }
 
     /// A further one, for what is done on behalf of this exchange and outlives it. It counts as an exchange under way and
-    /// spends of no rate.
+    /// spends of no rate. `None`: there are as many as the plan allows.
     #[must_use]
-    pub fn on_behalf(&self) -> Permit {
-        // This one holds the tenant: it is not evicted meanwhile.
-        self.tenant.account().in_flight.fetch_add(1, Relaxed);
-        Permit { tenant: Arc::clone(&self.tenant), route: None }
+    pub fn on_behalf(&self) -> Option<Permit> {
+        let account = self.tenant.account();
+        enter(&account.in_flight, account.entitlement.load().plan.concurrency).ok()?;
+        Some(Permit { tenant: Arc::clone(&self.tenant), route: None })
     }
 
     /// Enters the tenant, then the route, then spends of all rates. `None`: the tenant was evicted meanwhile.

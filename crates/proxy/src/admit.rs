@@ -73,6 +73,7 @@ pub fn admit(
                 upgrade: None,
                 upgraded: None,
                 fault: None,
+                behind: false,
                 open,
             }))
         }

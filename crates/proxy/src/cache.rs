@@ -1,48 +1,59 @@
 //! The cache: what answers many requests with one of the upstream's answers.
 //!
-//! `tidegate_model::cache` has the rules. Here is what performs them: [`memory`] keeps, [`disk`] keeps more below it,
-//! [`purges`] reach all nodes, [`fill`] collapses, [`serve`] makes
-//! of what is kept what one client asked for, [`stage`] is the way of a request through all of it.
+//! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key, [`memory`] keeps and the
+//! tiers below ([`tier`]) keep more, [`purges`] reach all nodes, [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes of what is
+//! kept what one client asked for, [`behind`] refreshes, [`write`] takes away; [`stage`] is the way of a request through
+//! all of it.
 //!
 //! What always holds: the tenant is in the key unless the route declares its content public; nothing that sets a cookie is
 //! kept; nothing is served before the tenant's limits have let the request pass.
 
-pub mod disk;
+pub mod asked;
+mod behind;
 pub mod fill;
+pub mod intake;
 pub mod kept;
 pub mod memory;
 pub mod purges;
 pub mod serve;
 pub mod stage;
+pub mod tier;
+pub mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use http::HeaderMap;
+use arc_swap::ArcSwap;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::evict::Bounds;
 use tidegate_model::cache::purge::{Label, Purge};
 use tidegate_model::cache::vary::Vary;
 
-use self::disk::{Disk, DiskSettings};
+use self::asked::Asked;
 use self::fill::Fills;
 use self::kept::Kept;
-use self::memory::{Found, Memory, Named};
+use self::memory::Memory;
 use self::purges::Purges;
+use self::tier::{Brought, Tier};
 
-/// How long whoever purged waits until that is written down.
-const PURGE_WAIT: Duration = Duration::from_millis(100);
+/// The share of the memory's bytes that answers on their way may take beside it.
+const ON_THE_WAY: u64 = 4;
 
 /// The cache of the process.
 #[derive(Debug)]
 pub struct Cache {
-    /// What is kept.
+    /// What is kept in memory.
     pub memory: Memory,
     /// What is purged, here and on other nodes.
     pub purges: Purges,
+    tiers: ArcSwap<Vec<Arc<dyn Tier>>>,
     fills: Arc<Fills>,
+    refreshing: Arc<AtomicUsize>,
     object_bytes_max: AtomicU64,
+    bounds: ArcSwap<CacheBounds>,
+    /// The most bytes that the process can spare for it.
+    spare: AtomicU64,
+    purged: AtomicU64,
 }
 
 /// How much it may keep.
@@ -62,99 +73,119 @@ impl Default for CacheBounds {
     }
 }
 
+/// How the cache stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStanding {
+    /// Bytes in memory.
+    pub bytes: u64,
+    /// The most bytes there may be in memory.
+    pub bytes_max: u64,
+    /// Answers in memory.
+    pub entries: usize,
+    /// Answers that had to go for want of room, ever.
+    pub evicted: u64,
+    /// Bytes of answers on their way.
+    pub coming_bytes: u64,
+    /// Requests to upstreams that others wait for.
+    pub under_way: usize,
+    /// Refreshes behind that are under way.
+    pub refreshing: usize,
+    /// Labels that were purged, ever.
+    pub purged: u64,
+}
+
 impl Cache {
     /// An empty cache.
     #[must_use]
     pub fn new(bounds: CacheBounds) -> Cache {
-        Cache {
+        let cache = Cache {
             memory: Memory::new(bounds.bounds),
             purges: Purges::default(),
+            tiers: ArcSwap::default(),
             fills: Arc::default(),
-            object_bytes_max: AtomicU64::new(bounds.object_bytes_max),
-        }
+            refreshing: Arc::default(),
+            object_bytes_max: AtomicU64::new(0),
+            bounds: ArcSwap::from_pointee(bounds),
+            spare: AtomicU64::new(u64::MAX),
+            purged: AtomicU64::new(0),
+        };
+        cache.bound(bounds);
+        cache
     }
 
     /// Holds it to other bounds.
     pub fn bound(&self, bounds: CacheBounds) {
-        self.memory.bound(bounds.bounds);
-        self.object_bytes_max.store(bounds.object_bytes_max, Relaxed);
+        self.bounds.store(Arc::new(bounds));
+        self.apply();
+    }
+
+    /// The process can spare so many bytes for it and no more, whatever its bounds. What is too much goes at once.
+    pub fn spare(&self, bytes: u64) {
+        if self.spare.swap(bytes, Relaxed) != bytes {
+            self.apply();
+        }
+    }
+
+    fn apply(&self) {
+        let CacheBounds { bounds, object_bytes_max } = **self.bounds.load();
+        let bytes = bounds.bytes.min(self.spare.load(Relaxed));
+        let tenant_bytes = bounds.tenant_bytes.min(bytes);
+        self.memory.bound(Bounds { bytes, tenant_bytes, ..bounds });
+        self.fills.bound(bytes / ON_THE_WAY);
+        self.object_bytes_max.store(object_bytes_max, Relaxed);
+    }
+
+    /// Sets the tiers below memory, the nearest first.
+    pub fn set_tiers(&self, tiers: Vec<Arc<dyn Tier>>) {
+        self.tiers.store(Arc::new(tiers));
     }
 
     /// Purges what has this label: here at once, and on all other nodes.
     pub fn purge(&self, label: Label, purge: Purge, now: Wall) {
-        self.memory.purge(label, purge, now);
+        let newest = self.memory.purge(label, purge, now);
         self.purges.issue(label, purge);
-    }
-
-    /// Keeps answers in this directory, too; or in none.
-    pub fn keep_on_disk(&self, settings: Option<&DiskSettings>) {
-        let before = self.memory.below();
-        if before.as_ref().map(|disk| disk.settings()) == settings {
-            return;
-        }
-        if let Some(before) = before {
-            // Only one that is used again is told what is purged from now on.
-            let same = settings.is_some_and(|settings| settings.path == before.settings().path);
-            before.end(!same);
-        }
-        self.memory
-            .put_below(|marks| settings.map(|settings| Arc::new(Disk::start(settings.clone(), marks))));
-    }
-
-    /// Finds the answer to a request that found none in memory.
-    pub async fn find_below(&self, named: &Named<'_>, room: u64, request: &HeaderMap) -> Option<Arc<Kept>> {
-        let (kept, vary) = self.memory.below()?.find(&self.memory, named, request).await?;
-        if let Found::Answer(newer) = self.memory.find(named, request) {
-            return Some(newer);
-        }
-        // What is asked for once leaves memory soon: its order of eviction decides what is worth to stay.
-        self.memory.keep(named, room, request, &vary, Arc::clone(&kept));
-        Some(kept)
-    }
-
-    /// Keeps an answer, in memory and below.
-    pub fn keep(&self, named: &Named<'_>, room: u64, request: &HeaderMap, vary: &Vary, kept: &Arc<Kept>) {
-        self.memory.keep(named, room, request, vary, Arc::clone(kept));
-        if let Some(below) = self.memory.below() {
-            below.keep(named, room, request, vary, kept, false);
+        self.purged.fetch_add(1, Relaxed);
+        for tier in self.tiers.load().iter() {
+            tier.purge(label, purge, newest, now);
         }
     }
 
-    /// Keeps an answer of which only the freshness is new.
-    pub fn keep_fresher(
-        &self,
-        named: &Named<'_>,
-        room: u64,
-        request: &HeaderMap,
-        vary: &Vary,
-        kept: &Arc<Kept>,
-    ) {
-        self.memory.keep(named, room, request, vary, Arc::clone(kept));
-        if let Some(below) = self.memory.below() {
-            below.keep(named, room, request, vary, kept, true);
-        }
-    }
-
-    /// Waits, if there is a tier that outlives the process, until what was purged is written down there. Tells whether it is;
-    /// it holds in this process in any case, and a disk that hangs holds up nobody for long.
-    pub async fn purges_written(&self) -> bool {
-        match self.memory.below() {
-            None => true,
-            Some(below) => below.purges_settled(PURGE_WAIT).await,
-        }
-    }
-
-    /// The process ends: what is on disk is there again at the next start.
-    pub fn close(&self, most: Duration) {
-        if let Some(below) = self.memory.below() {
-            below.close(most);
-        }
-    }
-
-    /// Requests that others wait for.
+    /// How it stands.
     #[must_use]
-    pub fn under_way(&self) -> usize {
-        self.fills.under_way()
+    pub fn standing(&self) -> CacheStanding {
+        let (bytes, entries) = self.memory.size();
+        CacheStanding {
+            bytes,
+            bytes_max: self.bounds.load().bounds.bytes.min(self.spare.load(Relaxed)),
+            entries,
+            evicted: self.memory.evicted(),
+            coming_bytes: self.fills.held(),
+            under_way: self.fills.under_way(),
+            refreshing: self.refreshing.load(Relaxed),
+            purged: self.purged.load(Relaxed),
+        }
+    }
+
+    /// Keeps an answer, here and below.
+    fn keep(&self, asked: &Asked, vary: &Vary, kept: &Arc<Kept>) {
+        self.memory.keep(&asked.named(), asked.room, &asked.fields, vary, Arc::clone(kept));
+        for tier in self.tiers.load().iter() {
+            tier.keep(&asked.named(), asked.room, &asked.fields, vary, kept);
+        }
+    }
+
+    /// Asks the tiers below memory. What one of them has is kept in memory, too.
+    async fn look_below(&self, asked: &Asked) -> Option<Arc<Kept>> {
+        let tiers = self.tiers.load_full();
+        for tier in tiers.iter() {
+            let Some(finding) = tier.find(&asked.named(), &asked.fields) else { continue };
+            let Some(Brought { kept, vary }) = finding.await else { continue };
+            if self.memory.is_good(&kept, &asked.named()) {
+                self.memory.keep(&asked.named(), asked.room, &asked.fields, &vary, Arc::clone(&kept));
+                return Some(kept);
+            }
+        }
+        None
     }
 
     fn object_bytes_max(&self) -> u64 {

@@ -81,6 +81,16 @@ fn under_load<'a>(
     })
 }
 
+/// The name of the upstream that the tenant's share of a route's split leads to; `None`: there is only one.
+pub fn share_of_split<'a>(routed: &Routed<'a>, permitted: &Permitted) -> Option<&'a Arc<str>> {
+    match &routed.route.ladder {
+        Ladder::Forward { split, first, .. } if first.len() > 1 => {
+            Some(split.pick(tenant_hash(permitted.permit().tenant().id())))
+        }
+        _ => None,
+    }
+}
+
 fn first_choice<'a>(routed: &Routed<'a>, permitted: &Permitted) -> Decision<'a> {
     match &routed.route.ladder {
         Ladder::Forward { split, first, rest } => {

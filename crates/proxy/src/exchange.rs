@@ -49,6 +49,8 @@ pub struct Exchange {
     pub upgraded: Option<(ClientSide, Switched)>,
     /// The injected faults that struck it.
     pub fault: Option<Box<Struck>>,
+    /// No client waits for it.
+    pub behind: bool,
     /// The record.
     pub open: Open,
 }
@@ -78,6 +80,7 @@ impl Exchange {
             upgrade: None,
             upgraded: None,
             fault: None,
+            behind: true,
             open: Open::new(receipt, Rc::clone(&proxy.recorder)),
         }
     }

@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use tidegate_model::deadline::TIDEGATE_DEADLINE_MS;
+use tidegate_model::gate::Priority;
 use tidegate_model::own::{OwnFields, Said, TIDEGATE_LOAD};
 use tidegate_model::path::replace_prefix;
 use tidegate_model::receipt::{End, Step};
@@ -158,7 +159,8 @@ async fn call(
         patience: settings.deadline,
         retry: &settings.retry,
         route: &settings.name,
-        priority: settings.priority,
+        // What no client waits for goes when there is room.
+        priority: if exchange.behind { Priority::Sheddable } else { settings.priority },
         degrade: &settings.degrade,
         level,
         client: exchange.client,

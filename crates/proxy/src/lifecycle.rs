@@ -22,13 +22,17 @@ use tidegate_wire::body::Incoming;
 use tidegate_wire::server::{Connection, Handler};
 
 use crate::cache::stage::{self, Onward};
+use crate::cache::write::Write;
 use crate::decide::{Decision, decide};
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
+use crate::fault::InItsPlace;
+use crate::limit::Permitted;
 use crate::protect::Guard;
 use crate::recorder::Recorder;
 use crate::respond::{Answer, No, Refused};
-use crate::settle::ExchangeBody;
+use crate::route::Routed;
+use crate::settle::{Content, ExchangeBody};
 use crate::site::{Pinned, Site};
 use crate::{admit, authorize, fault, forward, identify, limit, respond, route};
 
@@ -97,23 +101,44 @@ impl Proxy {
             None => None,
             Some(struck) => Box::pin(fault::suffer(site, exchange, &routed, struck)).await,
         };
-        let response = match (decide(self, exchange, &routed, &permitted)?, instead) {
-            (Decision::Forward { first, rest }, instead) => match &routed.route.settings.cache {
-                None => {
-                    let ladder = (first, rest);
-                    forward::forward(self, site, exchange, &routed, &permitted, ladder, instead).await?
+        let written = Write::of(exchange, site.caches);
+        let mut response = match &routed.route.settings.cache {
+            None => self.decided(site, exchange, &routed, &permitted, instead).await?,
+            Some(settings) => {
+                let (routed, permitted) = (&routed, &permitted);
+                let onward = Onward { proxy: self, site, routed, permitted, settings };
+                match stage::at_once(onward, exchange) {
+                    Ok(response) => response,
+                    Err(begun) => Box::pin(stage::answer(onward, exchange, begun, instead)).await?,
                 }
-                Some(settings) => {
-                    let (routed, permitted) = (&routed, &permitted);
-                    let onward = Onward { proxy: self, site, routed, permitted, settings, first, rest };
-                    Box::pin(stage::answer(onward, exchange, instead)).await?
-                }
-            },
-            (_, Some(instead)) => (*instead)?,
-            (Decision::Redirect, None) => respond::redirect(&routed, exchange),
-            (Decision::Respond(fixed), None) => respond::fixed(fixed, exchange.head.method == Method::HEAD),
+            }
         };
+        if let Some(written) = written {
+            let tenant = permitted.permit().tenant().id();
+            written.done(&site.cache, tenant, response.status(), response.headers_mut());
+        }
         Ok(respond::permitted(response, permitted))
+    }
+
+    /// What answers where nothing is cached.
+    async fn decided(
+        &self,
+        site: &Site,
+        exchange: &mut Exchange,
+        routed: &Routed<'_>,
+        permitted: &Permitted,
+        instead: InItsPlace,
+    ) -> Result<Response<Content>, Refusal> {
+        match (decide(self, exchange, routed, permitted)?, instead) {
+            (Decision::Forward { first, rest }, instead) => {
+                forward::forward(self, site, exchange, routed, permitted, (first, rest), instead).await
+            }
+            (_, Some(instead)) => *instead,
+            (Decision::Redirect, None) => Ok(respond::redirect(routed, exchange)),
+            (Decision::Respond(fixed), None) => {
+                Ok(respond::fixed(fixed, exchange.head.method == Method::HEAD))
+            }
+        }
     }
 }
 

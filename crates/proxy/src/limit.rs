@@ -36,9 +36,10 @@ impl Permitted {
     }
 
     /// The same for what is done on behalf of this exchange and outlives it: a refresh of what is stored.
+    /// `None`: the tenant has as many at once as it may.
     #[must_use]
-    pub fn on_behalf(&self) -> Permitted {
-        Permitted { permit: self.permit.on_behalf(), told: None }
+    pub fn on_behalf(&self) -> Option<Permitted> {
+        Some(Permitted { permit: self.permit.on_behalf()?, told: None })
     }
 
     /// What is held, and how the tenant stands.

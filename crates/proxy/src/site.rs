@@ -30,6 +30,8 @@ pub struct Site {
     pub faults: Arc<Faults>,
     /// What is kept of the routes that want it.
     pub cache: Arc<Cache>,
+    /// Whose answers are kept.
+    pub caches: Caches,
 }
 
 /// A site as exchanges of one core hold it: by this core's own count. That of the `Arc` would be contended over all cores,
@@ -78,6 +80,32 @@ pub enum Ladder {
     Redirect,
     /// A fixed response.
     Respond(Arc<FixedResponse>),
+}
+
+/// Whose answers a site keeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caches {
+    /// Of tenants.
+    pub tenants: bool,
+    /// Those that are public.
+    pub public: bool,
+}
+
+impl Caches {
+    fn of(routes: &[Arc<RouteSettings>]) -> Caches {
+        let any = |public: bool| {
+            routes.iter().filter_map(|route| route.cache.as_ref()).any(|cache| cache.public == public)
+        };
+        Caches { tenants: any(false), public: any(true) }
+    }
+}
+
+impl Ladder {
+    /// Whether this is one of the upstreams that it begins with.
+    #[must_use]
+    pub fn begins_with(&self, upstream: &Arc<Upstream>) -> bool {
+        matches!(self, Ladder::Forward { first, .. } if first.iter().any(|one| Arc::ptr_eq(one, upstream)))
+    }
 }
 
 /// A rung taken after a failed forward.
@@ -130,7 +158,6 @@ impl Site {
         standing.verifiers.retain(&jwts.collect::<Vec<_>>());
         standing.tenants.bound(tenants.tracked_max);
         standing.cache.bound(settings.cache);
-        standing.cache.keep_on_disk(settings.disk.as_ref());
         let known: HashSet<&str> = settings.routes.iter().map(|route| &*route.name).collect();
         standing.tenants.forget_routes(|name| known.contains(name), clock::now());
         standing
@@ -143,6 +170,7 @@ impl Site {
             failures,
             faults: Arc::clone(&standing.faults),
             cache: Arc::clone(&standing.cache),
+            caches: Caches::of(&settings.routes),
             settings,
         })
     }

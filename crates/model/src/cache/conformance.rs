@@ -84,7 +84,17 @@ fn request(text: &str) -> (Method, Key, HeaderMap) {
     let (line, fields) = head(text);
     let (method, target) = line.split_once(' ').unwrap_or((line, "/"));
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    let target = Target { tenant: Some("acme"), https: true, host: "h", path, query, content: None };
+    let target = Target {
+        tenant: Some("acme"),
+        route: "r",
+        https: true,
+        host: "h",
+        port: None,
+        path,
+        query,
+        content: None,
+        steering: None,
+    };
     (method.parse().expect("a method"), Key::of(&target, &fields, &KeyRules::default()), fields)
 }
 

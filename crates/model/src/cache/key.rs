@@ -1,7 +1,8 @@
 //! The key of an answer: everything that the route says makes two requests different, and always tenant, scheme and host.
 //!
 //! ```text
-//! key = digest(tenant | public, scheme, host, path, query as the route reads it, chosen headers, chosen cookies, content)
+//! key = digest(tenant | public, route, scheme, host, port, path, query as the route reads it, content, what steers,
+//!              chosen headers, chosen cookies)
 //! ```
 //!
 //! A key is a digest of 256 bits cut to 128: nobody can make two that meet. Every part is written with its length, so that
@@ -53,16 +54,55 @@ pub struct Rules {
 pub struct Target<'a> {
     /// The tenant; `None`: the route declares its content public.
     pub tenant: Option<&'a str>,
+    /// The route: two that one path may lead to answer differently.
+    pub route: &'a str,
     /// Whether it came by TLS.
     pub https: bool,
     /// The host, in lower case, or the one it is an alias of.
     pub host: &'a str,
+    /// The port, where one is named: applications write it into links.
+    pub port: Option<&'a str>,
     /// The path, normalised as the router reads it.
     pub path: &'a str,
     /// The query, without its mark.
     pub query: Option<&'a str>,
     /// The digest of the content, where the method has it in the key (QUERY, RFC 10008).
     pub content: Option<&'a [u8]>,
+    /// What else the upstream may answer by: see [`steers`].
+    pub steering: Option<&'a [u8]>,
+}
+
+/// Fields that frameworks take for host, scheme, port or path, whoever sent them. What comes of them is kept apart by them:
+/// one client's must not become what others are answered. In lower case.
+#[must_use]
+pub fn steers(name: &str) -> bool {
+    matches!(
+        name,
+        "x-forwarded-host"
+            | "x-forwarded-proto"
+            | "x-forwarded-scheme"
+            | "x-forwarded-protocol"
+            | "x-forwarded-ssl"
+            | "x-forwarded-port"
+            | "x-forwarded-prefix"
+            | "x-forwarded-path"
+            | "x-forwarded-server"
+            | "x-forwarded-uri"
+            | "x-original-host"
+            | "x-original-url"
+            | "x-original-uri"
+            | "x-rewrite-url"
+            | "x-script-name"
+            | "x-host"
+            | "x-url-scheme"
+            | "front-end-https"
+    )
+}
+
+/// Fields by which a request may mean another method than it names: what is answered then is no answer to GET.
+#[must_use]
+pub fn overrides_method(name: &str) -> bool {
+    matches!(name, "x-http-method-override" | "x-http-method" | "x-method-override")
 }
 
 impl Key {
@@ -79,12 +119,15 @@ impl Key {
             }
         };
         part(target.tenant.map(str::as_bytes));
+        part(Some(target.route.as_bytes()));
         part(Some(if target.https { b"https" } else { b"http" }));
         part(Some(target.host.as_bytes()));
+        part(target.port.map(str::as_bytes));
         part(Some(target.path.as_bytes()));
         let query = target.query.and_then(|query| rules.query(query));
         part(query.as_deref().map(str::as_bytes));
         part(target.content);
+        part(target.steering);
         for name in &rules.headers {
             let lines: Vec<&[u8]> =
                 request.get_all(name).iter().map(|line| line.as_bytes().trim_ascii()).collect();
@@ -119,7 +162,12 @@ impl Rules {
             match &self.parameters {
                 Parameters::All => true,
                 Parameters::Ignored => false,
-                Parameters::Only(names) => names.iter().any(|pattern| is_named(name, pattern)),
+                // What the application may read as another name, or as several parameters, is left out under no name.
+                _ if !is_plain(name) || parameter.contains(';') => true,
+                Parameters::Only(names) => {
+                    let name = name.to_ascii_lowercase();
+                    names.iter().any(|pattern| is_named(&name, &pattern.to_ascii_lowercase()))
+                }
                 Parameters::Without(names) => !names.iter().any(|pattern| is_named(name, pattern)),
             }
         };
@@ -139,6 +187,11 @@ fn is_named(name: &str, pattern: &str) -> bool {
     }
 }
 
+/// Whether all applications read this name alike.
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
 /// A cookie's value: of the first of its name.
 fn cookie<'r>(request: &'r HeaderMap, name: &str) -> Option<&'r [u8]> {
     let crumbs = request.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
@@ -151,8 +204,17 @@ mod tests {
     use http::HeaderValue;
     use proptest::prelude::*;
 
-    const TARGET: Target<'static> =
-        Target { tenant: Some("acme"), https: true, host: "a", path: "/x", query: None, content: None };
+    const TARGET: Target<'static> = Target {
+        tenant: Some("acme"),
+        route: "r",
+        https: true,
+        host: "a",
+        port: None,
+        path: "/x",
+        query: None,
+        content: None,
+        steering: None,
+    };
 
     fn key(target: Target<'_>, rules: &Rules) -> Key {
         Key::of(&target, &HeaderMap::new(), rules)
@@ -164,13 +226,16 @@ mod tests {
     }
 
     #[test]
-    fn tenant_scheme_host_and_path_are_always_in_it() {
+    fn tenant_route_scheme_host_port_path_and_what_steers_are_always_in_it() {
         let all = [
             TARGET,
             Target { tenant: None, ..TARGET },
             Target { tenant: Some("other"), ..TARGET },
             Target { https: false, ..TARGET },
+            Target { route: "s", ..TARGET },
             Target { host: "b", ..TARGET },
+            Target { port: Some("8080"), ..TARGET },
+            Target { steering: Some(b"a"), ..TARGET },
             Target { path: "/y", ..TARGET },
             Target { query: Some("a"), ..TARGET },
             Target { content: Some(b"a"), ..TARGET },
@@ -201,6 +266,11 @@ mod tests {
         };
         same(&without, "a=1&utm_source=x&gclid=y", "a=1", true);
         same(&without, "gclid2=1", "gclid2=2", false);
+        for cloaked in ["utm_x=1;a=2", "utm_x=1;a", "utm%5fx=1", "utm_x[]=1"] {
+            same(&without, cloaked, "a=1", false);
+            same(&only, cloaked, "page=1", false);
+        }
+        same(&only, "PAGE=2", "page=1", false);
         let none = Rules { parameters: Parameters::Ignored, ..Rules::default() };
         same(&none, "a=1", "b", true);
         assert_eq!(key(Target { query: Some("a"), ..TARGET }, &none), key(TARGET, &none));

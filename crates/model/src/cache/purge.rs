@@ -49,13 +49,20 @@ impl Label {
         Label::digest("path", &[host.as_bytes(), path.as_bytes()])
     }
 
+    /// The same of one tenant alone; `None`: of what is public.
+    #[must_use]
+    pub fn path_of(tenant: Option<&str>, host: &str, path: &str) -> Label {
+        let (kind, tenant) = tenant.map_or(("path-public", ""), |tenant| ("path-of", tenant));
+        Label::digest(kind, &[tenant.as_bytes(), host.as_bytes(), path.as_bytes()])
+    }
+
     /// One target of one tenant.
     #[must_use]
     pub fn target(key: Key) -> Label {
         Label::digest("target", &[&key.0.to_le_bytes()])
     }
 
-    /// A tag; of one tenant alone, if one is given.
+    /// A tag; of one tenant alone, if one is given. [`PUBLIC`]: of what is public alone.
     #[must_use]
     pub fn tag(tag: Tag, tenant: Option<&str>) -> Label {
         match tenant {
@@ -88,6 +95,9 @@ impl Label {
     }
 }
 
+/// Stands where a tenant's id does, for what belongs to none.
+pub const PUBLIC: &str = "";
+
 /// All labels under which an entry can be purged.
 pub fn labels<'e>(
     tenant: Option<&'e str>,
@@ -99,10 +109,11 @@ pub fn labels<'e>(
     let ends =
         path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at).chain([path.len()]);
     let prefixes = ends.map(move |end| Label::prefix(host, &path[..end]));
-    let of_tenant = tenant.into_iter().flat_map(move |tenant| {
-        [Label::tenant(tenant)].into_iter().chain(tags.iter().map(move |tag| Label::tag(*tag, Some(tenant))))
-    });
-    [Label::EVERYTHING, Label::host(host), Label::path(host, path), Label::target(key)]
+    let owner = tenant.unwrap_or(PUBLIC);
+    let of_owner = tags.iter().map(move |tag| Label::tag(*tag, Some(owner)));
+    let of_tenant = tenant.map(Label::tenant).into_iter().chain(of_owner);
+    let path_of = Label::path_of(tenant, host, path);
+    [Label::EVERYTHING, Label::host(host), Label::path(host, path), path_of, Label::target(key)]
         .into_iter()
         .chain(prefixes)
         .chain(of_tenant)
@@ -129,21 +140,8 @@ pub enum Standing {
     Gone,
 }
 
-/// One purge, as it is written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Noted {
-    /// Its number: what was asked for when this was the newest, or before, is met by it.
-    pub number: u64,
-    /// What was purged.
-    pub label: Label,
-    /// How.
-    pub purge: Purge,
-    /// When.
-    pub when: Wall,
-}
-
 /// What has been purged.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Marks {
     newest: u64,
     /// What is not newer than this is gone: marks of its time are forgotten.
@@ -193,37 +191,6 @@ impl Marks {
         }
         self.newest += 1;
         self.newest
-    }
-
-    /// All purges that are remembered, the oldest first: repeated in this order they make the same marks.
-    #[must_use]
-    pub fn noted(&self) -> Vec<Noted> {
-        let both = self.marks.iter().flat_map(|(&label, mark)| {
-            let hard = Noted { number: mark.hard, label, purge: Purge::Hard, when: Wall(0) };
-            let soft = Noted { number: mark.soft, label, purge: Purge::Soft, when: mark.soft_at };
-            // What the floor covers is gone without a mark.
-            [hard, soft].into_iter().filter(|noted| noted.number > self.floor)
-        });
-        let mut noted: Vec<Noted> = both.collect();
-        noted.sort_unstable_by_key(|noted| noted.number);
-        noted
-    }
-
-    /// Repeats a purge with its number, which is not below the newest.
-    pub fn repeat(&mut self, noted: &Noted) {
-        self.newest = self.newest.max(noted.number);
-        self.purge(noted.label, noted.purge, noted.when);
-    }
-
-    /// What is not newer than this is gone.
-    #[must_use]
-    pub fn floor(&self) -> u64 {
-        self.floor
-    }
-
-    /// What is not newer than `floor` is gone.
-    pub fn forget(&mut self, floor: u64) {
-        self.floor = self.floor.max(floor);
     }
 
     /// How an entry stands that was asked for when `made` was the newest number, and has these labels.
@@ -286,11 +253,15 @@ mod tests {
             (Label::prefix("h", "/v"), false),
             (Label::path("h", "/v1/x"), true),
             (Label::path("h", "/v1"), false),
+            (Label::path_of(Some("acme"), "h", "/v1/x"), true),
+            (Label::path_of(Some("other"), "h", "/v1/x"), false),
+            (Label::path_of(None, "h", "/v1/x"), false),
             (Label::target(KEY), true),
             (Label::target(Key(8)), false),
             (Label::tag(Tag::named(b"T"), None), true),
             (Label::tag(Tag::named(b"t"), Some("acme")), true),
             (Label::tag(Tag::named(b"t"), Some("other")), false),
+            (Label::tag(Tag::named(b"t"), Some(PUBLIC)), false),
             (Label::tag(Tag::named(b"u"), None), false),
         ] {
             check(label, expected);
@@ -319,28 +290,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn what_is_written_down_makes_the_same_marks(
-            purges in proptest::collection::vec((0u8..6, any::<bool>()), 0..40),
-            most in 1usize..50,
-        ) {
-            let label = |host: u8| Label::host(&host.to_string());
-            let (mut marks, mut again) = (Marks::new(most), Marks::new(most));
-            for (host, hard) in &purges {
-                marks.purge(label(*host), if *hard { Purge::Hard } else { Purge::Soft }, NOW);
-            }
-            again.forget(marks.floor());
-            for noted in marks.noted() {
-                again.repeat(&noted);
-            }
-            for made in 0..=marks.newest() {
-                for host in 0..6 {
-                    let of = |marks: &Marks| marks.standing(made, std::iter::once(label(host)));
-                    prop_assert_eq!(of(&marks), of(&again));
-                }
-            }
-        }
-
         /// Against a list of all purges ever: forgetting marks purges more, never less.
         #[test]
         fn forgetting_marks_never_brings_anything_back(

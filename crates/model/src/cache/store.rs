@@ -26,6 +26,8 @@ pub enum Why {
     Authorization,
     /// It sets a cookie: it was made for one client.
     SetCookie,
+    /// It answers a request with a cookie, and says nothing that would make it anybody else's.
+    Cookie,
     /// It varies with more than its request tells.
     VaryAny,
     /// It says neither how long it is fresh nor that it may be kept, and its status does not either.
@@ -50,6 +52,7 @@ impl Why {
             Why::Private => "private",
             Why::Authorization => "authorization",
             Why::SetCookie => "set-cookie",
+            Why::Cookie => "cookie",
             Why::VaryAny => "vary-any",
             Why::Silent => "silent",
             Why::Part => "part",

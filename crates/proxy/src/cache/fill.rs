@@ -38,6 +38,8 @@ const WINDOW_BYTES: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct Fills {
     under_way: Mutex<HashMap<Key, Arc<Fill>>>,
+    held: AtomicU64,
+    held_max: AtomicU64,
     alone: Box<[(AtomicU64, AtomicU64)]>,
 }
 
@@ -47,14 +49,19 @@ pub enum Role {
     Lead(Lead),
     /// It waits for who does.
     Follow(Seat),
-    /// It asks for itself: what it asks for is not shared.
-    Alone,
+    /// It asks for itself: what it asks for was not to be shared when it was last asked for.
+    Alone(Lead),
 }
 
 impl Default for Fills {
     fn default() -> Fills {
         let alone = (0..ALONE_PLACES).map(|_| (AtomicU64::new(0), AtomicU64::new(0))).collect();
-        Fills { under_way: Mutex::default(), alone }
+        Fills {
+            under_way: Mutex::default(),
+            held: AtomicU64::new(0),
+            held_max: AtomicU64::new(u64::MAX),
+            alone,
+        }
     }
 }
 
@@ -63,16 +70,57 @@ impl Fills {
     pub fn join(self: &Arc<Fills>, key: Key, now: Tick) -> Role {
         let (known, until) = &self.alone[key.0 as usize % ALONE_PLACES];
         if known.load(Relaxed) == key.0 as u64 && Tick(until.load(Relaxed)) > now {
-            return Role::Alone;
+            return Role::Alone(self.lead_alone(key));
         }
         let mut under_way = self.under_way.lock();
         match under_way.get(&key) {
             Some(fill) => Role::Follow(Fill::sit(fill)),
             None => {
-                let fill = Arc::<Fill>::default();
+                let fill = self.fill();
                 under_way.insert(key, Arc::clone(&fill));
                 Role::Lead(Lead { fills: Arc::clone(self), key, fill })
             }
+        }
+    }
+
+    /// Asks for what is served meanwhile, unless somebody does.
+    #[must_use]
+    pub fn lead_behind(self: &Arc<Fills>, key: Key) -> Option<Lead> {
+        let mut under_way = self.under_way.lock();
+        if under_way.contains_key(&key) {
+            return None;
+        }
+        let fill = self.fill();
+        under_way.insert(key, Arc::clone(&fill));
+        Some(Lead { fills: Arc::clone(self), key, fill })
+    }
+
+    /// Asks for itself: nobody joins. What comes may be kept all the same.
+    #[must_use]
+    pub fn lead_alone(self: &Arc<Fills>, key: Key) -> Lead {
+        Lead { fills: Arc::clone(self), key, fill: self.fill() }
+    }
+
+    fn fill(self: &Arc<Fills>) -> Arc<Fill> {
+        Arc::new(Fill { state: Mutex::default(), held: AtomicU64::new(0), fills: Arc::clone(self) })
+    }
+
+    /// Bytes of answers that are on their way.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
+    /// Holds them to so many bytes: what goes beyond is handed on, and not kept.
+    pub fn bound(&self, held_max: u64) {
+        self.held_max.store(held_max, Relaxed);
+    }
+
+    /// What this asks for may be shared after all.
+    fn go_together(&self, key: Key) {
+        let (known, until) = &self.alone[key.0 as usize % ALONE_PLACES];
+        if known.load(Relaxed) == key.0 as u64 {
+            until.store(0, Relaxed);
         }
     }
 
@@ -98,8 +146,18 @@ impl Fills {
 }
 
 /// One request to the upstream, as those see it who wait for its answer.
-#[derive(Default)]
-struct Fill(Mutex<State>);
+struct Fill {
+    state: Mutex<State>,
+    /// Bytes that it has counted with all others.
+    held: AtomicU64,
+    fills: Arc<Fills>,
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.fills.held.fetch_sub(*self.held.get_mut(), Relaxed);
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -134,6 +192,8 @@ pub enum Over {
     Alone,
     /// What is stored is up to date again.
     Refreshed,
+    /// The upstream answered that it failed, and something that is stored stands in.
+    Failed,
     /// The upstream failed, for everybody.
     Refused(Refusal),
 }
@@ -160,7 +220,7 @@ impl std::fmt::Debug for Fill {
 
 impl Fill {
     fn sit(fill: &Arc<Fill>) -> Seat {
-        let mut state = fill.0.lock();
+        let mut state = fill.state.lock();
         let sitting = Some(Sitting { next: state.first, waker: None });
         let at = match state.free.pop() {
             Some(at) => {
@@ -210,11 +270,18 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// The head is there: all who wait may have it. Gives the way to bring the pieces, and a seat for oneself.
+    /// The head is there: all who wait may have it, if it is to be shared. Gives the way to bring the pieces, and a seat for
+    /// oneself.
     #[must_use]
-    pub fn stream(self, head: Arc<Head>) -> (Bringer, Seat) {
-        let mut state = self.fill.0.lock();
-        state.stage = Stage::Streaming(head);
+    pub fn stream(self, head: Arc<Head>, shared: bool, now: Tick) -> (Bringer, Seat) {
+        if shared {
+            self.fills.go_together(self.key);
+        } else {
+            self.fills.go_alone(self.key, now);
+            self.fills.end(self.key, &self.fill);
+        }
+        let mut state = self.fill.state.lock();
+        state.stage = if shared { Stage::Streaming(head) } else { Stage::Over(Over::Alone) };
         state.wake_all();
         drop(state);
         let seat = Fill::sit(&self.fill);
@@ -232,7 +299,7 @@ impl Lead {
     fn over(&self, over: Over) {
         // First it is not found any more: who is told to ask anew must not meet it again.
         self.fills.end(self.key, &self.fill);
-        let mut state = self.fill.0.lock();
+        let mut state = self.fill.state.lock();
         if matches!(state.stage, Stage::Asking) {
             state.stage = Stage::Over(over);
             state.wake_all();
@@ -259,15 +326,24 @@ impl Bringer {
     /// reader. Tells whether there is anybody to bring more for.
     pub async fn bring(&mut self, piece: Bytes, most: u64, now: Tick) -> bool {
         self.bytes += piece.len() as u64;
-        if self.bytes > most && self.kept.take().is_some() {
-            self.lead.fills.go_alone(self.lead.key, now);
-            self.lead.fills.end(self.lead.key, &self.lead.fill);
+        let (fills, fill) = (&self.lead.fills, &self.lead.fill);
+        if self.kept.is_some() {
+            fill.held.fetch_add(piece.len() as u64, Relaxed);
+            let held = fills.held.fetch_add(piece.len() as u64, Relaxed);
+            let large = self.bytes > most;
+            if large || held > fills.held_max.load(Relaxed) {
+                self.kept = None;
+                fills.end(self.lead.key, fill);
+            }
+            if large {
+                fills.go_alone(self.lead.key, now);
+            }
         }
         if let Some(kept) = &mut self.kept {
             kept.push(piece.clone());
         }
         {
-            let mut state = self.lead.fill.0.lock();
+            let mut state = self.lead.fill.state.lock();
             state.bytes += piece.len() as u64;
             state.pieces.push_back(piece);
             state.wake_all();
@@ -276,7 +352,7 @@ impl Bringer {
     }
 
     fn poll_room(&self, context: &mut Context<'_>) -> Poll<bool> {
-        let mut state = self.lead.fill.0.lock();
+        let mut state = self.lead.fill.state.lock();
         state.move_on();
         if state.seats.iter().all(Option::is_none) {
             return Poll::Ready(false);
@@ -292,7 +368,7 @@ impl Bringer {
     /// whoever comes next finds it in one of both places.
     #[must_use]
     pub fn whole(&mut self) -> Option<Box<[Bytes]>> {
-        let mut state = self.lead.fill.0.lock();
+        let mut state = self.lead.fill.state.lock();
         state.ended = Some(Ended::Whole);
         state.wake_all();
         self.kept.take().map(Vec::into_boxed_slice)
@@ -301,7 +377,7 @@ impl Bringer {
 
 impl Drop for Bringer {
     fn drop(&mut self) {
-        let mut state = self.lead.fill.0.lock();
+        let mut state = self.lead.fill.state.lock();
         if state.ended.is_none() {
             state.ended = Some(Ended::Broken);
             state.wake_all();
@@ -322,7 +398,7 @@ impl Seat {
     /// How it ended.
     pub async fn head(&self) -> Result<Arc<Head>, Over> {
         poll_fn(|context| {
-            let mut state = self.fill.0.lock();
+            let mut state = self.fill.state.lock();
             match &state.stage {
                 Stage::Asking => {}
                 Stage::Streaming(head) => return Poll::Ready(Ok(Arc::clone(head))),
@@ -336,7 +412,7 @@ impl Seat {
 
     /// The next piece. `None`: that was all. `Err`: the answer broke off.
     pub fn poll_piece(&self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        let mut state = self.fill.0.lock();
+        let mut state = self.fill.state.lock();
         let first = state.first;
         let Some(next) = state.seats[self.at].as_ref().map(|sitting| sitting.next) else {
             return Poll::Ready(None);
@@ -363,7 +439,7 @@ impl Seat {
     /// Whether all has been read.
     #[must_use]
     pub fn is_end(&self) -> bool {
-        let state = self.fill.0.lock();
+        let state = self.fill.state.lock();
         let next = state.seats[self.at].as_ref().map_or(0, |sitting| sitting.next);
         state.ended == Some(Ended::Whole) && next == state.first + state.pieces.len()
     }
@@ -382,7 +458,7 @@ impl State {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut state = self.fill.0.lock();
+        let mut state = self.fill.state.lock();
         state.seats[self.at] = None;
         state.free.push(self.at);
         if state.bringer.is_some() {

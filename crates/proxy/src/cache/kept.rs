@@ -13,6 +13,8 @@ use tidegate_model::cache::vary::Vary;
 
 /// What an entry takes beside its own bytes: the entry, its places in the map and in the order of eviction.
 pub const OVERHEAD_BYTES: u64 = 280;
+/// Content lies in pieces of so many bytes.
+const PIECE_BYTES: usize = 64 * 1024;
 /// How often an entry may have been asked for until that counts no more.
 const USED_MAX: u8 = 3;
 
@@ -44,25 +46,6 @@ pub struct Kept {
     pub(super) place: OnceLock<Place>,
 }
 
-/// An answer that was kept before, by this process or by one before it.
-#[derive(Clone, Debug)]
-pub struct Before {
-    /// Its status.
-    pub status: StatusCode,
-    /// Its fields, packed.
-    pub fields: Bytes,
-    /// Its content.
-    pub body: Box<[Bytes]>,
-    /// When it may be used.
-    pub rules: Rules,
-    /// By what names it can be purged.
-    pub tags: Box<[Tag]>,
-    /// The newest purge when it was asked for.
-    pub made: u64,
-    /// How long the upstream took for its head, in milliseconds.
-    pub took_ms: u32,
-}
-
 /// What is known of an answer when its head has come.
 pub struct Head {
     /// Its status.
@@ -84,38 +67,25 @@ pub struct Head {
 }
 
 impl Kept {
-    /// An answer with this content.
+    /// An answer with this content, which is copied: what comes from a socket lies in buffers that are larger than it is.
     #[must_use]
-    pub fn new(head: &Head, body: Box<[Bytes]>) -> Kept {
-        Kept::of(Before {
+    pub fn new(head: &Head, body: &[Bytes]) -> Kept {
+        Kept::with(head, packed(body))
+    }
+
+    /// An answer with this content, which is kept as it is.
+    #[must_use]
+    pub fn with(head: &Head, body: Box<[Bytes]>) -> Kept {
+        Kept {
             status: head.status,
             fields: pack(&head.fields),
+            length: body.iter().map(|piece| piece.len() as u64).sum(),
             body,
             rules: head.rules,
             tags: head.tags.clone(),
             made: head.made,
             took_ms: head.took_ms,
-        })
-    }
-
-    /// An answer that was kept before. `None`: these are no fields.
-    #[must_use]
-    pub fn again(before: Before) -> Option<Kept> {
-        is_packed(&before.fields).then(|| Kept::of(before))
-    }
-
-    fn of(before: Before) -> Kept {
-        let Before { status, fields, body, rules, tags, made, took_ms } = before;
-        Kept {
-            status,
-            fields,
-            length: body.iter().map(|piece| piece.len() as u64).sum(),
-            body,
-            rules,
-            tags,
-            made,
-            took_ms,
-            checked: AtomicU64::new(made),
+            checked: AtomicU64::new(head.made),
             stale_since: AtomicU64::new(0),
             used: AtomicU8::new(0),
             place: OnceLock::new(),
@@ -132,12 +102,6 @@ impl Kept {
     #[must_use]
     pub fn fields(&self) -> HeaderMap {
         unpack(&self.fields)
-    }
-
-    /// Its fields, packed.
-    #[must_use]
-    pub fn packed(&self) -> &Bytes {
-        &self.fields
     }
 
     /// Its rules, as a purge has left them.
@@ -187,6 +151,26 @@ impl Kept {
     }
 }
 
+/// Content in pieces of one size, the last one excepted.
+fn packed(body: &[Bytes]) -> Box<[Bytes]> {
+    let mut left: usize = body.iter().map(Bytes::len).sum();
+    let (mut pieces, mut piece) = (Vec::with_capacity(left.div_ceil(PIECE_BYTES)), Vec::new());
+    for mut rest in body.iter().map(|bytes| &bytes[..]) {
+        while !rest.is_empty() {
+            if piece.is_empty() {
+                piece = Vec::with_capacity(left.min(PIECE_BYTES));
+            }
+            let (taken, after) = rest.split_at(rest.len().min(piece.capacity() - piece.len()));
+            piece.extend_from_slice(taken);
+            (rest, left) = (after, left - taken.len());
+            if piece.len() == piece.capacity() {
+                pieces.push(Bytes::from(std::mem::take(&mut piece)));
+            }
+        }
+    }
+    pieces.into_boxed_slice()
+}
+
 /// `name-length, name, value-length, value` for each field.
 fn pack(fields: &HeaderMap) -> Bytes {
     let size = fields.iter().map(|(name, value)| 6 + name.as_str().len() + value.len()).sum();
@@ -219,28 +203,6 @@ fn unpack(packed: &Bytes) -> HeaderMap {
     fields
 }
 
-/// Whether these bytes are fields as they are packed: they may come from a disk.
-fn is_packed(mut bytes: &[u8]) -> bool {
-    fn part<'b>(bytes: &mut &'b [u8], length: usize) -> Option<&'b [u8]> {
-        let (part, rest) = bytes.split_at_checked(length)?;
-        *bytes = rest;
-        Some(part)
-    }
-    fn field(bytes: &mut &[u8]) -> Option<()> {
-        let length = part(bytes, 2)?.try_into().ok()?;
-        part(bytes, usize::from(u16::from_ne_bytes(length)))?;
-        let length = part(bytes, 4)?.try_into().ok()?;
-        part(bytes, u32::from_ne_bytes(length) as usize)?;
-        Some(())
-    }
-    while !bytes.is_empty() {
-        if field(&mut bytes).is_none() {
-            return false;
-        }
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,22 +210,22 @@ mod tests {
 
     proptest! {
         #[test]
+        fn content_is_packed_into_pieces_of_one_size(sizes in proptest::collection::vec(0usize..100_000, 0..6)) {
+            let body: Vec<Bytes> =
+                sizes.iter().enumerate().map(|(place, size)| Bytes::from(vec![place as u8; *size])).collect();
+            let pieces = packed(&body);
+            prop_assert_eq!(pieces.concat(), body.concat());
+            let last = pieces.len().saturating_sub(1);
+            prop_assert!(pieces[..last].iter().all(|piece| piece.len() == PIECE_BYTES));
+        }
+
+        #[test]
         fn fields_come_out_as_they_went_in(lines in proptest::collection::vec(("[a-z-]{1,20}", "[ -~]{0,40}"), 0..20)) {
             let mut fields = HeaderMap::new();
             for (name, value) in &lines {
                 fields.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
             }
-            let packed = pack(&fields);
-            prop_assert!(is_packed(&packed));
-            prop_assert!(packed.is_empty() || !is_packed(&packed[..packed.len() - 1]));
-            prop_assert_eq!(unpack(&packed), fields);
-        }
-
-        #[test]
-        fn bytes_that_pass_for_fields_can_be_unpacked(bytes in proptest::collection::vec(0u8..4, 0..40)) {
-            if is_packed(&bytes) {
-                unpack(&Bytes::from(bytes));
-            }
+            prop_assert_eq!(unpack(&pack(&fields)), fields);
         }
     }
 }

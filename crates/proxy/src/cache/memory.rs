@@ -7,16 +7,14 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwapOption;
 use http::HeaderMap;
 use parking_lot::{Mutex, RwLock};
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::evict::{Bounds, Evictor, Place};
 use tidegate_model::cache::key::Key;
-use tidegate_model::cache::purge::{Label, Marks, Noted, Purge, Standing, labels};
+use tidegate_model::cache::purge::{Label, Marks, Purge, Standing, labels};
 use tidegate_model::cache::vary::Vary;
 
-use super::disk::Disk;
 use super::kept::{Kept, OVERHEAD_BYTES};
 
 /// Purges that are remembered one by one.
@@ -32,9 +30,8 @@ pub struct Memory {
     ledger: Mutex<Ledger>,
     marks: RwLock<Marks>,
     newest: AtomicU64,
-    /// The tier below, which writes down what is purged.
-    below: ArcSwapOption<Disk>,
     varied: AtomicU64,
+    evicted: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -93,8 +90,8 @@ impl Memory {
             ledger: Mutex::new(Ledger { evictor: Evictor::new(bounds, expected), places: Vec::new() }),
             marks: RwLock::new(Marks::new(MARKS_MAX)),
             newest: AtomicU64::new(1),
-            below: ArcSwapOption::empty(),
             varied: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
         }
     }
 
@@ -119,28 +116,18 @@ impl Memory {
         self.newest.load(Relaxed)
     }
 
-    /// Purges what has this label.
-    pub fn purge(&self, label: Label, purge: Purge, now: Wall) {
+    /// Purges what has this label. Tells the number of what is asked for from now on.
+    pub fn purge(&self, label: Label, purge: Purge, now: Wall) -> u64 {
         let mut marks = self.marks.write();
-        let number = marks.newest();
         let newest = marks.purge(label, purge, now);
         self.newest.store(newest, Relaxed);
-        // Under the lock: it is to be written down in the order of the numbers.
-        if let Some(below) = self.below.load().as_ref() {
-            below.purged(Noted { number, label, purge, when: now });
-        }
+        newest
     }
 
-    /// The tier below.
+    /// Answers that had to go for want of room, ever.
     #[must_use]
-    pub fn below(&self) -> Option<Arc<Disk>> {
-        self.below.load_full()
-    }
-
-    /// Puts another tier below, or none. It begins with all that was purged so far, and is told what comes.
-    pub fn put_below(&self, begin: impl FnOnce(Marks) -> Option<Arc<Disk>>) {
-        let marks = self.marks.write();
-        self.below.store(begin(marks.clone()));
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Relaxed)
     }
 
     /// Finds the answer to a request.
@@ -249,7 +236,10 @@ impl Memory {
     fn let_go(&self, ledger: &mut Ledger, gone: Vec<Place>) {
         for place in gone {
             match ledger.places[place.index()].take() {
-                Some(Held::Answer(key, kept)) => self.unlist(key, &kept),
+                Some(Held::Answer(key, kept)) => {
+                    self.evicted.fetch_add(1, Relaxed);
+                    self.unlist(key, &kept);
+                }
                 Some(Held::Varying(key, _)) => drop(self.varying.pin().remove(&key)),
                 None => {}
             }
@@ -350,7 +340,7 @@ mod tests {
             vary: Vary::default(),
             variant: Vec::new(),
         };
-        Arc::new(Kept::new(&head, Box::new([Bytes::from_static(body.as_bytes())])))
+        Arc::new(Kept::with(&head, Box::new([Bytes::from_static(body.as_bytes())])))
     }
 
     fn put(memory: &Memory, path: &'static str, vary: &str, request: &HeaderMap, body: &'static str) -> bool {
@@ -458,7 +448,9 @@ mod tests {
                         match step % 5 {
                             0 => drop(put(memory, path, "accept-language", &language("de"), "12345")),
                             1 => drop(put(memory, path, "", &none, "12345")),
-                            4 if step % 100 == 4 => memory.purge(Label::path("h", path), Purge::Hard, NOW),
+                            4 if step % 100 == 4 => {
+                                assert!(memory.purge(Label::path("h", path), Purge::Hard, NOW) > 0)
+                            }
                             _ => assert!(matches!(
                                 &*get(memory, path, &none),
                                 "12345" | "nothing" | "variants"

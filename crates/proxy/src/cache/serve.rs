@@ -236,7 +236,7 @@ mod tests {
             vary: Vary::default(),
             variant: Vec::new(),
         };
-        Arc::new(Kept::new(&head, Box::new([Bytes::from_static(b"01234"), Bytes::from_static(b"56789")])))
+        Arc::new(Kept::with(&head, Box::new([Bytes::from_static(b"01234"), Bytes::from_static(b"56789")])))
     }
 
     fn ask(

@@ -8,8 +8,6 @@ use serde_json::{Value, json};
 use tidegate_model::plan::Plan;
 use tidegate_model::tenant::{RouteLimits, Standing, Tenant};
 use tidegate_model::tick::Tick;
-use tidegate_proxy::cache::Cache;
-use tidegate_proxy::cache::disk::Standing as DiskStanding;
 use tidegate_wire::{clock, files};
 
 use crate::control::faults;
@@ -70,7 +68,6 @@ pub fn status(process: &Process) -> Value {
         "load": load(process),
         "listeners": listeners,
         "redis": gate.redis.status(),
-        "cache": cache(&gate.standing.cache),
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
         "faults": faults::told(&gate.standing.faults),
@@ -80,32 +77,6 @@ pub fn status(process: &Process) -> Value {
             "others": {"admitted": others.0, "refused": others.1},
         },
     })
-}
-
-/// What the cache keeps, and where.
-fn cache(cache: &Cache) -> Value {
-    let disk = cache.memory.below().map(|disk| {
-        let told = disk.told();
-        let (state, error) = match told.standing {
-            DiskStanding::Opening => ("opening", None),
-            DiskStanding::Serving => ("serving", None),
-            DiskStanding::Failing(why) => ("failing", Some(why)),
-            DiskStanding::Away(why) => ("away", Some(why)),
-        };
-        json!({
-            "path": told.path.display().to_string(),
-            "state": state,
-            "error": error,
-            "size_bytes": told.size,
-            "size_limit": told.size_max,
-            "bytes": told.bytes,
-            "answers": told.answers,
-            "hits": told.hits,
-            "misses": told.misses,
-            "dropped": told.dropped,
-        })
-    });
-    json!({"disk": disk})
 }
 
 /// How overloaded the process is, and by what.

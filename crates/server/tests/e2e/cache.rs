@@ -69,6 +69,7 @@ fn what_was_answered_once_is_answered_again_without_the_application() {
     check(&gate, "GET /a?x=2", "", "answer 1", MISS);
     assert!(timeline(&gate, &missed).contains("cache: miss, because of stored"));
     assert!(timeline(&gate, &hit).contains("cache: hit"));
+    assert!(!timeline(&gate, &hit).contains("gate"), "it was at no gate");
 }
 
 #[test]
@@ -207,7 +208,7 @@ fn a_stale_answer_is_served_at_once_and_refreshed_behind() {
 fn a_stale_answer_stands_in_while_the_application_is_down_and_no_longer_than_it_may() {
     let origin = origin(|visit, _| {
         let bound = if visit.path() == "/bounded" { ", stale-if-error=0" } else { "" };
-        (format!("Age: 9\r\nCache-Control: max-age=9{bound}\r\n"), "old".to_owned())
+        (format!("ETag: \"a\"\r\nAge: 9\r\nCache-Control: max-age=9{bound}\r\n"), "old".to_owned())
     });
     let gate = cached("cache-down", &origin, "{ stale_if_error = \"10m\" }");
     for path in ["/a", "/bounded"] {
@@ -317,4 +318,86 @@ fn a_connection_goes_on_after_hits_and_misses_alike() {
         assert_eq!(ask_on(&mut stream, &format!("GET {path}"), "").status, 200);
     }
     assert_eq!(origin.recorded().len(), 2);
+}
+
+#[test]
+fn what_is_stale_stands_in_when_load_leaves_out_the_route_or_the_gate_is_full() {
+    let (hold, held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (holding, waiting) = (Arc::clone(&hold), Arc::clone(&held));
+    let origin = origin(move |visit, _| {
+        if visit.path() == "/slow" {
+            waiting.fetch_add(1, SeqCst);
+            until("it may go on", || holding.load(SeqCst));
+        }
+        ("Age: 9\r\nCache-Control: max-age=9\r\n".to_owned(), "old".to_owned())
+    });
+    let upstream = "concurrency = 1\nwaiting = { limit = 0 }";
+    let gate = gate("cache-full", &app(&[origin.address], upstream, "cache = { stale_if_error = \"10m\" }"));
+    check(&gate, "GET /a", "", "old", MISS);
+    let address = gate.address;
+    let slow = std::thread::spawn(move || ask(address, "GET /slow", ""));
+    until("the only slot is taken", || held.load(SeqCst) == 1);
+    let stale = check(&gate, "GET /a", "", "old", "tidegate; hit; ttl=");
+    assert!(status(&stale).ends_with("; detail=stale-if-error"));
+    assert_eq!(ask(gate.address, "GET /b", "").status, 503, "nothing is stored of it");
+    hold.store(true, SeqCst);
+    assert_eq!(slow.join().unwrap().status, 200);
+}
+
+#[test]
+fn what_comes_from_a_further_rung_is_not_kept() {
+    let spare = counting("Cache-Control: max-age=60\r\n");
+    let config = format!(
+        "[upstream.app]\nendpoints = [\"{}\"]\n[upstream.spare]\nendpoints = [\"{}\"]\n\
+         [[route]]\nname = \"all\"\nupstream = \"app\"\nfallback = [{{ upstream = \"spare\" }}]\ncache = {{}}\n",
+        crate::nobody(),
+        spare.address
+    );
+    let gate = gate("cache-rung", &config);
+    for count in 0..2 {
+        let answer = check(&gate, "GET /a", "", &format!("answer {count}"), "tidegate; fwd=uri-miss");
+        assert!(status(&answer).ends_with("; detail=part"), "{}", answer.head);
+    }
+}
+
+#[test]
+fn a_failure_is_shared_by_those_who_ask_meanwhile_and_kept_only_as_long_as_the_route_says() {
+    let origin = origin(|_, count| ("HTTP/1.1 404 Not Found\r\n".to_owned(), format!("answer {count}")));
+    let gate = cached("cache-negative", &origin, "{ error_ttl = \"1m\" }");
+    check(&gate, "GET /a", "", "answer 0", "tidegate; fwd=uri-miss; fwd-status=404; stored");
+    check(&gate, "GET /a", "", "answer 0", HIT);
+    let plain = cached("cache-positive", &origin, "{}");
+    for count in 1..3 {
+        check(&plain, "GET /a", "", &format!("answer {count}"), "tidegate; fwd=");
+    }
+}
+
+#[test]
+fn an_application_purges_by_the_answer_to_a_write() {
+    let origin = origin(|visit, count| match visit.head.split(' ').next() {
+        Some("POST") => ("Tidegate-Purge: \"tag:items\", \"path:/soft\";soft\r\n".to_owned(), String::new()),
+        _ => ("Cache-Tag: Items\r\nCache-Control: max-age=60\r\n".to_owned(), format!("answer {count}")),
+    });
+    let gate = tenanted("cache-header-purge", &origin, "{}");
+    let (acme, other) = ("X-Tenant: acme\r\n", "X-Tenant: other\r\n");
+    check(&gate, "GET /list", acme, "answer 0", MISS);
+    check(&gate, "GET /list", other, "answer 1", MISS);
+    let written = ask(gate.address, "POST /items", &format!("{acme}Content-Length: 0\r\n"));
+    assert_eq!((written.status, written.header("tidegate-purge")), (200, ""), "{}", written.head);
+    check(&gate, "GET /list", acme, "answer 3", MISS);
+    check(&gate, "GET /list", other, "answer 1", HIT);
+}
+
+#[test]
+fn a_write_on_a_route_that_is_not_cached_counts_for_one_that_is() {
+    let origin = counting("Cache-Control: max-age=60\r\n");
+    let config = format!(
+        "[upstream.app]\nendpoints = [\"{}\"]\n[[route]]\nname = \"read\"\nmethods = [\"GET\"]\nupstream = \"app\"\n\
+         cache = {{}}\n[[route]]\nname = \"write\"\nmethods = [\"PUT\"]\nupstream = \"app\"\n",
+        origin.address
+    );
+    let gate = gate("cache-two-routes", &config);
+    check(&gate, "GET /a?x", "", "answer 0", MISS);
+    assert_eq!(ask(gate.address, "PUT /a", "Content-Length: 0\r\n").status, 200);
+    check(&gate, "GET /a?x", "", "answer 2", MISS);
 }

@@ -192,8 +192,9 @@ fn what_caches_before_said_stays_in_front() {
 
 #[test]
 fn must_revalidate_is_an_error_while_the_upstream_is_away() {
-    let origin =
-        origin(|_, _| (body("Age: 9\r\nCache-Control: max-age=9, must-revalidate\r\n"), body("old")));
+    let origin = origin(|_, _| {
+        (body("ETag: \"a\"\r\nAge: 9\r\nCache-Control: max-age=9, must-revalidate\r\n"), body("old"))
+    });
     let gate = cached(
         "rules-must-revalidate",
         &origin,

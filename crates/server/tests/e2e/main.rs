@@ -2,7 +2,6 @@
 
 mod abuse;
 mod cache;
-mod cache_disk;
 mod cache_rules;
 mod cluster;
 mod demo;
@@ -16,6 +15,7 @@ mod gate;
 mod limits;
 mod listeners;
 mod load;
+mod poison;
 mod protect;
 mod retries;
 mod robustness;

@@ -196,7 +196,17 @@ fn rfc9875_3_on_an_answer_to_a_safe_method_it_is_ignored() {
 #[test]
 fn rfc10008_2_7_the_content_of_a_query_is_in_its_key() {
     let of = |content: Option<&[u8]>| {
-        let target = Target { tenant: Some("acme"), https: true, host: "h", path: "/", query: None, content };
+        let target = Target {
+            tenant: Some("acme"),
+            route: "r",
+            https: true,
+            host: "h",
+            port: None,
+            path: "/",
+            query: None,
+            content,
+            steering: None,
+        };
         Key::of(&target, &HeaderMap::new(), &KeyRules::default())
     };
     assert_eq!(of(Some(b"a")), of(Some(b"a")));

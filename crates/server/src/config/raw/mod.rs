@@ -243,24 +243,6 @@ pub struct CacheRoom {
     pub tenant_entries: u32,
     /// The largest content of one answer that is kept.
     pub object: Size,
-    /// Where more is kept, that outlives the process. See `docs/cache.md`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub disk: Option<CacheDisk>,
-}
-
-/// Where answers are kept on disk.
-#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct CacheDisk {
-    /// A directory for this alone. It is made where there is none; one process has it at a time.
-    pub path: File,
-    /// Its bytes.
-    #[serde(default = "disk_size")]
-    pub size: Size,
-}
-
-fn disk_size() -> Size {
-    Size(1 << 30)
 }
 
 impl Default for CacheRoom {
@@ -270,7 +252,6 @@ impl Default for CacheRoom {
             tenant_share: Percent(50),
             tenant_entries: 1_000_000,
             object: Size(8 << 20),
-            disk: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use tidegate_model::gate::Priority;
 use tidegate_model::gate::level::Degrade;
 use tidegate_model::headers::may_be_changed;
 use tidegate_model::route::{HeaderCondition, HeaderTest, HostPattern, Match, PathPattern, Split, Table};
-use tidegate_proxy::cache::stage::TIDEGATE_CACHE_CONTROL;
+use tidegate_proxy::cache::intake::TIDEGATE_CACHE_CONTROL;
 use tidegate_proxy::settings::{
     Action, CacheSettings, FixedResponse, HeaderChanges, RequestChanges, RouteSettings, Rung,
 };

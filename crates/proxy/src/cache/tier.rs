@@ -1,0 +1,43 @@
+//! The tiers below memory: larger and slower, perhaps shared with other nodes.
+//!
+//! Memory answers first. Whoever leads those who ask for what memory does not have asks the tiers, one after the other, before
+//! the upstream; what one of them has goes to memory. What memory keeps is told to all of them.
+//!
+//! What always holds: a tier that is late, broken or away is one that has nothing; nothing that a tier does stalls a core; what
+//! a tier brings is compared with the purges of this process before it is used.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use tidegate_model::cache::Wall;
+use tidegate_model::cache::purge::{Label, Purge};
+use tidegate_model::cache::vary::Vary;
+
+use super::kept::Kept;
+use super::memory::Named;
+
+/// A tier below memory.
+pub trait Tier: fmt::Debug + Send + Sync {
+    /// Looks for the answer to a request. `None`: it is known at once that there is none.
+    fn find(&self, named: &Named<'_>, request: &HeaderMap) -> Option<Finding>;
+
+    /// Memory keeps this answer to this request now; `room` is whose.
+    fn keep(&self, named: &Named<'_>, room: u64, request: &HeaderMap, vary: &Vary, kept: &Arc<Kept>);
+
+    /// What has this label was purged; `newest` is the number of what is asked for from now on.
+    fn purge(&self, label: Label, purge: Purge, newest: u64, now: Wall);
+}
+
+/// An answer on its way from a tier.
+pub type Finding = Pin<Box<dyn Future<Output = Option<Brought>>>>;
+
+/// What a tier had.
+#[derive(Debug)]
+pub struct Brought {
+    /// The answer.
+    pub kept: Arc<Kept>,
+    /// What it varies with.
+    pub vary: Vary,
+}
