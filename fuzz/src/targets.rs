@@ -8,9 +8,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use tidegate::config::Config;
 use tidegate_model::address::{AddressSet, Forwarding, Network, X_FORWARDED_FOR, client_address};
+use tidegate_model::fields::{Fields, Value};
 use tidegate_model::headers::Seen;
 use tidegate_model::{deadline, host, path};
 use tidegate_proxy::settings::{JwtKeys, JwtSettings};
@@ -292,7 +293,7 @@ pub fn forwarded(bytes: &[u8]) {
             ["10.0.0.0/8", "::1", "fd00::/8"].map(|text| text.parse::<Network>().expect("a network"));
         networks.into_iter().collect()
     });
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::default();
     for line in bytes.split(|&byte| byte == b'\n') {
         let (name, value) = match line.strip_prefix(b"F:") {
             Some(value) => (header::FORWARDED, value),
@@ -307,11 +308,12 @@ pub fn forwarded(bytes: &[u8]) {
         let mut told = headers.clone();
         let trusted = TRUSTED.contains(peer);
         let own = Forwarding::new(peer, true)
-            .tell(Some(&HeaderValue::from_static("a.example")), trusted.then_some(&headers));
+            .tell(Some(Value::from(&HeaderValue::from_static("a.example"))), trusted.then_some(&headers));
         Seen::of(&told).take_request(&mut told, trusted, false);
         own.each(|name, value| {
             let value = HeaderValue::from_bytes(value).expect("it is a value");
-            assert!(told.insert(name, value).is_none(), "{name} is told twice");
+            assert!(!told.contains_key(name), "{name} is told twice");
+            told.insert(name, value);
         });
         // Whoever trusts us finds the same client, whichever header is read.
         for read in [Some(X_FORWARDED_FOR), None] {
@@ -320,7 +322,7 @@ pub fn forwarded(bytes: &[u8]) {
                 if trusted { client } else { stranger },
                 "{read:?}"
             );
-            read.map(|name| told.remove(name));
+            read.iter().for_each(|name| told.remove(name));
         }
     }
 }
@@ -381,8 +383,8 @@ pub fn jwt(bytes: &[u8]) {
 pub fn traceparent(bytes: &[u8]) {
     let Ok(given) = HeaderValue::from_bytes(bytes) else { return };
     let (parent, state) = (HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate"));
-    let mut headers = HeaderMap::new();
-    headers.insert(&parent, given.clone());
+    let mut headers = Fields::default();
+    headers.insert(&parent, &given);
     headers.insert(&state, HeaderValue::from_static("vendor=1"));
     let seen = Seen::of(&headers);
     let (told, goes_on) = trace::span(Some(&headers), &Entropy::seeded(bytes.len() as u64));
@@ -407,14 +409,14 @@ pub fn deadline(bytes: &[u8]) {
     const MOST: Duration = Duration::from_secs(99_999_999 * 3600);
     let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
     let own = HeaderName::from_static("x-deadline");
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::default();
     headers.insert(deadline::GRPC_TIMEOUT, value.clone());
     headers.insert(&own, value.clone());
     let Some(asked) = deadline::asked(&headers, Some(&own)) else { return };
     assert!(asked <= MOST, "{asked:?}");
-    let told = deadline::grpc_timeout(&deadline::grpc_remaining(asked)).expect("what is told can be read");
+    let told = deadline::grpc_timeout(deadline::grpc_remaining(asked)).expect("what is told can be read");
     assert!(told <= asked, "{told:?} of {asked:?}");
-    if let Some(millis) = deadline::milliseconds(&HeaderValue::from(deadline::remaining_ms(asked))) {
+    if let Some(millis) = deadline::milliseconds(HeaderValue::from(deadline::remaining_ms(asked))) {
         assert!(millis <= asked, "{millis:?} of {asked:?}");
     }
 }

@@ -26,7 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, USER_AGENT};
-use http::{HeaderName, HeaderValue, Request, Uri};
+use http::{HeaderName, HeaderValue, Uri};
+use tidegate_model::message::Request;
 use tidegate_wire::client::Target;
 use tidegate_wire::client_tls::ClientTls;
 use tidegate_wire::clock;

@@ -15,9 +15,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::Request;
+use http::HeaderValue;
 use http::header::{HOST, RETRY_AFTER};
 use http_body_util::BodyExt as _;
+use tidegate_model::message::{Request, Response};
 use tidegate_model::tick::Tick;
 use tidegate_wire::body::Body;
 use tidegate_wire::client::{Reply, Sender, Target, connect};
@@ -249,15 +250,16 @@ impl Shared {
     }
 
     /// Sends on a connection that was kept, or on a new one.
-    async fn send(&self, number: usize, source: &Source, by: Tick) -> Option<http::Response<Reply>> {
-        let mut request = Request::builder()
+    async fn send(&self, number: usize, source: &Source, by: Tick) -> Option<Response<Reply>> {
+        let request = http::Request::builder()
             .uri(source.path.as_str())
             .header(HOST, "drill")
             .header("drill-request", self.names[number])
             .body(Body::default())
             .ok()?;
+        let mut request = Request::from(request);
         if let Some(tenant) = &source.tenant {
-            request.headers_mut().insert("x-tenant", tenant.parse().ok()?);
+            request.headers_mut().insert("x-tenant", HeaderValue::from_str(tenant).ok()?);
         }
         let kept = self.idle.borrow_mut().pop().filter(|_| !source.fresh);
         if let Some(mut kept) = kept

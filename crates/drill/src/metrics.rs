@@ -24,7 +24,7 @@ impl Metrics {
         let asked = async {
             let target = Target { address: control, protocol: Protocol::Http1, tls: None };
             let request = Request::builder().uri("/metrics").header("host", "localhost");
-            let mut request = request.body(Body::default()).ok()?;
+            let mut request = request.body(Body::default()).ok()?.into();
             let answer = connect(&target).await.ok()?.send(&mut request, by).await.ok()?;
             let bytes = Limited::new(answer.into_body(), BYTES_MAX).collect().await.ok()?.to_bytes();
             Some(Metrics(String::from_utf8(bytes.into()).ok()?))

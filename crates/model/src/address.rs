@@ -7,8 +7,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use http::HeaderName;
 use http::header::FORWARDED;
-use http::{HeaderMap, HeaderName};
+
+use crate::fields::Fields;
 
 pub use crate::forwarded::Forwarding;
 
@@ -222,7 +224,7 @@ fn number(digits: &[u8], most: u32) -> Option<u32> {
 /// The trusted proxies must append to (or replace) the header that is read here: one that appends to
 /// `Forwarded` alone and passes on a client's `X-Forwarded-For` would let that client choose its address.
 #[must_use]
-pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &AddressSet) -> IpAddr {
+pub fn client_address(peer: IpAddr, headers: &Fields, trusted: &AddressSet) -> IpAddr {
     let mut nearest = peer.to_canonical();
     if !trusted.contains(nearest) {
         return nearest;
@@ -337,7 +339,7 @@ mod tests {
     /// The client seen through headers `NAME: VALUE`, where 10.0.0.0/8 and fd00::/8 are trusted.
     #[track_caller]
     fn check(peer: &str, lines: &[&str], expected: &str) {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         for line in lines {
             let (name, value) = line.split_once(": ").expect("a header");
             let name: HeaderName = name.parse().expect("a name");
@@ -468,7 +470,7 @@ mod tests {
         fn survives_any_header(value in "[ -~]*") {
             let trusted = set(&["0.0.0.0/0"]);
             for name in [&X_FORWARDED_FOR, &FORWARDED] {
-                let mut headers = HeaderMap::new();
+                let mut headers = Fields::default();
                 headers.insert(name, HeaderValue::from_str(&value).expect("printable"));
                 let _ = client_address(ip("10.0.0.1"), &headers, &trusted);
             }

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
+use crate::fields::Fields;
 use crate::tick::Tick;
 
 /// The header in which gRPC clients send their deadline.
@@ -21,7 +22,7 @@ const DIGITS_MAX: usize = 8;
 
 /// The shortest time-out that the request's headers ask for: `grpc-timeout`, or milliseconds in `header`.
 #[must_use]
-pub fn asked(headers: &HeaderMap, header: Option<&HeaderName>) -> Option<Duration> {
+pub fn asked(headers: &Fields, header: Option<&HeaderName>) -> Option<Duration> {
     let grpc = headers.get(&GRPC_TIMEOUT).and_then(grpc_timeout);
     let own = header.and_then(|name| headers.get(name)).and_then(milliseconds);
     match (grpc, own) {
@@ -69,8 +70,8 @@ pub fn grpc_remaining(left: Duration) -> HeaderValue {
 
 /// Reads a `grpc-timeout`: one to eight digits and a unit of `H`, `M`, `S`, `m`, `u`, `n`.
 #[must_use]
-pub fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
-    let (unit, digits) = value.as_bytes().split_last()?;
+pub fn grpc_timeout(value: impl AsRef<[u8]>) -> Option<Duration> {
+    let (unit, digits) = value.as_ref().split_last()?;
     let count = number(digits)?;
     Some(match unit {
         b'H' => Duration::from_secs(count * 3600),
@@ -85,8 +86,8 @@ pub fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
 
 /// Reads a header of milliseconds: one to eight digits.
 #[must_use]
-pub fn milliseconds(value: &HeaderValue) -> Option<Duration> {
-    number(value.as_bytes()).map(Duration::from_millis)
+pub fn milliseconds(value: impl AsRef<[u8]>) -> Option<Duration> {
+    number(value.as_ref()).map(Duration::from_millis)
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -102,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(text: &'static str, expected: Option<Duration>) {
-        assert_eq!(grpc_timeout(&HeaderValue::from_static(text)), expected, "{text:?}");
+        assert_eq!(grpc_timeout(HeaderValue::from_static(text)), expected, "{text:?}");
     }
 
     #[test]
@@ -121,7 +122,7 @@ mod tests {
             check(text, None);
         }
         for text in ["", "x", "-5", "123456789", "5ms"] {
-            assert_eq!(milliseconds(&HeaderValue::from_static(text)), None, "{text}");
+            assert_eq!(milliseconds(HeaderValue::from_static(text)), None, "{text}");
         }
     }
 
@@ -129,7 +130,7 @@ mod tests {
     fn the_earlier_deadline_counts() {
         let (started, own) = (Tick(1_000), Duration::from_secs(5));
         let header = HeaderName::from_static("x-timeout-ms");
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         assert_eq!(earlier(started, own, asked(&headers, Some(&header))), started.after(own));
         headers.insert(&header, HeaderValue::from_static("60000"));
         assert_eq!(earlier(started, own, asked(&headers, Some(&header))), started.after(own));
@@ -158,7 +159,7 @@ mod tests {
         #[test]
         fn what_grpc_is_told_is_never_more_than_what_is_left(nanos in 1u64..) {
             let left = Duration::from_nanos(nanos);
-            let told = grpc_timeout(&grpc_remaining(left)).expect("it reads what it wrote");
+            let told = grpc_timeout(grpc_remaining(left)).expect("it reads what it wrote");
             prop_assert!(told <= left && left - told <= left / 1000);
         }
     }

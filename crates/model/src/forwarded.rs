@@ -11,9 +11,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use http::header::FORWARDED;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use crate::address::{X_FORWARDED_FOR, forwarded_for, is_token, node};
+use crate::fields::{Fields, Value};
 
 /// The scheme that the client used.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -77,7 +78,7 @@ impl Forwarding {
 
     /// What is told with a request to this host; with `believed` fields, those of a trusted proxy that has told of where
     /// the request comes from.
-    pub fn tell(&mut self, host: Option<&HeaderValue>, believed: Option<&HeaderMap>) -> Rc<Told> {
+    pub fn tell(&mut self, host: Option<Value<'_>>, believed: Option<&Fields>) -> Rc<Told> {
         let told = self.own(host);
         match believed {
             None => told,
@@ -86,9 +87,9 @@ impl Forwarding {
     }
 
     /// What is told where nobody else has told anything.
-    fn own(&mut self, host: Option<&HeaderValue>) -> Rc<Told> {
+    fn own(&mut self, host: Option<Value<'_>>) -> Rc<Told> {
         if let (Some((last, told)), Some(host)) = (&self.last, host)
-            && last == host
+            && host == *last
         {
             return Rc::clone(told);
         }
@@ -98,8 +99,7 @@ impl Forwarding {
             text.push_str(";host=");
             push_value(&mut text, host);
         }
-        // A copy: the host lies in the buffer that the request was read into, and an idle connection must not hold that.
-        let host = host.and_then(|host| HeaderValue::from_bytes(host.as_bytes()).ok());
+        let host = host.map(Value::owned);
         let told = Rc::new(Told {
             addresses: self.peer.clone(),
             scheme: Some(self.scheme.clone()),
@@ -111,7 +111,7 @@ impl Forwarding {
     }
 
     /// What is told where a trusted proxy has told some of it.
-    fn beside(&self, headers: &HeaderMap, own: &Told) -> Told {
+    fn beside(&self, headers: &Fields, own: &Told) -> Told {
         let (addresses, forwarded) = if headers.contains_key(&X_FORWARDED_FOR) {
             let forwarded = list(headers, &X_FORWARDED_FOR, &own.forwarded, |out, element| {
                 // Writing into a vector cannot fail.
@@ -164,7 +164,7 @@ fn push_value(out: &mut String, value: &str) {
 
 /// A list with each element told anew and a last one, on one line: some applications read the first line alone.
 fn list(
-    headers: &HeaderMap,
+    headers: &Fields,
     name: &HeaderName,
     last: &HeaderValue,
     mut tell: impl FnMut(&mut Vec<u8>, &[u8]),
@@ -186,18 +186,13 @@ mod tests {
     use crate::headers::Seen;
 
     /// Tells, as an exchange does.
-    fn apply(
-        forwarding: &mut Forwarding,
-        headers: &mut HeaderMap,
-        host: Option<&HeaderValue>,
-        trusted: bool,
-    ) {
+    fn apply(forwarding: &mut Forwarding, headers: &mut Fields, host: Option<Value<'_>>, trusted: bool) {
         let seen = Seen::of(headers);
         let told = forwarding.tell(host, (trusted && seen.forwarded).then_some(&*headers));
         seen.take_request(headers, trusted, false);
         told.each(|name, value| {
-            let before = headers.insert(name.clone(), HeaderValue::from_bytes(value).expect("a value"));
-            assert!(before.is_none(), "{name} is told twice");
+            assert!(!headers.contains_key(name), "{name} is told twice");
+            headers.insert(name, HeaderValue::from_bytes(value).expect("a value"));
         });
     }
 
@@ -214,11 +209,11 @@ mod tests {
         let host = (!host.is_empty()).then(|| HeaderValue::from_str(host).expect("a host"));
         // Twice on one connection: the second is told from memory.
         for _ in 0..2 {
-            let mut headers = HeaderMap::new();
+            let mut headers = Fields::default();
             for (name, value) in lines {
                 headers.append(*name, HeaderValue::from_str(value).expect("a value"));
             }
-            apply(&mut forwarding, &mut headers, host.as_ref(), trusted);
+            apply(&mut forwarding, &mut headers, host.as_ref().map(Value::from), trusted);
             let names = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED];
             let told = names.map(|name| {
                 assert!(headers.get_all(&name).iter().count() <= 1);
@@ -292,9 +287,9 @@ mod tests {
     fn another_host_on_the_same_connection_is_told_as_such() {
         let mut forwarding = Forwarding::new("192.0.2.1".parse().expect("an address"), false);
         for host in ["a.example", "b.example", "a.example"] {
-            let mut headers = HeaderMap::new();
-            apply(&mut forwarding, &mut headers, Some(&HeaderValue::from_static(host)), false);
-            assert_eq!(headers[FORWARDED], format!("for=192.0.2.1;proto=http;host={host}"));
+            let mut headers = Fields::default();
+            apply(&mut forwarding, &mut headers, Some(Value::from(&HeaderValue::from_static(host))), false);
+            assert_eq!(headers.get(FORWARDED).unwrap(), *format!("for=192.0.2.1;proto=http;host={host}"));
         }
     }
 }

@@ -16,9 +16,9 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
-use smallvec::SmallVec;
 
 use crate::address::X_FORWARDED_FOR;
+use crate::fields::{Fields, Name, Value};
 use crate::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::own::{TRACEPARENT, TRACESTATE};
 use crate::problem::X_REQUEST_ID;
@@ -114,18 +114,18 @@ pub struct Seen {
 impl Seen {
     /// Looks at these fields.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Seen {
+    pub fn of(headers: &Fields) -> Seen {
         let mut seen = Seen::default();
         for name in headers.keys() {
-            match name.as_str() {
-                "host" | "user-agent" | "accept-encoding" | "accept-language" | "authorization"
-                | "cookie" | "content-length" => {}
-                "accept" | "content-type" => seen.form = true,
-                "upgrade" => (seen.upgrade, seen.foreign) = (true, true),
-                "grpc-timeout" => seen.grpc_timeout = true,
-                "traceparent" | "tracestate" => seen.trace = true,
-                "x-request-id" => seen.request_id = true,
-                "forwarded" | "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" => {
+            match name.as_bytes() {
+                b"host" | b"user-agent" | b"accept-encoding" | b"accept-language" | b"authorization"
+                | b"cookie" | b"content-length" => {}
+                b"accept" | b"content-type" => seen.form = true,
+                b"upgrade" => (seen.upgrade, seen.foreign) = (true, true),
+                b"grpc-timeout" => seen.grpc_timeout = true,
+                b"traceparent" | b"tracestate" => seen.trace = true,
+                b"x-request-id" => seen.request_id = true,
+                b"forwarded" | b"x-forwarded-for" | b"x-forwarded-proto" | b"x-forwarded-host" => {
                     seen.forwarded = true;
                 }
                 other => seen.foreign |= is_hop(other) || is_foreign(other),
@@ -136,7 +136,7 @@ impl Seen {
 
     /// Takes out of these fields, which were looked at, what [`strip_request`] removes, and what Tidegate says itself
     /// ([`crate::own`]). A trusted peer's word on scheme and host stays; `tracestate` does where the trace goes on.
-    pub fn take_request(self, headers: &mut HeaderMap, trusted: bool, trace_goes_on: bool) {
+    pub fn take_request(self, headers: &mut Fields, trusted: bool, trace_goes_on: bool) {
         if self.foreign {
             strip_request(headers);
         }
@@ -162,38 +162,40 @@ impl Seen {
 /// `Proxy`, and look-alikes with `_` that CGI-like applications would take for a field Tidegate writes.
 ///
 /// `TE: trailers` stays, as gRPC demands it. `Upgrade` goes too: who forwards an upgrade writes it anew.
-pub fn strip_request(headers: &mut HeaderMap) {
-    let found = strip(headers, is_foreign);
-    let trailers = found.contains(&TE) && wants_trailers(headers);
-    remove(headers, &found);
+pub fn strip_request(headers: &mut Fields) {
+    let trailers = wants_trailers(headers);
+    strip(headers, is_foreign);
     if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.append(TE, HeaderValue::from_static("trailers"));
     }
 }
 
 /// Removes what belongs to the upstream's connection alone.
-pub fn strip_response(headers: &mut HeaderMap) {
-    let found = strip(headers, |name| name == "proxy-authenticate");
-    remove(headers, &found);
+pub fn strip_response(headers: &mut Fields) {
+    strip(headers, |name| name == b"proxy-authenticate");
 }
 
 /// Removes from a request's trailers what frames, routes or authorises a message, or tells who sent it: an application
 /// that adds them to its fields must not believe a client what only Tidegate may say.
 pub fn strip_request_trailers(trailers: &mut HeaderMap) {
-    strip_request(trailers);
-    remove(trailers, &NO_TRAILERS);
-    remove(trailers, &NO_TRAILERS_OF_CLIENTS);
+    let mut fields = Fields::from(&*trailers);
+    strip_request(&mut fields);
+    remove(&mut fields, &NO_TRAILERS);
+    remove(&mut fields, &NO_TRAILERS_OF_CLIENTS);
+    *trailers = fields.into_map();
 }
 
 /// Removes from a response's trailers what frames a message or belongs to the upstream's connection.
 pub fn strip_response_trailers(trailers: &mut HeaderMap) {
-    strip_response(trailers);
-    remove(trailers, &NO_TRAILERS);
+    let mut fields = Fields::from(&*trailers);
+    strip_response(&mut fields);
+    remove(&mut fields, &NO_TRAILERS);
+    *trailers = fields.into_map();
 }
 
 /// Removes, then replaces or creates, then appends.
 pub fn change(
-    headers: &mut HeaderMap,
+    headers: &mut Fields,
     remove: &[HeaderName],
     set: &[(HeaderName, HeaderValue)],
     add: &[(HeaderName, HeaderValue)],
@@ -202,10 +204,10 @@ pub fn change(
         headers.remove(name);
     }
     for (name, value) in set {
-        headers.insert(name, value.clone());
+        headers.insert(name, value);
     }
     for (name, value) in add {
-        headers.append(name, value.clone());
+        headers.append(name, value);
     }
 }
 
@@ -219,56 +221,65 @@ pub fn may_be_changed(name: &HeaderName) -> bool {
 
 /// Whether `Connection` holds this option, in any case.
 #[must_use]
-pub fn connection_has(headers: &HeaderMap, option: &str) -> bool {
+pub fn connection_has(headers: &Fields, option: &str) -> bool {
     headers
         .get_all(CONNECTION)
         .iter()
         .any(|value| options(value).any(|one| one.eq_ignore_ascii_case(option.as_bytes())))
 }
 
-/// Fields to remove: mostly none, or `Connection` alone.
-type Found = SmallVec<[HeaderName; 4]>;
+/// Removes what `Connection` nominates, and what else belongs to the connection, or is `also` not to pass: in one look at
+/// each name.
+fn strip(headers: &mut Fields, also: impl Fn(&[u8]) -> bool) {
+    leave_nominated(headers);
+    headers.retain(|name, _| !is_hop(name.as_bytes()) && !also(name.as_bytes()));
+}
 
-/// Removes what `Connection` nominates, and tells what else belongs to the connection, or is `also` not to pass. One
-/// look at each name: asking the map for each of the names in question would cost several times as much.
-fn strip(headers: &mut HeaderMap, also: impl Fn(&str) -> bool) -> Found {
-    let found: Found =
-        headers.keys().filter(|name| is_hop(name.as_str()) || also(name.as_str())).cloned().collect();
-    if found.contains(&CONNECTION) {
-        // Values are reference-counted: this copies no bytes.
-        let values: SmallVec<[HeaderValue; 2]> = headers.get_all(CONNECTION).iter().cloned().collect();
-        for option in values.iter().flat_map(options) {
-            if let Ok(name) = std::str::from_utf8(option)
-                && !(is_no_field(option) || is_kept(option))
-            {
-                headers.remove(name);
-            }
-        }
+/// Removes what `Connection` nominates. It may nominate far more than there is: each option is looked up among the few
+/// names that may go.
+fn leave_nominated(headers: &mut Fields) {
+    if headers.get_all(CONNECTION).flat_map(options).all(is_no_field) {
+        return;
     }
-    found
+    let names = headers.keys().map(Name::as_bytes).filter(|name| !is_no_field(name) && !is_kept(name));
+    let mut names: Vec<&[u8]> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    let nominated = headers.get_all(CONNECTION).flat_map(options).filter_map(|option| {
+        let written = |name: &&[u8]| name.iter().copied().cmp(option.iter().map(u8::to_ascii_lowercase));
+        names.binary_search_by(written).ok()
+    });
+    let mut gone = vec![false; names.len()];
+    nominated.for_each(|place| gone[place] = true);
+    let gone = names.into_iter().zip(gone).filter(|(_, gone)| *gone).map(|(name, _)| name.to_vec());
+    let gone: Vec<Vec<u8>> = gone.collect();
+    headers.retain(|name, _| !gone.iter().any(|gone| gone == name.as_bytes()));
 }
 
 /// Whether a field belongs to the connection it came by.
-fn is_hop(name: &str) -> bool {
-    matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "te")
+fn is_hop(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" | b"te"
+    )
 }
 
 /// Whether a client must not tell an upstream such a field.
-fn is_foreign(name: &str) -> bool {
+fn is_foreign(name: &[u8]) -> bool {
     match name {
         // `Proxy`: CGI programs read it as the variable `HTTP_PROXY` ("httpoxy", CVE-2016-5385).
-        "http2-settings" | "proxy-authorization" | "proxy" => true,
-        _ => is_own(name.as_bytes()),
+        b"http2-settings" | b"proxy-authorization" | b"proxy" => true,
+        _ => is_own(name),
     }
 }
 
-fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
+fn remove(headers: &mut Fields, names: &[HeaderName]) {
     for name in names {
         headers.remove(name);
     }
 }
 
-fn options(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+fn options(value: Value<'_>) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
 }
 
@@ -285,7 +296,7 @@ fn is_kept(option: &[u8]) -> bool {
         })
 }
 
-fn wants_trailers(headers: &HeaderMap) -> bool {
+fn wants_trailers(headers: &Fields) -> bool {
     headers.get_all(TE).iter().any(|value| {
         options(value).any(|coding| {
             coding
@@ -319,8 +330,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn headers(lines: &[&str]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn headers(lines: &[&str]) -> Fields {
+        let mut headers = Fields::default();
         for line in lines {
             let (name, value) = line.split_once(": ").expect("a header");
             let name: HeaderName = name.parse().expect("a name");
@@ -330,7 +341,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(strip: fn(&mut HeaderMap), sent: &[&str], forwarded: &[&str]) {
+    fn check(strip: fn(&mut Fields), sent: &[&str], forwarded: &[&str]) {
         let mut stripped = headers(sent);
         strip(&mut stripped);
         assert_eq!(stripped, headers(forwarded));
@@ -438,7 +449,7 @@ mod tests {
     fn finds_an_option_of_connection() {
         assert!(connection_has(&headers(&["connection: keep-alive, Upgrade"]), "upgrade"));
         assert!(!connection_has(&headers(&["connection: upgraded"]), "upgrade"));
-        assert!(!connection_has(&HeaderMap::new(), "upgrade"));
+        assert!(!connection_has(&Fields::default(), "upgrade"));
     }
 
     proptest! {
@@ -447,7 +458,7 @@ mod tests {
             names in prop::collection::vec("connection|te|upgrade|keep-alive|tidegate-x|hop-[ab]|host|x-y", 0..12),
             values in prop::collection::vec("(close|hop-[ab]|te|host|trailers|,| ){0,4}", 12),
         ) {
-            let mut stripped = HeaderMap::new();
+            let mut stripped = Fields::default();
             for (name, value) in names.iter().zip(&values) {
                 let name: HeaderName = name.parse().expect("a name");
                 stripped.append(name, HeaderValue::from_str(value).expect("a value"));

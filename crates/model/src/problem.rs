@@ -13,8 +13,10 @@ use http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
+use crate::fields::Fields;
+use crate::message::Response;
 use crate::receipt::RequestId;
 use crate::refusal::{Blame, Kind, Refusal, Repeat};
 
@@ -51,7 +53,7 @@ impl Form {
     /// gRPC by its content type. A page only if `Accept` names HTML and prefers it to JSON; `*/*` is content
     /// with JSON.
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Form {
+    pub fn of(headers: &Fields) -> Form {
         if let Some(grpc) = headers.get(CONTENT_TYPE).and_then(|value| grpc(value.as_bytes())) {
             return Form::Grpc(grpc);
         }
@@ -73,7 +75,7 @@ impl Form {
 #[must_use]
 pub fn respond(refusal: &Refusal, form: Form, request_id: RequestId) -> Response<Bytes> {
     let kind = refusal.kind;
-    let mut headers = HeaderMap::with_capacity(12);
+    let mut headers = Fields::with_capacity(12);
     let (status, body) = match form {
         Form::Json => {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -91,11 +93,11 @@ pub fn respond(refusal: &Refusal, form: Form, request_id: RequestId) -> Response
         }
         Form::Grpc(content_type) => {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-            headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(kind.grpc)));
+            headers.insert(GRPC_STATUS, u64::from(u16::from(kind.grpc)));
             headers.insert(GRPC_MESSAGE, grpc_message(refusal));
             if let Some(wait) = refusal.retry_after {
                 let pushback = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-                headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from(pushback));
+                headers.insert(GRPC_RETRY_PUSHBACK_MS, u64::from(pushback));
             }
             (200, Bytes::new())
         }
@@ -104,9 +106,9 @@ pub fn respond(refusal: &Refusal, form: Form, request_id: RequestId) -> Response
     // Several of the statuses may be stored by default (RFC 9110, 15.1); a refusal never is.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(PROXY_STATUS, HeaderValue::from_static(kind.proxy_status));
-    headers.insert(X_REQUEST_ID, hex_value(request_id));
+    headers.insert(X_REQUEST_ID, request_id);
     if let Some(wait) = refusal.retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds_up(wait)));
+        headers.insert(RETRY_AFTER, seconds_up(wait));
     }
     if let Some(standing) = &refusal.violated {
         let reset = refusal.retry_after.unwrap_or(standing.reset);
@@ -121,12 +123,6 @@ pub fn respond(refusal: &Refusal, form: Form, request_id: RequestId) -> Response
     *response.status_mut() = StatusCode::from_u16(status).expect("the table's statuses are valid");
     *response.headers_mut() = headers;
     response
-}
-
-/// The value of `X-Request-Id`.
-#[must_use]
-pub fn hex_value(request_id: RequestId) -> HeaderValue {
-    HeaderValue::from_bytes(&request_id.hex()).expect("hexadecimal digits make a header value")
 }
 
 /// Whole seconds, rounded up: who comes back then is not too early.

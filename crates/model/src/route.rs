@@ -17,10 +17,11 @@ mod table;
 use std::fmt;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 
 pub use table::{Allowed, Found, Table, Tie};
 
+use crate::fields::{Fields, Value};
 use crate::host::{self, HostError};
 use crate::path::{self, PathError};
 
@@ -141,13 +142,13 @@ pub enum HeaderTest {
 impl HeaderCondition {
     /// Whether these headers fulfil it.
     #[must_use]
-    pub fn holds(&self, headers: &HeaderMap) -> bool {
+    pub fn holds(&self, headers: &Fields) -> bool {
         match &self.is {
             HeaderTest::Present => headers.contains_key(&self.name),
             HeaderTest::Absent => !headers.contains_key(&self.name),
             HeaderTest::Equals(value) => {
                 let mut sent = headers.get_all(&self.name).iter();
-                sent.next() == Some(value) && sent.next().is_none()
+                sent.next() == Some(Value::from(value)) && sent.next().is_none()
             }
         }
     }

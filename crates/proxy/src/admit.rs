@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Uri};
+use http::{HeaderValue, Uri};
 use tidegate_model::address::client_address;
 use tidegate_model::forwarded::Forwarding;
 use tidegate_model::headers::Seen;
+use tidegate_model::message::{Request, RequestHead};
 use tidegate_model::problem::{Form, X_REQUEST_ID};
 use tidegate_model::receipt::{Receipt, RequestId, Target};
 use tidegate_model::refusal::{self, Refusal};
@@ -82,11 +83,10 @@ pub fn admit(
 }
 
 /// The one host of a request, in its one form. It is in the headers afterwards, and nowhere else.
-fn one_host(head: &mut http::request::Parts, connection: &Connection) -> Result<Arc<str>, Refusal> {
+fn one_host(head: &mut RequestHead, connection: &Connection) -> Result<Arc<str>, Refusal> {
     let double = || Refusal::new(&refusal::REQUEST_HOST, "the request names two different hosts");
     let field = head.headers.get(HOST);
-    // Somebody said something more than once: perhaps this.
-    if head.headers.len() > head.headers.keys_len() && head.headers.get_all(HOST).iter().nth(1).is_some() {
+    if head.headers.get_all(HOST).nth(1).is_some() {
         return Err(double());
     }
     let authority = head.uri.authority().map(|authority| authority.as_str());
@@ -117,7 +117,7 @@ fn one_host(head: &mut http::request::Parts, connection: &Connection) -> Result<
 }
 
 /// Brings the path to its one form: what is routed is what is forwarded. The target is a path and query afterwards.
-fn one_path(head: &mut http::request::Parts) -> Result<(), Refusal> {
+fn one_path(head: &mut RequestHead) -> Result<(), Refusal> {
     let normal = path::normalize(head.uri.path())?;
     let changed = match normal {
         std::borrow::Cow::Borrowed(_) if head.uri.authority().is_none() => return Ok(()),

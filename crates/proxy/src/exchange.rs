@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::request::Parts;
 use tidegate_model::fault::Struck;
 use tidegate_model::headers::Seen;
+use tidegate_model::message::RequestHead;
 use tidegate_model::problem::Form;
 use tidegate_model::receipt::{End, Receipt, RequestId, Step};
 use tidegate_model::refusal::Refusal;
@@ -24,7 +24,7 @@ use crate::recorder::Recorder;
 /// One request, from its head to the last byte of its answer.
 pub struct Exchange {
     /// The request's head. Taken when it is forwarded.
-    pub head: Parts,
+    pub head: RequestHead,
     /// What its fields hold.
     pub seen: Seen,
     /// The request's body. Taken when it is forwarded.

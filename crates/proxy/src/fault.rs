@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderName, Method, Response};
+use http::{HeaderName, Method};
 use parking_lot::Mutex;
 use tidegate_model::fault::{self, FAULTS_MAX, Fault, Instead, Kind, Struck};
+use tidegate_model::fields::Fields;
+use tidegate_model::message::Response;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;
@@ -208,7 +210,7 @@ pub fn shaped(content: Content, struck: Option<Box<Struck>>) -> Content {
 }
 
 /// Tells in a response which faults struck the exchange.
-pub fn tell(response: &mut http::HeaderMap, receipt: &Receipt) {
+pub fn tell(response: &mut Fields, receipt: &Receipt) {
     if let Some(names) = &receipt.fault {
         response.extend(HeaderValue::from_str(names).ok().map(|names| (TIDEGATE_FAULT, names)));
     }

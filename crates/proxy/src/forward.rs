@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Uri, Version};
 use http_body::Body as _;
 use tidegate_model::deadline::TIDEGATE_DEADLINE_MS;
+use tidegate_model::fields::Value;
 use tidegate_model::gate::Priority;
+use tidegate_model::message::{Request, Response};
 use tidegate_model::own::{OwnFields, Said, TIDEGATE_LOAD};
 use tidegate_model::path::replace_prefix;
 use tidegate_model::receipt::{End, Step};
@@ -304,7 +306,10 @@ fn upgrade_of(exchange: &Exchange) -> Option<HeaderValue> {
     let head = &exchange.head;
     let asked = head.version >= Version::HTTP_11 && headers::connection_has(&head.headers, "upgrade");
     // h2c by Upgrade is obsolete (RFC 9113 section 3.1), and a way round a proxy's rules.
-    head.headers.get(UPGRADE).filter(|value| asked && !value.as_bytes().eq_ignore_ascii_case(b"h2c")).cloned()
+    head.headers
+        .get(UPGRADE)
+        .filter(|value| asked && !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
+        .map(Value::owned)
 }
 
 fn rewrite(uri: &mut Uri, matched: usize, prefix: &str) -> Result<(), Refusal> {

@@ -14,9 +14,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use http::HeaderName;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName};
 use tidegate_model::credential::Digest;
+use tidegate_model::fields::Fields;
 use tidegate_model::limit::spread;
 use tidegate_model::plan::Plan;
 use tidegate_model::receipt::Step;
@@ -149,7 +150,7 @@ impl Identity {
     /// `credential.*`, `tenant.unknown`.
     fn name<'a>(
         &'a self,
-        headers: &'a HeaderMap,
+        headers: &'a Fields,
         host: &'a str,
         client: IpAddr,
         trusted: bool,
@@ -201,7 +202,7 @@ impl Identity {
     }
 
     /// Whether a request may be a guess: it brings a credential, or names a tenant where not everybody is taken.
-    fn may_guess(&self, headers: &HeaderMap) -> bool {
+    fn may_guess(&self, headers: &Fields) -> bool {
         self.sources.iter().any(|source| match source {
             Source::KeyBearer | Source::Jwt => !matches!(bearer(headers), Ok(None)),
             Source::KeyHeader(name) | Source::Header(name) => headers.contains_key(name),
@@ -244,14 +245,14 @@ impl Identity {
     }
 
     /// Takes out what the application must not see, or must not believe.
-    fn strip(&self, headers: &mut HeaderMap, carried: Option<&HeaderName>, trusted: bool) {
+    fn strip(&self, headers: &mut Fields, carried: Option<&HeaderName>, trusted: bool) {
         if let Some(header) = carried {
             headers.remove(header);
         }
         for source in &self.sources {
             match source {
-                Source::KeyHeader(name) => drop(headers.remove(name)),
-                Source::Header(name) if !trusted => drop(headers.remove(name)),
+                Source::KeyHeader(name) => headers.remove(name),
+                Source::Header(name) if !trusted => headers.remove(name),
                 _ => {}
             }
         }
@@ -294,7 +295,7 @@ pub fn identify(site: &Site, exchange: &mut Exchange, entropy: &Entropy) -> Resu
 }
 
 /// The one value of a header.
-fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+fn one<'a>(headers: &'a Fields, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let invalid = |why| Refusal::new(&refusal::CREDENTIAL_INVALID, why);
@@ -308,7 +309,7 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>,
 }
 
 /// The token of `Authorization: Bearer`. A scheme without a token has an empty one: that is present, and invalid.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+fn bearer(headers: &Fields) -> Result<Option<&str>, Refusal> {
     let value = one(headers, &AUTHORIZATION)?;
     Ok(value.and_then(|value| {
         let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
@@ -384,7 +385,7 @@ mod tests {
             },
         };
         let identity = Identity::new(&settings, &Verifiers::default());
-        let mut map = HeaderMap::new();
+        let mut map = Fields::default();
         for (name, value) in headers {
             map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }

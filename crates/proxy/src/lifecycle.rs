@@ -15,7 +15,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::Method;
+use tidegate_model::fields::Fields;
+use tidegate_model::message::{Request, Response};
 use tidegate_model::refusal::Refusal;
 use tidegate_upstream::Caller;
 use tidegate_wire::body::Incoming;
@@ -161,12 +163,7 @@ impl Handler for Proxy {
         self.site.borrow().settings.trusted_proxies.contains(address.to_canonical())
     }
 
-    fn refuse(
-        &self,
-        connection: &Connection,
-        refusal: Refusal,
-        fields: Option<&HeaderMap>,
-    ) -> Response<Bytes> {
+    fn refuse(&self, connection: &Connection, refusal: Refusal, fields: Option<&Fields>) -> Response<Bytes> {
         respond::refuse_bytes(self, connection, &refusal, fields)
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
-use http::response::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
+use tidegate_model::fields::Fields;
 use tidegate_model::headers;
+use tidegate_model::message::{Response, ResponseHead};
 use tidegate_model::path::redirect_target;
 use tidegate_model::problem::{self, Form, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID};
 use tidegate_model::receipt::{End, Receipt, RequestId, Target};
@@ -94,7 +95,7 @@ impl Refused {
 pub fn complete(exchange: Box<Exchange>, answer: Answer) -> Response<ExchangeBody> {
     let (mut head, content) = answer.response.into_parts();
     let Exchange { open, upgraded, timing, connection, fault: struck, .. } = *exchange;
-    head.headers.insert(X_REQUEST_ID, problem::hex_value(open.receipt().request_id));
+    head.headers.insert(X_REQUEST_ID, open.receipt().request_id);
     if let Some(Told { policy, left }) = answer.told {
         // Limits of the application's own stay beside ours: each has its name.
         head.headers.append(RATELIMIT_POLICY, policy);
@@ -142,7 +143,11 @@ pub fn forwarded(forwarded: Forwarded, changes: &HeaderChanges) -> Response<Cont
 
 /// The upstream's answer to an Upgrade that it grants.
 #[must_use]
-pub fn switched(mut head: Parts, sticky: Option<HeaderValue>, changes: &HeaderChanges) -> Response<Content> {
+pub fn switched(
+    mut head: ResponseHead,
+    sticky: Option<HeaderValue>,
+    changes: &HeaderChanges,
+) -> Response<Content> {
     passed_on(&mut head, sticky, changes);
     if head.headers.contains_key(UPGRADE) {
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -151,18 +156,17 @@ pub fn switched(mut head: Parts, sticky: Option<HeaderValue>, changes: &HeaderCh
 }
 
 /// What belongs to the upstream's connection alone the client of it has left behind.
-fn passed_on(head: &mut Parts, sticky: Option<HeaderValue>, changes: &HeaderChanges) {
+fn passed_on(head: &mut ResponseHead, sticky: Option<HeaderValue>, changes: &HeaderChanges) {
     apply(&mut head.headers, changes);
     if let Some(cookie) = sticky {
         head.headers.append(SET_COOKIE, cookie);
     }
-    head.extensions.clear();
     // Each connection has a version of its own (RFC 9110 section 2.5).
     head.version = Version::HTTP_11;
 }
 
 /// Changes headers as configured.
-pub fn apply(headers: &mut HeaderMap, changes: &HeaderChanges) {
+pub fn apply(headers: &mut Fields, changes: &HeaderChanges) {
     headers::change(headers, &changes.remove, &changes.set, &changes.add);
 }
 
@@ -172,7 +176,7 @@ pub fn fixed(fixed: &Arc<FixedResponse>, head: bool) -> Response<Content> {
     let mut response = Response::new(if head { Content::Empty } else { Content::Full(fixed.body.clone()) });
     *response.status_mut() = fixed.status;
     for (name, value) in &fixed.headers {
-        response.headers_mut().append(name, value.clone());
+        response.headers_mut().append(name, value);
     }
     response
 }
@@ -203,7 +207,7 @@ pub fn refuse_bytes(
     proxy: &Proxy,
     connection: &Connection,
     refusal: &Refusal,
-    fields: Option<&HeaderMap>,
+    fields: Option<&Fields>,
 ) -> Response<Bytes> {
     let id = RequestId(proxy.entropy.id());
     let mut receipt = Receipt::open(id, clock::now(), connection.peer.ip(), connection.listener);

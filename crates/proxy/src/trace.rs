@@ -3,19 +3,19 @@
 //! `tracestate` passes through untouched beside a valid `traceparent` and is dropped beside an invalid one
 //! (W3C Trace Context, section 3.3.1).
 
-use http::{HeaderMap, HeaderValue};
+use tidegate_model::fields::{Fields, Value};
 use tidegate_model::own::{TRACEPARENT, TRACEPARENT_BYTES as LENGTH};
 use tidegate_model::receipt::RequestId;
 
 use crate::entropy::Entropy;
 
 /// The exchange's own span, and whether it goes on with the trace that these fields, if any, tell of.
-pub fn span(headers: Option<&HeaderMap>, entropy: &Entropy) -> ([u8; LENGTH], bool) {
+pub fn span(headers: Option<&Fields>, entropy: &Entropy) -> ([u8; LENGTH], bool) {
     let mut out = [0u8; LENGTH];
     out[..3].copy_from_slice(b"00-");
     out[35] = b'-';
     out[52] = b'-';
-    let parent = headers.and_then(|headers| headers.get(&TRACEPARENT)).map(HeaderValue::as_bytes);
+    let parent = headers.and_then(|headers| headers.get(&TRACEPARENT)).map(Value::as_bytes);
     let parent = parent.filter(|value| is_valid(value));
     match parent {
         Some(parent) => {
@@ -57,9 +57,9 @@ mod tests {
     const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     fn check(given: Option<&str>) -> (String, bool) {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         if let Some(given) = given {
-            headers.insert(TRACEPARENT, HeaderValue::from_str(given).unwrap());
+            headers.insert(TRACEPARENT, http::HeaderValue::from_str(given).unwrap());
         }
         let (made, goes_on) = span(Some(&headers), &Entropy::seeded(1));
         assert!(is_valid(&made), "{made:?}");

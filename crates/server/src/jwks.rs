@@ -128,7 +128,7 @@ async fn fetch(url: &Uri, ca: Option<&Path>) -> Result<Vec<u8>, String> {
     let authority = url.authority().map_or(host, |authority| authority.as_str());
     let request =
         Request::get(path).header(header::HOST, authority).header(header::ACCEPT, "application/json");
-    let mut request = request.body(Body::Empty).map_err(|error| error.to_string())?;
+    let mut request = request.body(Body::Empty).map_err(|error| error.to_string())?.into();
     let response = sender
         .send(&mut request, tidegate_model::tick::Tick::MAX)
         .await

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tidegate_model::message::Response;
 use tidegate_model::tick::Tick;
 use tidegate_wire::alarm::Alarm;
 use tidegate_wire::body::BoxError;

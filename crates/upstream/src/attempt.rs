@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use http::header::{HOST, RETRY_AFTER};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderValue, Uri, Version};
 use tidegate_model::breaker::{self, Verdict};
 use tidegate_model::deadline::{self, GRPC_TIMEOUT};
+use tidegate_model::fields::{Fields, Value};
+use tidegate_model::message::{Request, Response};
 use tidegate_model::own::OwnFields;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Kind, Refusal};
@@ -426,12 +428,12 @@ fn sample(plan: &Plan<'_>, at_once: usize, began: Tick, result: &Result<Answered
 }
 
 /// What each try tells the upstream anew.
-fn prepare(plan: &Plan<'_>, headers: &mut HeaderMap, endpoint: SocketAddr, left: Duration) {
+fn prepare(plan: &Plan<'_>, headers: &mut Fields, endpoint: SocketAddr, left: Duration) {
     if plan.own.grpc_timeout && headers.contains_key(GRPC_TIMEOUT) {
         headers.insert(GRPC_TIMEOUT, deadline::grpc_remaining(left));
     }
     match &plan.settings.host {
-        HostHeader::Fixed(host) => drop(headers.insert(HOST, host.clone())),
+        HostHeader::Fixed(host) => headers.insert(HOST, host),
         _ if headers.contains_key(HOST) => {}
         // HTTP/1.0 lets a client name none; HTTP/1.1, which is spoken here, does not.
         _ => headers.extend(HeaderValue::try_from(endpoint.to_string()).map(|host| (HOST, host)).ok()),
@@ -447,10 +449,11 @@ struct Bounds {
 
 /// HTTP/2 has the host and the scheme in the target (RFC 9113 section 8.3.1).
 fn to_http2(request: &mut Request<Body>, endpoint: &Endpoint, tls: bool) {
-    let host = request.headers_mut().remove(HOST);
+    let host = request.headers().get(HOST);
     let authority = host
-        .and_then(|host| Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok())
+        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
         .or_else(|| endpoint.address.to_string().parse().ok());
+    request.headers_mut().remove(HOST);
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     if parts.authority.is_none() {
         parts.authority = authority;
@@ -549,7 +552,7 @@ fn kind_of(kind: SendErrorKind) -> &'static Kind {
 /// Whether the server says that it has failed. gRPC says so by a field where HTTP has a status: unknown, internal,
 /// unavailable, data loss.
 fn is_fault<B>(response: &Response<B>) -> bool {
-    let grpc = || response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+    let grpc = || response.headers().get("grpc-status").map(Value::as_bytes);
     response.status().is_server_error()
         || response.version() == Version::HTTP_2 && matches!(grpc(), Some(b"2" | b"13" | b"14" | b"15"))
 }
@@ -562,7 +565,7 @@ fn pause_asked<B>(response: &Response<B>) -> Option<Duration> {
     response
         .headers()
         .get(RETRY_AFTER)
-        .map(HeaderValue::to_str)?
+        .map(Value::to_str)?
         .ok()
         .and_then(|value| retry_after(value, clock::wall()))
 }

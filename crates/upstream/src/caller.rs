@@ -10,12 +10,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::header::{COOKIE, HOST};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
+use http::{HeaderValue, StatusCode, Version};
 use http_body::Body as _;
 use tidegate_model::balance::mix;
 use tidegate_model::breaker::{Probe, Verdict};
+use tidegate_model::fields::{Fields, Value};
 use tidegate_model::gate::Priority;
 use tidegate_model::gate::level::Degrade;
+use tidegate_model::message::Request;
 use tidegate_model::own::OwnFields;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Refusal};
@@ -199,7 +201,7 @@ impl Caller {
             own: terms.own,
         };
         upstream.budget.earn(settings.retry_budget_percent, settings.retry_budget_min_per_second, now);
-        let host = terms.further.then(|| request.headers().get(HOST).cloned());
+        let host = terms.further.then(|| request.headers().get(HOST).map(Value::owned));
         let mut tries = Tries::new(self, &plan, terms, request);
         if let Discovery::Files(files) = &settings.discovery {
             return Box::pin(tries.read_file(files, now, host)).await;
@@ -266,7 +268,7 @@ struct HashKey<'a> {
 
 fn hash_key<'a>(
     settings: &'a UpstreamSettings,
-    headers: &HeaderMap,
+    headers: &Fields,
     tenant: &str,
     terms: &Terms<'_>,
 ) -> HashKey<'a> {
@@ -607,9 +609,8 @@ fn held_by(request: &Request<Body>) -> usize {
     } else {
         body.upper().map_or(UNREAD_MAX, |most| most.min(UNREAD_MAX))
     };
-    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    size_of::<Request<Body>>() + target + fields.sum::<usize>() + unread as usize
+    size_of::<Request<Body>>() + target + request.headers().bytes() + unread as usize
 }
 
 /// A request like this one, without a body.

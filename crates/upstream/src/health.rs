@@ -122,7 +122,7 @@ async fn check(upstream: &Upstream, endpoint: &Endpoint, health: &HealthSettings
     } else {
         request = request.header(header::HOST, host);
     }
-    let mut request = request.body(Body::Empty).map_err(|error| error.to_string())?;
+    let mut request = request.body(Body::Empty).map_err(|error| error.to_string())?.into();
     let response = sender.send(&mut request, Tick::MAX).await.map_err(|error| chain(&error))?;
     let status = response.status().as_u16();
     let (least, most) = health.statuses;

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::EXPECT;
-use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
@@ -26,6 +25,7 @@ use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 
 use tidegate_model::headers;
+use tidegate_model::message::{Request, Response};
 use tidegate_model::own::TryFields;
 use tidegate_model::tick::Tick;
 
@@ -286,16 +286,17 @@ async fn send_http2(
     own: &TryFields<'_>,
     by: Tick,
 ) -> Result<Response<Reply>, SendError> {
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = request.uri().clone();
-    *head.version_mut() = request.version();
-    *head.headers_mut() = request.headers().clone();
+    let mut fields = request.headers().clone();
     // hyper hears no interim responses there: the client is told to go on by us.
-    head.headers_mut().remove(EXPECT);
-    own.put(head.headers_mut());
-    let mut whole = head.map(|()| std::mem::take(request.body_mut()));
-    let asked = websocket::ask(&mut whole);
+    fields.remove(EXPECT);
+    own.put(&mut fields);
+    let websocket = is_websocket(request);
+    let mut whole = http::Request::new(std::mem::take(request.body_mut()));
+    *whole.method_mut() = request.method().clone();
+    *whole.uri_mut() = request.uri().clone();
+    *whole.version_mut() = request.version();
+    *whole.headers_mut() = fields.into_map();
+    let asked = if websocket { websocket::ask(&mut whole) } else { None };
     let Ok(sent) = clock::timeout_at(by, sender.try_send_request(whole)).await else {
         return Err(SendError::new(SendErrorKind::Late, None));
     };
@@ -308,13 +309,20 @@ async fn send_http2(
         let source = error.into_error();
         SendError { sent, kind: kind(&source), source: Some(source.into()) }
     })?;
+    let lost = |error: hyper::Error| SendError::new(SendErrorKind::Closed, Some(error.into()));
+    let granted = match asked {
+        None => None,
+        Some(accept) => websocket::granted(&mut response).await.map_err(lost)?.map(|stream| (accept, stream)),
+    };
+    let mut response = Response::from(response);
     headers::strip_response(response.headers_mut());
-    let Some(accept) = asked else { return Ok(response.map(Reply::Http2)) };
-    match websocket::granted(accept, &mut response).await {
-        Ok(Some(stream)) => Ok(response.map(|_| Reply::WebSocket(Box::new(TokioIo::new(stream))))),
-        Ok(None) => Ok(response.map(Reply::Http2)),
-        Err(error) => Err(SendError::new(SendErrorKind::Closed, Some(error.into()))),
-    }
+    Ok(match granted {
+        None => response.map(Reply::Http2),
+        Some((accept, stream)) => {
+            accept.tell(&mut response);
+            response.map(|_| Reply::WebSocket(Box::new(TokioIo::new(stream))))
+        }
+    })
 }
 
 impl Reply {

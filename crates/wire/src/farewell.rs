@@ -4,11 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use tidegate_model::message::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::clock;
-use crate::outgoing::field;
 use crate::socket::Socket;
 
 /// How long a refused client may take to read why, and how much of what it still sends is read meanwhile.
@@ -20,9 +19,7 @@ pub(crate) fn encode(response: &Response<Bytes>) -> Vec<u8> {
     let status = response.status();
     let mut out =
         format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("")).into_bytes();
-    for (name, value) in response.headers() {
-        field(&mut out, name.as_str(), value.as_bytes());
-    }
+    response.headers().write(&mut out, |_, _| true);
     out.extend_from_slice(
         format!("content-length: {}\r\nconnection: close\r\n\r\n", response.body().len()).as_bytes(),
     );

@@ -73,9 +73,13 @@ impl RequestBody {
                 }
                 RequestBody::Trailers(reader) => {
                     let Some(end) = reader.read(read)? else { return Ok(Next::More) };
-                    let trailers = reader.take_fields(&read.split_to(end).freeze(), 0)?;
+                    let trailers = reader.take_fields(&read.split_to(end))?;
                     *self = RequestBody::Ended;
-                    return Ok(if trailers.is_empty() { Next::End } else { Next::Trailers(trailers) });
+                    return Ok(if trailers.is_empty() {
+                        Next::End
+                    } else {
+                        Next::Trailers(trailers.into_map())
+                    });
                 }
             }
         }

@@ -5,19 +5,20 @@
 //! coding but one `chunked`, no Host or two, a target that contradicts it, control bytes.
 //!
 //! Bytes may come in any pieces: each is looked at once, a bad line is refused as soon as it has ended, and the verdict is
-//! the same for any split. Nothing is copied: the fields of a head are slices of the bytes that it was read into.
+//! the same for any split. A head that has ended is copied once, as it is: its fields are places in that copy.
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use std::ops::Range;
+
+use http::{Extensions, Method, Uri, Version};
 use memchr::memchr;
+use tidegate_model::fields::Fields;
+use tidegate_model::message::{Request, RequestHead};
 use tidegate_model::refusal::{self, Kind};
 
 /// Empty lines tolerated before a request line (RFC 9112 section 2.2).
 const EMPTY_LINES_MAX: u8 = 2;
 /// The most bytes of a target.
 const TARGET_MAX: usize = 60 * 1024;
-/// Fields that the way to the upstream adds: room for them is made at once.
-const FIELDS_ADDED: usize = 10;
 
 /// What heads are held to.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +75,11 @@ struct Span {
 
 impl Span {
     fn of(self, bytes: &[u8]) -> &[u8] {
-        &bytes[self.from as usize..self.to as usize]
+        &bytes[self.range()]
+    }
+
+    fn range(self) -> Range<usize> {
+        self.from as usize..self.to as usize
     }
 }
 
@@ -186,34 +191,33 @@ impl HeadReader {
     ///
     /// # Errors
     /// It has a part that is too large.
-    pub fn take<B>(&mut self, head: &Bytes, body: B) -> Result<Request<B>, Violation> {
+    pub fn take<B>(&mut self, head: &[u8], body: B) -> Result<Request<B>, Violation> {
         let bad = malformed("the request line is not `METHOD TARGET HTTP/1.1`");
-        let mut request = Request::new(body);
-        *request.method_mut() = Method::from_bytes(self.method.of(head)).map_err(|_| bad)?;
-        let target = head.slice(self.target.from as usize..self.target.to as usize);
-        *request.uri_mut() = Uri::from_maybe_shared(target).map_err(|_| bad)?;
-        *request.version_mut() = if self.facts.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
-        *request.headers_mut() = self.take_fields(head, FIELDS_ADDED)?;
+        let parts = RequestHead {
+            method: Method::from_bytes(self.method.of(head)).map_err(|_| bad)?,
+            uri: Uri::try_from(self.target.of(head)).map_err(|_| bad)?,
+            version: if self.facts.http10 { Version::HTTP_10 } else { Version::HTTP_11 },
+            headers: self.take_fields(head)?,
+            extensions: Extensions::default(),
+        };
         self.facts = Facts::default();
         (self.authority, self.host) = (None, None);
         (self.due, self.at, self.seen) = (Due::RequestLine { empty: 0 }, 0, 0);
-        Ok(request)
+        Ok(Request::from_parts(parts, body))
     }
 
-    /// The fields that were read, whose values stay in the bytes that they were read into.
+    /// The fields that were read out of these bytes.
     ///
     /// # Errors
-    /// There are too many, or a name is too long.
-    pub fn take_fields(&mut self, bytes: &Bytes, room: usize) -> Result<HeaderMap, Violation> {
-        let many = too_large("the head has too many fields");
-        let mut headers = HeaderMap::try_with_capacity(self.fields.len() + room).map_err(|_| many)?;
+    /// A name is too long.
+    pub fn take_fields(&mut self, bytes: &[u8]) -> Result<Fields, Violation> {
+        let mut fields = Fields::within(bytes, self.fields.len());
         for (name, value) in self.fields.drain(..) {
-            let name = name_of(name.of(bytes)).ok_or(too_large("a field name is too long"))?;
-            let value = HeaderValue::from_maybe_shared(bytes.slice(value.from as usize..value.to as usize))
-                .map_err(|_| malformed("a field value has control bytes"))?;
-            headers.try_append(name, value).map_err(|_| many)?;
+            if !fields.keep(name.range(), value.range()) {
+                return Err(too_large("a field name is too long"));
+            }
         }
-        Ok(headers)
+        Ok(fields)
     }
 
     fn request_line(&mut self, line: &[u8], from: usize) -> Result<(), Violation> {
@@ -369,28 +373,6 @@ fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     Ok((name, value.trim_ascii()))
 }
 
-/// The name that a token is. Those that most clients send, as most of them write them, are found at once.
-fn name_of(token: &[u8]) -> Option<HeaderName> {
-    Some(match token {
-        b"Host" | b"host" => header::HOST,
-        b"User-Agent" | b"user-agent" => header::USER_AGENT,
-        b"Accept" | b"accept" => header::ACCEPT,
-        b"Accept-Encoding" | b"accept-encoding" => header::ACCEPT_ENCODING,
-        b"Accept-Language" | b"accept-language" => header::ACCEPT_LANGUAGE,
-        b"Authorization" | b"authorization" => header::AUTHORIZATION,
-        b"Cache-Control" | b"cache-control" => header::CACHE_CONTROL,
-        b"Connection" | b"connection" => header::CONNECTION,
-        b"Content-Length" | b"content-length" => header::CONTENT_LENGTH,
-        b"Content-Type" | b"content-type" => header::CONTENT_TYPE,
-        b"Cookie" | b"cookie" => header::COOKIE,
-        b"If-None-Match" | b"if-none-match" => header::IF_NONE_MATCH,
-        b"Origin" | b"origin" => header::ORIGIN,
-        b"Referer" | b"referer" => header::REFERER,
-        b"Transfer-Encoding" | b"transfer-encoding" => header::TRANSFER_ENCODING,
-        other => return HeaderName::from_bytes(other).ok(),
-    })
-}
-
 fn is_forbidden_trailer(name: &[u8]) -> bool {
     const FORBIDDEN: [&[u8]; 7] = [
         b"content-length",
@@ -472,6 +454,11 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
+/// How many bytes from the first on may stand in a field's name.
+pub(crate) fn token_length(bytes: &[u8]) -> usize {
+    run(bytes, TOKEN)
+}
+
 /// How many bytes from the first on are of this class.
 fn run(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(|&byte| CLASSES[byte as usize] & class == 0).unwrap_or(bytes.len())
@@ -489,15 +476,40 @@ fn is_field_value(bytes: &[u8]) -> bool {
         && rest.iter().all(|&byte| is_value(byte))
 }
 
+/// How many bytes from the first on may stand in a field's value.
+pub(crate) fn value_length(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk() {
+        let doubted = doubted(*word);
+        if doubted == 0 {
+            at += 8;
+            continue;
+        }
+        // The first that is in doubt is a tab, or none.
+        at += doubted.trailing_zeros() as usize / 8;
+        if bytes[at] != b'\t' {
+            return at;
+        }
+        at += 1;
+    }
+    let rest = bytes[at..].iter().position(|&byte| !is_value(byte));
+    at + rest.unwrap_or(bytes.len() - at)
+}
+
 /// Whether eight bytes are such, and none is a tab. Never true if one of them is none.
 fn is_word_of_values(word: [u8; 8]) -> bool {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    doubted(word) == 0
+}
+
+/// The highest bit of each byte that is a tab or no byte of a value; above the first such byte, perhaps of others too.
+fn doubted(word: [u8; 8]) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
-    let word = u64::from_ne_bytes(word);
+    let word = u64::from_le_bytes(word);
     // The high bit of a byte that is less than 0x20, or of one that may be, after a borrow; of one that is 0x7f.
     let low = word.wrapping_sub(ONES * 0x20) & !word;
     let del = (word ^ (ONES * 0x7f)).wrapping_sub(ONES) & !(word ^ (ONES * 0x7f));
-    (low | del) & HIGH == 0
+    (low | del) & HIGH
 }
 
 #[cfg(test)]

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
+use tidegate_model::fields::Fields;
+use tidegate_model::message::{Request, Response};
 use tidegate_model::refusal::{self, Refusal};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -84,12 +85,7 @@ pub trait Handler: 'static {
 
     /// The answer to what never became a request. It is written as it is, and over HTTP/1.1 the connection closed. Fields
     /// that could be read tell in which form the client reads it.
-    fn refuse(
-        &self,
-        connection: &Connection,
-        refusal: Refusal,
-        fields: Option<&HeaderMap>,
-    ) -> Response<Bytes>;
+    fn refuse(&self, connection: &Connection, refusal: Refusal, fields: Option<&Fields>) -> Response<Bytes>;
 }
 
 /// What is known of a connection.
@@ -451,9 +447,9 @@ impl<H: Handler> Server<H> {
                     (Rc::clone(&server), Rc::clone(&connection), Arc::clone(&shared));
                 let (stream, pass) = (streams.open(), Pass::begin(&shared));
                 async move {
-                    let refuse = |refusal, fields: Option<&HeaderMap>, pass| {
+                    let refuse = |refusal, fields: Option<&Fields>, pass| {
                         let refused = server.handler.refuse(&connection, refusal, fields);
-                        Ok(refused.map(|bytes| Tracked::words(bytes, pass)))
+                        Ok(refused.map(|bytes| Tracked::words(bytes, pass)).into())
                     };
                     let checked = h2_check::check(&mut request, &connection.limits);
                     let opening = match checked.and_then(|()| websocket::translate(&mut request)) {
@@ -461,7 +457,7 @@ impl<H: Handler> Server<H> {
                             return server.answer(request, &connection, stream, pass).await;
                         }
                         Ok(Some(opening)) => opening,
-                        Err(refusal) => return refuse(refusal, Some(request.headers()), pass),
+                        Err(refusal) => return refuse(refusal, Some(&Fields::from(request.headers())), pass),
                     };
                     request.extensions_mut().insert(Arc::new(Hold::on(&shared)));
                     let mut response = server.answer(request, &connection, stream, pass).await?;
@@ -496,13 +492,14 @@ impl<H: Handler> Server<H> {
     /// Answers a request of HTTP/2.
     async fn answer(
         &self,
-        request: Request<hyper::body::Incoming>,
+        request: http::Request<hyper::body::Incoming>,
         connection: &Rc<Connection>,
         stream: Stream,
         pass: Pass,
-    ) -> Result<Response<Tracked<H::Body>>, std::convert::Infallible> {
-        let response = self.handler.handle(request.map(Incoming::http2), connection).await;
-        Ok(response.map(|body| Tracked::answer(body, stream, pass)))
+    ) -> Result<http::Response<Tracked<H::Body>>, std::convert::Infallible> {
+        let request = Request::from(request).map(Incoming::http2);
+        let response = self.handler.handle(request, connection).await;
+        Ok(response.map(|body| Tracked::answer(body, stream, pass)).into())
     }
 }
 

@@ -11,8 +11,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
 use http_body_util::BodyExt as _;
+use tidegate_model::message::{Request, Response};
 use tidegate_model::tick::Tick;
 use tidegate_wire::body::Body;
 use tidegate_wire::client::{Reply, Sender, Target, connect};
@@ -279,7 +279,7 @@ mod tests {
         let runtime =
             Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
         let target = Target { address: app.address(), protocol: Protocol::Http1, tls: None };
-        let request = Request::builder().uri("/").header("host", "app").body(()).unwrap();
+        let request = http::Request::builder().uri("/").header("host", "app").body(()).unwrap().into();
         let probe = Rc::new(Probe { target, request, timeout, time });
         runtime.block_on(async {
             let watch = Watch::start(Service::at(app.address().port()), None);

@@ -7,7 +7,7 @@
 //! What always holds: no two bytes of different representations stand in one run, since only a strong validator that both
 //! have tells that they are the same; and a run answers only what lies wholly within it.
 
-use http::HeaderMap;
+use crate::fields::Fields;
 use http::header::{DATE, ETAG, LAST_MODIFIED};
 
 use crate::cache::Wall;
@@ -38,7 +38,7 @@ impl Run {
     /// What a 206 brings, if it can be put together with more: one part of a whole of known length, with a validator that
     /// tells its representation from every other.
     #[must_use]
-    pub fn of(response: &HeaderMap) -> Option<Run> {
+    pub fn of(response: &Fields) -> Option<Run> {
         let (part, whole) = range::brought(response)?;
         validator(response)?;
         Some(Run { part, whole: whole? })
@@ -88,7 +88,7 @@ impl Run {
     /// It and what came, as one run. Where both have a byte, the newer counts. `None`: they are not of the same
     /// representation, or lie apart.
     #[must_use]
-    pub fn join(&self, stored: &HeaderMap, came: &Run, newer: &HeaderMap) -> Option<Joined> {
+    pub fn join(&self, stored: &Fields, came: &Run, newer: &Fields) -> Option<Joined> {
         let same = validator(stored)? == validator(newer)? && self.whole == came.whole;
         if !same || came.part.from > self.part.to || self.part.from > came.part.to {
             return None;
@@ -111,11 +111,12 @@ enum Validator<'h> {
 
 /// The strong validator of a response. A date of change is one only if the answer was made a second later at least: until then
 /// there may be another change within the same second.
-fn validator(response: &HeaderMap) -> Option<Validator<'_>> {
+fn validator(response: &Fields) -> Option<Validator<'_>> {
     if let Some(tag) = response.get(ETAG).map(|tag| tag.as_bytes()) {
         return is_strong(tag).then_some(Validator::Tag(tag));
     }
-    let date = |name| response.get(name).and_then(|date: &http::HeaderValue| Wall::of_date(date.as_bytes()));
+    let date =
+        |name| response.get(name).and_then(|date: crate::fields::Value<'_>| Wall::of_date(date.as_bytes()));
     let (modified, made) = (date(LAST_MODIFIED)?, date(DATE)?);
     (made.since(modified) >= 1).then_some(Validator::Modified(modified))
 }
@@ -129,18 +130,18 @@ mod tests {
     const OLD: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
     const NEW: &str = "Tue, 14 Nov 2023 22:13:21 GMT";
 
-    fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
+    fn map(lines: &[(&'static str, &str)]) -> Fields {
         let line = |(name, value): &(&'static str, &str)| {
             (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         };
-        HeaderMap::from_iter(lines.iter().map(line))
+        Fields::from_iter(lines.iter().map(line))
     }
 
     fn run(from: u64, to: u64) -> Run {
         Run { part: Part { from, to }, whole: 10 }
     }
 
-    fn tagged(tag: &str) -> HeaderMap {
+    fn tagged(tag: &str) -> Fields {
         map(&[("etag", tag)])
     }
 
@@ -179,7 +180,7 @@ mod tests {
     #[test]
     fn s3_4_only_parts_with_the_same_strong_validator_are_put_together() {
         let (one, other) = (run(0, 5), run(5, 10));
-        let join = |stored: &HeaderMap, newer: &HeaderMap| one.join(stored, &other, newer).is_some();
+        let join = |stored: &Fields, newer: &Fields| one.join(stored, &other, newer).is_some();
         assert!(join(&tagged("\"a\""), &tagged("\"a\"")));
         assert!(!join(&tagged("\"a\""), &tagged("\"b\"")));
         assert!(!join(&tagged("W/\"a\""), &tagged("W/\"a\"")));
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn s3_3_a_part_answers_only_what_lies_within_it() {
         let asked =
-            |range: &str| range::asked(&Method::GET, &map(&[("range", range)]), &HeaderMap::new(), 10);
+            |range: &str| range::asked(&Method::GET, &map(&[("range", range)]), &Fields::default(), 10);
         let stored = run(2, 8);
         for (range, holds) in [
             ("bytes=2-7", true),

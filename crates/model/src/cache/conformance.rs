@@ -14,7 +14,8 @@ mod table;
 mod targeted;
 mod validating;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use crate::fields::Fields;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::directives::{Request, Response};
 use super::freshness::{Freshness, Heuristic, Times};
@@ -51,7 +52,7 @@ enum Did {
 struct Stored {
     method: Method,
     key: Key,
-    fields: HeaderMap,
+    fields: Fields,
     rules: Rules,
     vary: Vary,
     variant: Vec<u8>,
@@ -59,10 +60,10 @@ struct Stored {
 
 /// A head: `GET /path` or `200` in the first line, a field in each further one. `@30` is the date 30 seconds after the first
 /// answer came, `@-30` the one 30 seconds before.
-fn head(text: &str) -> (&str, HeaderMap) {
+fn head(text: &str) -> (&str, Fields) {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or("");
-    let mut fields = HeaderMap::new();
+    let mut fields = Fields::default();
     for line in lines {
         let (name, value) = line.split_once(':').expect("a name and a value");
         let value = match value.trim().strip_prefix('@') {
@@ -80,7 +81,7 @@ fn date(after: i64) -> String {
     httpdate::fmt_http_date(std::time::UNIX_EPOCH + std::time::Duration::from_secs(at))
 }
 
-fn request(text: &str) -> (Method, Key, HeaderMap) {
+fn request(text: &str) -> (Method, Key, Fields) {
     let (line, fields) = head(text);
     let (method, target) = line.split_once(' ').unwrap_or((line, "/"));
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));

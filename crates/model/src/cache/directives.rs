@@ -8,8 +8,9 @@
 //! An element that is not of a directive's form (`private; max-age=60`, `no-store =`, a quote that never ends) is *unsound*:
 //! every name in it that restricts is taken at its word, and none that permits.
 
+use crate::fields::Fields;
+use http::HeaderName;
 use http::header::CACHE_CONTROL;
-use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 /// What a number without end counts as (RFC 9111 section 1.2.2).
@@ -133,7 +134,7 @@ pub struct Response {
 impl Response {
     /// Reads the directives of a response: of the first of `targeted` that says something, else of `Cache-Control`.
     #[must_use]
-    pub fn of(headers: &HeaderMap, targeted: &[HeaderName]) -> Response {
+    pub fn of(headers: &Fields, targeted: &[HeaderName]) -> Response {
         for name in targeted {
             if let Some(read) = Response::of_dictionary(headers, name) {
                 return read;
@@ -148,7 +149,7 @@ impl Response {
 
     /// Reads a targeted field, which is a dictionary of structured fields. `None`: it is absent, empty or malformed, and is
     /// as good as absent (RFC 9213 section 2.1).
-    fn of_dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Response> {
+    fn of_dictionary(headers: &Fields, name: &HeaderName) -> Option<Response> {
         let mut lines = Vec::new();
         for line in headers.get_all(name) {
             if !lines.is_empty() {
@@ -248,7 +249,7 @@ pub struct Request {
 impl Request {
     /// Reads the directives of a request. `Pragma: no-cache` counts where there is no `Cache-Control` (section 5.4).
     #[must_use]
-    pub fn of(headers: &HeaderMap) -> Request {
+    pub fn of(headers: &Fields) -> Request {
         let mut read = Request::default();
         if !headers.contains_key(CACHE_CONTROL) {
             for line in headers.get_all(http::header::PRAGMA) {
@@ -381,7 +382,7 @@ mod tests {
     use http::HeaderValue;
 
     fn response(lines: &[&'static str]) -> Response {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         for line in lines {
             headers.append(CACHE_CONTROL, HeaderValue::from_static(line));
         }
@@ -389,7 +390,7 @@ mod tests {
     }
 
     fn request(line: &'static str) -> Request {
-        Request::of(&HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static(line))]))
+        Request::of(&Fields::from_iter([(CACHE_CONTROL, HeaderValue::from_static(line))]))
     }
 
     fn max_age(line: &'static str, expected: Told) {
@@ -515,14 +516,14 @@ mod tests {
     #[test]
     fn pragma_counts_only_without_cache_control() {
         let pragma = (http::header::PRAGMA, HeaderValue::from_static("foo, No-Cache"));
-        assert!(Request::of(&HeaderMap::from_iter([pragma.clone()])).no_cache);
+        assert!(Request::of(&Fields::from_iter([pragma.clone()])).no_cache);
         let both = [pragma, (CACHE_CONTROL, HeaderValue::from_static("max-age=5"))];
-        assert!(!Request::of(&HeaderMap::from_iter(both)).no_cache);
+        assert!(!Request::of(&Fields::from_iter(both)).no_cache);
     }
 
     fn targeted(cdn: &'static str, expected: Option<Told>) {
         let name = HeaderName::from_static("cdn-cache-control");
-        let headers = HeaderMap::from_iter([
+        let headers = Fields::from_iter([
             (CACHE_CONTROL, HeaderValue::from_static("max-age=1")),
             (name.clone(), HeaderValue::from_static(cdn)),
         ]);

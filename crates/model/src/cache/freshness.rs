@@ -1,7 +1,8 @@
 //! How old a response is and how long it is fresh (RFC 9111 section 4.2).
 
+use crate::fields::Fields;
 use http::header::{AGE, DATE, EXPIRES, LAST_MODIFIED};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderName, StatusCode};
 
 use crate::cache::Wall;
 use crate::cache::directives::Response;
@@ -50,7 +51,7 @@ impl Freshness {
     #[must_use]
     pub fn of(
         status: StatusCode,
-        headers: &HeaderMap,
+        headers: &Fields,
         directives: &Response,
         times: Times,
         heuristic: &Heuristic,
@@ -100,7 +101,7 @@ pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
 }
 
 /// The lifetime that a response tells, for a shared cache (section 4.2.1).
-fn explicit(headers: &HeaderMap, directives: &Response, date: Wall) -> Option<u32> {
+fn explicit(headers: &Fields, directives: &Response, date: Wall) -> Option<u32> {
     // What cannot be read makes it stale.
     if let Some(told) = directives.s_maxage.or(0).or_else(|| directives.max_age.or(0)) {
         return Some(told);
@@ -113,20 +114,20 @@ fn explicit(headers: &HeaderMap, directives: &Response, date: Wall) -> Option<u3
 }
 
 /// A field's value, where all its lines say the same.
-fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+fn only<'h>(headers: &'h Fields, name: &HeaderName) -> Option<&'h [u8]> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?;
     lines.all(|line| line == first).then_some(first.as_bytes())
 }
 
-fn guess(headers: &HeaderMap, date: Wall, heuristic: &Heuristic) -> u32 {
+fn guess(headers: &Fields, date: Wall, heuristic: &Heuristic) -> u32 {
     let modified = headers.get(LAST_MODIFIED).and_then(|modified| Wall::of_date(modified.as_bytes()));
     let Some(modified) = modified else { return heuristic.unmodified.min(heuristic.max) };
     let share = u64::from(date.since(modified)) * u64::from(heuristic.percent) / 100;
     u32::try_from(share).unwrap_or(u32::MAX).min(heuristic.max)
 }
 
-fn initial_age(headers: &HeaderMap, date: Wall, times: Times) -> u32 {
+fn initial_age(headers: &Fields, date: Wall, times: Times) -> u32 {
     let apparent = times.answered.since(date);
     let delay = times.answered.since(times.asked);
     let told = headers.get(AGE).and_then(|age| age_of(age.as_bytes())).unwrap_or(0);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     fn judged(status: u16, fields: &[(&str, &str)], times: Times) -> Freshness {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         for (name, value) in fields {
             headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }

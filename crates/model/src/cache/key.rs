@@ -8,8 +8,9 @@
 //! A key is a digest of 256 bits cut to 128: nobody can make two that meet. Every part is written with its length, so that
 //! none runs into the next. What is not in the key and changes the answer must not be stored: the stage strips or refuses it.
 
+use crate::fields::Fields;
+use http::HeaderName;
 use http::header::COOKIE;
-use http::{HeaderMap, HeaderName};
 use sha2::{Digest as _, Sha256};
 
 /// The key of an answer, all its variants included.
@@ -108,7 +109,7 @@ pub fn overrides_method(name: &str) -> bool {
 impl Key {
     /// The key of a request.
     #[must_use]
-    pub fn of(target: &Target<'_>, request: &HeaderMap, rules: &Rules) -> Key {
+    pub fn of(target: &Target<'_>, request: &Fields, rules: &Rules) -> Key {
         let mut hash = Sha256::new();
         let mut part = |bytes: Option<&[u8]>| match bytes {
             None => hash.update([0]),
@@ -193,7 +194,7 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// A cookie's value: of the first of its name.
-fn cookie<'r>(request: &'r HeaderMap, name: &str) -> Option<&'r [u8]> {
+fn cookie<'r>(request: &'r Fields, name: &str) -> Option<&'r [u8]> {
     let crumbs = request.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
     crumbs.map(<[u8]>::trim_ascii).find_map(|crumb| crumb.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
@@ -217,7 +218,7 @@ mod tests {
     };
 
     fn key(target: Target<'_>, rules: &Rules) -> Key {
-        Key::of(&target, &HeaderMap::new(), rules)
+        Key::of(&target, &Fields::default(), rules)
     }
 
     fn same(rules: &Rules, one: &str, other: &str, expected: bool) {
@@ -287,7 +288,7 @@ mod tests {
             let line = |(name, value): &(&'static str, &'static str)| {
                 (HeaderName::from_static(name), HeaderValue::from_static(value))
             };
-            Key::of(&TARGET, &HeaderMap::from_iter(lines.iter().map(line)), &rules)
+            Key::of(&TARGET, &Fields::from_iter(lines.iter().map(line)), &rules)
         };
         let base = of(&[]);
         assert_eq!(base, of(&[("x-other", "1"), ("cookie", "a=b; language=de")]));

@@ -8,7 +8,8 @@
 //! member that cannot be understood is left out, a list that cannot be read has none: a word that is not understood purges
 //! nothing that was not meant.
 
-use http::{HeaderMap, HeaderName};
+use crate::fields::Fields;
+use http::HeaderName;
 
 use crate::cache::purge::Purge;
 use crate::cache::tags::Tag;
@@ -29,7 +30,7 @@ pub enum What {
 
 /// What these fields say.
 #[must_use]
-pub fn of(fields: &HeaderMap, name: &HeaderName) -> Vec<(What, Purge)> {
+pub fn of(fields: &Fields, name: &HeaderName) -> Vec<(What, Purge)> {
     let mut lines = Vec::new();
     for line in fields.get_all(name) {
         if !lines.is_empty() {
@@ -68,7 +69,7 @@ mod tests {
 
     fn check(text: &'static str, expected: &[(What, Purge)]) {
         const NAME: HeaderName = HeaderName::from_static("tidegate-purge");
-        let fields = HeaderMap::from_iter([(NAME, HeaderValue::from_static(text))]);
+        let fields = Fields::from_iter([(NAME, HeaderValue::from_static(text))]);
         assert_eq!(of(&fields, &NAME), expected, "{text}");
     }
 

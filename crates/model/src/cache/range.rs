@@ -1,7 +1,8 @@
 //! Parts of what is stored (RFC 9110 section 14; RFC 9111 section 3.3).
 
+use crate::fields::{Fields, Value};
+use http::Method;
 use http::header::{CONTENT_RANGE, DATE, ETAG, IF_RANGE, LAST_MODIFIED, RANGE};
-use http::{HeaderMap, Method};
 use smallvec::SmallVec;
 
 use crate::cache::Wall;
@@ -53,7 +54,7 @@ pub enum Asked {
 
 /// What a request asks for.
 #[must_use]
-pub fn asked(method: &Method, request: &HeaderMap, stored: &HeaderMap, length: u64) -> Asked {
+pub fn asked(method: &Method, request: &Fields, stored: &Fields, length: u64) -> Asked {
     let mut lines = request.get_all(RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return Asked::Whole };
     if method != Method::GET || !holds(request, stored) {
@@ -64,12 +65,12 @@ pub fn asked(method: &Method, request: &HeaderMap, stored: &HeaderMap, length: u
 
 /// Whether `If-Range` holds: the same strong tag, or the very date of a change that lies back far enough to be told from
 /// another (RFC 9110 section 13.1.5).
-fn holds(request: &HeaderMap, stored: &HeaderMap) -> bool {
+fn holds(request: &Fields, stored: &Fields) -> bool {
     let Some(condition) = request.get(IF_RANGE).map(|value| value.as_bytes()) else { return true };
     if condition.starts_with(b"\"") || condition.starts_with(b"W/") {
         return is_strong(condition) && stored.get(ETAG).is_some_and(|tag| tag.as_bytes() == condition);
     }
-    let date = |name| stored.get(name).and_then(|date: &http::HeaderValue| Wall::of_date(date.as_bytes()));
+    let date = |name| stored.get(name).and_then(|date: Value<'_>| Wall::of_date(date.as_bytes()));
     let (Some(modified), Some(date)) = (date(LAST_MODIFIED), date(DATE)) else { return false };
     Wall::of_date(condition) == Some(modified) && date.since(modified) >= 1
 }
@@ -126,7 +127,7 @@ fn number(digits: &[u8]) -> Option<Option<u64>> {
 
 /// Which part of how much a 206 brings. `None`: it does not tell, or more than one part.
 #[must_use]
-pub fn brought(response: &HeaderMap) -> Option<(Part, Option<u64>)> {
+pub fn brought(response: &Fields) -> Option<(Part, Option<u64>)> {
     let value = response.get(CONTENT_RANGE)?.as_bytes();
     let rest = value.get(..6).filter(|unit| unit.eq_ignore_ascii_case(b"bytes ")).map(|_| &value[6..])?;
     let slash = rest.iter().position(|&byte| byte == b'/')?;
@@ -144,22 +145,22 @@ mod tests {
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
-    fn map(lines: &[(&'static str, &str)]) -> HeaderMap {
+    fn map(lines: &[(&'static str, &str)]) -> Fields {
         let line = |(name, value): &(&'static str, &str)| {
             (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         };
-        HeaderMap::from_iter(lines.iter().map(line))
+        Fields::from_iter(lines.iter().map(line))
     }
 
     fn check(range: &str, length: u64, expected: &[(u64, u64)]) {
-        let got = asked(&Method::GET, &map(&[("range", range)]), &HeaderMap::new(), length);
+        let got = asked(&Method::GET, &map(&[("range", range)]), &Fields::default(), length);
         let parts = expected.iter().map(|&(from, to)| Part { from, to }).collect();
         assert_eq!(got, Asked::Parts(parts), "{range}");
     }
 
     fn whole(range: &str) {
         assert_eq!(
-            asked(&Method::GET, &map(&[("range", range)]), &HeaderMap::new(), 100),
+            asked(&Method::GET, &map(&[("range", range)]), &Fields::default(), 100),
             Asked::Whole,
             "{range}"
         );
@@ -191,7 +192,7 @@ mod tests {
         ] {
             whole(range);
         }
-        let head = asked(&Method::HEAD, &map(&[("range", "bytes=0-1")]), &HeaderMap::new(), 100);
+        let head = asked(&Method::HEAD, &map(&[("range", "bytes=0-1")]), &Fields::default(), 100);
         assert_eq!(head, Asked::Whole);
     }
 
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn section_15_5_17_nothing_lies_beyond_the_end() {
         for range in ["bytes=100-", "bytes=100-200", "bytes=-0"] {
-            let got = asked(&Method::GET, &map(&[("range", range)]), &HeaderMap::new(), 100);
+            let got = asked(&Method::GET, &map(&[("range", range)]), &Fields::default(), 100);
             assert_eq!(got, Asked::Nothing, "{range}");
         }
     }
@@ -253,7 +254,7 @@ mod tests {
     proptest! {
         #[test]
         fn parts_lie_within_what_there_is(range in "bytes=[0-9,-]{0,40}", length in 0u64..60) {
-            if let Asked::Parts(parts) = asked(&Method::GET, &map(&[("range", &range)]), &HeaderMap::new(), length) {
+            if let Asked::Parts(parts) = asked(&Method::GET, &map(&[("range", &range)]), &Fields::default(), length) {
                 prop_assert!(!parts.is_empty() && parts.len() <= PARTS_MAX);
                 prop_assert!(parts.iter().all(|part| part.from < part.to && part.to <= length));
             }

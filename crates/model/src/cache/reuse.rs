@@ -153,15 +153,16 @@ pub fn refresh_early(rules: &Rules, now: Wall, took_ms: u32, chance: u64) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fields::Fields;
+    use http::HeaderValue;
     use http::header::CACHE_CONTROL;
-    use http::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
 
     const NOW: Wall = Wall(1_000_000);
     const ASKED: Terms = Terms { request_directives: true, while_revalidate: 0, if_error: 0 };
 
-    fn map(control: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static(control))])
+    fn map(control: &'static str) -> Fields {
+        Fields::from_iter([(CACHE_CONTROL, HeaderValue::from_static(control))])
     }
 
     /// The rules of a response that lives for 100 seconds and is `age` old.

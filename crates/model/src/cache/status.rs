@@ -90,11 +90,14 @@ impl fmt::Display for Status {
 impl Status {
     /// The field's value, after what caches before us have said (section 2: the one nearest to the origin comes first).
     #[must_use]
-    pub fn value<'h>(&self, before: impl IntoIterator<Item = &'h HeaderValue>) -> HeaderValue {
+    pub fn value(&self, before: impl IntoIterator<Item = impl AsRef<[u8]>>) -> HeaderValue {
         let mut text = String::new();
-        for before in before.into_iter().filter_map(|before| before.to_str().ok()) {
-            text.push_str(before);
-            text.push_str(", ");
+        for before in before {
+            if let Some(before) = std::str::from_utf8(before.as_ref()).ok().filter(|before| before.is_ascii())
+            {
+                text.push_str(before);
+                text.push_str(", ");
+            }
         }
         let _ = write!(text, "{self}");
         HeaderValue::try_from(text).expect("tokens, numbers and what was a value before make one")
@@ -140,6 +143,6 @@ mod tests {
             Status::default().value(&before),
             "origin-cache; hit, mid; fwd=stale, near; hit, tidegate; hit"
         );
-        assert_eq!(Status::default().value([]), "tidegate; hit");
+        assert_eq!(Status::default().value([] as [&HeaderValue; 0]), "tidegate; hit");
     }
 }

@@ -1,7 +1,8 @@
 //! Whether a response may be kept, and what of it (RFC 9111 section 3).
 
+use crate::fields::Fields;
 use http::header::{AUTHORIZATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, VARY};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 
 use crate::cache::directives::{self, Scope, Told};
 use crate::cache::freshness::is_heuristically_cacheable;
@@ -77,9 +78,9 @@ pub struct Terms {
 /// Why not.
 pub fn may(
     method: &Method,
-    request: &HeaderMap,
+    request: &Fields,
     status: StatusCode,
-    response: &HeaderMap,
+    response: &Fields,
     told: &directives::Response,
     terms: Terms,
 ) -> Result<(), Why> {
@@ -134,18 +135,17 @@ pub(super) const NEVER_KEPT: [HeaderName; 4] =
 
 /// Takes from a response's fields what is not kept (section 3.1): those of the connection were taken before. Gives what it
 /// took: whoever asked for the response gets it all the same, and nobody else does.
-pub fn strip(response: &mut HeaderMap, told: &directives::Response) -> HeaderMap {
-    let mut taken = HeaderMap::new();
+pub fn strip(response: &mut Fields, told: &directives::Response) -> Fields {
+    let mut taken = Fields::default();
     let named = [&told.private, &told.no_cache].into_iter().filter_map(|scope| match scope {
         Scope::Fields(names) => Some(names.iter()),
         Scope::Nothing | Scope::All => None,
     });
     for name in NEVER_KEPT.iter().chain(named.flatten()) {
-        if let http::header::Entry::Occupied(entry) = response.entry(name) {
-            for value in entry.remove_entry_mult().1 {
-                taken.append(name, value);
-            }
+        for value in response.get_all(name) {
+            taken.append(name, value);
         }
+        response.remove(name);
     }
     taken
 }
@@ -157,7 +157,7 @@ fn is_left_out(name: &HeaderName, told: &directives::Response) -> bool {
         .any(|scope| matches!(scope, Scope::Fields(names) if names.contains(name)))
 }
 
-fn varies_with_anything(response: &HeaderMap) -> bool {
+fn varies_with_anything(response: &Fields) -> bool {
     let mut names =
         response.get_all(VARY).iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     names.any(|name| name.trim_ascii() == b"*")
@@ -166,13 +166,14 @@ fn varies_with_anything(response: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fields::Name;
     use http::HeaderValue;
 
-    fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn fields(lines: &[(&'static str, &'static str)]) -> Fields {
         let line = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
-        let mut map = HeaderMap::new();
+        let mut map = Fields::default();
         for (name, value) in lines.iter().map(line) {
             map.append(name, value);
         }
@@ -244,7 +245,7 @@ mod tests {
         ]);
         let told = directives::Response::of(&response, &[]);
         strip(&mut response, &told);
-        let left: Vec<&str> = response.keys().map(HeaderName::as_str).collect();
+        let left: Vec<&str> = response.keys().map(Name::as_str).collect();
         assert_eq!(left, ["cache-control", "x-other"]);
     }
 

@@ -4,7 +4,8 @@
 //! which tags an answer has; who asks for it cannot. An answer with more tags than are kept is not kept itself, since it
 //! could not be purged.
 
-use http::{HeaderMap, HeaderName};
+use crate::fields::Fields;
+use http::HeaderName;
 use sha2::{Digest as _, Sha256};
 use smallvec::SmallVec;
 
@@ -58,7 +59,7 @@ pub struct TooMany;
 ///
 /// # Errors
 /// There are more than are kept.
-pub fn of(response: &HeaderMap, origin: &[u8]) -> Result<SmallVec<[Tag; 4]>, TooMany> {
+pub fn of(response: &Fields, origin: &[u8]) -> Result<SmallVec<[Tag; 4]>, TooMany> {
     let mut tags = SmallVec::new();
     for (name, apart) in [(&CACHE_TAG, b','), (&SURROGATE_KEY, b' ')] {
         for line in response.get_all(name) {
@@ -79,7 +80,7 @@ pub fn of(response: &HeaderMap, origin: &[u8]) -> Result<SmallVec<[Tag; 4]>, Too
 /// The groups that the answer to a write makes invalid. To be looked at only where the method is not safe (RFC 9875
 /// section 3).
 #[must_use]
-pub fn invalidated(response: &HeaderMap, origin: &[u8]) -> SmallVec<[Tag; 4]> {
+pub fn invalidated(response: &Fields, origin: &[u8]) -> SmallVec<[Tag; 4]> {
     let names = groups(response, &CACHE_GROUP_INVALIDATION).into_iter().take(TAGS_MAX);
     names.map(|name| Tag::group(origin, name.as_bytes())).collect()
 }
@@ -94,7 +95,7 @@ fn keep(tags: &mut SmallVec<[Tag; 4]>, name: &[u8], tag: impl FnOnce(&[u8]) -> T
 
 /// The strings of a list of structured fields. A list that cannot be read, or has a member of another type, has none
 /// (RFC 9875 section 2: such members are ignored; RFC 9651 section 4.2: a malformed field is).
-fn groups(response: &HeaderMap, name: &HeaderName) -> Vec<String> {
+fn groups(response: &Fields, name: &HeaderName) -> Vec<String> {
     let mut lines = Vec::new();
     for line in response.get_all(name) {
         if !lines.is_empty() {
@@ -117,8 +118,8 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn map(lines: &[(&HeaderName, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn map(lines: &[(&HeaderName, &str)]) -> Fields {
+        let mut map = Fields::default();
         for (name, value) in lines {
             map.append((*name).clone(), HeaderValue::from_str(value).unwrap());
         }

@@ -1,11 +1,12 @@
 //! Validation: a client's conditions answered from what is stored, our own put to the upstream, and what its answer makes
 //! of what is stored (RFC 9111 sections 4.3 and 4.4).
 
+use crate::fields::{Fields, Value};
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH,
     LAST_MODIFIED,
 };
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use http::{HeaderName, Method, StatusCode, Uri};
 
 use crate::cache::Wall;
 use crate::cache::directives::element;
@@ -13,19 +14,19 @@ use crate::cache::store::NEVER_KEPT;
 
 /// Whether a client that sends these conditions has what is stored already, so that 304 answers it (section 4.3.2).
 #[must_use]
-pub fn has_it(request: &HeaderMap, stored: &HeaderMap, answered: Wall) -> bool {
+pub fn has_it(request: &Fields, stored: &Fields, answered: Wall) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
         return lists(request, stored.get(ETAG).map(|tag| tag.as_bytes()));
     }
     let Some(since) = request.get(IF_MODIFIED_SINCE).and_then(|date| Wall::of_date(date.as_bytes())) else {
         return false;
     };
-    let date = |name| stored.get(name).and_then(|date: &http::HeaderValue| Wall::of_date(date.as_bytes()));
+    let date = |name| stored.get(name).and_then(|date: Value<'_>| Wall::of_date(date.as_bytes()));
     date(LAST_MODIFIED).or_else(|| date(DATE)).unwrap_or(answered) <= since
 }
 
 /// Whether `If-None-Match` names this tag. The comparison is weak (RFC 9110 section 13.1.2).
-fn lists(request: &HeaderMap, tag: Option<&[u8]>) -> bool {
+fn lists(request: &Fields, tag: Option<&[u8]>) -> bool {
     request.get_all(IF_NONE_MATCH).iter().any(|line| {
         let mut rest = line.as_bytes();
         loop {
@@ -53,13 +54,13 @@ pub fn is_strong(tag: &[u8]) -> bool {
 
 /// Puts our own conditions into the request that validates what is stored; the client's go, since its answer is made
 /// from what we then have (section 4.3.1). Tells whether there is anything to ask with.
-pub fn ask(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
+pub fn ask(request: &mut Fields, stored: &Fields) -> bool {
     for name in CONDITIONS {
         request.remove(name);
     }
     for (told, asked) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
         if let Some(value) = stored.get(told) {
-            request.insert(asked, value.clone());
+            request.insert(asked, value);
         }
     }
     request.contains_key(IF_NONE_MATCH) || request.contains_key(IF_MODIFIED_SINCE)
@@ -78,7 +79,7 @@ pub const CONDITIONS: [HeaderName; 6] = [
 
 /// Whether a 304 speaks of what is stored (section 4.3.4).
 #[must_use]
-pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
+pub fn confirms(not_modified: &Fields, stored: &Fields) -> bool {
     if let Some(tag) = not_modified.get(ETAG).map(|tag| tag.as_bytes()) {
         let kept = stored.get(ETAG).map(|tag| tag.as_bytes());
         return kept
@@ -92,7 +93,7 @@ pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
 }
 
 /// Whether a date is the same moment, in whichever format.
-fn is_same_date(kept: Option<&http::HeaderValue>, told: &http::HeaderValue) -> bool {
+fn is_same_date(kept: Option<Value<'_>>, told: Value<'_>) -> bool {
     kept.is_some_and(|kept| {
         let moment = Wall::of_date(told.as_bytes());
         kept == told || moment.is_some() && Wall::of_date(kept.as_bytes()) == moment
@@ -101,7 +102,7 @@ fn is_same_date(kept: Option<&http::HeaderValue>, told: &http::HeaderValue) -> b
 
 /// What a response to HEAD tells of what is stored of GET (section 4.3.5).
 #[must_use]
-pub fn head_confirms(head: &HeaderMap, stored: &HeaderMap) -> bool {
+pub fn head_confirms(head: &Fields, stored: &Fields) -> bool {
     let agrees = |name| match (head.get(&name), stored.get(&name)) {
         (Some(told), kept) => kept == Some(told),
         (None, _) => true,
@@ -113,12 +114,12 @@ pub fn head_confirms(head: &HeaderMap, stored: &HeaderMap) -> bool {
 /// Brings the stored fields up to date with those of a 304, of HEAD or of a further part (section 3.2). What the stored bytes
 /// depend on stays as it is: their number, their coding, their place. What is never kept does not come by this way either;
 /// what the newer fields say themselves of being kept ([`super::store::may`], [`super::store::strip`]) is to be asked after.
-pub fn freshen(stored: &mut HeaderMap, newer: &HeaderMap) {
+pub fn freshen(stored: &mut Fields, newer: &Fields) {
     const DEPENDED_ON: [HeaderName; 3] = [CONTENT_ENCODING, CONTENT_RANGE, CONTENT_LENGTH];
-    for name in newer.keys().filter(|name| !DEPENDED_ON.contains(name) && !NEVER_KEPT.contains(name)) {
+    for name in newer.keys().filter(|name| !DEPENDED_ON.iter().chain(&NEVER_KEPT).any(|kept| name == kept)) {
         stored.remove(name);
         for value in newer.get_all(name) {
-            stored.append(name, value.clone());
+            stored.append(name, value);
         }
     }
     // An age that somebody told then says nothing now; the newer answer tells its own.
@@ -157,8 +158,8 @@ mod tests {
 
     type Lines = [(&'static str, &'static str)];
 
-    fn map(lines: &Lines) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn map(lines: &Lines) -> Fields {
+        let mut map = Fields::default();
         for (name, value) in lines {
             map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }

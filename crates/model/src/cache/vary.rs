@@ -7,8 +7,9 @@
 //! else does. The stage sends that form on, so that what is stored was asked for with the very words that it is found by: a
 //! target has one entry for each choice of codings that clients really make, however they spell it.
 
+use crate::fields::Fields;
+use http::HeaderName;
 use http::header::{ACCEPT, ACCEPT_CHARSET, ACCEPT_ENCODING, ACCEPT_LANGUAGE, VARY};
-use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
 /// More fields than any answer varies with. One that names more is not kept.
@@ -21,7 +22,7 @@ pub struct Vary(SmallVec<[HeaderName; 2]>);
 impl Vary {
     /// Reads the fields of a response. `None`: it varies with what a request does not tell, or with too much to keep.
     #[must_use]
-    pub fn of(response: &HeaderMap) -> Option<Vary> {
+    pub fn of(response: &Fields) -> Option<Vary> {
         let mut names = SmallVec::<[HeaderName; 2]>::new();
         for line in response.get_all(VARY) {
             for name in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
@@ -65,7 +66,7 @@ impl Vary {
 
     /// What a request has in these fields, such that two requests have the same bytes only if they may share an answer.
     #[must_use]
-    pub fn variant(&self, request: &HeaderMap) -> Vec<u8> {
+    pub fn variant(&self, request: &Fields) -> Vec<u8> {
         let mut bytes = Vec::new();
         for name in &self.0 {
             match value(name, request) {
@@ -89,7 +90,7 @@ const CODINGS: [&str; 8] = ["*", "br", "dcb", "dcz", "deflate", "gzip", "identit
 ///
 /// `gzip, br`, `br, gzip` and `br;q=1.0, x-gzip, brotli-of-tomorrow` are all `br, gzip`.
 #[must_use]
-pub fn codings(request: &HeaderMap) -> Option<String> {
+pub fn codings(request: &Fields) -> Option<String> {
     let mut lines = request.get_all(ACCEPT_ENCODING).iter().peekable();
     lines.peek()?;
     // In thousandths; of a coding that is named twice the last word counts.
@@ -152,7 +153,7 @@ fn weight(parameter: &[u8]) -> u16 {
 }
 
 /// A field's value without what means nothing.
-fn value(name: &HeaderName, request: &HeaderMap) -> Option<Vec<u8>> {
+fn value(name: &HeaderName, request: &Fields) -> Option<Vec<u8>> {
     if *name == ACCEPT_ENCODING {
         return codings(request).map(String::into_bytes);
     }
@@ -206,8 +207,8 @@ mod tests {
     use http::HeaderValue;
     use proptest::prelude::*;
 
-    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn map(lines: &[(&'static str, &'static str)]) -> Fields {
+        let mut map = Fields::default();
         for (name, value) in lines {
             map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
@@ -280,7 +281,7 @@ mod tests {
         asks("*", "*");
         asks("", "");
         asks("gzip;q=2, br;q=x, zstd", "zstd, br;q=0.9, gzip;q=0.9");
-        assert_eq!(codings(&HeaderMap::new()), None);
+        assert_eq!(codings(&Fields::default()), None);
     }
 
     #[test]
@@ -303,7 +304,7 @@ mod tests {
         assert_eq!(of("b").and(&of("a, b")), Some(of("a, b")));
         assert_eq!(Vary::default().and(&of("a")), Some(of("a")));
         let many: Vec<String> = (0..NAMES_MAX).map(|n| format!("x-{n}")).collect();
-        let full = HeaderMap::from_iter([(VARY, HeaderValue::try_from(many.join(",")).unwrap())]);
+        let full = Fields::from_iter([(VARY, HeaderValue::try_from(many.join(",")).unwrap())]);
         assert_eq!(Vary::of(&full).unwrap().and(&of("a")), None);
     }
 
@@ -317,16 +318,16 @@ mod tests {
         assert_eq!(Vary::of(&map(&[("vary", "a, *")])), None);
         assert_eq!(Vary::of(&map(&[("vary", "a b")])), None);
         let many: String = (0..=NAMES_MAX).map(|n| format!("x-{n},")).collect();
-        let headers = HeaderMap::from_iter([(VARY, HeaderValue::try_from(many).unwrap())]);
+        let headers = Fields::from_iter([(VARY, HeaderValue::try_from(many).unwrap())]);
         assert_eq!(Vary::of(&headers), None);
-        assert!(Vary::of(&HeaderMap::new()).unwrap().is_empty());
+        assert!(Vary::of(&Fields::default()).unwrap().is_empty());
         let names = Vary::of(&map(&[("vary", "b, A"), ("vary", "a,, b")])).unwrap();
         assert_eq!(names.names().map(HeaderName::as_str).collect::<Vec<_>>(), ["a", "b"]);
     }
     proptest! {
         #[test]
         fn the_form_of_codings_is_its_own(told in "[ -~]{0,60}") {
-            let map = |told: &str| HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_str(told).unwrap())]);
+            let map = |told: &str| Fields::from_iter([(ACCEPT_ENCODING, HeaderValue::from_str(told).unwrap())]);
             let once = codings(&map(&told)).unwrap();
             prop_assert_eq!(codings(&map(&once)), Some(once.clone()));
         }
@@ -339,7 +340,7 @@ mod tests {
         ) {
             let vary = Vary::of(&map(&[("vary", "accept-encoding")])).unwrap();
             let of = |lines: &[String]| {
-                let mut map = HeaderMap::new();
+                let mut map = Fields::default();
                 for line in lines {
                     map.append(ACCEPT_ENCODING, HeaderValue::from_str(line).unwrap());
                 }

@@ -1,6 +1,6 @@
 //! What a request's conditions make of a file (RFC 9110 section 13.2.2).
 
-use http::HeaderMap;
+use crate::fields::Fields;
 use http::header::{ETAG, IF_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED};
 
 use crate::cache::Wall;
@@ -20,7 +20,7 @@ pub enum Verdict {
 
 /// Asks the conditions in the order of the RFC. `file` holds the tag and date that would be told.
 #[must_use]
-pub fn verdict(request: &HeaderMap, file: &HeaderMap, now: Wall) -> Verdict {
+pub fn verdict(request: &Fields, file: &Fields, now: Wall) -> Verdict {
     if request.contains_key(IF_MATCH) {
         if !is_meant(request, file.get(ETAG).map(|tag| tag.as_bytes())) {
             return Verdict::Failed;
@@ -35,7 +35,7 @@ pub fn verdict(request: &HeaderMap, file: &HeaderMap, now: Wall) -> Verdict {
 }
 
 /// Whether `If-Match` names this tag. The comparison is strong (RFC 9110 section 13.1.1).
-fn is_meant(request: &HeaderMap, tag: Option<&[u8]>) -> bool {
+fn is_meant(request: &Fields, tag: Option<&[u8]>) -> bool {
     request.get_all(IF_MATCH).iter().any(|line| {
         let mut rest = line.as_bytes();
         while !rest.is_empty() {
@@ -49,7 +49,7 @@ fn is_meant(request: &HeaderMap, tag: Option<&[u8]>) -> bool {
     })
 }
 
-fn date(fields: &HeaderMap, name: &http::HeaderName) -> Option<Wall> {
+fn date(fields: &Fields, name: &http::HeaderName) -> Option<Wall> {
     Wall::of_date(fields.get(name)?.as_bytes())
 }
 
@@ -61,7 +61,7 @@ mod tests {
     const OLD: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
     const NEW: &str = "Tue, 14 Nov 2023 22:13:21 GMT";
 
-    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn map(lines: &[(&'static str, &'static str)]) -> Fields {
         let line = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 const ID: RequestId = RequestId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 
 fn form_of(lines: &[(&'static str, &str)]) -> Form {
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::default();
     for (name, value) in lines {
         headers.append(*name, HeaderValue::from_str(value).expect("a value"));
     }

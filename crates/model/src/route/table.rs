@@ -9,7 +9,9 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
+
+use crate::fields::Fields;
 
 use super::{HeaderCondition, HostPattern, Match, PathPattern};
 
@@ -48,7 +50,7 @@ pub struct Tie {
 #[derive(Clone, Copy, Debug)]
 pub struct Allowed<'a, 'r, T> {
     rules: &'a [Rule<T>],
-    headers: &'r HeaderMap,
+    headers: &'r Fields,
 }
 
 /// A map by names of the configuration. Foreign bytes are only looked up in it, never put there, so it needs
@@ -131,7 +133,7 @@ impl<T> Table<T> {
         host: &str,
         path: &str,
         method: &Method,
-        headers: &'r HeaderMap,
+        headers: &'r Fields,
     ) -> Found<'a, 'r, T> {
         let request = Request { path, method, headers };
         if let Some(found) = self.exact.get(host).and_then(|paths| paths.find(&request)) {
@@ -157,7 +159,7 @@ impl<T> Table<T> {
 struct Request<'r, 'a> {
     path: &'r str,
     method: &'r Method,
-    headers: &'a HeaderMap,
+    headers: &'a Fields,
 }
 
 impl<T> Paths<T> {

@@ -4,13 +4,14 @@
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
+use http::Method;
 use http::header::{FORWARDED, HOST, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body as _;
 use tidegate_model::address::X_FORWARDED_FOR;
 use tidegate_model::cache::directives;
 use tidegate_model::cache::key::{self, Key, Target};
 use tidegate_model::cache::status::Fwd;
+use tidegate_model::fields::{Fields, Value};
 use tidegate_model::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
 use super::memory::Named;
@@ -32,7 +33,7 @@ pub struct Asked {
     /// Whose room it takes.
     pub room: u64,
     /// The request's fields, as the client sent them: they are taken when it is forwarded.
-    pub fields: HeaderMap,
+    pub fields: Fields,
     /// What it says to caches, where the route lets it.
     pub told: directives::Request,
     /// Its method.
@@ -112,7 +113,7 @@ pub fn key_of(onward: Onward<'_>, exchange: &Exchange) -> Result<Key, Fwd> {
 }
 
 /// The port that is named beside the host, if it is not the usual one.
-fn port(host: Option<&HeaderValue>, https: bool) -> Option<&str> {
+fn port(host: Option<Value<'_>>, https: bool) -> Option<&str> {
     let (_, port) = host?.to_str().ok()?.rsplit_once(':')?;
     let usual = if https { "443" } else { "80" };
     (!port.is_empty() && !port.ends_with(']') && port != usual).then_some(port)
@@ -135,10 +136,10 @@ fn steering(onward: Onward<'_>, exchange: &Exchange) -> Result<Vec<u8>, Fwd> {
         if key::overrides_method(text) {
             return Err(Fwd::Bypass);
         }
-        let replaced = [X_FORWARDED_HOST, X_FORWARDED_PROTO].contains(name) && !exchange.trusted;
+        let replaced = (name == X_FORWARDED_HOST || name == X_FORWARDED_PROTO) && !exchange.trusted;
         if key::steers(text) && !replaced {
             say(&mut bytes, text, value.as_bytes());
-        } else if *name == FORWARDED && exchange.trusted {
+        } else if name == FORWARDED && exchange.trusted {
             // Whom it is for stands in it, too, and is another one each time.
             let parts = value.as_bytes().split(|&byte| byte == b';' || byte == b',').map(<[u8]>::trim_ascii);
             for part in parts.filter(|part| !is_address(part)) {
@@ -192,7 +193,11 @@ mod tests {
             ("[::1]", false, None),
             ("[::1]:9", false, Some("9")),
         ] {
-            assert_eq!(port(Some(&HeaderValue::from_static(host)), https), expected, "{host}");
+            assert_eq!(
+                port(Some(Value::from(&http::HeaderValue::from_static(host))), https),
+                expected,
+                "{host}"
+            );
         }
         assert_eq!(port(None, false), None);
     }

@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use http::{Response, StatusCode};
+use http::StatusCode;
 use tidegate_model::cache::reuse;
 use tidegate_model::cache::status::Fwd;
+use tidegate_model::message::Response;
 use tidegate_model::receipt::End;
 use tidegate_wire::task;
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, COOKIE, ETAG, LAST_MODIFIED};
-use http::{HeaderMap, HeaderName, Response, StatusCode};
+use http::{HeaderName, StatusCode};
 use http_body::Body as _;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::directives;
@@ -26,6 +26,8 @@ use tidegate_model::cache::store::{self, Why};
 use tidegate_model::cache::tags;
 use tidegate_model::cache::validate;
 use tidegate_model::cache::vary::Vary;
+use tidegate_model::fields::Fields;
+use tidegate_model::message::Response;
 use tidegate_upstream::AnswerBody;
 use tidegate_wire::{clock, task};
 
@@ -66,7 +68,7 @@ struct Judged {
 }
 
 /// Takes out what is said to this cache alone.
-pub fn take_ours(fields: &mut HeaderMap) {
+pub fn take_ours(fields: &mut Fields) {
     fields.remove(TIDEGATE_CACHE_CONTROL);
     fields.remove(TIDEGATE_PURGE);
 }
@@ -89,7 +91,7 @@ pub fn confirmed(
     let status =
         Status { fwd: Some(came.fwd), fwd_status: Some(StatusCode::NOT_MODIFIED), ..Status::default() };
     let mut response = serve::stored(&fresh, &wish(asked), now(), status);
-    response.headers_mut().extend(own);
+    response.headers_mut().extend(&own);
     response
 }
 
@@ -100,12 +102,12 @@ fn updated(
     exchange: &Exchange,
     asked: &Asked,
     kept: &Arc<Kept>,
-    newer: &HeaderMap,
+    newer: &Fields,
     came: &Came,
-) -> (Arc<Kept>, HeaderMap) {
+) -> (Arc<Kept>, Fields) {
     let mut fields = kept.fields();
     let confirms = validate::confirms(newer, &fields);
-    let mut own = HeaderMap::new();
+    let mut own = Fields::default();
     if confirms {
         validate::freshen(&mut fields, newer);
         own = store::strip(&mut newer.clone(), &directives::Response::of(newer, &onward.settings.targeted));
@@ -132,7 +134,7 @@ pub fn head_came(
     exchange: &Exchange,
     asked: &Asked,
     kept: &Arc<Kept>,
-    fields: &HeaderMap,
+    fields: &Fields,
     came: &Came,
 ) {
     if validate::head_confirms(fields, &kept.fields()) {
@@ -193,7 +195,7 @@ fn store_and_share(
     status.stored = keep;
     note(exchange, "miss", if keep { "stored" } else { "shared" });
     let mut response = serve::coming(&head, seat, &wish(asked), &status);
-    response.headers_mut().extend(own);
+    response.headers_mut().extend(&own);
     response
 }
 
@@ -228,7 +230,7 @@ fn judge_kept(
     onward: Onward<'_>,
     exchange: &Exchange,
     asked: &Asked,
-    (status, fields): (StatusCode, &HeaderMap),
+    (status, fields): (StatusCode, &Fields),
     told: directives::Response,
     came: &Came,
 ) -> Result<Judged, Why> {
@@ -279,7 +281,7 @@ fn is_failure(status: StatusCode) -> bool {
 fn freshness(
     onward: Onward<'_>,
     status: StatusCode,
-    fields: &HeaderMap,
+    fields: &Fields,
     told: &directives::Response,
     came: &Came,
 ) -> Freshness {
@@ -294,7 +296,7 @@ fn freshness(
 fn head_of(
     asked: &Asked,
     status: StatusCode,
-    fields: HeaderMap,
+    fields: Fields,
     told: &directives::Response,
     freshness: Freshness,
     vary: Vary,

@@ -7,13 +7,13 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use http::HeaderMap;
 use parking_lot::{Mutex, RwLock};
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::evict::{Bounds, Evictor, Place};
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::purge::{Label, Marks, Purge, Standing, labels};
 use tidegate_model::cache::vary::Vary;
+use tidegate_model::fields::Fields;
 
 use super::kept::{Kept, OVERHEAD_BYTES};
 
@@ -132,14 +132,14 @@ impl Memory {
 
     /// Finds the answer to a request.
     #[must_use]
-    pub fn find(&self, named: &Named<'_>, request: &HeaderMap) -> Found {
+    pub fn find(&self, named: &Named<'_>, request: &Fields) -> Found {
         let Some(kept) = self.answers.pin().get(&named.key).cloned() else {
             return self.find_variant(named, request);
         };
         if self.is_good(&kept, named) { self.found(kept) } else { self.drop_answer(named.key, &kept) }
     }
 
-    fn find_variant(&self, named: &Named<'_>, request: &HeaderMap) -> Found {
+    fn find_variant(&self, named: &Named<'_>, request: &Fields) -> Found {
         let Some(varying) = self.varying.pin().get(&named.key).cloned() else { return Found::Nothing };
         let key = variant_key(named.key, &varying, request);
         let Some(kept) = self.answers.pin().get(&key).cloned() else { return Found::Variants };
@@ -177,7 +177,7 @@ impl Memory {
         &self,
         named: &Named<'_>,
         tenant: u64,
-        request: &HeaderMap,
+        request: &Fields,
         vary: &Vary,
         kept: Arc<Kept>,
     ) -> bool {
@@ -293,7 +293,7 @@ fn is_used(places: &[Option<Held>], place: Place) -> bool {
     }
 }
 
-fn variant_key(target: Key, varying: &Varying, request: &HeaderMap) -> Key {
+fn variant_key(target: Key, varying: &Varying, request: &Fields) -> Key {
     target.variant(varying.number, &varying.vary.variant(request))
 }
 
@@ -332,7 +332,7 @@ mod tests {
         };
         let head = Head {
             status: StatusCode::OK,
-            fields: HeaderMap::new(),
+            fields: Fields::default(),
             rules,
             tags: Box::new([Tag::named(b"t")]),
             made: memory.newest(),
@@ -343,12 +343,12 @@ mod tests {
         Arc::new(Kept::with(&head, Box::new([Bytes::from_static(body.as_bytes())])))
     }
 
-    fn put(memory: &Memory, path: &'static str, vary: &str, request: &HeaderMap, body: &'static str) -> bool {
-        let fields = HeaderMap::from_iter([(http::header::VARY, HeaderValue::from_str(vary).unwrap())]);
+    fn put(memory: &Memory, path: &'static str, vary: &str, request: &Fields, body: &'static str) -> bool {
+        let fields = Fields::from_iter([(http::header::VARY, HeaderValue::from_str(vary).unwrap())]);
         memory.keep(&named(path), 1, request, &Vary::of(&fields).unwrap(), kept(memory, body))
     }
 
-    fn get(memory: &Memory, path: &'static str, request: &HeaderMap) -> String {
+    fn get(memory: &Memory, path: &'static str, request: &Fields) -> String {
         match memory.find(&named(path), request) {
             Found::Answer(kept) => String::from_utf8(kept.body.concat()).unwrap(),
             Found::Variants => "variants".to_owned(),
@@ -356,13 +356,13 @@ mod tests {
         }
     }
 
-    fn language(value: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(HeaderName::from_static("accept-language"), HeaderValue::from_static(value))])
+    fn language(value: &'static str) -> Fields {
+        Fields::from_iter([(HeaderName::from_static("accept-language"), HeaderValue::from_static(value))])
     }
 
     #[test]
     fn finds_what_was_kept_and_the_newer_in_place_of_the_older() {
-        let (memory, none) = (memory(10_000), HeaderMap::new());
+        let (memory, none) = (memory(10_000), Fields::default());
         assert_eq!(get(&memory, "/a", &none), "nothing");
         assert!(put(&memory, "/a", "", &none, "one"));
         assert!(put(&memory, "/a", "", &none, "two"));
@@ -383,9 +383,9 @@ mod tests {
     fn an_answer_that_names_no_field_is_kept_for_its_like_beside_those_that_do() {
         let memory = memory(10_000);
         put(&memory, "/a", "accept-language", &language("de"), "deutsch");
-        put(&memory, "/a", "", &HeaderMap::new(), "default");
+        put(&memory, "/a", "", &Fields::default(), "default");
         assert_eq!(get(&memory, "/a", &language("de")), "deutsch");
-        assert_eq!(get(&memory, "/a", &HeaderMap::new()), "default");
+        assert_eq!(get(&memory, "/a", &Fields::default()), "default");
         put(&memory, "/a", "x-class", &language("fr"), "français");
         assert_eq!(get(&memory, "/a", &language("fr")), "français");
         assert_eq!(
@@ -400,7 +400,7 @@ mod tests {
         for label in
             [Label::EVERYTHING, Label::host("h"), Label::tenant("acme"), Label::tag(Tag::named(b"t"), None)]
         {
-            let (memory, none) = (memory(10_000), HeaderMap::new());
+            let (memory, none) = (memory(10_000), Fields::default());
             put(&memory, "/a", "", &none, "old");
             let late = kept(&memory, "late");
             memory.purge(label, Purge::Hard, NOW);
@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn a_soft_purge_makes_it_stale() {
-        let (memory, none) = (memory(10_000), HeaderMap::new());
+        let (memory, none) = (memory(10_000), Fields::default());
         put(&memory, "/a", "", &none, "a");
         memory.purge(Label::host("h"), Purge::Soft, Wall(NOW.0 + 10));
         let Found::Answer(kept) = memory.find(&named("/a"), &none) else { panic!("it is still there") };
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn never_takes_more_than_it_may() {
-        let (memory, none) = (memory(10 * (OVERHEAD_BYTES + 5)), HeaderMap::new());
+        let (memory, none) = (memory(10 * (OVERHEAD_BYTES + 5)), Fields::default());
         let paths: Vec<&'static str> = (0..200).map(|n| &*format!("/{n}").leak()).collect();
         for path in &paths {
             assert!(put(&memory, path, "", &none, "12345"));
@@ -442,7 +442,7 @@ mod tests {
             for turn in 0..4usize {
                 let (memory, paths) = (&memory, &paths);
                 scope.spawn(move || {
-                    let none = HeaderMap::new();
+                    let none = Fields::default();
                     for step in 0..2_000 {
                         let path = paths[(step * (turn + 1)) % paths.len()];
                         match step % 5 {

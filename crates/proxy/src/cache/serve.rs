@@ -8,13 +8,15 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use smallvec::SmallVec;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::range::{self, Asked, Part};
 use tidegate_model::cache::status::{CACHE_STATUS, Status};
 use tidegate_model::cache::validate;
+use tidegate_model::fields::Fields;
+use tidegate_model::message::Response;
 use tidegate_wire::body::BoxError;
 
 use super::fill::Seat;
@@ -76,7 +78,7 @@ pub struct Wish<'a> {
     /// Its method.
     pub method: &'a Method,
     /// Its fields.
-    pub fields: &'a HeaderMap,
+    pub fields: &'a Fields,
 }
 
 /// What is stored, for this client.
@@ -85,7 +87,7 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
     let rules = kept.rules();
     let mut fields = kept.fields();
     let age = rules.freshness.age(now);
-    fields.insert(AGE, HeaderValue::from(age));
+    fields.insert(AGE, u64::from(age));
     status.ttl = Some(i64::from(rules.freshness.lifetime) - i64::from(age));
     let said = status.value(fields.get_all(CACHE_STATUS));
     fields.insert(CACHE_STATUS, said);
@@ -117,7 +119,7 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
         fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
     if !matches!(kept.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        fields.insert(CONTENT_LENGTH, HeaderValue::from(Shared::left(&pieces)));
+        fields.insert(CONTENT_LENGTH, Shared::left(&pieces));
     }
     *response.headers_mut() = fields;
     *response.body_mut() = content(pieces, wish.method == Method::HEAD);
@@ -154,13 +156,13 @@ fn content(mut pieces: VecDeque<Bytes>, head: bool) -> Content {
 }
 
 /// What a 304 does not tell: how to read content that it does not bring (RFC 9110 section 15.4.5).
-fn not_modified(fields: &mut HeaderMap) {
+fn not_modified(fields: &mut Fields) {
     for name in [CONTENT_LENGTH, CONTENT_TYPE, CONTENT_RANGE, http::header::CONTENT_ENCODING] {
         fields.remove(name);
     }
 }
 
-fn in_parts(kept: &Kept, parts: &SmallVec<[Part; 1]>, fields: &mut HeaderMap) -> VecDeque<Bytes> {
+fn in_parts(kept: &Kept, parts: &SmallVec<[Part; 1]>, fields: &mut Fields) -> VecDeque<Bytes> {
     if let [part] = parts.as_slice() {
         fields.insert(CONTENT_RANGE, value(&part.content_range(kept.length)));
         return cut(kept, *part);
@@ -225,7 +227,7 @@ mod tests {
         let line = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
-        let fields = HeaderMap::from_iter(fields.iter().map(line));
+        let fields = Fields::from_iter(fields.iter().map(line));
         let head = Head {
             status: StatusCode::OK,
             fields,
@@ -247,7 +249,7 @@ mod tests {
         let line = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
-        let fields = HeaderMap::from_iter(lines.iter().map(line));
+        let fields = Fields::from_iter(lines.iter().map(line));
         let wish = Wish { method, fields: &fields };
         let (head, content) = stored(kept, &wish, Wall(NOW.0 + 3), Status::default()).into_parts();
         let bytes = match content {

@@ -16,12 +16,13 @@
 use std::sync::Arc;
 
 use http::header::{ACCEPT_ENCODING, IF_RANGE, RANGE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, StatusCode};
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::reuse::{self, Because, Use};
 use tidegate_model::cache::status::{CACHE_STATUS, Fwd, Status};
 use tidegate_model::cache::{validate, vary};
+use tidegate_model::message::Response;
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_wire::clock;

@@ -10,10 +10,10 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::HeaderMap;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::purge::{Label, Purge};
 use tidegate_model::cache::vary::Vary;
+use tidegate_model::fields::Fields;
 
 use super::kept::Kept;
 use super::memory::Named;
@@ -21,10 +21,10 @@ use super::memory::Named;
 /// A tier below memory.
 pub trait Tier: fmt::Debug + Send + Sync {
     /// Looks for the answer to a request. `None`: it is known at once that there is none.
-    fn find(&self, named: &Named<'_>, request: &HeaderMap) -> Option<Finding>;
+    fn find(&self, named: &Named<'_>, request: &Fields) -> Option<Finding>;
 
     /// Memory keeps this answer to this request now; `room` is whose.
-    fn keep(&self, named: &Named<'_>, room: u64, request: &HeaderMap, vary: &Vary, kept: &Arc<Kept>);
+    fn keep(&self, named: &Named<'_>, room: u64, request: &Fields, vary: &Vary, kept: &Arc<Kept>);
 
     /// What has this label was purged; `newest` is the number of what is asked for from now on.
     fn purge(&self, label: Label, purge: Purge, newest: u64, now: Wall);

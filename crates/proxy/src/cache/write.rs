@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_LOCATION, LOCATION};
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use smallvec::SmallVec;
 use tidegate_model::cache::purge::{Label, PUBLIC, Purge};
 use tidegate_model::cache::purge_field::{self, What};
 use tidegate_model::cache::{tags, validate};
+use tidegate_model::fields::Fields;
 
 use super::Cache;
 use super::intake;
@@ -47,14 +48,14 @@ impl Write {
     }
 
     /// It was answered so: what it changed is purged.
-    pub fn done(&self, cache: &Cache, tenant: &str, status: StatusCode, fields: &mut HeaderMap) {
+    pub fn done(&self, cache: &Cache, tenant: &str, status: StatusCode, fields: &mut Fields) {
         if validate::invalidates(&self.method, status) {
             self.purge(cache, tenant, fields);
         }
         intake::take_ours(fields);
     }
 
-    fn purge(&self, cache: &Cache, tenant: &str, fields: &HeaderMap) {
+    fn purge(&self, cache: &Cache, tenant: &str, fields: &Fields) {
         let (scheme, now) = (if self.https { "https" } else { "http" }, now());
         let owners: SmallVec<[Option<&str>; 2]> =
             [(self.caches.tenants, Some(tenant)), (self.caches.public, None)]

@@ -7,12 +7,14 @@ use http::header::{
     ACCEPT_RANGES, ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
     IF_RANGE, LAST_MODIFIED, LOCATION, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::range::{Asked, Part, asked};
+use tidegate_model::fields::Fields;
 use tidegate_model::files::condition::{Verdict, verdict};
 use tidegate_model::files::name::with_slash;
+use tidegate_model::message::{Request, Response};
 
 use super::shelf::{Open, Outcome};
 
@@ -109,7 +111,7 @@ const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 fn of_file(
     open: Open,
     method: &Method,
-    request: &HeaderMap,
+    request: &Fields,
     now: SystemTime,
     boundary: u64,
 ) -> Response<Content> {
@@ -176,7 +178,7 @@ fn of_pieces(open: Open, pieces: SmallVec<[Piece; 1]>) -> Content {
 /// One part, or several with their heads (RFC 9110 section 14.6).
 fn in_parts(
     parts: &[Part],
-    fields: &mut HeaderMap,
+    fields: &mut Fields,
     kind: &HeaderValue,
     length: u64,
     boundary: u64,
@@ -221,6 +223,7 @@ mod tests {
 
     use super::super::kind::Kind;
     use super::*;
+    use tidegate_model::fields::Value;
 
     const TAG: &str = "\"15180.0-a\"";
 
@@ -241,12 +244,12 @@ mod tests {
     }
 
     fn ask(method: Method, fields: &[(&str, &str)], outcome: Outcome) -> Response<Content> {
-        let mut request = Request::builder().method(method).uri("/docs?q=1");
+        let mut request = http::Request::builder().method(method).uri("/docs?q=1");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        answer(outcome, &request.body(()).unwrap(), "/docs", now, 7)
+        answer(outcome, &request.body(()).unwrap().into(), "/docs", now, 7)
     }
 
     /// The status, the content, and these fields.
@@ -292,8 +295,8 @@ mod tests {
         );
         let coded = Open { coding: Some(Coding::Brotli), ..open() };
         let response = ask(Method::GET, &[], Outcome::File(coded));
-        assert_eq!(response.headers()[CONTENT_ENCODING], "br");
-        assert_eq!(response.headers()[ETAG], "\"15180.0-a-br\"");
+        assert_eq!(response.headers().get(CONTENT_ENCODING).unwrap(), "br");
+        assert_eq!(response.headers().get(ETAG).unwrap(), "\"15180.0-a-br\"");
     }
 
     #[test]
@@ -345,12 +348,12 @@ mod tests {
     #[test]
     fn other_methods_and_other_ends() {
         let head = ask(Method::HEAD, &[], Outcome::File(open()));
-        assert_eq!(head.headers()[CONTENT_LENGTH], "10");
+        assert_eq!(head.headers().get(CONTENT_LENGTH).unwrap(), "10");
         assert!(matches!(head.body(), Content::Nothing));
         let slash = ask(Method::GET, &[], Outcome::Slash);
         assert_eq!(
-            (slash.status().as_u16(), &slash.headers()[LOCATION]),
-            (308, &HeaderValue::from_static("./docs/?q=1"))
+            (slash.status().as_u16(), slash.headers().get(LOCATION).unwrap()),
+            (308, Value::from(&HeaderValue::from_static("./docs/?q=1")))
         );
         assert_eq!(ask(Method::GET, &[], Outcome::Denied).status(), StatusCode::FORBIDDEN);
         let missing = ask(Method::GET, &[], Outcome::Missing("why", None));
@@ -358,9 +361,12 @@ mod tests {
         let page = ask(Method::GET, &[], Outcome::Missing("why", Some(open())));
         assert_eq!((page.status(), page.headers().get(ETAG)), (StatusCode::NOT_FOUND, None));
         for (method, status) in [(Method::POST, 405), (Method::DELETE, 405), (Method::OPTIONS, 204)] {
-            let request = Request::builder().method(method).body(()).unwrap();
+            let request = http::Request::builder().method(method).body(()).unwrap().into();
             let response = without_file(&request).unwrap();
-            assert_eq!((response.status().as_u16(), &response.headers()[ALLOW]), (status, &METHODS));
+            assert_eq!(
+                (response.status().as_u16(), response.headers().get(ALLOW).unwrap()),
+                (status, Value::from(&METHODS))
+            );
         }
     }
 }

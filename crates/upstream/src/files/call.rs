@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use http::header::ACCEPT_ENCODING;
 use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE};
-use http::{Method, Request, Response};
 use rustix::io::Errno;
 use smallvec::SmallVec;
 use tidegate_model::files::coding::acceptable;
 use tidegate_model::files::name::Name;
+use tidegate_model::message::{Request, Response};
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;

@@ -12,8 +12,9 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::header::UPGRADE;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, StatusCode};
 use http_body::Frame;
+use tidegate_model::message::{Request, Response, ResponseHead};
 use tidegate_model::own::TryFields;
 use tidegate_model::tick::Tick;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -223,11 +224,8 @@ impl Http1 {
             Framing::Chunked => Reading::Chunked(Chunks::default()),
             Framing::Close => Reading::Close,
         };
-        let mut response = Response::new(());
-        *response.status_mut() = head.status;
-        *response.version_mut() = head.version;
-        *response.headers_mut() = head.headers;
-        response
+        let response::Head { status, version, headers, .. } = head;
+        Response::from_parts(ResponseHead { status, version, headers }, ())
     }
 
     /// Whether a part of the request is still to be sent.

@@ -3,12 +3,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
+use tidegate_model::message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -58,8 +59,8 @@ fn plain(address: SocketAddr, protocol: Protocol) -> Target {
     Target { address, protocol, tls: None }
 }
 
-fn get(uri: &str) -> Request<Body> {
-    Request::get(uri).header("host", "app").body(Body::Empty).unwrap()
+fn get(uri: &str) -> message::Request<Body> {
+    Request::get(uri).header("host", "app").body(Body::Empty).unwrap().into()
 }
 
 /// Sends a request, and tells the body of the response.
@@ -155,7 +156,7 @@ async fn gives_a_request_back_that_was_not_sent() {
         while !sender.is_closed() {
             tokio::task::yield_now().await;
         }
-        let mut kept = Request::post(uri).body(Body::full("kept")).unwrap();
+        let mut kept = Request::post(uri).body(Body::full("kept")).unwrap().into();
         let error = sender.send(&mut kept, NEVER).await.unwrap_err();
         assert!(error.kind == SendErrorKind::Closed && !error.sent, "{protocol:?}: {error:?}");
         assert_eq!(kept.uri(), uri);
@@ -207,7 +208,7 @@ async fn blames_the_request_for_its_own_body() {
         })
         .await;
         let sender = connect(&plain(address, protocol)).await.unwrap();
-        let mut request = Request::post(uri).header("host", "app").body(Body::boxed(Broken)).unwrap();
+        let mut request = Request::post(uri).header("host", "app").body(Body::boxed(Broken)).unwrap().into();
         let error = sender.send(&mut request, NEVER).await.unwrap_err();
         assert_eq!(error.kind, SendErrorKind::Body, "{protocol:?}: {:?}", error.source);
         assert!(error.sent, "{protocol:?}: there is nothing left that could be sent again");
@@ -234,7 +235,7 @@ async fn knows_a_refused_stream_from_a_reset_one() {
 }
 
 /// The bytes of a request as its server gets them, when `answer` is what it says after the head.
-async fn sent(mut request: Request<Body>, answer: &'static [u8]) -> String {
+async fn sent(request: impl Into<message::Request<Body>>, answer: &'static [u8]) -> String {
     let (listener, address) = listening().await;
     let (got, read) = tokio::sync::oneshot::channel();
     task::spawn(async move {
@@ -249,7 +250,7 @@ async fn sent(mut request: Request<Body>, answer: &'static [u8]) -> String {
         got.send(bytes).unwrap();
     });
     let sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
-    let mut reply = sender.send(&mut request, NEVER).await.unwrap().into_body();
+    let mut reply = sender.send(&mut request.into(), NEVER).await.unwrap().into_body();
     std::future::poll_fn(|context| reply.poll_sent(context)).await;
     drop(reply);
     String::from_utf8(read.await.unwrap()).unwrap()
@@ -303,7 +304,7 @@ async fn goes_on_sending_after_an_early_answer() {
     });
     let body = Body::boxed(http_body_util::StreamBody::new(body));
     let sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
-    let mut request = Request::post("/").header("host", "app").body(body).unwrap();
+    let mut request = Request::post("/").header("host", "app").body(body).unwrap().into();
     let mut response = sender.send(&mut request, NEVER).await.unwrap();
     assert!(response.status() == StatusCode::OK && response.body().is_uploading());
     let frame = response.body_mut().frame().await.unwrap().unwrap();
@@ -328,7 +329,7 @@ async fn a_granted_upgrade_is_a_tunnel_with_what_came_behind_the_head() {
     let target = plain(address, Protocol::Http1);
     let mut request = Request::get("/").header("host", "app").header("connection", "upgrade");
     request = request.header("upgrade", "echo");
-    let mut request = request.body(Body::Empty).unwrap();
+    let mut request = request.body(Body::Empty).unwrap().into();
     let response = connect(&target).await.unwrap().send(&mut request, NEVER).await.unwrap();
     let mut tunnel = response.into_body().into_tunnel().unwrap();
     let mut bytes = [0; 10];
@@ -379,7 +380,7 @@ async fn neither_a_head_that_drips_nor_an_upload_that_is_not_taken_outlasts_the_
         let sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
         let endless = futures_util::stream::repeat_with(|| Ok(Frame::data(Bytes::from(vec![0; 64 * 1024]))));
         let body = if drips { Body::Empty } else { Body::boxed(http_body_util::StreamBody::new(endless)) };
-        let mut request = Request::post("/").header("host", "app").body(body).unwrap();
+        let mut request = Request::post("/").header("host", "app").body(body).unwrap().into();
         let by = clock::now().after(Duration::from_millis(40));
         let error = sender.send(&mut request, by).await.unwrap_err();
         assert!(error.kind == SendErrorKind::Late && error.sent, "{error:?}");
@@ -437,7 +438,7 @@ async fn a_change_of_protocol_within_the_request_is_none() {
     let body = Body::boxed(http_body_util::StreamBody::new(never));
     let request = Request::post("/").header("host", "app").header("upgrade", "echo");
     let sender = connect(&plain(address, Protocol::Http1)).await.unwrap();
-    let error = sender.send(&mut request.body(body).unwrap(), NEVER).await.unwrap_err();
+    let error = sender.send(&mut request.body(body).unwrap().into(), NEVER).await.unwrap_err();
     assert_eq!(error.kind, SendErrorKind::Protocol);
 }
 
@@ -558,7 +559,7 @@ async fn bytes_go_both_ways_at_once_over_tls_though_either_side_is_slow_to_take_
     let target = Target { address, protocol: Protocol::Http1, tls: Some(tls) };
     let sender = connect(&target).await.unwrap();
     let body = frames((0..LENGTH / 4096 + 1).map(|_| Frame::data(Bytes::from(vec![b'a'; 4096]))).collect());
-    let mut request = Request::post("/").header("host", "app").body(body).unwrap();
+    let mut request = Request::post("/").header("host", "app").body(body).unwrap().into();
     let mut reply = sender.send(&mut request, NEVER).await.unwrap().into_body();
     let mut read = 0;
     while let Some(frame) = reply.frame().await {

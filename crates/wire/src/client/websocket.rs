@@ -8,11 +8,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 use hyper::ext::Protocol;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tidegate_model::message::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Http1;
@@ -33,11 +34,8 @@ pub fn is_websocket(request: &Request<Body>) -> bool {
         && request.body().is_end_stream()
 }
 
-/// Makes the extended CONNECT of a request that asks for a WebSocket. `None`: it asks for none.
-pub(super) fn ask(request: &mut Request<Body>) -> Option<Accept> {
-    if !is_websocket(request) {
-        return None;
-    }
+/// Makes the extended CONNECT of a request that asks for a WebSocket ([`is_websocket`]). `None`: it has no key.
+pub(super) fn ask(request: &mut http::Request<Body>) -> Option<Accept> {
     let key = request.headers_mut().remove(SEC_WEBSOCKET_KEY)?;
     let accept = HeaderValue::try_from(accept_of(key.as_bytes())).ok()?;
     for name in [CONNECTION, UPGRADE, CONTENT_LENGTH] {
@@ -48,24 +46,28 @@ pub(super) fn ask(request: &mut Request<Body>) -> Option<Accept> {
     Some(Accept(accept))
 }
 
-/// Makes of a granted CONNECT the 101 that it stands for. `None`: it was not granted, and is an ordinary answer.
+/// The stream of a CONNECT that was granted. `None`: it was not, and is an ordinary answer.
 ///
 /// # Errors
 /// The stream had ended before it could be used.
 pub(super) async fn granted(
-    accept: Accept,
-    response: &mut Response<hyper::body::Incoming>,
+    response: &mut http::Response<hyper::body::Incoming>,
 ) -> Result<Option<Upgraded>, hyper::Error> {
-    if response.status() != StatusCode::OK {
-        return Ok(None);
+    match response.status() {
+        StatusCode::OK => hyper::upgrade::on(response).await.map(Some),
+        _ => Ok(None),
     }
-    let upgraded = hyper::upgrade::on(&mut *response).await?;
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.remove(CONTENT_LENGTH);
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_ACCEPT, accept.0);
-    Ok(Some(upgraded))
+}
+
+impl Accept {
+    /// Makes of a granted CONNECT the 101 that it stands for.
+    pub(super) fn tell<B>(self, response: &mut Response<B>) {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, self.0);
+    }
 }
 
 /// The bytes of an Upgrade that a server has granted, both ways. Dropped, it ends the connection or the stream.
@@ -122,11 +124,16 @@ mod tests {
     use super::*;
 
     fn check(method: &str, upgrade: &str, key: Option<&str>, body: &'static str) -> bool {
-        let mut request = Request::builder().method(method).uri("https://a/chat").header("upgrade", upgrade);
-        if let Some(key) = key {
-            request = request.header("sec-websocket-key", key);
+        let request = || {
+            let request = http::Request::builder().method(method).uri("https://a/chat");
+            let request = request.header("upgrade", upgrade).header("sec-websocket-version", "13");
+            let keyed = key.iter().fold(request, |request, key| request.header("sec-websocket-key", *key));
+            keyed.body(Body::full(body)).unwrap()
+        };
+        if !is_websocket(&request().into()) {
+            return false;
         }
-        let mut request = request.header("sec-websocket-version", "13").body(Body::full(body)).unwrap();
+        let mut request = request();
         let Some(Accept(accept)) = ask(&mut request) else { return false };
         assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!((request.method(), request.uri().path()), (&Method::CONNECT, "/chat"));

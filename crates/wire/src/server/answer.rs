@@ -4,10 +4,10 @@
 //! body, in answers to HEAD and in 304.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::response::Parts;
-use http::{HeaderValue, Response, StatusCode};
+use http::StatusCode;
 use http_body::Body as HttpBody;
+use tidegate_model::fields::Value;
+use tidegate_model::message::{Response, ResponseHead};
 
 use crate::date;
 use crate::outgoing::{Framing, field};
@@ -24,7 +24,7 @@ pub(super) struct Told {
 }
 
 /// Whether the handler wants the connection to end.
-fn closes(connection: &HeaderValue) -> bool {
+fn closes(connection: Value<'_>) -> bool {
     let mut options = connection.as_bytes().split(|&byte| byte == b',');
     options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
@@ -51,7 +51,7 @@ pub(super) fn framing<B: HttpBody<Data = Bytes>>(
 }
 
 /// Writes the head. Tells whether the connection outlives the answer: the handler may not want that.
-pub(super) fn write_head(out: &mut Vec<u8>, head: &Parts, framing: Framing, mut told: Told) -> bool {
+pub(super) fn write_head(out: &mut Vec<u8>, head: &ResponseHead, framing: Framing, mut told: Told) -> bool {
     let status = head.status;
     out.extend_from_slice(if told.http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     if status == StatusCode::OK {
@@ -66,24 +66,19 @@ pub(super) fn write_head(out: &mut Vec<u8>, head: &Parts, framing: Framing, mut 
     // What there would be for somebody else.
     let would_be = told.is_head && !status.is_informational() || status == StatusCode::NOT_MODIFIED;
     let mut dated = false;
-    for (name, value) in &head.headers {
-        let written = match *name {
-            CONTENT_LENGTH => would_be,
-            TRANSFER_ENCODING => false,
-            CONNECTION => {
-                told.keep &= !closes(value);
-                switched
-            }
-            DATE => {
-                dated = true;
-                true
-            }
-            _ => true,
-        };
-        if written {
-            field(out, name.as_str(), value.as_bytes());
+    head.headers.write(out, |name, value| match name.as_bytes() {
+        b"content-length" => would_be,
+        b"transfer-encoding" => false,
+        b"connection" => {
+            told.keep &= !closes(value);
+            switched
         }
-    }
+        b"date" => {
+            dated = true;
+            true
+        }
+        _ => true,
+    });
     if !dated && !switched {
         field(out, "date", &date::now());
     }
@@ -108,11 +103,12 @@ mod tests {
 
     /// The head of an answer with this status and these fields, whose body is `body`.
     fn check(status: u16, fields: &[(&str, &str)], body: &'static str, told: Told, expected: &str) {
-        let mut response = Response::builder().status(status);
+        let mut response = http::Response::builder().status(status);
         for (name, value) in fields {
             response = response.header(*name, *value);
         }
         let response = response.header("date", "then").body(Full::new(Bytes::from(body))).unwrap();
+        let response = Response::from(response);
         let framing = framing(&response, told.http10, told.is_head);
         let mut out = Vec::new();
         let kept = write_head(&mut out, &response.into_parts().0, framing, told);
@@ -146,6 +142,6 @@ mod tests {
         check(101, &upgrade, "", KEPT, switched);
         let ending = [("connection", "x, Close")];
         check(200, &ending, "", KEPT, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-        assert!(!closes(&HeaderValue::from_static("closed")));
+        assert!(!closes(Value::from(&http::HeaderValue::from_static("closed"))));
     }
 }

@@ -16,9 +16,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use bytes::{Buf, Bytes};
+use http::{Method, StatusCode};
 use http_body::Body as HttpBody;
+use tidegate_model::message::{Request, Response};
 use tidegate_model::refusal;
 use tidegate_model::tick::Tick;
 
@@ -192,18 +193,19 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
         let mut inbound = self.inbound.borrow_mut();
         loop {
             if let Some(end) = self.heads.read(&inbound.read).map_err(Ended::Refused)? {
-                let head = inbound.read.split_to(end).freeze();
                 self.facts = self.heads.facts();
                 self.head_by = Tick::MAX;
                 *self.exchanges += 1;
                 inbound.begin(&self.facts);
-                if self.facts.upgrade && inbound.is_whole() && !inbound.read.is_empty() {
+                if self.facts.upgrade && inbound.is_whole() && inbound.read.len() > end {
                     let why = "bytes follow a request for an Upgrade before it is answered";
                     return Poll::Ready(Err(Ended::Refused(framing(why))));
                 }
                 let body = Incoming::http1(self.inbound, inbound.is_whole());
+                let taken = self.heads.take(&inbound.read[..end], body);
+                inbound.read.advance(end);
                 drop(inbound);
-                let mut request = self.heads.take(&head, body).map_err(Ended::Refused)?;
+                let mut request = taken.map_err(Ended::Refused)?;
                 self.is_head = request.method() == Method::HEAD;
                 self.offer = self.facts.upgrade.then(|| offer(request.extensions_mut()));
                 return Poll::Ready(Ok(request));

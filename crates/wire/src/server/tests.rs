@@ -111,8 +111,8 @@ fn echo(mut request: Request<Incoming>) -> Response<Body> {
     });
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert("connection", "upgrade".parse().unwrap());
-    response.headers_mut().insert("upgrade", "echo".parse().unwrap());
+    response.headers_mut().insert("connection", http::HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert("upgrade", http::HeaderValue::from_static("echo"));
     response
 }
 
@@ -139,7 +139,7 @@ impl Handler for Fake {
         Rc::clone(self).answer(request, connection.peer)
     }
 
-    fn refuse(&self, _: &Connection, refusal: Refusal, _: Option<&http::HeaderMap>) -> Response<Bytes> {
+    fn refuse(&self, _: &Connection, refusal: Refusal, _: Option<&Fields>) -> Response<Bytes> {
         self.refused.borrow_mut().push(refusal.kind.code);
         let mut response = Response::new(Bytes::from_static(refusal.kind.code.as_bytes()));
         *response.status_mut() = http::StatusCode::from_u16(refusal.kind.status).unwrap();
@@ -795,7 +795,7 @@ fn http2_by_prior_knowledge_is_served_and_its_host_is_checked() {
             for (host, length, code) in
                 [(None, None, "/two"), (Some("a"), Some("0"), "/two"), (Some("b"), None, "request.host")]
             {
-                let mut request = Request::get("http://a/two");
+                let mut request = http::Request::get("http://a/two");
                 if let Some(host) = host {
                     request = request.header("host", host);
                 }

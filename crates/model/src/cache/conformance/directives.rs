@@ -20,7 +20,7 @@ fn s5_2_directives_pass_through_as_they_came() {
     assert_eq!(stored.field("cache-control"), Some("max-age=9, New=\"x\", NO-TRANSFORM"));
     let mut request = head("-\ncache-control: max-age=9, new").1;
     validate::ask(&mut request, &stored.fields);
-    assert_eq!(request["cache-control"], "max-age=9, new");
+    assert_eq!(request.get("cache-control").unwrap(), "max-age=9, new");
 }
 
 #[test]

@@ -302,14 +302,14 @@ fn mangled() -> impl Strategy<Value = String> {
 }
 
 fn judged(lines: &[(&str, &str)]) -> (Result<(), Why>, Freshness, Response) {
-    let mut fields = HeaderMap::new();
+    let mut fields = Fields::default();
     for (name, value) in lines {
         fields
             .append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
     let told = Response::of(&fields, &[HeaderName::from_static("cdn-cache-control")]);
     let may =
-        store::may(&Method::GET, &HeaderMap::new(), StatusCode::OK, &fields, &told, store::Terms::default());
+        store::may(&Method::GET, &Fields::default(), StatusCode::OK, &fields, &told, store::Terms::default());
     let times = Times { asked: NOW, answered: NOW };
     (may, Freshness::of(StatusCode::OK, &fields, &told, times, &Heuristic::default()), told)
 }

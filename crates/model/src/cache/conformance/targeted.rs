@@ -207,7 +207,7 @@ fn rfc10008_2_7_the_content_of_a_query_is_in_its_key() {
             content,
             steering: None,
         };
-        Key::of(&target, &HeaderMap::new(), &KeyRules::default())
+        Key::of(&target, &Fields::default(), &KeyRules::default())
     };
     assert_eq!(of(Some(b"a")), of(Some(b"a")));
     assert_ne!(of(Some(b"a")), of(Some(b"b")));

@@ -34,7 +34,7 @@ fn find(table: &Table<String>, request: &str) -> String {
     let mut words = request.split(' ');
     let method: Method = words.next().expect("a method").parse().expect("a method");
     let (host, path) = (words.next().expect("a host"), words.next().expect("a path"));
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::default();
     for (name, value) in words.filter_map(|word| word.split_once(':')) {
         let name: HeaderName = name.parse().expect("a header");
         headers.append(name, HeaderValue::from_str(value).expect("a value"));
@@ -150,7 +150,7 @@ fn a_listed_method_goes_before_all_methods_and_get_serves_head() {
 fn tells_how_much_of_the_path_was_matched() {
     let table = build(&["* /", "* /v1/a", "* =/v1/b"]).expect("no tie");
     for (path, expected) in [("/x", 0), ("/v1/a", 5), ("/v1/a/c", 5), ("/v1/b", 5), ("/v1/b/c", 0)] {
-        match table.find("x", path, &Method::GET, &HeaderMap::new()) {
+        match table.find("x", path, &Method::GET, &Fields::default()) {
             Found::Route(_, len) => assert_eq!(len, expected, "{path}"),
             other => panic!("{path}: {other:?}"),
         }

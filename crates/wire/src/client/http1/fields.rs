@@ -1,30 +1,23 @@
 //! The header fields of a response, out of the bytes that they were read into: each line is looked at once. Pure.
 //!
 //! What a server says to its connection alone (RFC 9110 section 7.6.1) is noted and left behind: whoever gets the fields
-//! may tell all of them on. Values stay in the bytes they were read into.
+//! may tell all of them on.
 
-use bytes::Bytes;
-use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, ETAG,
-    EXPIRES, LAST_MODIFIED, LOCATION, SERVER, SET_COOKIE, TRANSFER_ENCODING, VARY,
-};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use std::ops::Range;
+
+use http::header::{CONTENT_LENGTH, UPGRADE};
 use smallvec::SmallVec;
+use tidegate_model::fields::{Fields as Lines, Value};
 use tidegate_model::headers;
 
 use super::response::{HEADERS_MAX, Malformed};
-
-/// Fields of our own that may come to those of a server: room for them is made at once.
-const ROOM: usize = 2;
-
-/// Where lines end, each at its line feed.
-pub(super) type Ends = SmallVec<[usize; 24]>;
+use crate::request_head::{token_length, value_length};
 
 /// Fields, and what some of them say of the message itself.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     /// Those that are told on.
-    pub headers: HeaderMap,
+    pub headers: Lines,
     /// Content-Length.
     pub length: Option<u64>,
     /// Transfer-Encoding.
@@ -47,18 +40,13 @@ pub(super) enum Coding {
     Other,
 }
 
-/// Finds the ends of lines from `at` on, up to an empty line. Where that ends; or from where to search on when more has
-/// come.
-pub(super) fn lines(bytes: &[u8], mut at: usize, ends: &mut Ends) -> Result<usize, usize> {
+/// Finds the end of lines that begin before `at`: an empty one. Where that ends; or from where to search on when more has come.
+pub(super) fn end_of_lines(bytes: &[u8], mut at: usize) -> Result<usize, usize> {
     loop {
         let (mut found, width) = line_feeds(&bytes[at..]);
         while found != 0 {
             let end = at + found.trailing_zeros() as usize / 8;
             found &= found - 1;
-            // More than a head may have are not even noted.
-            if ends.len() <= HEADERS_MAX + 2 {
-                ends.push(end);
-            }
             match &bytes[end + 1..] {
                 [b'\n', ..] => return Ok(end + 2),
                 [b'\r', b'\n', ..] => return Ok(end + 3),
@@ -91,58 +79,69 @@ fn line_feeds(bytes: &[u8]) -> (u64, usize) {
     (!(((word & LOW) + LOW) | word | LOW), width)
 }
 
-/// A line that ends here, without its end; and where the next one begins.
-pub(super) fn line(bytes: &[u8], begin: usize, end: usize) -> (&[u8], usize) {
-    let line = &bytes[begin..end];
-    (line.strip_suffix(b"\r").unwrap_or(line), end + 1)
+/// Whether a line ends here, and where the next one begins then. `None`: that is not known yet.
+pub(super) fn line_end(bytes: &[u8], at: usize) -> Option<Result<usize, NoEnd>> {
+    match &bytes[at..] {
+        [] | [b'\r'] => None,
+        [b'\n', ..] => Some(Ok(at + 1)),
+        [b'\r', b'\n', ..] => Some(Ok(at + 2)),
+        _ => Some(Err(NoEnd)),
+    }
 }
 
+/// No line ends there.
+pub(super) struct NoEnd;
+
 impl Fields {
-    /// The fields whose lines begin at `begin` and end at `ends`. With `upgrade`, what an answer to an Upgrade says of it
-    /// is among them.
+    /// The fields whose lines begin at `begin`, and where they end. `None`: they have not come whole. With `upgrade`, what an
+    /// answer to an Upgrade says of it is among them.
     ///
     /// # Errors
     /// A line is no field, there are too many, or Content-Length is not one number.
     pub(super) fn of(
-        bytes: &Bytes,
+        bytes: &[u8],
         begin: usize,
-        ends: &[usize],
         upgrade: bool,
-    ) -> Result<Fields, Malformed> {
-        let mut fields = Fields { headers: HeaderMap::with_capacity(ends.len() + ROOM), ..Fields::default() };
+    ) -> Result<Option<(Fields, usize)>, Malformed> {
+        let Some((places, end)) = places(bytes, begin)? else { return Ok(None) };
+        let headers = Lines::within(&bytes[..end], places.len());
+        let mut fields = Fields { headers, ..Fields::default() };
         let mut nominates = false;
-        each(bytes, begin, ends, |name, kind, value| {
-            match kind {
-                Kind::Message => drop(fields.headers.append(name, value)),
-                Kind::Length => fields.announce(name, value)?,
+        for Place { name, value } in places {
+            let said = &bytes[value.clone()];
+            let kept = match kind(&bytes[name.clone()]) {
+                Kind::Message => true,
+                Kind::Length => fields.announce(said)?,
                 Kind::Connection => {
-                    if fields.connect(&value) {
-                        nominates = true;
-                        fields.headers.append(name, value);
-                    }
+                    let nominating = fields.connect(said);
+                    nominates |= nominating;
+                    nominating
                 }
                 Kind::Coding => {
-                    let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+                    let chunked = said.eq_ignore_ascii_case(b"chunked");
                     fields.coding = match fields.coding {
                         Coding::None if chunked => Coding::Chunked,
                         _ => Coding::Other,
                     };
+                    false
                 }
-                Kind::Upgrade if upgrade => drop(fields.headers.append(name, value)),
-                Kind::Upgrade | Kind::Hop => {}
+                Kind::Upgrade => upgrade,
+                Kind::Hop => false,
+            };
+            if kept && !fields.headers.keep(name, value) {
+                return Err(BAD_NAME);
             }
-            Ok(())
-        })?;
+        }
         if nominates {
             fields.leave_nominated();
         }
-        Ok(fields)
+        Ok(Some((fields, end)))
     }
 
-    /// Content-Length. Said twice alike is said once, and told so (RFC 9110 section 8.6).
-    fn announce(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Malformed> {
-        let (before, mut once) = (self.length, true);
-        for one in value.as_bytes().split(|&byte| byte == b',') {
+    /// Content-Length. Said twice alike is said once, and told so (RFC 9110 section 8.6). Whether it is the first.
+    fn announce(&mut self, value: &[u8]) -> Result<bool, Malformed> {
+        let (first, mut once) = (self.length.is_none(), true);
+        for one in value.split(|&byte| byte == b',') {
             let one = one.trim_ascii();
             let digits = !one.is_empty() && one.len() <= 18 && one.iter().all(u8::is_ascii_digit);
             let number = one.iter().filter(|_| digits).fold(0, |sum, digit| sum * 10 + u64::from(digit & 15));
@@ -152,18 +151,17 @@ impl Fields {
             once = self.length.is_none();
             self.length = Some(number);
         }
-        match self.length {
-            Some(length) if !once => drop(self.headers.insert(name, HeaderValue::from(length))),
-            _ if before.is_none() => drop(self.headers.insert(name, value)),
-            _ => {}
+        if let Some(length) = self.length.filter(|_| !once) {
+            self.headers.insert(CONTENT_LENGTH, length);
+            return Ok(false);
         }
-        Ok(())
+        Ok(first)
     }
 
     /// Connection. Whether it nominates a field.
-    fn connect(&mut self, value: &HeaderValue) -> bool {
+    fn connect(&mut self, value: &[u8]) -> bool {
         let mut nominates = false;
-        for option in value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+        for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
             if option.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
             } else if option.eq_ignore_ascii_case(b"close") {
@@ -178,46 +176,64 @@ impl Fields {
     /// Leaves behind what Connection nominates.
     #[cold]
     fn leave_nominated(&mut self) {
-        let upgrade = self.headers.remove(http::header::UPGRADE);
+        let upgrade = self.headers.get(UPGRADE).map(Value::owned);
         headers::strip_response(&mut self.headers);
-        self.headers.extend(upgrade.map(|upgrade| (http::header::UPGRADE, upgrade)));
+        self.headers.extend(upgrade.map(|upgrade| (UPGRADE, upgrade)));
     }
 }
 
-/// The fields of a block whose lines begin at `begin` and end at `ends`: all of them, as they are.
+/// The fields of a block of lines, that ends with an empty one: all of them, as they are.
 ///
 /// # Errors
 /// A line is no field, or there are too many.
-pub(super) fn all(bytes: &Bytes, begin: usize, ends: &[usize]) -> Result<HeaderMap, Malformed> {
-    let mut headers = HeaderMap::with_capacity(ends.len());
-    each(bytes, begin, ends, |name, _, value| {
-        headers.append(name, value);
-        Ok(())
-    })?;
-    Ok(headers)
+pub(super) fn all(block: &[u8]) -> Result<Lines, Malformed> {
+    let (places, end) = places(block, 0)?.ok_or(BAD_NAME)?;
+    // An empty line that not everybody takes for one would hide what follows.
+    let mut kept = end == block.len();
+    let mut lines = Lines::within(block, places.len());
+    for Place { name, value } in places {
+        kept &= lines.keep(name, value);
+    }
+    if kept { Ok(lines) } else { Err(BAD_NAME) }
 }
 
-/// Takes apart each line, and calls for what it says.
-fn each(
-    bytes: &Bytes,
-    mut begin: usize,
-    ends: &[usize],
-    mut call: impl FnMut(HeaderName, Kind, HeaderValue) -> Result<(), Malformed>,
-) -> Result<(), Malformed> {
-    if ends.len() > HEADERS_MAX {
-        return Err(Malformed("the response has too many header fields"));
+/// The lines of a block.
+type Places = SmallVec<[Place; 16]>;
+
+/// Where a name and its value are.
+struct Place {
+    name: Range<usize>,
+    value: Range<usize>,
+}
+
+/// Takes apart lines up to an empty one: where names and values are, and where that ends. `None`: it has not come yet.
+fn places(bytes: &[u8], mut at: usize) -> Result<Option<(Places, usize)>, Malformed> {
+    let mut places = Places::new();
+    loop {
+        match line_end(bytes, at) {
+            None => return Ok(None),
+            Some(Ok(end)) => return Ok(Some((places, end))),
+            Some(Err(NoEnd)) => {}
+        }
+        let name_end = at + token_length(&bytes[at..]);
+        match bytes.get(name_end) {
+            None => return Ok(None),
+            Some(b':') if name_end > at => {}
+            Some(_) => return Err(BAD_NAME),
+        }
+        let begin = name_end + 1;
+        let end = begin + value_length(&bytes[begin..]);
+        let next = match line_end(bytes, end) {
+            None => return Ok(None),
+            Some(Ok(next)) => next,
+            Some(Err(NoEnd)) => return Err(Malformed("a field value of the response is malformed")),
+        };
+        if places.len() == HEADERS_MAX {
+            return Err(Malformed("the response has too many header fields"));
+        }
+        places.push(Place { name: at..name_end, value: trimmed(bytes, begin, end) });
+        at = next;
     }
-    for &end in ends {
-        let (line, next) = line(bytes, begin, end);
-        let colon = line.iter().position(|&byte| byte == b':').ok_or(BAD_NAME)?;
-        let (name, kind) = name(&line[..colon])?;
-        let (from, to) = trimmed(line, colon + 1);
-        let value = HeaderValue::from_maybe_shared(bytes.slice(begin + from..begin + to))
-            .map_err(|_| Malformed("a field value of the response is malformed"))?;
-        begin = next;
-        call(name, kind, value)?;
-    }
-    Ok(())
 }
 
 const BAD_NAME: Malformed = Malformed("a field name of the response is malformed");
@@ -237,51 +253,32 @@ enum Kind {
     Hop,
 }
 
-/// A field's name. Those that most servers send, as most of them write them, are found at once.
-fn name(bytes: &[u8]) -> Result<(HeaderName, Kind), Malformed> {
-    let of_message = |name| Ok((name, Kind::Message));
-    match bytes {
-        b"Server" | b"server" => of_message(SERVER),
-        b"Date" | b"date" => of_message(DATE),
-        b"Content-Type" | b"content-type" => of_message(CONTENT_TYPE),
-        b"Content-Length" | b"content-length" => Ok((CONTENT_LENGTH, Kind::Length)),
-        b"Connection" | b"connection" => Ok((CONNECTION, Kind::Connection)),
-        b"Transfer-Encoding" | b"transfer-encoding" => Ok((TRANSFER_ENCODING, Kind::Coding)),
-        b"Content-Encoding" | b"content-encoding" => of_message(CONTENT_ENCODING),
-        b"Last-Modified" | b"last-modified" => of_message(LAST_MODIFIED),
-        b"ETag" | b"Etag" | b"etag" => of_message(ETAG),
-        b"Accept-Ranges" | b"accept-ranges" => of_message(ACCEPT_RANGES),
-        b"Cache-Control" | b"cache-control" => of_message(CACHE_CONTROL),
-        b"Expires" | b"expires" => of_message(EXPIRES),
-        b"Vary" | b"vary" => of_message(VARY),
-        b"Set-Cookie" | b"set-cookie" => of_message(SET_COOKIE),
-        b"Location" | b"location" => of_message(LOCATION),
-        other => {
-            let name = HeaderName::from_bytes(other).map_err(|_| BAD_NAME)?;
-            let kind = match name.as_str() {
-                "content-length" => Kind::Length,
-                "connection" => Kind::Connection,
-                "transfer-encoding" => Kind::Coding,
-                "upgrade" => Kind::Upgrade,
-                "keep-alive" | "proxy-connection" | "te" | "proxy-authenticate" => Kind::Hop,
-                _ => Kind::Message,
-            };
-            Ok((name, kind))
-        }
-    }
+/// What a field of this name is for. The length and the first byte tell nearly all others apart.
+fn kind(name: &[u8]) -> Kind {
+    let (said, kind): (&[u8], Kind) = match (name.len(), name[0] | 0x20) {
+        (14, b'c') => (b"content-length", Kind::Length),
+        (10, b'c') => (b"connection", Kind::Connection),
+        (17, b't') => (b"transfer-encoding", Kind::Coding),
+        (7, b'u') => (b"upgrade", Kind::Upgrade),
+        (10, b'k') => (b"keep-alive", Kind::Hop),
+        (16, b'p') => (b"proxy-connection", Kind::Hop),
+        (2, b't') => (b"te", Kind::Hop),
+        (18, b'p') => (b"proxy-authenticate", Kind::Hop),
+        _ => return Kind::Message,
+    };
+    if name.eq_ignore_ascii_case(said) { kind } else { Kind::Message }
 }
 
 /// Where a value begins and ends, white space around it left out.
-fn trimmed(line: &[u8], mut begin: usize) -> (usize, usize) {
+fn trimmed(bytes: &[u8], mut begin: usize, mut end: usize) -> Range<usize> {
     let is_space = |byte: u8| byte == b' ' || byte == b'\t';
-    let mut end = line.len();
-    while begin < end && is_space(line[begin]) {
+    while begin < end && is_space(bytes[begin]) {
         begin += 1;
     }
-    while begin < end && is_space(line[end - 1]) {
+    while begin < end && is_space(bytes[end - 1]) {
         end -= 1;
     }
-    (begin, end)
+    begin..end
 }
 
 #[cfg(test)]
@@ -290,18 +287,11 @@ mod tests {
 
     use super::*;
 
-    /// The ends of the lines of a block, and where it ends.
-    fn split(block: &[u8]) -> Option<(Ends, usize)> {
-        let mut ends = Ends::new();
-        let end = lines(block, 0, &mut ends).ok()?;
-        Some((ends, end))
-    }
-
     /// What is told on of these fields.
     fn check(block: &'static str, upgrade: bool, told: &[(&str, &str)]) {
-        let bytes = Bytes::from_static(block.as_bytes());
-        let (ends, _) = split(&bytes).expect("it is whole");
-        let fields = Fields::of(&bytes, 0, &ends, upgrade).expect("these are fields");
+        let whole = Fields::of(block.as_bytes(), 0, upgrade).expect("these are fields");
+        let (fields, end) = whole.expect("it is whole");
+        assert_eq!(end, block.len());
         let mut found: Vec<_> =
             fields.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         found.sort_unstable();
@@ -342,9 +332,9 @@ mod tests {
     #[test]
     fn more_fields_than_are_allowed_are_refused() {
         for (count, good) in [(HEADERS_MAX, true), (HEADERS_MAX + 1, false), (10 * HEADERS_MAX, false)] {
-            let block = Bytes::from("a: b\r\n".repeat(count) + "\r\n");
-            let (ends, end) = split(&block).expect("it is whole");
-            assert_eq!((all(&block, 0, &ends).is_ok(), end), (good, block.len()));
+            let block = "a: b\r\n".repeat(count) + "\r\n";
+            let end = end_of_lines(block.as_bytes(), 0).expect("it is whole");
+            assert_eq!((all(block.as_bytes()).is_ok(), end), (good, block.len()));
         }
     }
 
@@ -357,8 +347,8 @@ mod tests {
             ),
         ) {
             let text: String = lines.iter().map(|(name, colon, value, end)| format!("{name}{colon}{value}{end}")).collect();
-            let block = Bytes::from(text + "\r\n");
-            let Some((ends, end)) = split(&block) else { return Ok(()) };
+            let block = (text + "\r\n").into_bytes();
+            let Ok(end) = end_of_lines(&block, 0) else { return Ok(()) };
             let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
             let theirs = match httparse::parse_headers(&block[..end], &mut room) {
                 Ok(httparse::Status::Complete((length, fields))) if length == end => {
@@ -367,7 +357,7 @@ mod tests {
                 }
                 _ => None,
             };
-            let ours = all(&block.slice(..end), 0, &ends).ok();
+            let ours = all(&block[..end]).ok();
             let ours = ours.map(|headers| {
                 headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect::<Vec<_>>()
             });

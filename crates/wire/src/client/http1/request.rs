@@ -5,9 +5,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::{Method, Request};
+use http::Method;
+use http::header::{EXPECT, HOST};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tidegate_model::message::Request;
 use tidegate_model::own::TryFields;
 use tidegate_model::tick::Tick;
 use tokio::io::AsyncWrite;
@@ -91,14 +92,14 @@ fn head(out: &mut Vec<u8>, request: &Request<Body>, own: &TryFields<'_>, framing
         field(out, HOST.as_str(), authority.as_str().as_bytes());
     }
     let mut announced = false;
-    for (name, value) in headers {
-        // Only the body itself tells how it is framed.
-        if *name == CONTENT_LENGTH {
+    // Only the body itself tells how it is framed.
+    headers.write(out, |name, _| match name.as_bytes() {
+        b"content-length" => {
             announced = true;
-        } else if *name != TRANSFER_ENCODING {
-            field(out, name.as_str(), value.as_bytes());
+            false
         }
-    }
+        name => name != b"transfer-encoding",
+    });
     own.each(|name, value| field(out, name.as_str(), value));
     // A method that expects a body says that there is none (RFC 9110 section 8.6).
     let told = announced || matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);

@@ -7,8 +7,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method, StatusCode, Version};
 
-use super::fields::{self, Coding, Ends, Fields};
+use super::fields::{self, Coding, Fields, NoEnd, line_end};
 use crate::chunked;
+use crate::request_head::value_length;
 
 /// The most header fields of a response.
 pub(crate) const HEADERS_MAX: usize = 128;
@@ -28,7 +29,7 @@ pub struct Head {
     /// HTTP/1.1 or HTTP/1.0.
     pub version: Version,
     /// Its fields, without those that only the connection is told.
-    pub headers: HeaderMap,
+    pub headers: tidegate_model::fields::Fields,
     /// How long its body is.
     pub framing: Framing,
     /// Whether the connection outlives the response.
@@ -46,51 +47,57 @@ pub enum Framing {
     Close,
 }
 
-/// Takes a head from the bytes read so far, if it is whole. `seen` bytes were searched for its end before.
+/// Takes a head from the bytes read so far, if it is whole. `seen` bytes were searched for its end before: mostly it comes
+/// whole and is read at once; what comes in parts is read when its end has been found.
 ///
 /// # Errors
-/// It is no head, it is too large, or the length of its body can be read in two ways.
+/// It is no head, it is too large, or the length of its body can be read in two ways. The verdict is the same for any split
+/// of the bytes: what is wrong with it is told when it has ended.
 pub fn take_head(read: &mut BytesMut, seen: &mut usize, method: &Method) -> Result<Option<Head>, Malformed> {
-    let Some((head, ends)) = take_block(read, seen)? else { return Ok(None) };
-    parse(&head, &ends, method).map(Some)
+    if *seen > 0 && ended(read, seen)?.is_none() {
+        return Ok(None);
+    }
+    match parse(read, method) {
+        Ok(Some((head, end))) if end <= HEAD_BYTES_MAX => {
+            read.advance(end);
+            Ok(Some(head))
+        }
+        parsed => match (ended(read, seen)?, parsed) {
+            (None, _) => Ok(None),
+            (Some(_), Err(malformed)) => Err(malformed),
+            (Some(_), Ok(_)) => Err(TOO_LARGE),
+        },
+    }
 }
 
 const TOO_LARGE: Malformed = Malformed("the response's head is too large");
 
-/// Takes lines up to an empty one, if that is there. Where they end.
-fn take_block(read: &mut BytesMut, seen: &mut usize) -> Result<Option<(Bytes, Ends)>, Malformed> {
-    let mut ends = Ends::new();
-    let end = match fields::lines(read, *seen, &mut ends) {
-        Ok(end) => end,
+/// Where lines end with an empty one, if that has come. `seen` bytes were searched for it before.
+#[cold]
+fn ended(read: &[u8], seen: &mut usize) -> Result<Option<usize>, Malformed> {
+    let (end, length) = match fields::end_of_lines(read, std::mem::take(seen)) {
+        Ok(end) => (Some(end), end),
         Err(searched) => {
             *seen = searched;
-            return if read.len() > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(None) };
+            (None, read.len())
         }
     };
-    if std::mem::take(seen) > 0 {
-        // It came in parts: the ends that were found before are found again.
-        ends.clear();
-        let _ = fields::lines(read, 0, &mut ends);
-    }
-    if end > HEAD_BYTES_MAX {
-        return Err(TOO_LARGE);
-    }
-    Ok(Some((read.split_to(end).freeze(), ends)))
+    if length > HEAD_BYTES_MAX { Err(TOO_LARGE) } else { Ok(end) }
 }
 
-fn parse(head: &Bytes, ends: &[usize], method: &Method) -> Result<Head, Malformed> {
-    let (mut first, mut begin) = (&head[..0], 0);
-    let mut ends = ends.iter();
+/// The head, and where it ends. `None`: it has not come whole.
+fn parse(read: &[u8], method: &Method) -> Result<Option<(Head, usize)>, Malformed> {
     // One empty line before it is what some send after a body (RFC 9112 section 2.2).
-    for end in ends.by_ref().take(2) {
-        (first, begin) = fields::line(head, begin, *end);
-        if !first.is_empty() {
-            break;
-        }
-    }
-    let (version, status) = status_line(first)?;
+    let first = match line_end(read, 0) {
+        Some(Ok(next)) => next,
+        _ => 0,
+    };
+    let first_end = first + value_length(&read[first..]);
+    let Some(begin) = line_end(read, first_end) else { return Ok(None) };
+    let begin = begin.map_err(|NoEnd| BAD)?;
+    let (version, status) = status_line(&read[first..first_end])?;
     let upgrade = status == StatusCode::SWITCHING_PROTOCOLS;
-    let mut fields = Fields::of(head, begin, ends.as_slice(), upgrade)?;
+    let Some((mut fields, end)) = Fields::of(read, begin, upgrade)? else { return Ok(None) };
     let framing = framing(method, status, version, &fields)?;
     let mut keep = framing != Framing::Close && is_kept(version, &fields);
     if status == StatusCode::NO_CONTENT {
@@ -99,20 +106,20 @@ fn parse(head: &Bytes, ends: &[usize], method: &Method) -> Result<Head, Malforme
         keep &= fields.coding == Coding::None && fields.length.unwrap_or_default() == 0;
         fields.headers.remove(CONTENT_LENGTH);
     }
-    Ok(Head { status, version, headers: fields.headers, framing, keep })
+    Ok(Some((Head { status, version, headers: fields.headers, framing, keep }, end)))
 }
+
+const BAD: Malformed = Malformed("the response is malformed");
 
 /// `HTTP/1.1 200 OK`. The reason may be missing.
 fn status_line(line: &[u8]) -> Result<(Version, StatusCode), Malformed> {
-    const BAD: Malformed = Malformed("the response is malformed");
     let (version, rest) = match line.split_first_chunk::<9>().ok_or(BAD)? {
         (b"HTTP/1.1 ", rest) => (Version::HTTP_11, rest),
         (b"HTTP/1.0 ", rest) => (Version::HTTP_10, rest),
         _ => return Err(BAD),
     };
     let (code, reason) = rest.split_first_chunk::<3>().ok_or(BAD)?;
-    let is_text = |&byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
-    if !matches!(reason, [] | [b' ', ..]) || !reason.iter().all(is_text) {
+    if !matches!(reason, [] | [b' ', ..]) {
         return Err(BAD);
     }
     let status = StatusCode::from_bytes(code).map_err(|_| Malformed("the response's status is not one"))?;
@@ -206,8 +213,10 @@ fn trailers(read: &mut BytesMut, seen: &mut usize) -> Result<Option<HeaderMap>, 
         }
         _ => {}
     }
-    let Some((block, ends)) = take_block(read, seen)? else { return Ok(None) };
-    fields::all(&block, 0, &ends).map(Some)
+    let Some(end) = ended(read, seen)? else { return Ok(None) };
+    let fields = fields::all(&read[..end])?;
+    read.advance(end);
+    Ok(Some(fields.into_map()))
 }
 
 #[cfg(test)]
