@@ -12,6 +12,8 @@ use http::{HeaderName, HeaderValue, Method, header};
 use tidegate::config::Config;
 use tidegate_model::address::{AddressSet, Forwarding, Network, X_FORWARDED_FOR, client_address};
 use tidegate_model::fields::{Fields, Value};
+use tidegate_model::files::coding::acceptable;
+use tidegate_model::files::name::Name;
 use tidegate_model::headers::Seen;
 use tidegate_model::{deadline, host, path};
 use tidegate_proxy::settings::{JwtKeys, JwtSettings};
@@ -272,6 +274,25 @@ pub fn path(bytes: &[u8]) {
     assert!(one.split('/').all(|segment| segment != "." && segment != ".."), "{one:?}");
     let target = path::redirect_target("{path}", "a", &one);
     assert!(!target.starts_with("//") && !target.contains(['\r', '\n']), "{target:?} leads elsewhere");
+}
+
+/// Whatever a path says, the file that it names lies below the root, and is hidden only if that is wanted. What comes after a
+/// line's end is an `Accept-Encoding`.
+pub fn file(bytes: &[u8]) {
+    let (path, coding) = bytes.split_at(bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len()));
+    let codings = acceptable(coding.split(|&byte| byte == b'\n'));
+    assert!((1..codings.len()).all(|place| !codings[..place].contains(&codings[place])), "{codings:?}");
+    let Ok(path) = std::str::from_utf8(path) else { return };
+    let one = path::normalize(path).unwrap_or_else(|_| path.into());
+    for (path, hidden) in [(path, true), (&one, false), (&one, true)] {
+        let Ok(name) = Name::of(path, hidden) else { continue };
+        let segments: Vec<&[u8]> = name.bytes().split(|&byte| byte == b'/').collect();
+        assert!(!name.bytes().iter().any(|&byte| matches!(byte, 0..=0x1f | 0x7f | b'\\')), "{name:?}");
+        assert!(segments.len() == 1 || !segments.contains(&&b""[..]), "{name:?}");
+        assert!(!segments.iter().any(|one| matches!(*one, b"." | b"..")), "{name:?}");
+        let shown = segments.iter().skip(usize::from(segments[0] == b".well-known"));
+        assert!(hidden || shown.into_iter().all(|one| !one.starts_with(b".")), "{name:?}");
+    }
 }
 
 /// A host has one form: lower case, bounded, without port.

@@ -4,7 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use tidegate_testkit::{Answer, Gate, Origin, Reply, ask, ask_on, connect, send, until};
+use tidegate_testkit::{
+    Answer, Gate, Origin, Reply, ask, ask_on, block_on, connect, h2_connect, h2_read, send, until,
+};
 
 use crate::{control, gate};
 
@@ -479,7 +481,7 @@ fn a_new_release_is_served_when_its_link_is_switched() {
 }
 
 #[test]
-fn the_gate_the_breaker_of_time_and_the_counts_hold_for_files_too() {
+fn the_gate_and_the_counts_hold_for_files_too() {
     let site = Site::new("files-gate", "", "concurrency = 1\nwaiting = { limit = 0 }", "");
     write(&site.root.join("large.bin"), vec![b'a'; 24 << 20]);
     let mut stream = connect(site.gate.address);
@@ -560,4 +562,43 @@ fn answers_are_kept_by_the_cache_as_those_of_any_upstream() {
     assert_eq!(hit("/app.js", "").body, "plain");
     let coded = site.get("/app.js", "Accept-Encoding: gzip\r\n");
     assert_eq!((coded.header("content-encoding"), coded.body.as_str()), ("gzip", "in gzip"));
+}
+
+#[test]
+fn the_breaker_opens_when_the_directory_is_gone() {
+    let breaker = "breaker = { consecutive = 2, cooldown = \"60s\" }";
+    let site = Site::new("files-breaker", "", breaker, "");
+    site.check("/a.txt", 200, "0123456789");
+    std::fs::rename(&site.root, site.root.with_file_name("away")).unwrap();
+    until("it is left alone", || site.get("/a.txt", "").body.contains("upstream.breaker-open"));
+    assert_eq!(site.gate.metric("tidegate_files_failures_total{upstream=\"site\"}"), Some(2.0));
+}
+
+#[test]
+fn files_go_over_http2_too_and_a_torn_one_is_reset() {
+    let site = Site::new("files-h2", "", "", "");
+    let large = b"0123456789abcdefg".repeat(1 << 18);
+    let path = site.root.join("large.bin");
+    write(&path, &large);
+    block_on(async {
+        let mut client = h2_connect(site.gate.address).await;
+        let mut get = |path: &str| {
+            let request = http::Request::get(format!("http://a{path}")).body(()).unwrap();
+            client.send_request(request, true).unwrap().0
+        };
+        let response = get("/large.bin").await.unwrap();
+        assert_eq!(response.headers()["content-length"], large.len().to_string());
+        assert!(h2_read(&mut response.into_body()).await.0 == large);
+        // Its window is full when it is cut short.
+        let mut torn = get("/large.bin").await.unwrap().into_body();
+        let first = torn.data().await.unwrap().unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 17).unwrap();
+        let mut count = first.len();
+        let _ = torn.flow_control().release_capacity(count);
+        while let Some(Ok(data)) = torn.data().await {
+            count += data.len();
+            let _ = torn.flow_control().release_capacity(data.len());
+        }
+        assert!(count < large.len() && !torn.is_end_stream(), "{count} bytes came as if they were all");
+    });
 }

@@ -85,6 +85,11 @@ fn a_path_and_a_host_have_one_form() {
 }
 
 #[test]
+fn no_path_names_a_file_outside_of_the_root() {
+    check("file", targets::file, 10_000);
+}
+
+#[test]
 fn a_client_address_is_not_chosen_by_the_client() {
     check("forwarded", targets::forwarded, 6000);
 }
