@@ -20,8 +20,10 @@ use std::collections::{BTreeSet, HashMap};
 
 /// The hundredths of its room that a tenant's new entries pass through.
 const SMALL_PERCENT: u64 = 10;
-/// What an entry takes in the order of eviction, in bytes; what the memory of those that went takes of it, included.
-pub const NODE_BYTES: usize = size_of::<Node>() + size_of::<u32>();
+/// What an entry takes in the order of eviction, in bytes: its place, and the share of the memory of those that went.
+pub const NODE_BYTES: usize = size_of::<Node>() + size_of::<Node>() / GROWTH + size_of::<u32>();
+/// Places are added by an eighth of those there are, so that few stand empty.
+pub const GROWTH: usize = 8;
 /// No entry.
 const NONE: u32 = u32::MAX;
 
@@ -65,8 +67,8 @@ pub struct Evictor {
 #[derive(Clone, Copy, Debug)]
 struct Node {
     tenant: u64,
-    hash: u64,
     bytes: u64,
+    hash: u32,
     queue: Queue,
     /// Towards what came later.
     newer: u32,
@@ -168,11 +170,16 @@ impl Evictor {
             return None;
         }
         self.make_room(tenant, bytes, &mut used, gone);
+        // The lower half finds the place where it is remembered and tells it from most others that fall there.
+        let hash = hash as u32;
         let queue = if self.forget(hash) { Queue::Main } else { Queue::Small };
-        let node = Node { tenant, hash, bytes, queue, newer: NONE, older: NONE };
+        let node = Node { tenant, bytes, hash, queue, newer: NONE, older: NONE };
         let place = match self.free {
             NONE => {
                 // 32 bits of places are 300 GB of these entries alone.
+                if self.nodes.len() == self.nodes.capacity() {
+                    self.nodes.reserve_exact(self.nodes.len() / GROWTH + 64);
+                }
                 self.nodes.push(node);
                 (self.nodes.len() - 1) as u32
             }
@@ -299,14 +306,14 @@ impl Evictor {
         }
     }
 
-    fn remember(&mut self, hash: u64) {
-        let mask = self.remembered.len() as u64 - 1;
-        self.remembered[(hash & mask) as usize] = mark(hash);
+    fn remember(&mut self, hash: u32) {
+        let mask = self.remembered.len() - 1;
+        self.remembered[hash as usize & mask] = mark(hash);
     }
 
-    fn forget(&mut self, hash: u64) -> bool {
-        let mask = self.remembered.len() as u64 - 1;
-        let slot = &mut self.remembered[(hash & mask) as usize];
+    fn forget(&mut self, hash: u32) -> bool {
+        let mask = self.remembered.len() - 1;
+        let slot = &mut self.remembered[hash as usize & mask];
         let known = *slot == mark(hash);
         if known {
             *slot = 0;
@@ -316,8 +323,8 @@ impl Evictor {
 }
 
 /// What of a hash is remembered: never zero, which is nothing.
-fn mark(hash: u64) -> u32 {
-    ((hash >> 32) as u32).max(1)
+fn mark(hash: u32) -> u32 {
+    hash.max(1)
 }
 
 #[cfg(test)]
