@@ -6,18 +6,23 @@
 //! of its labels has made it invalid, even if the answer was still on its way. No entry is looked for when something is
 //! purged, however many there are; an entry that was compared once is compared again only after a further purge.
 //!
-//! Marks are bounded: when there are too many, the oldest is forgotten, and with it everything that is older than it. That
-//! purges too much, never too little.
+//! Marks are bounded: when there are too many, the oldest is forgotten, and with it everything that is older than it and of
+//! the same tenant. That purges too much, never too little, and nothing of others: whoever writes to very many targets
+//! shortens the life of what is its own. A label that is marked again has one mark.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::balance::mix;
 use crate::cache::Wall;
 use crate::cache::key::Key;
 use crate::cache::tags::Tag;
 
-/// What is purged together.
+/// The bits of a label that are of its owner.
+const OWNER_BITS: u32 = 16;
+
+/// What is purged together. In its uppermost bits stands whose it is, if it is one tenant's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Label(u128);
 
@@ -28,7 +33,7 @@ impl Label {
     /// All of a tenant.
     #[must_use]
     pub fn tenant(id: &str) -> Label {
-        Label::digest("tenant", &[id.as_bytes()])
+        Label::of(id, "tenant", &[])
     }
 
     /// All of a host.
@@ -52,8 +57,8 @@ impl Label {
     /// The same of one tenant alone; `None`: of what is public.
     #[must_use]
     pub fn path_of(tenant: Option<&str>, host: &str, path: &str) -> Label {
-        let (kind, tenant) = tenant.map_or(("path-public", ""), |tenant| ("path-of", tenant));
-        Label::digest(kind, &[tenant.as_bytes(), host.as_bytes(), path.as_bytes()])
+        let (kind, tenant) = tenant.map_or(("path-public", PUBLIC), |tenant| ("path-of", tenant));
+        Label::of(tenant, kind, &[host.as_bytes(), path.as_bytes()])
     }
 
     /// One target of one tenant.
@@ -67,7 +72,7 @@ impl Label {
     pub fn tag(tag: Tag, tenant: Option<&str>) -> Label {
         match tenant {
             None => Label::digest("tag", &[&tag.0.to_le_bytes()]),
-            Some(tenant) => Label::digest("tag-of", &[&tag.0.to_le_bytes(), tenant.as_bytes()]),
+            Some(tenant) => Label::of(tenant, "tag-of", &[&tag.0.to_le_bytes()]),
         }
     }
 
@@ -83,6 +88,7 @@ impl Label {
         Label(number)
     }
 
+    /// A label of nobody alone.
     fn digest(kind: &str, parts: &[&[u8]]) -> Label {
         let mut hash = Sha256::new_with_prefix(kind);
         for part in parts {
@@ -90,8 +96,22 @@ impl Label {
             hash.update(part);
         }
         let digest = hash.finalize();
+        let number = u128::from_le_bytes(digest[..16].try_into().expect("a digest has 32 bytes"));
         // Never the label of everything.
-        Label(u128::from_le_bytes(digest[..16].try_into().expect("a digest has 32 bytes")).max(1))
+        Label((number >> OWNER_BITS).max(1))
+    }
+
+    /// A label of one owner.
+    fn of(owner: &str, kind: &str, parts: &[&[u8]]) -> Label {
+        let owned: smallvec::SmallVec<[&[u8]; 4]> =
+            std::iter::once(owner.as_bytes()).chain(parts.iter().copied()).collect();
+        let number = owner.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| mix(sum ^ u64::from(byte)));
+        Label(Label::digest(kind, &owned).0 | u128::from((number as u16).max(1)) << (128 - OWNER_BITS))
+    }
+
+    /// Whose it is, as far as its bits tell; zero: nobody's alone.
+    fn owner(self) -> u16 {
+        (self.0 >> (128 - OWNER_BITS)) as u16
     }
 }
 
@@ -144,11 +164,13 @@ pub enum Standing {
 #[derive(Debug)]
 pub struct Marks {
     newest: u64,
-    /// What is not newer than this is gone: marks of its time are forgotten.
+    /// What is not newer than this is gone: marks of its time that were nobody's alone are forgotten.
     floor: u64,
+    /// The same of owners that had marks forgotten.
+    floors: HashMap<u16, u64>,
     marks: HashMap<Label, Mark>,
-    /// In the order they were made; a label that was marked again stands here again.
-    order: VecDeque<(u64, Label)>,
+    /// By their newest number.
+    order: BTreeMap<u64, Label>,
     most: usize,
 }
 
@@ -159,11 +181,24 @@ struct Mark {
     soft_at: Wall,
 }
 
+impl Mark {
+    fn newest(&self) -> u64 {
+        self.hard.max(self.soft)
+    }
+}
+
 impl Marks {
     /// Nothing is purged; at most so many marks are kept.
     #[must_use]
     pub fn new(most: usize) -> Marks {
-        Marks { newest: 1, floor: 0, marks: HashMap::new(), order: VecDeque::new(), most: most.max(1) }
+        Marks {
+            newest: 1,
+            floor: 0,
+            floors: HashMap::new(),
+            marks: HashMap::new(),
+            order: BTreeMap::new(),
+            most: most.max(1),
+        }
     }
 
     /// The number for what is asked for now.
@@ -175,22 +210,35 @@ impl Marks {
     /// Purges what has this label. Tells the number after it.
     pub fn purge(&mut self, label: Label, purge: Purge, now: Wall) -> u64 {
         let mark = self.marks.entry(label).or_default();
+        self.order.remove(&mark.newest());
         match purge {
             Purge::Hard => mark.hard = self.newest,
             Purge::Soft => (mark.soft, mark.soft_at) = (self.newest, now),
         }
-        self.order.push_back((self.newest, label));
+        self.order.insert(self.newest, label);
         while self.order.len() > self.most
-            && let Some((at, label)) = self.order.pop_front()
+            && let Some((at, label)) = self.order.pop_first()
         {
-            // A label that was marked again later keeps its later mark, and its earlier one within it.
-            if self.marks.get(&label).is_some_and(|mark| mark.hard.max(mark.soft) <= at) {
-                self.marks.remove(&label);
-            }
-            self.floor = at;
+            self.marks.remove(&label);
+            let floor = match label.owner() {
+                0 => &mut self.floor,
+                owner => self.floors.entry(owner).or_default(),
+            };
+            *floor = at.max(*floor);
         }
         self.newest += 1;
         self.newest
+    }
+
+    /// What is not newer than this may be gone without a mark.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floors.values().copied().fold(self.floor, u64::max)
+    }
+
+    /// What is not newer than `floor` is gone, whosever it is.
+    pub fn forget(&mut self, floor: u64) {
+        self.floor = self.floor.max(floor);
     }
 
     /// How an entry stands that was asked for when `made` was the newest number, and has these labels.
@@ -200,7 +248,11 @@ impl Marks {
             return Standing::Gone;
         }
         let mut standing = Standing::Good;
-        for mark in labels.filter_map(|label| self.marks.get(&label)) {
+        for label in labels {
+            if self.floors.get(&label.owner()).is_some_and(|floor| made <= *floor) {
+                return Standing::Gone;
+            }
+            let Some(mark) = self.marks.get(&label) else { continue };
             if mark.hard >= made {
                 return Standing::Gone;
             }
@@ -289,6 +341,35 @@ mod tests {
         assert_eq!(of(&marks), Standing::Gone);
     }
 
+    /// Whether an entry of this tenant, asked for before any purge, is still good.
+    fn is_good(marks: &Marks, tenant: Option<&str>) -> bool {
+        marks.standing(1, labels(tenant, "h", "/v1/x", KEY, &[])) == Standing::Good
+    }
+
+    #[test]
+    fn writes_to_one_target_have_one_mark_however_many_they_are() {
+        let mut marks = Marks::new(4);
+        for _ in 0..1_000 {
+            marks.purge(Label::path_of(Some("acme"), "h", "/events"), Purge::Hard, NOW);
+        }
+        assert!(is_good(&marks, Some("acme")) && is_good(&marks, None));
+        assert_eq!((marks.marks.len(), marks.order.len(), marks.floor()), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_tenant_that_writes_to_very_many_targets_lets_go_of_its_own_alone() {
+        let mut marks = Marks::new(4);
+        for number in 0..1_000 {
+            marks.purge(Label::path_of(Some("acme"), "h", &format!("/{number}")), Purge::Hard, NOW);
+        }
+        assert!(!is_good(&marks, Some("acme")));
+        assert!(is_good(&marks, Some("umbrella")) && is_good(&marks, None));
+        assert_eq!((marks.marks.len(), marks.order.len()), (4, 4));
+        let kept = marks.floor();
+        marks.forget(kept);
+        assert!(!is_good(&marks, Some("umbrella")), "what is written down of it covers all");
+    }
+
     proptest! {
         /// Against a list of all purges ever: forgetting marks purges more, never less.
         #[test]
@@ -296,7 +377,11 @@ mod tests {
             purges in proptest::collection::vec((0u8..6, any::<bool>()), 1..40),
             most in 1usize..8,
         ) {
-            let label = |host: u8| Label::host(&host.to_string());
+            // Two of nobody alone, two of each of two tenants.
+            let label = |number: u8| match number {
+                0 | 1 => Label::host(&number.to_string()),
+                number => Label::path_of(Some(&(number / 2).to_string()), "h", &number.to_string()),
+            };
             let mut marks = Marks::new(most);
             let mut made = vec![marks.newest()];
             for (host, hard) in &purges {
