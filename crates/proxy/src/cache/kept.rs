@@ -12,8 +12,9 @@ use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
 use tidegate_model::fields::Fields;
 
-/// What an entry takes beside its own bytes: the entry, its places in the map and in the order of eviction.
-pub const OVERHEAD_BYTES: u64 = 296;
+/// What an entry takes beside its own bytes: the entry, its places in the map and in the order of eviction, as the allocator
+/// rounds them. A test of the memory tier counts it.
+pub const OVERHEAD_BYTES: u64 = 400;
 /// Content lies in pieces of so many bytes.
 const PIECE_BYTES: usize = 64 * 1024;
 /// How often an entry may have been asked for until that counts no more.

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 use tidegate_model::cache::Wall;
-use tidegate_model::cache::evict::{Bounds, Evictor, Place};
+use tidegate_model::cache::evict::{Bounds, Evictor, GROWTH, Place};
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::purge::{Label, Marks, Purge, Standing, labels};
 use tidegate_model::cache::vary::Vary;
@@ -270,6 +270,9 @@ impl Memory {
 impl Ledger {
     fn hold(&mut self, place: Place, held: Held) {
         if self.places.len() <= place.index() {
+            if self.places.capacity() <= place.index() {
+                self.places.reserve_exact(self.places.len() / GROWTH + 64);
+            }
             self.places.resize(place.index() + 1, None);
         }
         self.places[place.index()] = Some(held);
@@ -474,5 +477,25 @@ mod tests {
             .sum();
         assert_eq!(sum, bytes);
         assert!(bytes <= 20 * (OVERHEAD_BYTES + 5));
+    }
+    /// What the allocator gives for so many bytes: steps of eight, later of an eighth of the power of two below.
+    fn allocated(bytes: usize) -> usize {
+        let step = if bytes <= 64 { 8 } else { bytes.next_power_of_two() / 8 };
+        bytes.next_multiple_of(step)
+    }
+
+    #[test]
+    fn an_entry_is_counted_for_what_it_takes() {
+        const ARC: usize = 2 * size_of::<usize>();
+        const SHARED: usize = 3 * size_of::<usize>();
+        let entry = allocated(ARC + size_of::<Kept>());
+        // One piece of content; fields and content each with a count of who reads them.
+        let bytes = allocated(size_of::<Bytes>()) + 2 * allocated(SHARED);
+        // A slot and a byte of the map, which is half full on the whole.
+        let listed = allocated(size_of::<(Key, Arc<Kept>)>()) + 2 * (size_of::<usize>() + 1);
+        let held = size_of::<Option<Held>>() + size_of::<Option<Held>>() / GROWTH;
+        let takes = entry + bytes + listed + held + tidegate_model::cache::evict::NODE_BYTES;
+        assert!(takes as u64 <= OVERHEAD_BYTES, "{takes}");
+        assert!(takes as u64 + 32 > OVERHEAD_BYTES, "it is counted for more than it takes: {takes}");
     }
 }
