@@ -33,7 +33,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 
-pub use behaviour::{Behaviour, Gray, Harm, Poison, Service};
+pub use behaviour::{ANSWER_BYTES_MAX, Answer, Behaviour, Gray, Harm, Poison, Service};
 pub use counts::Counts;
 
 use counts::Seen;

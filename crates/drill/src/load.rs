@@ -8,6 +8,7 @@
 //! beyond fails, and is counted), and this side's own lateness is counted, so that it can be told from the service's.
 
 mod hostile;
+mod objects;
 mod record;
 
 use std::cell::{Cell, RefCell};
@@ -15,8 +16,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::header::{HOST, RETRY_AFTER};
+use http::{HeaderValue, Method};
 use http_body_util::BodyExt as _;
 use tidegate_model::message::{Request, Response};
 use tidegate_model::tick::Tick;
@@ -28,6 +29,7 @@ use tidegate_wire::task;
 
 use crate::chance::Chance;
 pub use hostile::{Harm, Hostile, Kind};
+pub use objects::Objects;
 pub use record::{Asked, Driven, End};
 
 /// Requests in a run.
@@ -46,6 +48,10 @@ pub struct Source {
     pub tenant: Option<String>,
     /// What they ask for.
     pub path: String,
+    /// Whether that is one thing, or many: the number of one is put behind the path.
+    pub objects: Objects,
+    /// Whether they change it, by a `POST`, and do not only look at it.
+    pub writes: bool,
     /// From when on they ask how often: seconds, and requests per second.
     pub rates: Vec<(f64, f64)>,
     /// How long they wait for an answer.
@@ -68,6 +74,8 @@ impl Source {
             name: name.to_owned(),
             tenant: None,
             path: "/".to_owned(),
+            objects: Objects::One,
+            writes: false,
             rates: vec![(0.0, rate)],
             timeout: Duration::from_secs(2),
             tries: 1,
@@ -107,10 +115,13 @@ pub fn arrivals(sources: &[Source], length: Duration, seed: u64) -> Vec<(Duratio
     all
 }
 
+/// A request's name: its source, and below so many bits which of the source's it is.
+const NAME_BITS: u32 = 32;
+
 /// By which number an application knows each of these arrivals. A source's requests have the same whoever asks beside it: an
 /// application's service times follow from them, so that runs with and without the others can be compared request by request.
 fn names(arrivals: &[(Duration, usize)], sources: usize) -> Vec<u64> {
-    let mut next: Vec<u64> = (0..sources as u64).map(|source| source << 32).collect();
+    let mut next: Vec<u64> = (0..sources as u64).map(|source| source << NAME_BITS).collect();
     let name = |(_, source): &(Duration, usize)| {
         next[*source] += 1;
         next[*source]
@@ -144,6 +155,8 @@ struct Shared {
     asked: RefCell<Vec<Asked>>,
     /// By which number an application knows each request.
     names: Vec<u64>,
+    /// What each source asks for.
+    paths: Vec<objects::Paths>,
     under_way: Cell<usize>,
     idle: RefCell<Vec<Sender>>,
     hostile: RefCell<hostile::Harm>,
@@ -160,6 +173,7 @@ impl Load {
             target: Target { address: self.address, protocol: Protocol::Http1, tls: None },
             asked: RefCell::new(schedule.iter().map(|(due, source)| Asked::new(*due, *source)).collect()),
             names: names(&schedule, self.sources.len()),
+            paths: self.sources.iter().map(|source| objects::Paths::of(source, self.seed)).collect(),
             sources: self.sources,
             begin,
             under_way: Cell::new(0),
@@ -251,10 +265,13 @@ impl Shared {
 
     /// Sends on a connection that was kept, or on a new one.
     async fn send(&self, number: usize, source: &Source, by: Tick) -> Option<Response<Reply>> {
+        let name = self.names[number];
+        let path = self.paths[(name >> NAME_BITS) as usize].of_request(name);
         let request = http::Request::builder()
-            .uri(source.path.as_str())
+            .method(if source.writes { Method::POST } else { Method::GET })
+            .uri(path)
             .header(HOST, "drill")
-            .header("drill-request", self.names[number])
+            .header("drill-request", name)
             .body(Body::default())
             .ok()?;
         let mut request = Request::from(request);

@@ -5,16 +5,21 @@
 //! than any product's default, it is so on both sides, and the drill says why.
 
 mod brown_out;
+mod cache_stampede;
 mod connection_flood;
 mod dead_upstream;
 mod deadline_inversion;
+mod hot_key;
 mod noisy_neighbour;
 mod peak;
 mod poison_tenant;
+mod purge_storm;
 mod retry_storm;
 mod rolling_restart;
+mod scan_resistance;
 mod slow_endpoint;
 mod slowloris;
+mod stale_on_outage;
 mod thundering_reconnect;
 
 use std::ops::Range;
@@ -26,7 +31,7 @@ use crate::load::Driven;
 use crate::run::{RunError, Setting};
 
 /// All drills, in the order in which they are listed.
-pub const ALL: [Drill; 12] = [
+pub const ALL: [Drill; 17] = [
     noisy_neighbour::DRILL,
     retry_storm::DRILL,
     slow_endpoint::DRILL,
@@ -39,6 +44,11 @@ pub const ALL: [Drill; 12] = [
     connection_flood::DRILL,
     thundering_reconnect::DRILL,
     poison_tenant::DRILL,
+    cache_stampede::DRILL,
+    stale_on_outage::DRILL,
+    hot_key::DRILL,
+    scan_resistance::DRILL,
+    purge_storm::DRILL,
 ];
 
 /// The drill of this name.

@@ -20,7 +20,23 @@ pub struct Behaviour {
     pub gray: Gray,
     /// A tenant whose requests harm the server.
     pub poison: Option<Poison>,
+    /// What a good answer is.
+    pub answer: Answer,
 }
+
+/// A good answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Its `Cache-Control`: what a cache may do with it. Empty: the field is not there.
+    pub cache_control: &'static str,
+    /// Bytes of its content, at most [`ANSWER_BYTES_MAX`]. None: `ok`.
+    pub bytes: usize,
+    /// Where it answers a `POST`: its `Tidegate-Purge`, what is no longer so. Empty: the field is not there.
+    pub purge: &'static str,
+}
+
+/// No answer is larger.
+pub const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// How long requests take.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,6 +99,7 @@ impl Default for Behaviour {
             slowdown: 1.0,
             gray: Gray::default(),
             poison: None,
+            answer: Answer::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::counts::Outcome;
 use super::head::{self, Head};
-use super::{Posture, Shared, slots};
+use super::{ANSWER_BYTES_MAX, Answer, Posture, Shared, slots};
 
 /// Where the gate asks whether the server is well. Answered past the slots: what is gravely overloaded is not unwell.
 const HEALTH: &str = "/healthz";
@@ -46,7 +46,8 @@ async fn requests(shared: &Arc<Shared>, stream: &mut TcpStream) {
         let Ok(Some(head)) = next else { return };
         let Some(status) = answer(shared, (stream, &mut buffer), &mut posture, &head).await else { return };
         let close = head.close || !posture.borrow().listening;
-        if stream.write_all(told(status, close, head.is_head).as_bytes()).await.is_err() || close {
+        let good = shared.state.lock().behaviour.answer.clone();
+        if stream.write_all(told(status, &good, close, &head).as_bytes()).await.is_err() || close {
             return;
         }
     }
@@ -68,7 +69,7 @@ async fn answer(
         let mut state = shared.state.lock();
         let state = &mut *state;
         let round = head.number.map_or(0, |number| state.seen.note(number));
-        state.counts.came(&head.tenant, round);
+        state.counts.came(&head.tenant, place(&head.path), round);
         (head.number.unwrap_or(state.counts.requests), round, state.behaviour.harm(&head.tenant))
     };
     if let Some(harm) = harm {
@@ -90,6 +91,11 @@ async fn answer(
     (!gone).then_some(if fate.fails { 500 } else { 200 })
 }
 
+/// The first part of a path.
+fn place(path: &str) -> &str {
+    path.split(['/', '?']).find(|part| !part.is_empty()).unwrap_or_default()
+}
+
 /// Work is time that passes.
 async fn work(service: Duration) {
     clock::sleep_until(clock::latest().after(service)).await;
@@ -109,14 +115,59 @@ fn is_gone(stream: &TcpStream, buffer: &mut Vec<u8>) -> bool {
     }
 }
 
-fn told(status: u16, close: bool, is_head: bool) -> String {
-    let (reason, body) = match status {
-        200 => ("OK", "ok\n"),
-        500 => ("Internal Server Error", "failed\n"),
-        _ => ("Service Unavailable", "full\n"),
+fn told(status: u16, good: &Answer, close: bool, head: &Head) -> String {
+    let (reason, mut body) = match status {
+        200 => ("OK", "ok\n".to_owned()),
+        500 => ("Internal Server Error", "failed\n".to_owned()),
+        _ => ("Service Unavailable", "full\n".to_owned()),
     };
-    let connection = if close { "Connection: close\r\n" } else { "" };
+    let mut fields = String::new();
+    if status == 200 && good.bytes > 0 {
+        body = "x".repeat(good.bytes.min(ANSWER_BYTES_MAX));
+    }
+    if status == 200 && !head.is_post && !good.cache_control.is_empty() {
+        fields = format!("Cache-Control: {}\r\n", good.cache_control);
+    }
+    if status == 200 && head.is_post && !good.purge.is_empty() {
+        fields = format!("Tidegate-Purge: {}\r\n", good.purge);
+    }
+    if close {
+        fields.push_str("Connection: close\r\n");
+    }
     let length = body.len();
-    let body = if is_head { "" } else { body };
-    format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {length}\r\n{connection}\r\n{body}")
+    if head.is_head {
+        body.clear();
+    }
+    format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {length}\r\n{fields}\r\n{body}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_good_answer_may_be_kept_and_only_one_to_a_write_purges() {
+        let good = Answer { cache_control: "max-age=1", bytes: 5, purge: "\"tenant\"" };
+        let (get, mut head, mut post) = (Head::default(), Head::default(), Head::default());
+        (head.is_head, post.is_post) = (true, true);
+        let told = |status, head: &Head| told(status, &good, false, head);
+        assert_eq!(
+            told(200, &get),
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: max-age=1\r\n\r\nxxxxx"
+        );
+        assert!(told(200, &head).ends_with("Content-Length: 5\r\nCache-Control: max-age=1\r\n\r\n"));
+        assert!(told(200, &post).contains("5\r\nTidegate-Purge: \"tenant\"\r\n\r\n"));
+        for head in [&get, &post] {
+            assert!(
+                told(503, head).starts_with("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\n")
+            );
+        }
+    }
+
+    #[test]
+    fn a_place_is_the_first_part_of_a_path() {
+        for (path, first) in [("/", ""), ("/a", "a"), ("/a/17?b", "a"), ("/a?b/c", "a")] {
+            assert_eq!(place(path), first);
+        }
+    }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-/// Tenants that are counted by name.
-const TENANTS_MAX: usize = 1024;
+/// Tenants, and places, that are counted by name.
+const NAMES_MAX: usize = 1024;
 /// Requests that are known again when they are repeated. More than a drill of 30 s sends.
 const NUMBERS_MAX: usize = 1 << 18;
 
@@ -45,6 +45,8 @@ pub struct Counts {
     pub waiting_most: usize,
     /// Requests by tenant; no more than 1024 of them are told apart.
     pub by_tenant: BTreeMap<String, u64>,
+    /// Requests by the first part of their path; no more than 1024 of them are told apart.
+    pub by_place: BTreeMap<String, u64>,
 }
 
 /// Which requests have come, so that repeats are known.
@@ -75,15 +77,18 @@ impl Counts {
         fits
     }
 
-    /// Counts a request of this tenant, which had come so often before.
-    pub(super) fn came(&mut self, tenant: &str, before: u64) {
+    /// Counts a request of this tenant for something at this place, which had come so often before.
+    pub(super) fn came(&mut self, tenant: &str, place: &str, before: u64) {
         self.requests += 1;
         self.repeats += u64::from(before > 0);
-        if let Some(count) = self.by_tenant.get_mut(tenant) {
-            *count += 1;
-        } else if self.by_tenant.len() < TENANTS_MAX {
-            self.by_tenant.insert(tenant.to_owned(), 1);
-        }
+        count(&mut self.by_tenant, tenant);
+        count(&mut self.by_place, place);
+    }
+
+    /// Requests for something at this place.
+    #[must_use]
+    pub fn of_place(&self, place: &str) -> u64 {
+        self.by_place.get(place).copied().unwrap_or_default()
     }
 
     /// Counts the end of a request that was worked on for so long.
@@ -97,6 +102,14 @@ impl Counts {
                 self.wasted_time += time;
             }
         }
+    }
+}
+
+fn count(by_name: &mut BTreeMap<String, u64>, name: &str) {
+    if let Some(count) = by_name.get_mut(name) {
+        *count += 1;
+    } else if by_name.len() < NAMES_MAX {
+        by_name.insert(name.to_owned(), 1);
     }
 }
 

@@ -17,6 +17,7 @@ pub(super) struct Head {
     pub tenant: String,
     pub number: Option<u64>,
     pub is_head: bool,
+    pub is_post: bool,
     pub close: bool,
     body: Body,
 }
@@ -65,6 +66,7 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(Head, usize)>> {
     let mut head = Head {
         path: request.path.unwrap_or_default().to_owned(),
         is_head: request.method == Some("HEAD"),
+        is_post: request.method == Some("POST"),
         close: request.version == Some(0),
         ..Head::default()
     };

@@ -125,6 +125,56 @@ fn doomed_work_is_refused_before_it_is_begun() {
 }
 
 #[test]
+fn a_crowd_is_one_client_to_the_application() {
+    let runs = short("cache-stampede").runs;
+    for page in ["page-1", "page-2", "page-3"] {
+        let (off, on) = (runs.off.apps[0].of_place(page), runs.on.apps[0].of_place(page));
+        assert!(on == 1 && off > 10, "{page}: {on} {off}");
+    }
+}
+
+#[test]
+fn what_is_stale_stands_in_for_an_upstream_that_is_away() {
+    let runs = short("stale-on-outage").runs;
+    // From when all that was fresh as the upstream went is so no more: three quarters of a second after the beginning it
+    // hangs, for a second.
+    let late = |run: &tidegate_drill::run::Run| run.driven.success("", 1.5..1.75);
+    assert!(late(&runs.on) > late(&runs.off), "{} {}", late(&runs.on), late(&runs.off));
+}
+
+#[test]
+fn a_hot_thing_is_seldom_asked_of_the_application() {
+    let runs = short("hot-key").runs;
+    let hot = |run: &tidegate_drill::run::Run| run.apps[0].of_place("hot");
+    assert!(
+        hot(&runs.on) >= 1 && 10 * hot(&runs.on) < hot(&runs.off),
+        "{} {}",
+        hot(&runs.on),
+        hot(&runs.off)
+    );
+    assert_eq!(runs.baseline.map(|run| hot(&run)), Some(0));
+}
+
+#[test]
+fn a_crawler_does_not_take_the_room_of_what_is_asked_for_again() {
+    let runs = short("scan-resistance").runs;
+    let asked = |run: &tidegate_drill::run::Run| run.apps[0].of_place("thing");
+    assert!(3 * asked(&runs.on) < asked(&runs.off), "{} {}", asked(&runs.on), asked(&runs.off));
+    assert!(runs.on.apps[0].of_place("everything") > 100);
+}
+
+#[test]
+fn what_is_marked_as_stale_is_read_on_while_an_import_purges_it() {
+    let runs = short("purge-storm").runs;
+    // Three quarters of a second after the beginning the import begins.
+    let read = |run: &tidegate_drill::run::Run| run.driven.success("readers", 0.9..1.6);
+    assert!(read(&runs.on) > read(&runs.off), "{} {}", read(&runs.on), read(&runs.off));
+    for run in [&runs.off, &runs.on] {
+        assert!(run.apps[0].of_place("import") > 0);
+    }
+}
+
+#[test]
 fn lists_drills_and_knows_none_by_another_name() {
     check(&["list"], 0, "dead-upstream");
     check(&["dead-upstram"], 2, "did you mean `dead-upstream`?");

@@ -118,10 +118,12 @@ impl Program {
                     Some(mib) => format!("file,{},{mib}M", store.objects.join("file").display()),
                 };
                 let working = store.scratch.join("working");
-                // No jail: it would want users of its own. One pool of threads, for there is one core.
+                // No jail: it would want users of its own. One pool of threads, for there is one core. A connection may be
+                // idle as long as with nginx: a crowd waits while the others have their turn.
                 ["-F", "-j", "none", "-f", &config, "-n", &working.display().to_string(), "-s", &storage]
                     .into_iter()
                     .chain(["-a", &format!("127.0.0.1:{port}"), "-T", "none", "-p", "thread_pools=1"])
+                    .chain(["-p", "timeout_idle=75"])
                     .map(str::to_owned)
                     .collect()
             }
