@@ -306,5 +306,74 @@ mod tests {
             let with = format!("{noise}&{query}&{noise}");
             prop_assert_eq!(rules.query(&with), rules.query(&query));
         }
+
+        #[test]
+        fn no_tenant_meets_another_nor_what_is_public_whatever_else_is_asked(
+            one in proptest::option::of("[a-z0-9/\\-]{0,8}"),
+            other in proptest::option::of("[a-z0-9/\\-]{0,8}"),
+            path in "/[a-z/]{0,12}",
+            query in proptest::option::of("[a-z=&]{0,12}"),
+            class in "[ -~]{0,12}",
+        ) {
+            let rules = Rules { headers: vec![HeaderName::from_static("x-class")], ..Rules::default() };
+            let request =
+                Fields::from_iter([(HeaderName::from_static("x-class"), HeaderValue::from_str(&class).unwrap())]);
+            let of = |tenant: &Option<String>| {
+                let target = Target { tenant: tenant.as_deref(), path: &path, query: query.as_deref(), ..TARGET };
+                Key::of(&target, &request, &rules)
+            };
+            prop_assert_eq!(of(&one) == of(&other), one == other);
+        }
+
+        #[test]
+        fn no_two_targets_are_one_by_where_their_parts_are_cut(
+            host in "[a-c/]{0,3}", path in "[a-c/]{0,3}", query in "[a-c/]{0,3}",
+            other_host in "[a-c/]{0,3}", other_path in "[a-c/]{0,3}", other_query in "[a-c/]{0,3}",
+        ) {
+            let of = |host: &str, path: &str, query: &str| {
+                let target = Target { host, path, query: Some(query), ..TARGET };
+                Key::of(&target, &Fields::default(), &Rules::default())
+            };
+            let same = (&host, &path, &query) == (&other_host, &other_path, &other_query);
+            prop_assert_eq!(of(&host, &path, &query) == of(&other_host, &other_path, &other_query), same);
+        }
+
+        #[test]
+        fn parameters_in_any_order_are_one_key_and_with_any_other_value_another(
+            values in proptest::collection::btree_map("[a-z]{1,4}", "[0-9]{0,3}", 1..6),
+            by in 0usize..6,
+            which in 0usize..6,
+        ) {
+            let line = |pairs: &[(String, String)]| {
+                pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+            };
+            let mut pairs: Vec<(String, String)> = values.into_iter().collect();
+            let rules = Rules::default();
+            let before = rules.query(&line(&pairs));
+            let by = by % pairs.len();
+            pairs.rotate_left(by);
+            prop_assert_eq!(rules.query(&line(&pairs)), before.clone());
+            let which = which % pairs.len();
+            pairs[which].1.push('9');
+            prop_assert!(rules.query(&line(&pairs)) != before);
+        }
+
+        #[test]
+        fn a_chosen_cookie_counts_wherever_it_stands_and_no_other_does(
+            value in "[a-z0-9]{0,6}",
+            noise in proptest::collection::vec("[a-z]{2,5}=[a-z0-9]{0,4}", 0..5),
+            place in 0usize..6,
+        ) {
+            let rules = Rules { cookies: vec!["L".to_owned()], ..Rules::default() };
+            let of = |crumbs: &[String]| {
+                let line = HeaderValue::from_str(&crumbs.join("; ")).unwrap();
+                Key::of(&TARGET, &Fields::from_iter([(COOKIE, line)]), &rules)
+            };
+            let own = format!("L={value}");
+            let mut crumbs = noise;
+            crumbs.insert(place.min(crumbs.len()), own.clone());
+            prop_assert_eq!(of(&crumbs), of(&[own]));
+            prop_assert_ne!(of(&crumbs), of(&[format!("L={value}x")]));
+        }
     }
 }
