@@ -6,6 +6,8 @@ use std::collections::{BinaryHeap, VecDeque};
 use super::*;
 use crate::balance::mix;
 
+mod drills;
+
 /// An upstream at one time.
 #[derive(Clone, Copy, Debug)]
 struct Server {
@@ -14,6 +16,8 @@ struct Server {
     shape: Shape,
     /// Requests a second that come to the gate.
     rate: f64,
+    /// How long they wait there.
+    wait_ms: f64,
     /// What is asked at once beyond so many is answered 503 at once.
     refuses_above: usize,
     /// This share of answers fails whatever the load.
@@ -40,6 +44,7 @@ const SERVER: Server = Server {
     service_ms: 20.0,
     shape: Shape::Exponential,
     rate: 1_600.0,
+    wait_ms: f64::INFINITY,
     refuses_above: usize::MAX,
     drops: 0.0,
     bypass: 0.0,
@@ -49,8 +54,9 @@ const SERVER: Server = Server {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrives,
-    Served(u64),
-    Bypassed(u64),
+    /// When it came, when it had its slot, how many were in use then, and how long it was worked on.
+    Served(u64, u64, usize, u64),
+    Bypassed(u64, u64, usize),
     Flush,
 }
 
@@ -63,6 +69,9 @@ enum Limiter {
 #[derive(Debug, Default)]
 struct Story {
     served: Vec<f64>,
+    came: Vec<f64>,
+    /// Of each that was served: when it came, how long it took in all, when its work ended, and how long that was.
+    answers: Vec<(f64, f64, f64, f64)>,
     limits: Vec<(f64, u32)>,
     /// How many wait at the gate, over time.
     waiting: Vec<(f64, usize)>,
@@ -93,10 +102,12 @@ struct World<'a> {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     number: u64,
     now: u64,
-    waiting: usize,
+    /// When they came.
+    waiting: VecDeque<u64>,
     in_use: usize,
     busy: usize,
-    queue: VecDeque<u64>,
+    /// When each came, when it had its slot, and how many were in use then.
+    queue: VecDeque<(u64, u64, usize)>,
     window: Window,
     story: Story,
 }
@@ -109,7 +120,7 @@ fn run(server: &dyn Fn(f64) -> Server, limiter: Limiter, seconds: f64, seed: u64
         events: BinaryHeap::new(),
         number: 0,
         now: 0,
-        waiting: 0,
+        waiting: VecDeque::new(),
         in_use: 0,
         busy: 0,
         queue: VecDeque::new(),
@@ -163,18 +174,21 @@ impl World<'_> {
                     adaptive.absorb(&window, Tick(self.now));
                     self.story.limits.push((self.now as f64 / 1e9, adaptive.limit()));
                 }
-                self.story.waiting.push((self.now as f64 / 1e9, self.waiting));
+                self.story.waiting.push((self.now as f64 / 1e9, self.waiting.len()));
                 self.after(10.0, Event::Flush);
             }
             Event::Arrives => {
-                self.waiting = (self.waiting + 1).min(200);
+                self.story.came.push(self.now as f64 / 1e9);
+                if self.waiting.len() < 200 {
+                    self.waiting.push_back(self.now);
+                }
                 let pause = -self.chance().ln() * 1e3 / self.server().rate;
                 self.after(pause, Event::Arrives);
             }
-            Event::Bypassed(began) => self.answered(began, false),
-            Event::Served(began) => {
+            Event::Bypassed(came, began, at_once) => self.answered(came, began, at_once, 0, false),
+            Event::Served(came, began, at_once, work) => {
                 self.busy -= 1;
-                self.answered(began, false);
+                self.answered(came, began, at_once, work, false);
                 self.serve();
             }
         }
@@ -182,21 +196,23 @@ impl World<'_> {
     }
 
     fn enter(&mut self) {
-        while self.waiting > 0 && self.in_use < self.limit() {
-            self.waiting -= 1;
+        let server = self.server();
+        let late = |came: &u64| (self.now - came) as f64 > server.wait_ms * 1e6;
+        let gone = self.waiting.iter().take_while(|came| late(came)).count();
+        self.waiting.drain(..gone);
+        while self.in_use < self.limit() {
+            let Some(came) = self.waiting.pop_front() else { return };
             self.in_use += 1;
-            let refused = self.in_use > self.server().refuses_above;
-            match refused {
-                true => self.answered(self.now.saturating_sub(500_000), true),
-                false if self.chance() <= self.server().bypass => {
-                    let began = self.now;
-                    self.after(1.0, Event::Bypassed(began));
-                }
-                false => self.queue.push_back(self.now),
-            }
-            if refused {
+            let at_once = self.in_use;
+            if at_once > server.refuses_above {
+                self.answered(came, self.now.saturating_sub(500_000), at_once, 0, true);
                 // A refusal takes its half millisecond too: else refusing would go on for ever within one event.
                 break;
+            }
+            if self.chance() <= server.bypass {
+                self.after(1.0, Event::Bypassed(came, self.now, at_once));
+            } else {
+                self.queue.push_back((came, self.now, at_once));
             }
             self.serve();
         }
@@ -205,7 +221,7 @@ impl World<'_> {
     fn serve(&mut self) {
         let server = self.server();
         while self.busy < server.workers {
-            let Some(began) = self.queue.pop_front() else { return };
+            let Some((came, began, at_once)) = self.queue.pop_front() else { return };
             self.busy += 1;
             let share = match server.shape {
                 Shape::Steady => 1.0,
@@ -223,18 +239,26 @@ impl World<'_> {
                 }
             };
             let over = self.in_use.saturating_sub(server.workers) as f64;
-            self.after(server.service_ms * share * (1.0 + server.thrashing * over), Event::Served(began));
+            let ms = server.service_ms * share * (1.0 + server.thrashing * over);
+            self.after(ms, Event::Served(came, began, at_once, (ms * 1e6) as u64));
         }
     }
 
-    fn answered(&mut self, began: u64, refused: bool) {
+    fn answered(&mut self, came: u64, began: u64, at_once: usize, work: u64, refused: bool) {
         let latency = Duration::from_nanos(self.now - began);
         let dropped = refused || self.chance() <= self.server().drops;
         match dropped {
-            true => self.window.dropped(latency, self.in_use),
+            true => self.window.dropped(latency, at_once),
             false => {
-                self.window.served(latency, self.in_use);
-                self.story.served.push(self.now as f64 / 1e9);
+                self.window.served(latency, at_once);
+                let seconds = |nanos: u64| nanos as f64 / 1e9;
+                self.story.served.push(seconds(self.now));
+                self.story.answers.push((
+                    seconds(came),
+                    seconds(self.now - came),
+                    seconds(self.now),
+                    seconds(work),
+                ));
             }
         }
         self.in_use -= 1;
@@ -263,7 +287,7 @@ fn check(server: Server, served_min: f64, limit_max: f64) {
     }
 }
 
-// Over thirty seeds the worst serves 0.97, 0.99, 0.96 and 0.88 of capacity, at a median limit of 1.2 to 1.4 times the workers.
+// Over twenty seeds the worst of the bimodal serves 0.90 of capacity, all of them 0.977 on the average.
 #[test]
 fn finds_the_capacity_whatever_requests_are_like() {
     check(SERVER, 0.92, 2.8);

@@ -60,6 +60,11 @@ impl Window {
         self.in_use += other.in_use;
     }
 
+    /// The mean latency.
+    pub(super) fn mean(&self) -> Duration {
+        Duration::from_secs_f64((self.ms / f64::from(self.samples()) / 1e3).clamp(0.0, 1e6))
+    }
+
     /// Slots in use, on the average.
     pub(super) fn in_use(&self) -> f64 {
         self.in_use / f64::from(self.samples())
@@ -96,6 +101,9 @@ const DROP: f64 = 2.0 * std::f64::consts::LN_2;
 /// The samples at which a window counts half.
 const SAMPLES_HALF: f64 = 20.0;
 
+/// How many times its noise a change is no chance.
+const NO_CHANCE: f64 = 3.0;
+
 impl Point {
     pub fn of(window: &Window, elapsed: Duration, usual: &Usual) -> Point {
         let (samples, dropped) = (f64::from(window.samples()), f64::from(window.dropped));
@@ -111,6 +119,27 @@ impl Point {
         }
     }
 
+    /// What follows the windows by so much each, as far as that is compared with others.
+    pub fn follow(&self, point: &Point, by: f64) -> Point {
+        let mean = |old: f64, new: f64| old + by * (new - old);
+        Point {
+            in_use: mean(self.in_use, point.in_use),
+            goodput: mean(self.goodput, point.goodput),
+            noise: self.noise * (1.0 - by).powi(2) + point.noise * by.powi(2),
+            latency: mean(self.latency, point.latency),
+            samples: mean(self.samples, point.samples),
+            drops: mean(self.drops, point.drops),
+        }
+    }
+
+    /// Whether goodput has changed by more than can be for the change of concurrency: no gain is far below 0 or above 1.
+    pub fn is_of_another(&self, point: &Point) -> bool {
+        let (more, gained) = (point.in_use - self.in_use, point.goodput - self.goodput);
+        let ends = (-0.5 * more, 1.5 * more);
+        let beyond = (ends.0.min(ends.1) - gained).max(gained - ends.0.max(ends.1));
+        beyond > NO_CHANCE * (point.noise + self.noise).sqrt()
+    }
+
     /// How much it counts: few samples are mostly noise.
     pub fn confidence(&self) -> f64 {
         self.samples / (self.samples + SAMPLES_HALF)
@@ -120,9 +149,13 @@ impl Point {
 /// How fast what is usual follows what is measured, a window.
 pub(super) const FOLLOW: f64 = 0.1;
 /// How fast the least latency rises, in ln a window; and how much faster where there is room, so that it is no queue that
-/// makes it long.
-const RISE: f64 = 0.0015;
+/// makes it long. While the limit is not used, it follows the usual so fast.
+const RISE: f64 = 0.0005;
 const RISE_ROOM: f64 = 0.015;
+const FOLLOW_UNUSED: f64 = 0.1;
+/// So near to the least, in ln, a latency is as good as the least; and how fast what was carried at it is forgotten.
+const NEAR: f64 = 0.2;
+const FORGET: f64 = 0.005;
 /// The least and the most variance of latency over its mean: nothing is as regular as it looks, and the rarest and longest
 /// do not count for more than this.
 const SPREAD_MIN: f64 = 0.05;
@@ -136,6 +169,10 @@ pub(super) struct Usual {
     pub all: f64,
     /// The lowest that `all` has been, rising slowly.
     pub least: f64,
+    /// The most at once that was carried at about that, as ln; forgotten slowly.
+    pub calm: f64,
+    /// Windows.
+    seen: f64,
     /// Sums over the windows of late, of which older ones count less: one alone may miss what is rare and long.
     samples: f64,
     ln: f64,
@@ -167,6 +204,8 @@ impl Usual {
             served: latency,
             all: latency,
             least: latency,
+            calm: 0.0,
+            seen: 0.0,
             samples: 0.0,
             ln: 0.0,
             ln_squares: 0.0,
@@ -181,9 +220,20 @@ impl Usual {
         self.least += by;
     }
 
-    /// Follows a window; `room` tells how sure it is that its latency is not for queueing, 0 to 1.
-    pub fn follow(&mut self, latency: f64, room: f64) {
-        self.all += FOLLOW * (latency - self.all);
+    /// Follows a window; `room` tells how sure it is that its latency is not for queueing, 0 to 1, and `used` whether it used
+    /// the limit.
+    pub fn follow(&mut self, point: &Point, room: f64, used: bool) {
+        self.seen += 1.0;
+        // The first few windows count alike: one alone may be far off.
+        self.all += FOLLOW.max(1.0 / self.seen) * (point.latency - self.all);
+        if self.all < self.least + NEAR {
+            self.calm = self.calm.max(point.in_use);
+        } else if used {
+            self.calm += FORGET * (point.in_use - self.calm).min(0.0);
+        }
+        if !used {
+            self.least += FOLLOW_UNUSED * (self.all - self.least);
+        }
         self.least = self.all.min(self.least + RISE + RISE_ROOM * room);
     }
 
