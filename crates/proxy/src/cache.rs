@@ -11,6 +11,7 @@
 pub mod asked;
 mod behind;
 pub mod fill;
+pub mod inspect;
 pub mod intake;
 pub mod kept;
 pub mod memory;

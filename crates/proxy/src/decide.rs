@@ -13,7 +13,7 @@ use crate::limit::Permitted;
 use crate::protect;
 use crate::route::Routed;
 use crate::settings::FixedResponse;
-use crate::site::{Fallback, Ladder};
+use crate::site::{Fallback, Ladder, Route};
 
 /// Of so many requests that went well one is logged, where a route leaves out the others.
 const LOGGED_OF: u64 = 10;
@@ -81,12 +81,10 @@ fn under_load<'a>(
     })
 }
 
-/// The name of the upstream that the tenant's share of a route's split leads to; `None`: there is only one.
-pub fn share_of_split<'a>(routed: &Routed<'a>, permitted: &Permitted) -> Option<&'a Arc<str>> {
-    match &routed.route.ladder {
-        Ladder::Forward { split, first, .. } if first.len() > 1 => {
-            Some(split.pick(tenant_hash(permitted.permit().tenant().id())))
-        }
+/// The name of the upstream that a tenant's share of a route's split leads to; `None`: there is only one.
+pub fn upstream_of_split<'a>(route: &'a Route, tenant: &str) -> Option<&'a Arc<str>> {
+    match &route.ladder {
+        Ladder::Forward { split, first, .. } if first.len() > 1 => Some(split.pick(tenant_hash(tenant))),
         _ => None,
     }
 }

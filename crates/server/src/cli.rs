@@ -12,6 +12,7 @@ use tidegate_model::refusal;
 
 use crate::config::{self, Config, Problems};
 use crate::drill::{DrillArgs, drill};
+use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
 use crate::run::{Source, run};
 use crate::status::{StatusArgs, status};
 
@@ -68,6 +69,10 @@ pub enum Command {
     Drill(Box<DrillArgs>),
     /// Tell the state of a running Tidegate: upstreams, endpoints, tenants; or change an endpoint's state
     Status(StatusArgs),
+    /// Take away what a running Tidegate has cached
+    Purge(PurgeArgs),
+    /// Look at what a running Tidegate has cached
+    Cache(CacheArgs),
     /// Make keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -117,6 +122,8 @@ pub fn main() -> ExitCode {
         Command::Demo { seconds } => Ok(crate::demo::demo(seconds)),
         Command::Drill(args) => drill(&args),
         Command::Status(args) => Ok(status(&args)),
+        Command::Purge(args) => Ok(purge(&args)),
+        Command::Cache(args) => Ok(cache(&args)),
         Command::Check { config, print } => check(&config, print),
         Command::Explain { code } => explain(code.as_deref()),
         Command::Key(KeyCommand::New { id }) => new_key(&id),

@@ -28,6 +28,7 @@ use tokio::net::UnixListener;
 use crate::config::{ControlAddress, ControlSettings, ControlToken, Failure, Scope, Spot};
 use crate::run::Process;
 
+mod cache;
 mod explanation;
 mod faults;
 mod metrics;
@@ -167,7 +168,7 @@ async fn as_unix(mut request: Request, next: Next) -> Response {
 }
 
 /// All there is, as `docs/control.md` has it.
-fn endpoints() -> [(&'static str, MethodRouter<Control>); 11] {
+fn endpoints() -> [(&'static str, MethodRouter<Control>); 13] {
     [
         ("/healthz", get(|| async { "ok\n" })),
         ("/readyz", get(ready)),
@@ -175,6 +176,8 @@ fn endpoints() -> [(&'static str, MethodRouter<Control>); 11] {
         ("/status", get(status)),
         ("/config", get(config)),
         ("/explain/{id}", get(explain)),
+        ("/cache/inspect", get(cache::inspect)),
+        ("/purge", post(cache::purge)),
         ("/reload", post(reload)),
         ("/upstreams/{name}/endpoints/{address}", post(set_endpoint)),
         ("/upstreams/{name}/shards/{tenant}", get(shard)),
@@ -213,6 +216,7 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
         (true, "/healthz" | "/readyz" | "/metrics") => None,
         (true, _) => Some(Scope::Read),
         (false, path) if path == "/faults" || path.starts_with("/faults/") => Some(Scope::Faults),
+        (false, "/purge") => Some(Scope::Purge),
         (false, _) => Some(Scope::Write),
     };
     match may(peer, need, request.headers(), &control.settings.tokens) {
@@ -265,7 +269,9 @@ fn may(
     let has = |scope: Scope| held.scopes.contains(&scope);
     match need {
         Some(Scope::Read) if held.scopes.is_empty() => Err(Box::new(lacks_scope())),
-        Some(scope @ (Scope::Write | Scope::Faults)) if !has(scope) => Err(Box::new(lacks_scope())),
+        Some(scope @ (Scope::Write | Scope::Faults | Scope::Purge)) if !has(scope) => {
+            Err(Box::new(lacks_scope()))
+        }
         _ => Ok(held.name.to_string()),
     }
 }
@@ -428,6 +434,7 @@ mod tests {
             token_of("reader", &[Scope::Read]),
             token_of("writer", &[Scope::Write]),
             token_of("rehearser", &[Scope::Faults]),
+            token_of("purger", &[Scope::Purge]),
         ];
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
@@ -456,6 +463,10 @@ mod tests {
             (far, Some(Scope::Faults), Some("rehearser"), 200),
             (far, Some(Scope::Read), Some("rehearser"), 200),
             (far, Some(Scope::Write), Some("rehearser"), 403),
+            (loopback, Some(Scope::Purge), None, 401),
+            (far, Some(Scope::Purge), Some("purger"), 200),
+            (far, Some(Scope::Purge), Some("writer"), 403),
+            (far, Some(Scope::Write), Some("purger"), 403),
             ("unix", Some(Scope::Faults), None, 200),
             ("unix", Some(Scope::Write), None, 200),
         ] {
@@ -465,7 +476,8 @@ mod tests {
 
     #[test]
     fn the_documentation_names_each_endpoint_and_each_error() {
-        let sources = [include_str!("control.rs"), include_str!("control/faults.rs")];
+        let sources =
+            [include_str!("control.rs"), include_str!("control/faults.rs"), include_str!("control/cache.rs")];
         let page = include_str!("../../../docs/control.md");
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## `")).collect();
         for (path, _) in endpoints() {

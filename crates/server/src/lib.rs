@@ -11,6 +11,7 @@ pub mod drill;
 pub mod jwks;
 pub mod memory;
 pub mod protect;
+pub mod purge;
 pub mod redis;
 pub mod run;
 pub mod status;

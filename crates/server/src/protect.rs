@@ -110,6 +110,9 @@ impl ProcessWatch {
         let settings = gate.config().protect;
         let now = clock::now();
         self.look(&settings, &gate.shield, &gate.standing.tenants, &gate.readings, now);
+        // What is cached is a budget of its own: it must not be what the process runs short of memory for.
+        let limit = gate.readings.lock().memory_limit;
+        gate.standing.cache.spare(if limit == 0 { u64::MAX } else { limit / 2 });
         gate.standing.upstreams.look(settings.calm, now);
     }
 

@@ -14,15 +14,22 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of an answer.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// What to tell, and of whom.
+/// A control API, and how to be let in.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub struct Remote {
     /// The control API: ADDRESS:PORT or unix:PATH
     #[arg(long, default_value = "127.0.0.1:8090", global = true)]
     control: String,
     /// A token of the control API
     #[arg(long, env = "TIDEGATE_TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
+}
+
+/// What to tell, and of whom.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    remote: Remote,
     /// The whole state as JSON
     #[arg(long)]
     json: bool,
@@ -82,7 +89,7 @@ pub fn status(args: &StatusArgs) -> ExitCode {
 
 fn change(args: &StatusArgs, endpoint: &EndpointArgs, state: &str) -> Result<(), String> {
     let path = format!("/upstreams/{}/endpoints/{}", endpoint.upstream, endpoint.address);
-    ask(args, "POST", &path, &format!("{{\"state\": \"{state}\"}}"))?;
+    ask(&args.remote, "POST", &path, &format!("{{\"state\": \"{state}\"}}"))?;
     // It is done, whether anybody reads it or not.
     let _ = writeln!(std::io::stdout(), "{} of {} is {state}", endpoint.address, endpoint.upstream);
     Ok(())
@@ -90,7 +97,7 @@ fn change(args: &StatusArgs, endpoint: &EndpointArgs, state: &str) -> Result<(),
 
 fn tell_shard(args: &StatusArgs, asked: &ShardArgs) -> Result<(), String> {
     let tenant: String = asked.tenant.bytes().map(|byte| format!("%{byte:02x}")).collect();
-    let answer = ask(args, "GET", &format!("/upstreams/{}/shards/{tenant}", asked.upstream), "")?;
+    let answer = ask(&args.remote, "GET", &format!("/upstreams/{}/shards/{tenant}", asked.upstream), "")?;
     let text = if args.json {
         answer + "\n"
     } else {
@@ -105,7 +112,7 @@ fn tell_shard(args: &StatusArgs, asked: &ShardArgs) -> Result<(), String> {
 
 fn tell(args: &StatusArgs) -> Result<(), String> {
     loop {
-        let answer = ask(args, "GET", "/status", "")?;
+        let answer = ask(&args.remote, "GET", "/status", "")?;
         let text = if args.json {
             answer + "\n"
         } else {
@@ -142,7 +149,7 @@ fn table(state: &Value) -> String {
         cell(&state["config"]["loaded_at"]),
         state["connections"],
         load(&state["load"]),
-        redis(&state["redis"]),
+        format_args!("{}{}", cached(&state["cache"]), redis(&state["redis"])),
         aligned(&upstreams(state)),
         verdicts(state),
         aligned(&endpoints(state)),
@@ -177,6 +184,21 @@ fn load(load: &Value) -> String {
 }
 
 /// Where nodes meet, on one line; nothing where they do not.
+/// What is cached, on one line; nothing, where nothing is.
+fn cached(cache: &Value) -> String {
+    if cache["answers"].as_u64().unwrap_or_default() == 0 {
+        return String::new();
+    }
+    format!(
+        "cache {} of {}, {} answers, {} evicted, {} purges\n",
+        mebibytes(&cache["memory_bytes"]),
+        mebibytes(&cache["memory_limit"]),
+        cache["answers"],
+        cache["evicted"],
+        cache["purged"],
+    )
+}
+
 fn redis(redis: &Value) -> String {
     if redis.is_null() {
         return String::new();
@@ -435,10 +457,10 @@ fn aligned(Rows(rows): &Rows) -> String {
     rows.iter().map(line).collect()
 }
 
-/// Asks the control API. HTTP/1.0: the answer ends with the connection.
-fn ask(args: &StatusArgs, method: &str, path: &str, body: &str) -> Result<String, String> {
+/// Asks the control API, and tells what it answers, or what is wrong. HTTP/1.0: the answer ends with the connection.
+pub fn ask(remote: &Remote, method: &str, path: &str, body: &str) -> Result<String, String> {
     let token =
-        args.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        remote.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!(
         "{method} {path} HTTP/1.0\r\nHost: localhost\r\n{token}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
@@ -446,15 +468,15 @@ fn ask(args: &StatusArgs, method: &str, path: &str, body: &str) -> Result<String
     let failed = |error: std::io::Error| {
         format!(
             "tidegate: no control API answers at {}: {error}\nWhere it is: `[control] listen`, and `control http …` as `tidegate run` starts. `--control` tells another address.",
-            args.control
+            remote.control
         )
     };
-    let answer = match args.control.strip_prefix("unix:") {
+    let answer = match remote.control.strip_prefix("unix:") {
         Some(path) => UnixStream::connect(path).and_then(|stream| {
             stream.set_read_timeout(Some(TIMEOUT))?;
             exchange(stream, &request)
         }),
-        None => connected(&args.control).and_then(|stream| {
+        None => connected(&remote.control).and_then(|stream| {
             stream.set_read_timeout(Some(TIMEOUT))?;
             exchange(stream, &request)
         }),
@@ -462,7 +484,7 @@ fn ask(args: &StatusArgs, method: &str, path: &str, body: &str) -> Result<String
     let answer = answer.map_err(failed)?;
     let (head, body) = answer
         .split_once("\r\n\r\n")
-        .ok_or_else(|| format!("tidegate: what answers at {} is no control API", args.control))?;
+        .ok_or_else(|| format!("tidegate: what answers at {} is no control API", remote.control))?;
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
         _ => {

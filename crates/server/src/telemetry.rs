@@ -30,6 +30,10 @@ pub use writer::{LogWriter, LogWriterError};
 /// Upper bounds of the latency buckets, in seconds.
 pub const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// What the cache does with an exchange.
+pub const CACHE_OUTCOMES: [&str; 7] = ["hit", "stale", "revalidated", "collapsed", "miss", "bypass", BEHIND];
+/// An exchange that no client asked for: what is stored is refreshed.
+const BEHIND: &str = "refresh";
 /// Routes with metrics of their own; the names of a thousand reloads must not pile up.
 const ROUTES_MAX: usize = 10_000;
 /// Bytes of a request's target that are kept of a recent exchange.
@@ -75,6 +79,8 @@ pub struct RouteCells {
     pub bytes_out: u64,
     /// Exchanges that the client left.
     pub client_gone: u64,
+    /// Exchanges by what the cache did, as in [`CACHE_OUTCOMES`].
+    pub cache: [u64; CACHE_OUTCOMES.len()],
 }
 
 /// The last receipts, the oldest first.
@@ -210,9 +216,18 @@ impl RouteCells {
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
         self.client_gone += other.client_gone;
+        self.cache.iter_mut().zip(other.cache).for_each(|(sum, one)| *sum += one);
     }
 
     fn record(&mut self, receipt: &Receipt) {
+        if let Some(outcome) = receipt.cache {
+            if let Some(place) = CACHE_OUTCOMES.iter().position(|name| *name == outcome) {
+                self.cache[place] += 1;
+            }
+            if outcome == BEHIND {
+                return;
+            }
+        }
         let class = receipt.status.map_or(0, |status| usize::from(status.as_u16() / 100)).min(5);
         self.classes[class] += 1;
         let seconds = receipt.ended.since(receipt.started).as_secs_f64();

@@ -45,6 +45,7 @@ pub struct Gate {
     pub shield: Arc<Shield>,
     /// What was measured of it last.
     pub readings: Mutex<Readings>,
+    site: Mutex<Arc<Site>>,
     /// Where it meets other nodes.
     pub redis: Arc<Redis>,
     certificates: Arc<Certificates>,
@@ -167,7 +168,7 @@ impl Gate {
         let census = Arc::<Census>::default();
         let shield = Shield::new(workers);
         let parts = Parts {
-            site,
+            site: Arc::clone(&site),
             telemetry: Arc::clone(&telemetry),
             census: Arc::clone(&census),
             tls: certificates.server_config(),
@@ -184,6 +185,7 @@ impl Gate {
             shield,
             readings: Mutex::default(),
             redis,
+            site: Mutex::new(site),
             certificates,
             cores,
             listening: Mutex::default(),
@@ -203,6 +205,12 @@ impl Gate {
     #[must_use]
     pub fn listening(&self) -> Vec<Listening> {
         self.listening.lock().clone()
+    }
+
+    /// The site in force.
+    #[must_use]
+    pub fn site(&self) -> Arc<Site> {
+        Arc::clone(&self.site.lock())
     }
 
     /// Puts another configuration into force. Nothing that is under way is touched.
@@ -228,6 +236,7 @@ impl Gate {
         for core in &self.cores {
             core.tell(Command::Site(Arc::clone(&site)));
         }
+        *self.site.lock() = site;
         *self.config.lock() = Arc::new(config);
         self.listen(sockets);
         Ok(())

@@ -124,7 +124,8 @@ fn steering(onward: Onward<'_>, exchange: &Exchange) -> Result<Vec<u8>, Fwd> {
     let mut bytes = Vec::new();
     // Of what is public, each upstream of a split has its own.
     if onward.settings.public
-        && let Some(name) = decide::share_of_split(onward.routed, onward.permitted)
+        && let Some(name) =
+            decide::upstream_of_split(onward.routed.route, onward.permitted.permit().tenant().id())
     {
         say(&mut bytes, "split", name.as_bytes());
     }
@@ -155,7 +156,7 @@ fn is_address(part: &[u8]) -> bool {
         || part.get(..3).is_some_and(|name| name.eq_ignore_ascii_case(b"by="))
 }
 
-fn say(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(super) fn say(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
     for part in [name.as_bytes(), value] {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
         bytes.extend_from_slice(part);

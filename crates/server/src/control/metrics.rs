@@ -14,14 +14,15 @@ use tidegate_wire::clock;
 use crate::protect;
 use crate::run::Process;
 use crate::telemetry::{
-    ACCEPT_FAILURES, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CLIENT_GONE, CONNECTIONS,
-    CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
-    ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, FILES_ACTIVE,
-    FILES_FAILURES, FILES_REQUESTS, FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED, GATE_WAITING, HELD,
-    HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric,
-    OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST, PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP,
-    REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHEDDING,
-    TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
+    ACCEPT_FAILURES, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CACHE_ANSWERS, CACHE_AWAITED,
+    CACHE_BYTES, CACHE_BYTES_MAX, CACHE_COMING, CACHE_EVICTED, CACHE_OUTCOMES, CACHE_PURGED, CACHE_REQUESTS,
+    CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS,
+    ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK,
+    FILES_ACTIVE, FILES_FAILURES, FILES_REQUESTS, FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED,
+    GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY,
+    MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST, PURGES_WAITING, RECEIVED,
+    REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED,
+    SHARD_SPILLED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -83,12 +84,29 @@ pub fn text(process: &Process) -> String {
         out.sample(FAULTS_STRUCK.name, &[("kind", kind)], count);
     }
     redis(&mut out, process);
+    cache(&mut out, process);
     out.family(&RELOADS);
     out.sample(RELOADS.name, &[("outcome", "applied")], gate.counts.reloads.load(Relaxed));
     out.sample(RELOADS.name, &[("outcome", "refused")], gate.counts.reloads_refused.load(Relaxed));
     out.family(&BUILD);
     out.sample(BUILD.name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
     out.finish()
+}
+
+fn cache(out: &mut Exposition, process: &Process) {
+    let standing = process.gate.standing.cache.standing();
+    for (metric, value) in [
+        (CACHE_BYTES, standing.bytes),
+        (CACHE_BYTES_MAX, standing.bytes_max),
+        (CACHE_ANSWERS, standing.entries as u64),
+        (CACHE_EVICTED, standing.evicted),
+        (CACHE_COMING, standing.coming_bytes),
+        (CACHE_AWAITED, standing.under_way as u64),
+        (CACHE_PURGED, standing.purged),
+    ] {
+        out.family(&metric);
+        out.sample(metric.name, &[], value);
+    }
 }
 
 fn redis(out: &mut Exposition, process: &Process) {
@@ -177,6 +195,12 @@ fn exchanges(out: &mut Exposition, process: &Process) {
         out.family(&metric);
         for (name, cells) in &routes {
             out.sample(metric.name, &[("route", name)], value(cells));
+        }
+    }
+    out.family(&CACHE_REQUESTS);
+    for (name, cells) in &routes {
+        for (outcome, count) in CACHE_OUTCOMES.into_iter().zip(cells.cache).filter(|(_, count)| *count > 0) {
+            out.sample(CACHE_REQUESTS.name, &[("route", name), ("outcome", outcome)], count);
         }
     }
     out.family(&REFUSALS);

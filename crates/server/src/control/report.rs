@@ -68,6 +68,7 @@ pub fn status(process: &Process) -> Value {
         "load": load(process),
         "listeners": listeners,
         "redis": gate.redis.status(),
+        "cache": super::cache::standing(&gate.standing.cache.standing()),
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
         "faults": faults::told(&gate.standing.faults),

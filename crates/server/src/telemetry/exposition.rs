@@ -33,6 +33,14 @@ metrics! {
     RECEIVED = "tidegate_request_body_bytes_total", "counter", ["route"], "Request body bytes received.";
     SENT = "tidegate_response_body_bytes_total", "counter", ["route"], "Response body bytes sent.";
     CLIENT_GONE = "tidegate_client_gone_total", "counter", ["route"], "Exchanges that the client left before their end.";
+    CACHE_REQUESTS = "tidegate_cache_requests_total", "counter", ["route", "outcome"], "Exchanges on cached routes by what the cache did: `hit`; `stale` (served, though no longer fresh); `revalidated` (the upstream said 304); `collapsed` (another one's answer); `miss`; `bypass`; and `refresh`, which no client asked for and no other metric of routes counts.";
+    CACHE_BYTES = "tidegate_cache_bytes", "gauge", [], "Bytes that stored answers take in memory.";
+    CACHE_BYTES_MAX = "tidegate_cache_limit_bytes", "gauge", [], "The most they may take: `[cache] memory`, at most half of what the process may take.";
+    CACHE_ANSWERS = "tidegate_cache_answers", "gauge", [], "Answers stored in memory.";
+    CACHE_EVICTED = "tidegate_cache_evicted_total", "counter", [], "Answers that had to go from memory for want of room.";
+    CACHE_COMING = "tidegate_cache_coming_bytes", "gauge", [], "Bytes of answers that are on their way into the cache.";
+    CACHE_AWAITED = "tidegate_cache_awaited", "gauge", [], "Requests to upstreams whose answers others may wait for.";
+    CACHE_PURGED = "tidegate_cache_purged_total", "counter", [], "Names that were purged on this node.";
     REFUSALS = "tidegate_refusals_total", "counter", ["code"], "Refusals; `tidegate explain CODE` tells what a code means.";
     TRIES = "tidegate_upstream_tries_total", "counter", [], "Calls to upstreams, retries and hedges included.";
     ENDPOINT_REQUESTS = "tidegate_endpoint_requests_total", "counter", ["upstream", "endpoint"], "Calls to an endpoint.";

@@ -103,6 +103,12 @@ pub(super) const FIELDS: &[Field] = &[
         "In calls to endpoints, until their heads.",
     ),
     field("gate_ms", "number, milliseconds", "no endpoint was tried", "Waiting at the upstream's gate."),
+    field(
+        "cache",
+        "text",
+        "its route is not cached",
+        "What the cache did: `hit`, `stale`, `revalidated`, `collapsed`, `miss`, `bypass`; `refresh`: no client asked for it.",
+    ),
     field("fault", "text", "no injected fault struck it", "The names of the injected faults that struck it."),
     field("load", "number", "there was none", "How overloaded the process or the upstream was, 1 to 3."),
     field(
@@ -149,6 +155,9 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &[u8], query: bo
     if receipt.tries > 0 {
         line.millis("upstream_ms", receipt.upstream_time);
         line.millis("gate_ms", receipt.gate_wait);
+    }
+    if let Some(outcome) = receipt.cache {
+        line.plain("cache", outcome.as_bytes());
     }
     if let Some(fault) = &receipt.fault {
         line.text("fault", fault.as_bytes());
@@ -323,6 +332,7 @@ mod tests {
         receipt.upstream = Some("u".into());
         receipt.endpoint = Some("127.0.0.1:1".parse().unwrap());
         receipt.tries = 1;
+        receipt.cache = Some("hit");
         receipt.fault = Some("f".into());
         receipt.load = 2;
         check(&receipt, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());

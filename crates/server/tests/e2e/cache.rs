@@ -401,3 +401,128 @@ fn a_write_on_a_route_that_is_not_cached_counts_for_one_that_is() {
     assert_eq!(ask(gate.address, "PUT /a", "Content-Length: 0\r\n").status, 200);
     check(&gate, "GET /a?x", "", "answer 2", MISS);
 }
+
+/// A request to the control API with this token: status and body.
+fn say(gate: &Gate, token: &str, line: &str, body: &str) -> (u16, String) {
+    let request = format!(
+        "{line} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = tidegate_testkit::send(gate.control, request.as_bytes());
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    (head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default(), body.to_owned())
+}
+
+/// One whose tenants are named by a header and whose tokens are called as their scopes are.
+fn steered(name: &str, origin: &Origin) -> Gate {
+    let tokens = ["purge", "write"].map(|scope| {
+        let digest = tidegate_model::credential::Digest::of(scope.as_bytes()).0;
+        let digest = digest.map(|byte| format!("{byte:02x}")).concat();
+        format!("{{ name = \"the-{scope}-token\", sha256 = \"{digest}\", scopes = [\"{scope}\"] }}")
+    });
+    let config = format!(
+        "workers = 2\n[listen]\nhttp = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.1\"]\n[control]\n\
+         listen = [\"127.0.0.1:0\"]\ntokens = [{}]\n[tenants]\nfrom = [{{ header = \"x-tenant\" }}]\n\
+         [upstream.app]\nendpoints = [\"{}\"]\n[[route]]\nname = \"all\"\nupstream = \"app\"\n\
+         cache = {{ stale_if_error = \"10m\" }}\n",
+        tokens.join(", "),
+        origin.address
+    );
+    Gate::start_whole(crate::BINARY, name, &[], &config)
+}
+
+#[test]
+fn what_is_purged_by_each_of_its_names_is_not_served_again() {
+    let origin = counting("Cache-Tag: t\r\nCache-Control: max-age=60\r\n");
+    let gate = steered("cache-purge", &origin);
+    let acme = "X-Tenant: acme\r\n";
+    let (mut count, orders) = (
+        0,
+        [
+            r#"{"url": "http://test/v1/x?whatever"}"#,
+            r#"{"url": "http://test/v1/x", "tenant": "acme"}"#,
+            r#"{"prefix": "http://test/v1/"}"#,
+            r#"{"host": "TEST"}"#,
+            r#"{"tag": "T"}"#,
+            r#"{"tag": "t", "tenant": "acme"}"#,
+            r#"{"tenant": "acme"}"#,
+            r#"{"everything": true}"#,
+        ],
+    );
+    for order in orders {
+        check(&gate, "GET /v1/x", acme, &format!("answer {count}"), "tidegate; ");
+        until("it is kept", || status(&ask(gate.address, "GET /v1/x", acme)).starts_with(HIT));
+        assert_eq!(say(&gate, "purge", "POST /purge", order).0, 200, "{order}");
+        count += 1;
+        check(&gate, "GET /v1/x", acme, &format!("answer {count}"), MISS);
+    }
+    for other in [r#"{"tenant": "other"}"#, r#"{"prefix": "http://test/v"}"#, r#"{"tag": "u"}"#] {
+        assert_eq!(say(&gate, "purge", "POST /purge", other).0, 200, "{other}");
+        check(&gate, "GET /v1/x", acme, &format!("answer {count}"), HIT);
+    }
+    assert_eq!(say(&gate, "write", "POST /purge", r#"{"everything": true}"#).0, 403);
+    assert_eq!(say(&gate, "purge", "POST /purge", "{}").0, 400);
+    assert!(
+        gate.said().contains("cache purged") && gate.said().contains("the-purge-token"),
+        "{}",
+        gate.said()
+    );
+    assert_eq!(gate.metric("tidegate_cache_purged_total"), Some(11.0));
+}
+
+#[test]
+fn what_is_purged_softly_still_stands_in() {
+    let origin = counting("Cache-Control: max-age=60\r\n");
+    let gate = steered("cache-soft", &origin);
+    let acme = "X-Tenant: acme\r\n";
+    check(&gate, "GET /a", acme, "answer 0", MISS);
+    until("it is kept", || status(&ask(gate.address, "GET /a", acme)).starts_with(HIT));
+    let out = std::process::Command::new(crate::BINARY)
+        .args([
+            "purge",
+            "--tenant",
+            "acme",
+            "--soft",
+            "--token",
+            "purge",
+            "--control",
+            &gate.control.to_string(),
+        ])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    origin.stop();
+    let stale = check(&gate, "GET /a", acme, "answer 0", "tidegate; hit; ttl=");
+    assert!(status(&stale).ends_with("; detail=stale-if-error"), "{}", stale.head);
+}
+
+#[test]
+fn what_is_stored_can_be_looked_at_and_is_counted() {
+    let origin = counting("Cache-Control: max-age=60\r\nX-Own: yes\r\n");
+    let gate = steered("cache-inspect", &origin);
+    let acme = "X-Tenant: acme\r\n";
+    check(&gate, "GET /a?x=1", acme, "answer 0", MISS);
+    until("it is kept", || status(&ask(gate.address, "GET /a?x=1", acme)).starts_with(HIT));
+    let inspect = |arguments: &[&str]| {
+        let control = gate.control.to_string();
+        let out = std::process::Command::new(crate::BINARY)
+            .args(["cache", "inspect", "--control", &control])
+            .args(arguments)
+            .output()
+            .unwrap();
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap_or_default()
+    };
+    let told = inspect(&["http://test/a?x=1", "--tenant", "acme"]);
+    assert_eq!(
+        (&told["stored"], &told["content_bytes"], &told["fresh"]),
+        (&true.into(), &8.into(), &true.into())
+    );
+    assert_eq!(inspect(&["http://test/a?x=1", "--tenant", "other"])["stored"], false);
+    assert!(inspect(&["http://test/a?x=1"]).is_null(), "a tenant is needed");
+    assert_eq!(gate.metric("tidegate_cache_requests_total{route=\"all\",outcome=\"miss\"}"), Some(1.0));
+    assert!(gate.metric("tidegate_cache_requests_total{route=\"all\",outcome=\"hit\"}") >= Some(1.0));
+    assert_eq!(gate.metric("tidegate_cache_answers"), Some(1.0));
+    assert!(gate.metric("tidegate_cache_bytes") > Some(288.0));
+    let state: serde_json::Value = serde_json::from_str(&crate::upstreams::told(&gate, "/status")).unwrap();
+    assert_eq!(state["cache"]["answers"], 1);
+}
