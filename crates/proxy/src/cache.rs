@@ -1,15 +1,16 @@
 //! The cache: what answers many requests with one of the upstream's answers.
 //!
 //! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key, [`memory`] keeps and the
-//! tiers below ([`tier`]) keep more, [`purges`] reach all nodes, [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes of what is
-//! kept what one client asked for, [`behind`] refreshes, [`write`] takes away; [`stage`] is the way of a request through
-//! all of it.
+//! tiers below ([`tier`], [`far`]) keep more, [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes
+//! of what is kept what one client asked for, [`behind`] refreshes, [`write`] takes away, [`purges`] reach all nodes;
+//! [`stage`] is the way of a request through all of it.
 //!
 //! What always holds: the tenant is in the key unless the route declares its content public; nothing that sets a cookie is
 //! kept; nothing is served before the tenant's limits have let the request pass.
 
 pub mod asked;
 mod behind;
+pub mod far;
 pub mod fill;
 pub mod inspect;
 pub mod intake;
@@ -46,7 +47,7 @@ pub struct Cache {
     /// What is kept in memory.
     pub memory: Memory,
     /// What is purged, here and on other nodes.
-    pub purges: Purges,
+    pub purges: Arc<Purges>,
     tiers: ArcSwap<Vec<Arc<dyn Tier>>>,
     fills: Arc<Fills>,
     refreshing: Arc<AtomicUsize>,
@@ -101,7 +102,7 @@ impl Cache {
     pub fn new(bounds: CacheBounds) -> Cache {
         let cache = Cache {
             memory: Memory::new(bounds.bounds),
-            purges: Purges::default(),
+            purges: Arc::default(),
             tiers: ArcSwap::default(),
             fills: Arc::default(),
             refreshing: Arc::default(),
@@ -143,9 +144,14 @@ impl Cache {
 
     /// Purges what has this label: here at once, and on all other nodes.
     pub fn purge(&self, label: Label, purge: Purge, now: Wall) {
-        let newest = self.memory.purge(label, purge, now);
+        self.mark(label, purge, now);
         self.purges.issue(label, purge);
         self.purged.fetch_add(1, Relaxed);
+    }
+
+    /// Purges what has this label here alone, in memory and below.
+    fn mark(&self, label: Label, purge: Purge, now: Wall) {
+        let newest = self.memory.purge(label, purge, now);
         for tier in self.tiers.load().iter() {
             tier.purge(label, purge, newest, now);
         }

@@ -11,6 +11,7 @@
 
 mod connection;
 mod feed;
+mod share;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use serde_json::{Value, json};
 use tidegate_model::cache::Wall;
 use tidegate_model::retry::backoff;
 use tidegate_proxy::cache::Cache;
+use tidegate_proxy::cache::far::{Errand, Far, FarSettings};
 use tidegate_wire::{clock, task};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::config::RedisSettings;
 
@@ -43,6 +45,10 @@ pub struct Redis {
     /// This process among all that write to the log.
     node: u64,
     failures: AtomicU64,
+    /// The tier of the cache that all nodes share.
+    far: Arc<Far>,
+    /// What it wants; whoever keeps the connection holds it.
+    errands: tokio::sync::Mutex<mpsc::Receiver<Errand>>,
 }
 
 /// How it stands.
@@ -63,6 +69,7 @@ impl Redis {
     /// Nothing is configured yet.
     #[must_use]
     pub fn new(cache: Arc<Cache>) -> Redis {
+        let (far, errands) = Far::new(Arc::clone(&cache.purges));
         Redis {
             cache,
             settings: Mutex::new(None),
@@ -71,19 +78,29 @@ impl Redis {
             // Zero is nobody's.
             node: getrandom::u64().unwrap_or_else(|_| clock::now().0).max(1),
             failures: AtomicU64::new(0),
+            far: Arc::new(far),
+            errands: tokio::sync::Mutex::new(errands),
         }
     }
 
     /// Takes these settings from now on.
-    pub fn set(&self, settings: Option<&RedisSettings>) {
+    pub fn set(&self, settings: Option<&RedisSettings>, far: Option<FarSettings>) {
         let mut held = self.settings.lock();
-        if held.as_deref() == settings {
+        let joined = self.far.settings().is_some();
+        self.far.set(far);
+        if held.as_deref() == settings && joined == far.is_some() {
             return;
         }
         *held = settings.cloned().map(Arc::new);
         *self.link.lock() = if held.is_some() { Link::Joining } else { Link::Off };
         self.cache.purges.share(held.is_some());
         self.changed.notify_one();
+    }
+
+    /// The tier of the cache that all nodes share, as its cores see it.
+    #[must_use]
+    pub fn far(&self) -> &Arc<Far> {
+        &self.far
     }
 
     /// Whether it is there; `None`: nothing is configured.
@@ -113,7 +130,19 @@ impl Redis {
             Link::Away(why) => ("away", Some(why)),
         };
         let purges = self.cache.purges.counts();
+        let far = self.far.counts();
+        let shared = self.far.settings().map(|_| {
+            json!({
+                "hits": far.hits,
+                "misses": far.misses,
+                "late": far.late,
+                "unusable": far.unusable,
+                "kept": far.kept,
+                "dropped": far.dropped,
+            })
+        });
         json!({
+            "shared": shared,
             "address": settings.url.shown(),
             "state": state,
             "error": error,
@@ -148,6 +177,8 @@ impl Redis {
 /// Keeps the connection from now on, whatever settings come. Must be called on the control runtime.
 pub fn drive(redis: Arc<Redis>) {
     task::spawn(async move {
+        // Nobody else takes it: whoever has errands lives as long as the process.
+        let mut errands = redis.errands.lock().await;
         loop {
             let settings = redis.settings.lock().clone();
             let Some(settings) = settings else {
@@ -156,17 +187,19 @@ pub fn drive(redis: Arc<Redis>) {
             };
             tokio::select! {
                 () = redis.changed.notified() => {}
-                never = keep(&redis, &settings) => match never {},
+                never = keep(&redis, &settings, &mut errands) => match never {},
             }
+            redis.far.set_up(false);
         }
     });
 }
 
-async fn keep(redis: &Redis, settings: &RedisSettings) -> Infallible {
+async fn keep(redis: &Redis, settings: &RedisSettings, errands: &mut mpsc::Receiver<Errand>) -> Infallible {
     let mut tries = 0;
     loop {
         let began = clock::now();
-        let Err(error) = join(redis, settings).await;
+        let Err(error) = join(redis, settings, errands).await;
+        redis.far.set_up(false);
         redis.failures.fetch_add(1, Relaxed);
         redis.enter(Link::Away(crate::run::chain(&error)));
         redis.cache.purges.again();
@@ -177,14 +210,33 @@ async fn keep(redis: &Redis, settings: &RedisSettings) -> Infallible {
     }
 }
 
-/// One connection's life: two in truth, as one of them always waits for the next order.
-async fn join(redis: &Redis, settings: &RedisSettings) -> Result<Infallible, Error> {
+/// One connection's life: two in truth, as one of them always waits for the next order, and two more where answers are
+/// shared.
+async fn join(
+    redis: &Redis,
+    settings: &RedisSettings,
+    errands: &mut mpsc::Receiver<Errand>,
+) -> Result<Infallible, Error> {
     let mut reader = connection::connect(settings, feed::WAIT).await?;
     let writer = connection::connect(settings, Duration::ZERO).await?;
     let feed = feed::Feed { cache: &redis.cache, settings, node: redis.node };
     feed.catch_up(&mut reader).await?;
+    let shared = match redis.far.settings() {
+        None => None,
+        Some(_) => {
+            let asker = connection::connect(settings, Duration::ZERO).await?;
+            Some((asker, connection::connect(settings, Duration::ZERO).await?))
+        }
+    };
+    redis.far.set_up(shared.is_some());
     redis.enter(Link::Up);
-    let (never, _) = tokio::try_join!(feed.follow(reader), feed.send(writer))?;
+    let share = async {
+        match shared {
+            None => std::future::pending().await,
+            Some((asker, keeper)) => share::run(settings, errands, asker, keeper).await,
+        }
+    };
+    let (never, _, _) = tokio::try_join!(feed.follow(reader), feed.send(writer), share)?;
     match never {}
 }
 

@@ -176,7 +176,8 @@ impl Gate {
         };
         let cores = (0..workers).map(|number| Core::start(number, workers, &parts)).collect();
         let redis = Arc::new(Redis::new(Arc::clone(&standing.cache)));
-        redis.set(config.redis.as_ref());
+        redis.set(config.redis.as_ref(), config.shared);
+        standing.cache.set_tiers(vec![Arc::new(Arc::clone(redis.far()))]);
         let gate = Arc::new(Gate {
             standing,
             telemetry,
@@ -232,7 +233,7 @@ impl Gate {
             self.certificates.swap(set);
         }
         upstreams.commit();
-        self.redis.set(config.redis.as_ref());
+        self.redis.set(config.redis.as_ref(), config.shared);
         for core in &self.cores {
             core.tell(Command::Site(Arc::clone(&site)));
         }

@@ -62,6 +62,16 @@ impl Redis {
         }
     }
 
+    /// Lets it hang: it takes connections and answers nothing. Or lets it go on.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn hang(&self, hangs: bool) {
+        let id = self.child.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args([if hangs { "-STOP" } else { "-CONT" }, &id]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "it is there");
+    }
+
     /// Starts it again where it was, with what it held.
     ///
     /// # Panics

@@ -12,7 +12,7 @@ use tidegate_model::cache::orders::{Entry, Order, Outbox, Place, Reading};
 use tidegate_model::cache::purge::{Label, Purge};
 use tokio::sync::Notify;
 
-use super::memory::Memory;
+use super::Cache;
 
 /// Own orders that wait for the log; one more, and all of them become one that makes everything stale.
 const OUTBOX_MAX: usize = 8_192;
@@ -105,26 +105,26 @@ impl Purges {
     }
 
     /// This node does not know what it has missed: all that it has is made stale, and the log is read from its beginning.
-    pub fn begin(&self, memory: &Memory, now: Wall) {
+    pub fn begin(&self, cache: &Cache, now: Wall) {
         self.lost.fetch_add(1, Relaxed);
         self.reading.lock().clear();
-        memory.purge(Order::ALL.label, Order::ALL.purge, now);
+        cache.mark(Order::ALL.label, Order::ALL.purge, now);
         self.outbox.lock().repeat();
         self.issued.notify_one();
     }
 
     /// An entry of the log was read. `node` is this one.
-    pub fn read(&self, memory: &Memory, place: Place, entry: &Entry, node: u64, now: Wall) {
+    pub fn read(&self, cache: &Cache, place: Place, entry: &Entry, node: u64, now: Wall) {
         if let Some(order) = entry.order {
             // One's own, too: what others asked for in between must not be taken for newer than it.
-            memory.purge(order.label, order.purge, now);
+            cache.mark(order.label, order.purge, now);
             if entry.node == node {
                 self.outbox.lock().seen(entry.number, order);
             } else {
                 self.read.fetch_add(1, Relaxed);
             }
         }
-        self.reading.lock().read(place, memory.newest());
+        self.reading.lock().read(place, cache.memory.newest());
     }
 
     /// What this node had read of the log when `made` was its newest purge.
@@ -158,25 +158,26 @@ impl Purges {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_model::cache::evict::Bounds;
     use tidegate_model::cache::key::Key;
     use tidegate_model::cache::purge::labels;
 
+    use crate::cache::CacheBounds;
+
     const NOW: Wall = Wall(1_000);
 
-    fn here() -> (Purges, Memory) {
+    fn here() -> (Purges, Cache) {
         let purges = Purges::default();
         purges.share(true);
-        (purges, Memory::new(Bounds { bytes: 9_999, tenant_bytes: 9_999, tenant_entries: 9 }))
+        (purges, Cache::new(CacheBounds::default()))
     }
 
     fn place(millis: u64) -> Place {
         Place { millis, number: 0 }
     }
 
-    fn read(purges: &Purges, memory: &Memory, at: u64, node: u64, number: u64) {
+    fn read(purges: &Purges, cache: &Cache, at: u64, node: u64, number: u64) {
         let order = Some(Order { label: Label::host("h"), purge: Purge::Hard });
-        purges.read(memory, place(at), &Entry { node, number, order }, 1, NOW);
+        purges.read(cache, place(at), &Entry { node, number, order }, 1, NOW);
     }
 
     /// Whether what another node asked for at this place may be used here.
@@ -193,40 +194,40 @@ mod tests {
 
     #[test]
     fn what_was_ordered_and_not_read_back_is_not_used() {
-        let (purges, memory) = here();
-        read(&purges, &memory, 5, 2, 1);
+        let (purges, cache) = here();
+        read(&purges, &cache, 5, 2, 1);
         check(&purges, 5, true);
         purges.issue(Label::host("h"), Purge::Hard);
         check(&purges, 5, false);
         let taken = purges.take(9);
         purges.sent(taken[0].0, 1);
         check(&purges, 5, false);
-        read(&purges, &memory, 6, 1, taken[0].0);
+        read(&purges, &cache, 6, 1, taken[0].0);
         check(&purges, 5, true);
         assert!(purges.made_at(place(5), std::iter::empty()) < purges.made_at(place(6), std::iter::empty()));
     }
 
     #[test]
     fn what_is_older_than_all_that_was_read_is_not_used() {
-        let (purges, memory) = here();
-        read(&purges, &memory, 5, 2, 1);
+        let (purges, cache) = here();
+        read(&purges, &cache, 5, 2, 1);
         check(&purges, 4, false);
-        assert_eq!(purges.place_of(memory.newest()), Some(place(5)));
+        assert_eq!(purges.place_of(cache.memory.newest()), Some(place(5)));
         assert_eq!(purges.place_of(0), None);
     }
 
     #[test]
     fn a_node_that_begins_anew_forgets_its_places_and_repeats_its_orders() {
-        let (purges, memory) = here();
+        let (purges, cache) = here();
         purges.issue(Label::host("h"), Purge::Hard);
         let number = purges.take(9)[0].0;
         purges.sent(number, 1);
-        read(&purges, &memory, 5, 1, number);
+        read(&purges, &cache, 5, 1, number);
         assert_eq!(purges.counts().waiting, 0);
-        let newest = memory.newest();
-        purges.begin(&memory, NOW);
+        let newest = cache.memory.newest();
+        purges.begin(&cache, NOW);
         check(&purges, 5, false);
         assert_eq!((purges.counts().waiting, purges.counts().lost), (1, 1));
-        assert!(memory.newest() > newest, "what it has was marked");
+        assert!(cache.memory.newest() > newest, "what it has was marked");
     }
 }

@@ -191,6 +191,7 @@ impl Reading {
             log: resolved.log,
             protect: resolved.protect,
             redis: resolved.redis,
+            shared: resolved.shared,
             workers,
             drain: raw.drain.time.0,
             upstreams: resolved.upstreams,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_model::credential::Digest;
+use tidegate_proxy::cache::far::FarSettings;
 use tidegate_proxy::settings::ProxySettings;
 use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
@@ -28,6 +29,8 @@ pub struct Config {
     pub protect: ProtectSettings,
     /// Where nodes meet.
     pub redis: Option<RedisSettings>,
+    /// What all nodes share of the cache.
+    pub shared: Option<FarSettings>,
     /// Threads that carry traffic, each with a runtime of its own.
     pub workers: NonZeroUsize,
     /// How long exchanges may take to finish after SIGTERM.

@@ -22,7 +22,7 @@ use crate::telemetry::{
     GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY,
     MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST, PURGES_WAITING, RECEIVED,
     REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED,
-    SHARD_SPILLED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
+    SHARD_SPILLED, SHARED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -125,6 +125,21 @@ fn redis(out: &mut Exposition, process: &Process) {
     out.family(&PURGES);
     for (direction, count) in [("sent", purges.sent), ("read", purges.read)] {
         out.sample(PURGES.name, &[("direction", direction)], count);
+    }
+    if redis.far().settings().is_none() {
+        return;
+    }
+    let far = redis.far().counts();
+    out.family(&SHARED);
+    for (outcome, count) in [
+        ("hit", far.hits),
+        ("miss", far.misses),
+        ("late", far.late),
+        ("unusable", far.unusable),
+        ("kept", far.kept),
+        ("dropped", far.dropped),
+    ] {
+        out.sample(SHARED.name, &[("outcome", outcome)], count);
     }
 }
 

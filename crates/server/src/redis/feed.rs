@@ -46,7 +46,11 @@ impl Feed<'_> {
     pub async fn catch_up(&self, reader: &mut MultiplexedConnection) -> Result<(), Error> {
         let place = self.cache.purges.place();
         match place {
-            Some(place) if self.holds(reader, place).await? => Ok(()),
+            Some(place) if self.holds(reader, place).await? => {
+                self.read_on(reader, format!("({place}")).await?;
+                // While it read, the log may have been trimmed past its place.
+                if self.holds(reader, place).await? { Ok(()) } else { self.begin(reader).await }
+            }
             _ => self.begin(reader).await,
         }
     }
@@ -90,15 +94,8 @@ impl Feed<'_> {
 
     /// This node has no place in the log.
     async fn begin(&self, reader: &mut MultiplexedConnection) -> Result<(), Error> {
-        self.cache.purges.begin(&self.cache.memory, now());
-        let mut from = "-".to_owned();
-        loop {
-            let told = self.range(reader, &from, "+").await?;
-            let Some((last, _)) = told.last() else { break };
-            // Without what was the last one.
-            from = format!("({last}");
-            self.take_in(told.into_iter())?;
-        }
+        self.cache.purges.begin(self.cache, now());
+        self.read_on(reader, "-".to_owned()).await?;
         if self.cache.purges.place().is_none() {
             // An empty log has no place to stand at. One's own entry makes one.
             let mut commands = redis::pipe();
@@ -108,6 +105,17 @@ impl Feed<'_> {
             self.take_in(told.into_iter())?;
         }
         Ok(())
+    }
+
+    /// Reads from there to the end.
+    async fn read_on(&self, reader: &mut MultiplexedConnection, mut from: String) -> Result<(), Error> {
+        loop {
+            let told = self.range(reader, &from, "+").await?;
+            let Some((last, _)) = told.last() else { return Ok(()) };
+            // Without what was the last one.
+            from = format!("({last}");
+            self.take_in(told.into_iter())?;
+        }
     }
 
     /// Whether the log still has an entry at this place.
@@ -146,8 +154,7 @@ impl Feed<'_> {
             let pairs: &[Vec<u8>] = &fields;
             let text = pairs.chunks_exact(2).find(|pair| pair[0] == FIELD.as_bytes()).map(|pair| &pair[1]);
             let text = String::from_utf8_lossy(text.map_or(b"", Vec::as_slice));
-            let Cache { memory, purges, .. } = self.cache;
-            purges.read(memory, place, &Entry::parse(&text), self.node, now());
+            self.cache.purges.read(self.cache, place, &Entry::parse(&text), self.node, now());
         }
         Ok(())
     }

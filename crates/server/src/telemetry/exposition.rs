@@ -87,6 +87,7 @@ metrics! {
     PURGES = "tidegate_purges_total", "counter", ["direction"], "Purges that this node `sent` to all others, and `read` of theirs. Only where `[redis]` is configured.";
     PURGES_WAITING = "tidegate_purges_waiting", "gauge", [], "Purges of this node that wait to be sent to all others. Only where `[redis]` is configured.";
     PURGES_LOST = "tidegate_purges_lost_total", "counter", [], "Times this node could not know which purges it has missed, and took all that it had for stale; the first time is its start. Only where `[redis]` is configured.";
+    SHARED = "tidegate_cache_shared_total", "counter", ["outcome"], "What became of the tier of the cache that all nodes share. Questions: `hit`, `miss`, `late` (no answer within `wait`), `unusable` (purged, perhaps purged, or not as it was written); answers: `kept` (handed over); both: `dropped` (too many waited). Only where `[cache] redis` is configured.";
     LINES_DROPPED = "tidegate_access_log_dropped_total", "counter", [], "Access log lines dropped because the writer could not keep up.";
     LINES_LEFT_OUT = "tidegate_access_log_left_out_total", "counter", [], "Access log lines left out under load, where `degrade.log` of a route says so.";
     RELOADS = "tidegate_config_reloads_total", "counter", ["outcome"], "Reloads of the configuration: `applied` or `refused`.";

@@ -10,6 +10,9 @@ use tidegate_testkit::{Gate, Origin, Redis, ask, until};
 
 use crate::{app, control};
 
+/// What a write orders where nothing is public: its target, of its tenant.
+const ORDERS: u64 = 1;
+
 /// An application that numbers its answers, and lets them be kept.
 fn origin() -> Origin {
     let count = AtomicUsize::new(0);
@@ -30,6 +33,13 @@ fn node(name: &str, origin: &Origin, redis: &str) -> Gate {
     let tenants = "[tenants]\nfrom = [{ header = \"x-tenant\" }]\n";
     let config = format!("{config}{tenants}[redis]\n{redis}\n");
     Gate::start_listening(crate::BINARY, name, listen, &config)
+}
+
+/// The same with the tier that all nodes share.
+fn sharing(name: &str, origin: &Origin, address: SocketAddr) -> Gate {
+    let gate = node(name, origin, &format!("{}\n[cache]\nredis = {{ wait = \"200ms\" }}", url(address)));
+    up(&gate);
+    gate
 }
 
 fn url(address: SocketAddr) -> String {
@@ -141,8 +151,8 @@ fn what_is_written_on_one_node_is_not_served_as_it_was_by_another() {
     assert!(is_hit(&b, "/y", "acme"), "another path is untouched");
     let (body, status) = get(&b, "/x", "umbrella");
     assert!(status.starts_with("tidegate; hit") && body == kept, "another tenant is untouched: {status}");
-    assert_eq!(b.metric("tidegate_purges_total{direction=\"read\"}"), Some(1.0));
-    assert_eq!(a.metric("tidegate_purges_total{direction=\"sent\"}"), Some(1.0));
+    assert_eq!(b.metric("tidegate_purges_total{direction=\"read\"}"), Some(ORDERS as f64));
+    assert_eq!(a.metric("tidegate_purges_total{direction=\"sent\"}"), Some(ORDERS as f64));
 }
 
 #[test]
@@ -156,7 +166,7 @@ fn a_node_that_was_away_catches_up() {
     way.cut();
     away(&b);
     write(&a, "/x", "acme");
-    until("it is in the log", || redis_status(&a)["purges"]["sent"] == 1);
+    until("it is in the log", || redis_status(&a)["purges"]["sent"] == ORDERS);
     assert!(is_hit(&b, "/x", "acme"), "traffic goes on with what it has");
     assert_eq!(b.metric("tidegate_redis_up"), Some(0.0));
     way.mend();
@@ -177,7 +187,7 @@ fn a_node_that_was_away_until_the_log_was_trimmed_takes_all_it_has_for_stale() {
     for path in ["/1", "/2"] {
         write(&a, path, "acme");
     }
-    until("both are in the log", || redis_status(&a)["purges"]["sent"] == 2);
+    until("both are in the log", || redis_status(&a)["purges"]["sent"] == 2 * ORDERS);
     let _ = redis.ask(&["XTRIM", "tidegate:purges", "MAXLEN", "1"]);
     way.mend();
     up(&b);
@@ -199,11 +209,11 @@ fn what_is_purged_while_redis_is_away_is_sent_when_it_is_back() {
     write(&a, "/x", "acme");
     assert!(!is_hit(&a, "/x", "acme"), "here it is seen at once");
     assert!(is_hit(&b, "/x", "acme"), "traffic goes on");
-    assert_eq!(redis_status(&a)["purges"]["waiting"], 1);
+    assert_eq!(redis_status(&a)["purges"]["waiting"], ORDERS);
     redis.start_again();
     up(&a);
     up(&b);
-    until("the other node has read it", || redis_status(&b)["purges"]["read"] == 1);
+    until("the other node has read it", || redis_status(&b)["purges"]["read"] == ORDERS);
     assert!(!is_hit(&b, "/x", "acme"));
     assert_eq!(redis_status(&b)["purges"]["lost"], 1, "the log was kept");
 }
@@ -221,10 +231,10 @@ fn a_redis_that_has_lost_its_data_makes_stale_what_nodes_have_and_is_told_the_la
     until("it was read back", || redis_status(&a)["purges"]["place"] != redis_status(&b)["purges"]["place"]);
     let _ = redis.ask(&["FLUSHALL"]);
     until("the first node sees it", || redis_status(&a)["purges"]["lost"] == 2);
-    until("what it ordered is in the log again", || redis_status(&a)["purges"]["sent"] == 2);
+    until("what it ordered is in the log again", || redis_status(&a)["purges"]["sent"] == 2 * ORDERS);
     way.mend();
     up(&b);
-    until("the other node has read it", || redis_status(&b)["purges"]["read"] == 1);
+    until("the other node has read it", || redis_status(&b)["purges"]["read"] == ORDERS);
     assert!(get(&b, "/x", "acme").1.starts_with("tidegate; fwd=uri-miss"), "purged for good");
     assert!(get(&b, "/y", "acme").1.starts_with("tidegate; fwd=stale"), "stale");
 }
@@ -304,4 +314,59 @@ fn purges_go_over_tls_where_the_url_says_so() {
     let untrusting =
         node("redis-tls-untrusting", &origin, &format!("url = \"rediss://127.0.0.1:{tls_port}\""));
     away(&untrusting);
+}
+
+#[test]
+fn what_one_node_was_answered_another_one_need_not_ask_for() {
+    let (redis, origin) = (Redis::start("shared"), origin());
+    let [a, b] = ["shared-a", "shared-b"].map(|name| sharing(name, &origin, redis.address));
+    let kept = get(&a, "/x", "acme").0;
+    until("it is shared", || redis.ask(&["DBSIZE"]).starts_with(":2"));
+    let (body, status) = get(&b, "/x", "acme");
+    assert!(body == kept && status.starts_with("tidegate; hit"), "{status}");
+    let (other, status) = get(&b, "/x", "umbrella");
+    assert!(other != kept && status.contains("uri-miss"), "another tenant's is another answer: {status}");
+    assert_eq!(origin.recorded().len(), 2);
+    let told = redis_status(&b)["shared"].clone();
+    assert_eq!((&told["hits"], &told["misses"]), (&1.into(), &1.into()), "{told}");
+    let late = sharing("shared-late", &origin, redis.address);
+    assert_eq!(get(&late, "/x", "acme").0, kept, "one that has just begun finds it, too");
+}
+
+#[test]
+fn what_was_purged_is_not_read_back_from_where_all_nodes_share_it() {
+    let (redis, origin) = (Redis::start("unshared"), origin());
+    let [a, b] = ["unshared-a", "unshared-b"].map(|name| sharing(name, &origin, redis.address));
+    let kept = get(&a, "/x", "acme").0;
+    until("it is shared", || redis.ask(&["DBSIZE"]).starts_with(":2"));
+    write(&b, "/x", "acme");
+    assert_ne!(get(&b, "/x", "acme").0, kept, "on the node that purged it");
+    until("the other one has read it", || get(&a, "/x", "acme").0 != kept);
+    let late = sharing("unshared-late", &origin, redis.address);
+    assert_ne!(get(&late, "/x", "acme").0, kept, "on one that has just begun");
+    let _ = redis.ask(&["FLUSHALL"]);
+    until("nodes see it", || [&a, &b].iter().all(|gate| redis_status(gate)["purges"]["lost"] == 2));
+    get(&b, "/y", "acme");
+}
+
+#[test]
+fn a_shared_tier_that_is_broken_hangs_or_is_away_costs_no_answer() {
+    let (mut redis, origin) = (Redis::start("hangs"), origin());
+    let [a, b] = ["hangs-a", "hangs-b"].map(|name| sharing(name, &origin, redis.address));
+    get(&a, "/x", "acme");
+    until("it is shared", || redis.ask(&["DBSIZE"]).starts_with(":2"));
+    let keys = redis.ask(&["KEYS", "tidegate:answer:*"]);
+    let key = keys.lines().last().unwrap_or_default().to_owned();
+    let _ = redis.ask(&["SETRANGE", &key, "20", "?"]);
+    assert!(get(&b, "/x", "acme").1.contains("uri-miss"), "what is broken is not there");
+    assert_eq!(redis_status(&b)["shared"]["unusable"], 1);
+    redis.hang(true);
+    get(&b, "/y", "acme");
+    away(&b);
+    get(&b, "/z", "acme");
+    redis.hang(false);
+    up(&b);
+    redis.stop();
+    away(&b);
+    assert_eq!(get(&b, "/late", "acme").1, "tidegate; fwd=uri-miss; fwd-status=200; stored");
 }

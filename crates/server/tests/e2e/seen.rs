@@ -182,8 +182,9 @@ fn what_is_scraped_is_what_is_documented() {
     let page = include_str!("../../../../docs/metrics.md").split("\n## ").next().unwrap();
     let origins = [ok(), ok()];
     let config = app(&[origins[0].address, origins[1].address], "concurrency = 10\nshuffle_shard = 1", "");
-    let redis = format!("[redis]\nurl = \"redis://{}\"\n", crate::nobody());
-    let gate = gate("scraped", &format!("{config}{redis}"));
+    let redis = format!("[cache]\nredis = {{}}\n[redis]\nurl = \"redis://{}\"\n", crate::nobody());
+    let files = "[upstream.site]\nfiles = \".\"\n";
+    let gate = gate("scraped", &format!("{config}{files}{redis}"));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);
     let label = |sample: &str| -> Vec<String> {

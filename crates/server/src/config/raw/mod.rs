@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
-pub use redis::Redis;
+pub use redis::{CacheRedis, Redis};
 pub use route::{
     Add, Degrade, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults,
     SetTo, Share,
@@ -243,6 +243,9 @@ pub struct CacheRoom {
     pub tenant_entries: u32,
     /// The largest content of one answer that is kept.
     pub object: Size,
+    /// Answers that all nodes share, in the Redis of `[redis]`. See `docs/cluster.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<CacheRedis>,
 }
 
 impl Default for CacheRoom {
@@ -252,6 +255,7 @@ impl Default for CacheRoom {
             tenant_share: Percent(50),
             tenant_entries: 1_000_000,
             object: Size(8 << 20),
+            redis: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Secret;
-use crate::config::scalar::Time;
+use crate::config::scalar::{Size, Time};
 use crate::config::text::{File, Name};
 
 /// The Redis (or Valkey) through which purges reach all nodes.
@@ -28,6 +28,28 @@ pub struct Redis {
     #[serde(default = "orders")]
     #[schemars(range(min = 1, max = 65_536))]
     pub orders: u32,
+}
+
+/// Answers that all nodes share, in the Redis of `[redis]`, below memory. A request waits for it only shortly.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheRedis {
+    /// The largest content of one answer that is shared.
+    pub object: Size,
+    /// How long a request waits for it at most, before it asks the upstream.
+    pub wait: Time,
+    /// How long an answer stays there once it is stale, if it says nothing longer itself: for what may be served stale.
+    pub stale: Time,
+}
+
+impl Default for CacheRedis {
+    fn default() -> CacheRedis {
+        CacheRedis {
+            object: Size(256 << 10),
+            wait: Time(std::time::Duration::from_millis(20)),
+            stale: Time(std::time::Duration::from_secs(600)),
+        }
+    }
 }
 
 fn prefix() -> Name {

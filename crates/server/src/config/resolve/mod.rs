@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tidegate_model::cache::evict::Bounds;
 use tidegate_proxy::cache::CacheBounds;
+use tidegate_proxy::cache::far::FarSettings;
 use tidegate_proxy::settings::ProxySettings;
 use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
@@ -33,6 +34,7 @@ pub struct Resolved {
     pub log: LogSettings,
     pub protect: ProtectSettings,
     pub redis: Option<RedisSettings>,
+    pub shared: Option<FarSettings>,
     pub upstreams: Vec<UpstreamSettings>,
     pub proxy: ProxySettings,
     /// Files that were named in it and whose change is a change of it.
@@ -51,6 +53,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let log = listen::log(&raw.log);
     let protect = protect(&mut context, &raw.protect);
     let redis = redis::redis(&mut context, raw);
+    let shared = redis::shared(&mut context, raw);
     let upstreams = upstream::upstreams(&mut context, raw);
     let tenants = tenants::tenants(&mut context, raw);
     let routes = route::routes(&mut context, raw);
@@ -64,7 +67,18 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     };
     let Context { problems, named, .. } = context;
     if problems.is_empty() {
-        Ok(Resolved { listeners, certificates, control, log, protect, redis, upstreams, proxy, named })
+        Ok(Resolved {
+            listeners,
+            certificates,
+            control,
+            log,
+            protect,
+            redis,
+            shared,
+            upstreams,
+            proxy,
+            named,
+        })
     } else {
         Err(problems)
     }

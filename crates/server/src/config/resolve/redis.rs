@@ -1,8 +1,29 @@
 //! Where nodes meet.
 
+use tidegate_proxy::cache::far::FarSettings;
+
 use super::Context;
 use crate::config::raw;
+use crate::config::scalar::show_size;
 use crate::config::settings::{RedisSettings, RedisUrl};
+
+/// The largest content that can be shared.
+const OBJECT_MAX: u64 = 16 << 20;
+
+/// What all nodes share of the cache.
+pub(super) fn shared(context: &mut Context<'_>, raw: &raw::Config) -> Option<FarSettings> {
+    let shared = raw.cache.redis.as_ref()?;
+    let node = context.entry("cache").at("redis");
+    context.positive(node, "wait", &shared.wait);
+    if raw.redis.is_none() {
+        context.tell_with(node, "there is no Redis to share answers in", "add [redis] with its `url`");
+    }
+    if shared.object.0 > OBJECT_MAX {
+        let most = format!("`object` is at most {}", show_size(&OBJECT_MAX));
+        context.tell(node.at("object"), most);
+    }
+    Some(FarSettings { entry_bytes_max: shared.object.0, wait: shared.wait.0, stale: shared.stale.0 })
+}
 
 pub(super) fn redis(context: &mut Context<'_>, raw: &raw::Config) -> Option<RedisSettings> {
     let raw = raw.redis.as_ref()?;

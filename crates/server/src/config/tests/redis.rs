@@ -3,6 +3,30 @@
 use super::check;
 
 #[test]
+fn answers_can_be_shared_only_where_there_is_a_redis() {
+    check(
+        r#"
+[cache]
+redis = { object = "1GiB" }"#,
+        r#"
+error: there is no Redis to share answers in
+ --> t.toml:2:9
+  |
+2 | redis = { object = "1GiB" }
+  |         ^^^^^^^^^^^^^^^^^^^
+  = help: add [redis] with its `url`
+
+error: `object` is at most 16MiB
+ --> t.toml:2:20
+  |
+2 | redis = { object = "1GiB" }
+  |                    ^^^^^^
+
+2 problems"#,
+    );
+}
+
+#[test]
 fn a_redis_has_a_url_and_times_and_its_password_is_not_told() {
     check(
         r#"
