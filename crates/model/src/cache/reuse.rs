@@ -136,9 +136,19 @@ pub fn may_serve_on_error(rules: &Rules, request: &directives::Request, now: Wal
     staleness < allowed.max(asked.unwrap_or(0))
 }
 
+/// Whether it is near enough to its end that [`refresh_early`] may say yes, whatever the chance.
+#[must_use]
+pub fn is_near_its_end(rules: &Rules, now: Wall, took_ms: u32) -> bool {
+    // The logarithm of the least chance there is: 2^-53.
+    const MOST: u64 = 37;
+    u64::from(rules.freshness.left(now)) * 1_000 <= u64::from(took_ms) * MOST
+}
+
 /// Whether a fresh response that is much asked for should be validated now, before all its clients wait for it at once
 /// (probabilistic early expiration, Vattani, Chierichetti, Lowenstein 2015): the closer to its end and the longer that its
 /// upstream takes, the likelier. `chance` is a uniform word.
+///
+/// [`is_near_its_end`] tells beforehand, and for less, that it is not.
 #[must_use]
 pub fn refresh_early(rules: &Rules, now: Wall, took_ms: u32, chance: u64) -> bool {
     let left = rules.freshness.left(now);
@@ -281,6 +291,8 @@ mod tests {
         assert!(!early(0, u64::MAX) && !early(100, 0));
         assert!(!early(90, 1 << 63) && early(99, 1));
         let refreshed = (0..1000u64).filter(|n| early(99, n << 54)).count();
+        assert!(is_near_its_end(&rules("", 82), NOW, 500) && !is_near_its_end(&rules("", 81), NOW, 500));
+        assert!(!early(81, 0) && early(82, 0), "the least chance of all");
         assert!((100..170).contains(&refreshed), "e^-2 of them: {refreshed}");
     }
 

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use http::StatusCode;
-use tidegate_model::cache::reuse;
 use tidegate_model::cache::status::Fwd;
+use tidegate_model::cache::{Wall, reuse};
 use tidegate_model::message::Response;
 use tidegate_model::receipt::End;
 use tidegate_wire::task;
 
 use super::asked::Asked;
 use super::kept::Kept;
-use super::stage::{self, Onward, now};
+use super::stage::{self, Onward};
 use crate::exchange::Exchange;
 use crate::route::Routed;
 
@@ -41,8 +41,11 @@ impl Drop for Turn {
 
 /// Whether what is much asked for should be validated before it is stale, by this one of its clients and not by all at
 /// once.
-pub fn is_due_early(onward: Onward<'_>, kept: &Kept) -> bool {
-    kept.is_hot() && reuse::refresh_early(&kept.rules(), now(), kept.took_ms, onward.proxy.entropy.word())
+pub fn is_due_early(onward: Onward<'_>, kept: &Kept, now: Wall) -> bool {
+    let (rules, took_ms) = (kept.rules(), kept.took_ms);
+    kept.is_hot()
+        && reuse::is_near_its_end(&rules, now, took_ms)
+        && reuse::refresh_early(&rules, now, took_ms, onward.proxy.entropy.word())
 }
 
 /// Validates what is stored, unless that is under way.

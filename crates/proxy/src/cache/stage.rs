@@ -81,20 +81,20 @@ pub fn at_once(onward: Onward<'_>, exchange: &Exchange) -> Result<Response<Conte
     let Found::Answer(kept) = onward.site.cache.memory.find(&named, &exchange.head.headers) else {
         return Err(Ok(key));
     };
-    let told = asked::told(onward, exchange);
+    let (told, now) = (asked::told(onward, exchange), now());
     let wish = serve::Wish { method: &exchange.head.method, fields: &exchange.head.headers };
-    match reuse::decide(&kept.rules(), &told, now(), &onward.settings.reuse) {
+    match reuse::decide(&kept.rules(), &told, now, &onward.settings.reuse) {
         Use::Serve | Use::ServeStale => {
-            if behind::is_due_early(onward, &kept) {
+            if behind::is_due_early(onward, &kept, now) {
                 behind::refresh(onward, exchange, &Asked::of(onward, exchange, key), &kept);
             }
             note(exchange, "hit", "");
-            Ok(serve::stored(&kept, &wish, now(), Status::default()))
+            Ok(serve::stored(&kept, &wish, now, Status::default()))
         }
         Use::ServeAndRefresh => {
             behind::refresh(onward, exchange, &Asked::of(onward, exchange, key), &kept);
             note(exchange, "stale", "stale-while-revalidate");
-            Ok(serve::stored(&kept, &wish, now(), Status::default()))
+            Ok(serve::stored(&kept, &wish, now, Status::default()))
         }
         Use::Validate(_) | Use::Refuse => Err(Ok(key)),
     }
