@@ -181,7 +181,8 @@ fn table(page: &str) -> Vec<Vec<String>> {
 fn what_is_scraped_is_what_is_documented() {
     let page = include_str!("../../../../docs/metrics.md").split("\n## ").next().unwrap();
     let origins = [ok(), ok()];
-    let config = app(&[origins[0].address, origins[1].address], "concurrency = 10\nshuffle_shard = 1", "");
+    let config =
+        app(&[origins[0].address, origins[1].address], "concurrency = 10\nshuffle_shard = 1", "cache = {}");
     let redis = format!("[cache]\nredis = {{}}\n[redis]\nurl = \"redis://{}\"\n", crate::nobody());
     let files = "[upstream.site]\nfiles = \".\"\n";
     let gate = gate("scraped", &format!("{config}{files}{redis}"));
