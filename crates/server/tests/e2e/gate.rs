@@ -2,8 +2,8 @@
 //! the origin, in its order; nothing is measured by how long it took.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -166,6 +166,92 @@ fn tenants_get_slots_by_the_weights_of_their_plans() {
     // Twelve of fourteen by the weights; what a request takes here differs by much.
     let heavy = order(&origin)[1..15].iter().filter(|tenant| *tenant == "heavy").count();
     assert!((9..=13).contains(&heavy), "{heavy} of 14: {:?}", order(&origin));
+}
+
+/// How long the origin worked for each of three tenants, and on how many requests in all.
+#[derive(Default)]
+struct Worked {
+    time: [Duration; 3],
+    requests: usize,
+}
+
+#[test]
+fn saturating_tenants_get_slot_time_as_one_to_three_to_six() {
+    // What comes before every line stands is not counted.
+    const BEFORE: usize = 200;
+    const COUNTED: usize = 1_200;
+    const TENANTS: [(&str, &str); 3] = [("GET /a", "a"), ("GET /b", "b"), ("GET /c", "c")];
+    let worked = Arc::new(Mutex::new(Worked::default()));
+    let seen = Arc::clone(&worked);
+    #[expect(clippy::disallowed_methods, reason = "the origin's own work, by a clock that is not the gate's")]
+    let origin = Origin::start(move |path| {
+        let began = std::time::Instant::now();
+        std::thread::sleep(Duration::from_millis(4));
+        let mut seen = seen.lock().unwrap();
+        if seen.requests >= BEFORE {
+            let tenant = TENANTS.iter().position(|(line, _)| line.ends_with(path)).unwrap();
+            seen.time[tenant] += began.elapsed();
+        }
+        seen.requests += 1;
+        Reply::Status(200, String::new())
+    });
+    let plans = "[plan.a]\nweight = 1\n[plan.b]\nweight = 3\n[plan.c]\nweight = 6\n\
+                 [tenant.a]\nplan = \"a\"\n[tenant.b]\nplan = \"b\"\n[tenant.c]\nplan = \"c\"\n";
+    let slots = "concurrency = 8\nwaiting = { wait = \"60s\" }";
+    let gate = gate("shares", origin.address, slots, plans);
+    let done = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..48)
+        .map(|number| {
+            let (address, done, (line, tenant)) = (gate.address, Arc::clone(&done), TENANTS[number % 3]);
+            std::thread::spawn(move || {
+                let (mut stream, tenant) = (connect(address), format!("X-Tenant: {tenant}\r\n"));
+                while !done.load(Relaxed) {
+                    assert_eq!(tidegate_testkit::ask_on(&mut stream, line, &tenant).status, 200);
+                }
+            })
+        })
+        .collect();
+    // A machine that stalls gives and takes some hundredths, the less the longer one looks; what is unfair stays so.
+    until("each has its share of the time, within five hundredths", || {
+        let worked = worked.lock().unwrap();
+        let all: Duration = worked.time.iter().sum();
+        let is_fair = |(time, weight): (&Duration, f64)| {
+            (0.95..=1.05).contains(&(time.as_secs_f64() / all.as_secs_f64() / weight * 10.0))
+        };
+        worked.requests >= BEFORE + COUNTED && worked.time.iter().zip([1.0, 3.0, 6.0]).all(is_fair)
+    });
+    done.store(true, Relaxed);
+    load.into_iter().for_each(|one| one.join().unwrap());
+}
+
+#[test]
+fn no_slot_is_idle_while_the_only_tenant_waits() {
+    const SLOTS: usize = 4;
+    const ALL: usize = 12;
+    let (came, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (end, ended) = std::sync::mpsc::sync_channel::<()>(ALL);
+    let (comes, ended, seen) = (Arc::clone(&came), Mutex::new(ended), Arc::clone(&most));
+    let inside = AtomicUsize::new(0);
+    let origin = Origin::start(move |_| {
+        seen.fetch_max(inside.fetch_add(1, Relaxed) + 1, Relaxed);
+        comes.fetch_add(1, Relaxed);
+        // Each word ends one of those inside.
+        let _ = ended.lock().unwrap().recv();
+        inside.fetch_sub(1, Relaxed);
+        Reply::Status(200, String::new())
+    });
+    let slots = format!("concurrency = {SLOTS}\nwaiting = {{ wait = \"60s\" }}");
+    let plans = "[plan.heavy]\nweight = 100\n[tenant.heavy]\nplan = \"heavy\"\n";
+    let gate = gate("lone", origin.address, &slots, plans);
+    let sent: Vec<_> = (0..ALL).map(|_| send(&gate, "light", "GET /")).collect();
+    until_waiting(&gate, ALL - SLOTS);
+    for done in 0..ALL {
+        until("all slots are at work", || came.load(Relaxed) == ALL.min(done + SLOTS));
+        assert_eq!(upstream(&gate)["waiting"], ALL.saturating_sub(done + SLOTS));
+        end.send(()).unwrap();
+    }
+    assert!(sent.into_iter().all(|one| one.join().unwrap().status == 200));
+    assert_eq!(most.load(Relaxed), SLOTS);
 }
 
 #[test]
