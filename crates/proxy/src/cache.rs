@@ -1,7 +1,7 @@
 //! The cache: what answers many requests with one of the upstream's answers.
 //!
 //! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key, [`memory`] keeps and the
-//! tiers below ([`tier`], [`far`]) keep more, [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes
+//! tiers below ([`tier`], [`disk`], [`far`]) keep more, [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes
 //! of what is kept what one client asked for, [`behind`] refreshes, [`write`] takes away, [`purges`] reach all nodes;
 //! [`stage`] is the way of a request through all of it.
 //!
@@ -10,6 +10,7 @@
 
 pub mod asked;
 mod behind;
+pub mod disk;
 pub mod far;
 pub mod fill;
 pub mod inspect;
@@ -24,6 +25,7 @@ pub mod write;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tidegate_model::cache::Wall;
@@ -32,6 +34,7 @@ use tidegate_model::cache::purge::{Label, Purge};
 use tidegate_model::cache::vary::Vary;
 
 use self::asked::Asked;
+use self::disk::{Disk, DiskSettings};
 use self::fill::Fills;
 use self::kept::Kept;
 use self::memory::Memory;
@@ -40,6 +43,9 @@ use self::tier::{Brought, Tier};
 
 /// The share of the memory's bytes that answers on their way may take beside it.
 const ON_THE_WAY: u64 = 4;
+
+/// How long whoever purged waits until that is written down.
+const PURGE_WAIT: Duration = Duration::from_millis(100);
 
 /// The cache of the process.
 #[derive(Debug)]
@@ -137,7 +143,7 @@ impl Cache {
         self.object_bytes_max.store(object_bytes_max, Relaxed);
     }
 
-    /// Sets the tiers below memory, the nearest first.
+    /// Sets the tiers below memory and disk, the nearest first.
     pub fn set_tiers(&self, tiers: Vec<Arc<dyn Tier>>) {
         self.tiers.store(Arc::new(tiers));
     }
@@ -173,18 +179,60 @@ impl Cache {
         }
     }
 
+    /// Keeps answers in this directory, too; or in none.
+    pub fn keep_on_disk(&self, settings: Option<&DiskSettings>) {
+        let before = self.memory.disk();
+        if before.as_ref().map(|disk| disk.settings()) == settings {
+            return;
+        }
+        if let Some(before) = before {
+            // Only one that is used again is told what is purged from now on.
+            let same = settings.is_some_and(|settings| settings.path == before.settings().path);
+            before.end(!same);
+        }
+        self.memory.put_disk(|marks| settings.map(|settings| Arc::new(Disk::start(settings.clone(), marks))));
+    }
+
+    /// Waits, if there is a tier that outlives the process, until what was purged is written down there. Tells whether it is;
+    /// it holds in this process in any case, and a disk that hangs holds up nobody for long.
+    pub async fn purges_written(&self) -> bool {
+        match self.memory.disk() {
+            None => true,
+            Some(disk) => disk.purges_settled(PURGE_WAIT).await,
+        }
+    }
+
+    /// The process ends: what is on disk is there again at the next start.
+    pub fn close(&self, most: Duration) {
+        if let Some(disk) = self.memory.disk() {
+            disk.close(most);
+        }
+    }
+
     /// Keeps an answer, here and below.
     fn keep(&self, asked: &Asked, vary: &Vary, kept: &Arc<Kept>) {
         self.memory.keep(&asked.named(), asked.room, &asked.fields, vary, Arc::clone(kept));
-        for tier in self.tiers.load().iter() {
-            tier.keep(&asked.named(), asked.room, &asked.fields, vary, kept);
+        self.each_below(|tier| tier.keep(&asked.named(), asked.room, &asked.fields, vary, kept));
+    }
+
+    /// Keeps an answer of which only the freshness is new.
+    fn keep_fresher(&self, asked: &Asked, vary: &Vary, kept: &Arc<Kept>) {
+        self.memory.keep(&asked.named(), asked.room, &asked.fields, vary, Arc::clone(kept));
+        self.each_below(|tier| tier.keep_fresher(&asked.named(), asked.room, &asked.fields, vary, kept));
+    }
+
+    fn each_below(&self, mut tell: impl FnMut(&dyn Tier)) {
+        if let Some(disk) = self.memory.disk() {
+            tell(&*disk);
         }
+        self.tiers.load().iter().for_each(|tier| tell(&**tier));
     }
 
     /// Asks the tiers below memory. What one of them has is kept in memory, too.
     async fn look_below(&self, asked: &Asked) -> Option<Arc<Kept>> {
+        let disk = self.memory.disk().map(|disk| disk as Arc<dyn Tier>);
         let tiers = self.tiers.load_full();
-        for tier in tiers.iter() {
+        for tier in disk.iter().chain(tiers.iter()) {
             let Some(finding) = tier.find(&asked.named(), &asked.fields) else { continue };
             let Some(Brought { kept, vary }) = finding.await else { continue };
             if self.memory.is_good(&kept, &asked.named()) {

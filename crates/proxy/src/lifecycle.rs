@@ -118,6 +118,8 @@ impl Proxy {
         if let Some(written) = written {
             let tenant = permitted.permit().tenant().id();
             written.done(&site.cache, tenant, response.status(), response.headers_mut());
+            // What it changed is not served by the next process either.
+            site.cache.purges_written().await;
         }
         Ok(respond::permitted(response, permitted))
     }

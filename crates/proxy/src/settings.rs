@@ -29,6 +29,8 @@ pub struct ProxySettings {
     pub deadline_header: Option<HeaderName>,
     /// How much the cache keeps.
     pub cache: crate::cache::CacheBounds,
+    /// Where it keeps more.
+    pub disk: Option<crate::cache::disk::DiskSettings>,
 }
 
 /// Who the tenants are and how one is recognised.

@@ -158,6 +158,7 @@ impl Site {
         standing.verifiers.retain(&jwts.collect::<Vec<_>>());
         standing.tenants.bound(tenants.tracked_max);
         standing.cache.bound(settings.cache);
+        standing.cache.keep_on_disk(settings.disk.as_ref());
         let known: HashSet<&str> = settings.routes.iter().map(|route| &*route.name).collect();
         standing.tenants.forget_routes(|name| known.contains(name), clock::now());
         standing

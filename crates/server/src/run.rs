@@ -22,6 +22,8 @@ use crate::wiring::Gate;
 
 /// How long a start waits for names to be resolved, before it says that it is ready.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
+/// How long an end waits until the cache's answers on disk are sure to be there after the machine restarts.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How long an end waits for the last lines of the access log.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// Reloads asked for by the control API that may wait for their outcome.
@@ -223,6 +225,8 @@ pub async fn stop(process: &Arc<Process>) {
     if !ended {
         tracing::warn!("some exchanges did not end in time and were cut");
     }
+    let gate = Arc::clone(&process.gate);
+    let _ = tokio::task::spawn_blocking(move || gate.standing.cache.close(LAST_ANSWERS)).await;
     let gate = Arc::clone(&process.gate);
     // It fails only if writing panicked: then there is no log to wait for.
     let _ = tokio::task::spawn_blocking(move || gate.telemetry.finish(LAST_LINES)).await;

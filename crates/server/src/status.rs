@@ -149,7 +149,12 @@ fn table(state: &Value) -> String {
         cell(&state["config"]["loaded_at"]),
         state["connections"],
         load(&state["load"]),
-        format_args!("{}{}", cached(&state["cache"]), redis(&state["redis"])),
+        format_args!(
+            "{}{}{}",
+            cached(&state["cache"]),
+            disk(&state["cache"]["disk"]),
+            redis(&state["redis"])
+        ),
         aligned(&upstreams(state)),
         verdicts(state),
         aligned(&endpoints(state)),
@@ -183,7 +188,24 @@ fn load(load: &Value) -> String {
     told + "\n"
 }
 
-/// Where nodes meet, on one line; nothing where they do not.
+/// The cache's disk tier, on one line; nothing where there is none.
+fn disk(disk: &Value) -> String {
+    if disk.is_null() {
+        return String::new();
+    }
+    let why = disk["error"].as_str().map(|_| format!(" ({})", cell(&disk["error"]))).unwrap_or_default();
+    format!(
+        "cache on disk {} {}{why}, {}, {} answers, {} hits, {} misses, {} dropped\n",
+        cell(&disk["path"]),
+        cell(&disk["state"]),
+        of(mebibytes(&disk["bytes"]), mebibytes(&disk["size_limit"])),
+        disk["answers"],
+        disk["hits"],
+        disk["misses"],
+        disk["dropped"],
+    )
+}
+
 /// What is cached, on one line; nothing, where nothing is.
 fn cached(cache: &Value) -> String {
     if cache["answers"].as_u64().unwrap_or_default() == 0 {
@@ -199,6 +221,7 @@ fn cached(cache: &Value) -> String {
     )
 }
 
+/// Where nodes meet, on one line; nothing where they do not.
 fn redis(redis: &Value) -> String {
     if redis.is_null() {
         return String::new();
@@ -552,6 +575,10 @@ mod tests {
                 "address": "h:1", "state": "away", "error": "refused",
                 "purges": {"sent": 3, "read": 4, "waiting": 5},
             },
+            "cache": {"disk": {
+                "path": "/var/c", "state": "away", "error": "another process has this directory", "bytes": 5 << 20,
+                "size_limit": 9 << 20, "answers": 1, "hits": 2, "misses": 3, "dropped": 4,
+            }},
             "upstreams": [{
                 "name": "app", "breaker": "open", "load": 1, "concurrency": 8, "adaptive": true, "in_use": 2,
                 "waiting": 1, "saturated_ms": 2100, "p50_ms": 1.24,
@@ -589,6 +616,7 @@ mod tests {
                 "load 2, memory 5 MiB of 9 MiB, bodies 1 MiB, open files 12 of 100, late by 250 ms",
                 "short of memory, refusing: greedy",
                 "redis h:1 away (refused), purges: 3 sent, 4 read, 5 waiting",
+                "cache on disk /var/c away (another process has this directory), 5 MiB of 9 MiB, 1 answers, 2 hits, 3 misses, 4 dropped",
                 "core 1 is short of time, refusing: sheddable",
                 "app open 1 2 of 8 (adaptive) 1 for 2 s (acme on search: 91 %) 1.2 ms - dns app.internal (failing: no answer)",
                 "app saturated for 2.1 s: tenant acme\\u{1b} used 91 %",

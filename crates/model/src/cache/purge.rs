@@ -160,8 +160,21 @@ pub enum Standing {
     Gone,
 }
 
+/// One purge, as it is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// Its number: what was asked for when this was the newest, or before, is met by it.
+    pub number: u64,
+    /// What was purged.
+    pub label: Label,
+    /// How.
+    pub purge: Purge,
+    /// When.
+    pub when: Wall,
+}
+
 /// What has been purged.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Marks {
     newest: u64,
     /// What is not newer than this is gone: marks of its time that were nobody's alone are forgotten.
@@ -228,6 +241,26 @@ impl Marks {
         }
         self.newest += 1;
         self.newest
+    }
+
+    /// All purges that are remembered, the oldest first: repeated in this order they make the same marks.
+    #[must_use]
+    pub fn noted(&self) -> Vec<Noted> {
+        let both = self.marks.iter().flat_map(|(&label, mark)| {
+            let hard = Noted { number: mark.hard, label, purge: Purge::Hard, when: Wall(0) };
+            let soft = Noted { number: mark.soft, label, purge: Purge::Soft, when: mark.soft_at };
+            // What the floor covers is gone without a mark.
+            [hard, soft].into_iter().filter(|noted| noted.number > self.floor)
+        });
+        let mut noted: Vec<Noted> = both.collect();
+        noted.sort_unstable_by_key(|noted| noted.number);
+        noted
+    }
+
+    /// Repeats a purge with its number, which is not below the newest.
+    pub fn repeat(&mut self, noted: &Noted) {
+        self.newest = self.newest.max(noted.number);
+        self.purge(noted.label, noted.purge, noted.when);
     }
 
     /// What is not newer than this may be gone without a mark.
@@ -371,6 +404,28 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_written_down_makes_the_same_marks(
+            purges in proptest::collection::vec((0u8..6, any::<bool>()), 0..40),
+            most in 1usize..50,
+        ) {
+            let label = |host: u8| Label::host(&host.to_string());
+            let (mut marks, mut again) = (Marks::new(most), Marks::new(most));
+            for (host, hard) in &purges {
+                marks.purge(label(*host), if *hard { Purge::Hard } else { Purge::Soft }, NOW);
+            }
+            again.forget(marks.floor());
+            for noted in marks.noted() {
+                again.repeat(&noted);
+            }
+            for made in 0..=marks.newest() {
+                for host in 0..6 {
+                    let of = |marks: &Marks| marks.standing(made, std::iter::once(label(host)));
+                    prop_assert_eq!(of(&marks), of(&again));
+                }
+            }
+        }
+
         /// Against a list of all purges ever: forgetting marks purges more, never less.
         #[test]
         fn forgetting_marks_never_brings_anything_back(

@@ -124,7 +124,7 @@ fn updated(
     };
     take_ours(&mut head.fields);
     let fresh = Arc::new(Kept::with(&head, kept.body.clone()));
-    cache.keep(asked, &head.vary, &fresh);
+    cache.keep_fresher(asked, &head.vary, &fresh);
     (fresh, own)
 }
 

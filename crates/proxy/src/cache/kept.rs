@@ -48,6 +48,25 @@ pub struct Kept {
     pub(super) place: OnceLock<Place>,
 }
 
+/// An answer that was kept before, by this process or by one before it.
+#[derive(Clone, Debug)]
+pub struct Before {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields.
+    pub fields: Fields,
+    /// Its content.
+    pub body: Box<[Bytes]>,
+    /// When it may be used.
+    pub rules: Rules,
+    /// By what names it can be purged.
+    pub tags: Box<[Tag]>,
+    /// The newest purge when it was asked for.
+    pub made: u64,
+    /// How long the upstream took for its head, in milliseconds.
+    pub took_ms: u32,
+}
+
 /// What is known of an answer when its head has come.
 pub struct Head {
     /// Its status.
@@ -78,16 +97,31 @@ impl Kept {
     /// An answer with this content, which is kept as it is.
     #[must_use]
     pub fn with(head: &Head, body: Box<[Bytes]>) -> Kept {
-        Kept {
+        Kept::again(Before {
             status: head.status,
             fields: head.fields.compact(),
-            length: body.iter().map(|piece| piece.len() as u64).sum(),
             body,
             rules: head.rules,
             tags: head.tags.clone(),
             made: head.made,
             took_ms: head.took_ms,
-            checked: AtomicU64::new(head.made),
+        })
+    }
+
+    /// An answer that was kept before.
+    #[must_use]
+    pub fn again(before: Before) -> Kept {
+        let Before { status, fields, body, rules, tags, made, took_ms } = before;
+        Kept {
+            status,
+            fields,
+            length: body.iter().map(|piece| piece.len() as u64).sum(),
+            body,
+            rules,
+            tags,
+            made,
+            took_ms,
+            checked: AtomicU64::new(made),
             stale_since: AtomicU64::new(0),
             used: AtomicU8::new(0),
             place: OnceLock::new(),

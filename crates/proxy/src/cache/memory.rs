@@ -7,14 +7,16 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::evict::{Bounds, Evictor, GROWTH, Place};
 use tidegate_model::cache::key::Key;
-use tidegate_model::cache::purge::{Label, Marks, Purge, Standing, labels};
+use tidegate_model::cache::purge::{Label, Marks, Noted, Purge, Standing, labels};
 use tidegate_model::cache::vary::Vary;
 use tidegate_model::fields::Fields;
 
+use super::disk::Disk;
 use super::kept::{Kept, OVERHEAD_BYTES};
 
 /// Purges that are remembered one by one.
@@ -30,6 +32,8 @@ pub struct Memory {
     ledger: Mutex<Ledger>,
     marks: RwLock<Marks>,
     newest: AtomicU64,
+    /// What writes down, for the next process, what is purged.
+    disk: ArcSwapOption<Disk>,
     varied: AtomicU64,
     evicted: AtomicU64,
 }
@@ -90,6 +94,7 @@ impl Memory {
             ledger: Mutex::new(Ledger { evictor: Evictor::new(bounds, expected), places: Vec::new() }),
             marks: RwLock::new(Marks::new(MARKS_MAX)),
             newest: AtomicU64::new(1),
+            disk: ArcSwapOption::empty(),
             varied: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
         }
@@ -119,9 +124,26 @@ impl Memory {
     /// Purges what has this label. Tells the number of what is asked for from now on.
     pub fn purge(&self, label: Label, purge: Purge, now: Wall) -> u64 {
         let mut marks = self.marks.write();
+        let number = marks.newest();
         let newest = marks.purge(label, purge, now);
         self.newest.store(newest, Relaxed);
+        // Under the lock: it is to be written down in the order of the numbers, whoever purges.
+        if let Some(disk) = self.disk.load().as_ref() {
+            disk.purged(Noted { number, label, purge, when: now });
+        }
         newest
+    }
+
+    /// The disk tier.
+    #[must_use]
+    pub fn disk(&self) -> Option<Arc<Disk>> {
+        self.disk.load_full()
+    }
+
+    /// Puts another disk tier below, or none. It begins with all that was purged so far, and is told what comes.
+    pub fn put_disk(&self, begin: impl FnOnce(Marks) -> Option<Arc<Disk>>) {
+        let marks = self.marks.write();
+        self.disk.store(begin(marks.clone()));
     }
 
     /// Answers that had to go for want of room, ever.

@@ -26,6 +26,11 @@ pub trait Tier: fmt::Debug + Send + Sync {
     /// Memory keeps this answer to this request now; `room` is whose.
     fn keep(&self, named: &Named<'_>, room: u64, request: &Fields, vary: &Vary, kept: &Arc<Kept>);
 
+    /// The same for an answer of which only the freshness is new.
+    fn keep_fresher(&self, named: &Named<'_>, room: u64, request: &Fields, vary: &Vary, kept: &Arc<Kept>) {
+        self.keep(named, room, request, vary, kept);
+    }
+
     /// What has this label was purged; `newest` is the number of what is asked for from now on.
     fn purge(&self, label: Label, purge: Purge, newest: u64, now: Wall);
 }

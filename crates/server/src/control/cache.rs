@@ -55,7 +55,11 @@ pub async fn purge(
     };
     let how = if order.soft { Purge::Soft } else { Purge::Hard };
     control.process.gate.standing.cache.purge(label, how, wall());
-    let told = told(&order);
+    let mut told = told(&order);
+    if !control.process.gate.standing.cache.purges_written().await {
+        // It holds here, and would not after a crash: the disk has too much to do, or is away.
+        told["on_disk"] = json!("pending");
+    }
     tracing::info!(by = %who, purged = %told, "cache purged");
     axum::Json(told).into_response()
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use tidegate_model::fault::Kind;
 use tidegate_model::tenant::Tenants;
 use tidegate_proxy::CoreShield;
+use tidegate_proxy::cache::disk::Standing as DiskStanding;
 use tidegate_upstream::{Admin, EndpointStatus, FilesStatus, ShardStatus, UpstreamStatus};
 use tidegate_wire::clock;
 
@@ -15,14 +16,16 @@ use crate::protect;
 use crate::run::Process;
 use crate::telemetry::{
     ACCEPT_FAILURES, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CACHE_ANSWERS, CACHE_AWAITED,
-    CACHE_BYTES, CACHE_BYTES_MAX, CACHE_COMING, CACHE_EVICTED, CACHE_OUTCOMES, CACHE_PURGED, CACHE_REQUESTS,
-    CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS,
-    ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK,
-    FILES_ACTIVE, FILES_FAILURES, FILES_REQUESTS, FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED,
-    GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY,
-    MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST, PURGES_WAITING, RECEIVED,
-    REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED,
-    SHARD_SPILLED, SHARED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
+    CACHE_BYTES, CACHE_BYTES_MAX, CACHE_COMING, CACHE_DISK_ANSWERS, CACHE_DISK_BYTES, CACHE_DISK_EVICTED,
+    CACHE_DISK_READS, CACHE_DISK_UP, CACHE_DISK_WRITES, CACHE_EVICTED, CACHE_OUTCOMES, CACHE_PURGED,
+    CACHE_REQUESTS, CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS,
+    ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition,
+    FAULTS, FAULTS_STRUCK, FILES_ACTIVE, FILES_FAILURES, FILES_REQUESTS, FILES_WAITED, GATE_REFUSED,
+    GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT,
+    LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST,
+    PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS,
+    SENT, SHARD_REFUSED, SHARD_SPILLED, SHARED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
+    UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -85,6 +88,7 @@ pub fn text(process: &Process) -> String {
     }
     redis(&mut out, process);
     cache(&mut out, process);
+    cache_disk(&mut out, process);
     out.family(&RELOADS);
     out.sample(RELOADS.name, &[("outcome", "applied")], gate.counts.reloads.load(Relaxed));
     out.sample(RELOADS.name, &[("outcome", "refused")], gate.counts.reloads_refused.load(Relaxed));
@@ -140,6 +144,38 @@ fn redis(out: &mut Exposition, process: &Process) {
         ("dropped", far.dropped),
     ] {
         out.sample(SHARED.name, &[("outcome", outcome)], count);
+    }
+}
+
+fn cache_disk(out: &mut Exposition, process: &Process) {
+    let Some(told) = process.gate.standing.cache.memory.disk().map(|disk| disk.told()) else { return };
+    for (metric, value) in [
+        (CACHE_DISK_UP, u64::from(told.standing == DiskStanding::Serving)),
+        (CACHE_DISK_BYTES, told.bytes),
+        (CACHE_DISK_ANSWERS, told.answers),
+        (CACHE_DISK_EVICTED, told.evicted),
+    ] {
+        out.family(&metric);
+        out.sample(metric.name, &[], value);
+    }
+    let reads = [
+        ("hit", told.hits),
+        ("miss", told.misses),
+        ("unread", told.unread),
+        ("spoilt", told.spoilt),
+        ("error", told.read_errors),
+    ];
+    let writes = [
+        ("written", told.written),
+        ("dropped", told.dropped),
+        ("large", told.large),
+        ("error", told.write_errors),
+    ];
+    for (metric, outcomes) in [(CACHE_DISK_READS, &reads[..]), (CACHE_DISK_WRITES, &writes)] {
+        out.family(&metric);
+        for (outcome, count) in outcomes {
+            out.sample(metric.name, &[("outcome", outcome)], count);
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use tidegate_model::plan::Plan;
 use tidegate_model::tenant::{RouteLimits, Standing, Tenant};
 use tidegate_model::tick::Tick;
+use tidegate_proxy::cache::Cache;
+use tidegate_proxy::cache::disk::Standing as DiskStanding;
 use tidegate_wire::{clock, files};
 
 use crate::control::faults;
@@ -68,7 +70,7 @@ pub fn status(process: &Process) -> Value {
         "load": load(process),
         "listeners": listeners,
         "redis": gate.redis.status(),
-        "cache": super::cache::standing(&gate.standing.cache.standing()),
+        "cache": cache(&gate.standing.cache),
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
         "faults": faults::told(&gate.standing.faults),
@@ -78,6 +80,34 @@ pub fn status(process: &Process) -> Value {
             "others": {"admitted": others.0, "refused": others.1},
         },
     })
+}
+
+/// What the cache keeps, in memory and on disk.
+fn cache(cache: &Cache) -> Value {
+    let disk = cache.memory.disk().map(|disk| {
+        let told = disk.told();
+        let (state, error) = match told.standing {
+            DiskStanding::Opening => ("opening", None),
+            DiskStanding::Serving => ("serving", None),
+            DiskStanding::Failing(why) => ("failing", Some(why)),
+            DiskStanding::Away(why) => ("away", Some(why)),
+        };
+        json!({
+            "path": told.path.display().to_string(),
+            "state": state,
+            "error": error,
+            "size_bytes": told.size,
+            "size_limit": told.size_max,
+            "bytes": told.bytes,
+            "answers": told.answers,
+            "hits": told.hits,
+            "misses": told.misses,
+            "dropped": told.dropped,
+        })
+    });
+    let mut told = super::cache::standing(&cache.standing());
+    told["disk"] = json!(disk);
+    told
 }
 
 /// How overloaded the process is, and by what.

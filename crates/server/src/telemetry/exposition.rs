@@ -88,6 +88,12 @@ metrics! {
     PURGES_WAITING = "tidegate_purges_waiting", "gauge", [], "Purges of this node that wait to be sent to all others. Only where `[redis]` is configured.";
     PURGES_LOST = "tidegate_purges_lost_total", "counter", [], "Times this node could not know which purges it has missed, and took all that it had for stale; the first time is its start. Only where `[redis]` is configured.";
     SHARED = "tidegate_cache_shared_total", "counter", ["outcome"], "What became of the tier of the cache that all nodes share. Questions: `hit`, `miss`, `late` (no answer within `wait`), `unusable` (purged, perhaps purged, or not as it was written); answers: `kept` (handed over); both: `dropped` (too many waited). Only where `[cache] redis` is configured.";
+    CACHE_DISK_UP = "tidegate_cache_disk_up", "gauge", [], "1: the cache's disk tier reads and writes. 0: it only reads, or is skipped: `/status` says why. Only where `[cache] disk` is configured.";
+    CACHE_DISK_BYTES = "tidegate_cache_disk_bytes", "gauge", [], "Bytes of the answers on disk. Only where `[cache] disk` is configured.";
+    CACHE_DISK_ANSWERS = "tidegate_cache_disk_answers", "gauge", [], "Answers on disk. Only where `[cache] disk` is configured.";
+    CACHE_DISK_READS = "tidegate_cache_disk_reads_total", "counter", ["outcome"], "Requests that found nothing in memory: `hit`, `miss`; and answers on disk that were `unread` since the disk was too busy, `spoilt`, or met an `error`. Only where `[cache] disk` is configured.";
+    CACHE_DISK_WRITES = "tidegate_cache_disk_writes_total", "counter", ["outcome"], "Answers for the disk: `written`, `dropped` since it was too busy or away, too `large`; and writes that met an `error`. Only where `[cache] disk` is configured.";
+    CACHE_DISK_EVICTED = "tidegate_cache_disk_evicted_total", "counter", [], "Answers that made room for others on disk. Only where `[cache] disk` is configured.";
     LINES_DROPPED = "tidegate_access_log_dropped_total", "counter", [], "Access log lines dropped because the writer could not keep up.";
     LINES_LEFT_OUT = "tidegate_access_log_left_out_total", "counter", [], "Access log lines left out under load, where `degrade.log` of a route says so.";
     RELOADS = "tidegate_config_reloads_total", "counter", ["outcome"], "Reloads of the configuration: `applied` or `refused`.";

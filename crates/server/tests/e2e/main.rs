@@ -2,6 +2,7 @@
 
 mod abuse;
 mod cache;
+mod cache_disk;
 mod cache_rules;
 mod cluster;
 mod demo;

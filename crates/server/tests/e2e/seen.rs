@@ -183,7 +183,10 @@ fn what_is_scraped_is_what_is_documented() {
     let origins = [ok(), ok()];
     let config =
         app(&[origins[0].address, origins[1].address], "concurrency = 10\nshuffle_shard = 1", "cache = {}");
-    let redis = format!("[cache]\nredis = {{}}\n[redis]\nurl = \"redis://{}\"\n", crate::nobody());
+    let disk = tidegate_testkit::Gate::folder("scraped").join("cache");
+    let cache =
+        format!("[cache]\nredis = {{}}\ndisk = {{ path = \"{}\", size = \"64MiB\" }}\n", disk.display());
+    let redis = format!("{cache}[redis]\nurl = \"redis://{}\"\n", crate::nobody());
     let files = "[upstream.site]\nfiles = \".\"\n";
     let gate = gate("scraped", &format!("{config}{files}{redis}"));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);

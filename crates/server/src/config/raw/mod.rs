@@ -246,6 +246,24 @@ pub struct CacheRoom {
     /// Answers that all nodes share, in the Redis of `[redis]`. See `docs/cluster.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<CacheRedis>,
+    /// Where more is kept, that outlives the process. See `docs/cache.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<CacheDisk>,
+}
+
+/// Where answers are kept on disk.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheDisk {
+    /// A directory for this alone. It is made where there is none; one process has it at a time.
+    pub path: File,
+    /// Its bytes.
+    #[serde(default = "disk_size")]
+    pub size: Size,
+}
+
+fn disk_size() -> Size {
+    Size(1 << 30)
 }
 
 impl Default for CacheRoom {
@@ -256,6 +274,7 @@ impl Default for CacheRoom {
             tenant_entries: 1_000_000,
             object: Size(8 << 20),
             redis: None,
+            disk: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tidegate_model::cache::evict::Bounds;
 use tidegate_proxy::cache::CacheBounds;
+use tidegate_proxy::cache::disk::{DiskSettings, SIZE_MIN};
 use tidegate_proxy::cache::far::FarSettings;
 use tidegate_proxy::settings::ProxySettings;
 use tidegate_upstream::settings::UpstreamSettings;
@@ -18,7 +19,7 @@ use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 
 use super::problem::Problem;
 use super::raw;
-use super::scalar::{Size, Time};
+use super::scalar::{Size, Time, show_size};
 use super::settings::{ControlSettings, LogSettings, ProtectSettings, RedisSettings};
 use super::suggest::nearest;
 use super::tree::Node;
@@ -64,6 +65,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         routes,
         deadline_header: raw.listen.deadline_header.as_ref().map(|header| header.0.clone()),
         cache: cache(&raw.cache),
+        disk: disk(&mut context, raw.cache.disk.as_ref()),
     };
     let Context { problems, named, .. } = context;
     if problems.is_empty() {
@@ -100,6 +102,15 @@ fn cache(raw: &raw::CacheRoom) -> CacheBounds {
     let tenant_bytes = bytes / 100 * u64::from(raw.tenant_share.0);
     let bounds = Bounds { bytes, tenant_bytes, tenant_entries: raw.tenant_entries };
     CacheBounds { bounds, object_bytes_max: raw.object.0 }
+}
+
+fn disk(context: &mut Context<'_>, raw: Option<&raw::CacheDisk>) -> Option<DiskSettings> {
+    let raw = raw?;
+    if raw.size.0 < SIZE_MIN {
+        let node = context.entry("cache").at("disk");
+        context.tell(node.at("size"), format!("`size` must be at least {}", show_size(&SIZE_MIN)));
+    }
+    Some(DiskSettings { path: raw.path.0.clone(), size: raw.size.0 })
 }
 
 /// What is found on the way.

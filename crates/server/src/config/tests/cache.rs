@@ -3,6 +3,23 @@
 use super::check;
 
 #[test]
+fn a_disk_tier_has_room_for_something() {
+    check(
+        r#"
+[cache]
+disk = { path = "cache", size = "1MiB" }"#,
+        r#"
+error: `size` must be at least 4MiB
+ --> t.toml:2:33
+  |
+2 | disk = { path = "cache", size = "1MiB" }
+  |                                 ^^^^^^
+
+1 problem"#,
+    );
+}
+
+#[test]
 fn what_a_cache_is_told_must_be_possible() {
     check(
         r#"

@@ -1,0 +1,75 @@
+//! Numbers as they stand on disk: little-endian, one after the other.
+
+/// Appends numbers.
+pub trait Put {
+    /// Appends these bytes.
+    fn put(&mut self, bytes: &[u8]);
+
+    /// Appends a number.
+    fn put_u16(&mut self, number: u16) {
+        self.put(&number.to_le_bytes());
+    }
+
+    /// Appends a number.
+    fn put_u32(&mut self, number: u32) {
+        self.put(&number.to_le_bytes());
+    }
+
+    /// Appends a number.
+    fn put_u64(&mut self, number: u64) {
+        self.put(&number.to_le_bytes());
+    }
+
+    /// Appends a number.
+    fn put_u128(&mut self, number: u128) {
+        self.put(&number.to_le_bytes());
+    }
+}
+
+impl Put for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Takes numbers from the front; `None`: there are not that many bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Take<'a>(pub &'a [u8]);
+
+impl<'a> Take<'a> {
+    /// So many bytes.
+    pub fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.bytes(N)?.try_into().ok()
+    }
+
+    /// One byte.
+    pub fn u8(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    /// A number.
+    pub fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    /// A number.
+    pub fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    /// A number.
+    pub fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// A number.
+    pub fn u128(&mut self) -> Option<u128> {
+        self.array().map(u128::from_le_bytes)
+    }
+}
