@@ -29,7 +29,7 @@ use crate::decide::{Decision, decide};
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
 use crate::fault::InItsPlace;
-use crate::limit::Permitted;
+use crate::limit::{Permitted, Policies};
 use crate::protect::Guard;
 use crate::recorder::Recorder;
 use crate::respond::{Answer, No, Refused};
@@ -50,6 +50,8 @@ pub struct Proxy {
     pub(crate) entropy: Entropy,
     /// What the process can bear.
     pub(crate) guard: Rc<Guard>,
+    /// How limits are told.
+    policies: Policies,
 }
 
 impl Proxy {
@@ -62,7 +64,14 @@ impl Proxy {
         entropy: Entropy,
         guard: Rc<Guard>,
     ) -> Proxy {
-        Proxy { site: RefCell::new(Rc::new(site)), caller, recorder, entropy, guard }
+        Proxy {
+            site: RefCell::new(Rc::new(site)),
+            caller,
+            recorder,
+            entropy,
+            guard,
+            policies: Policies::default(),
+        }
     }
 
     /// Swaps the site. Exchanges under way keep the one they pinned.
@@ -97,7 +106,7 @@ impl Proxy {
         let tenant = identify::identify(site, exchange, &self.entropy)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;
         self.guard.tenant(&tenant, &self.entropy)?;
-        let permitted = limit::limit(site, &tenant, &routed, exchange, &self.entropy)?;
+        let permitted = limit::limit(site, &tenant, &routed, exchange, &self.entropy, &self.policies)?;
         exchange.fault = fault::draw(site, exchange, &routed, &permitted, &self.entropy);
         let instead = match &exchange.fault {
             None => None,

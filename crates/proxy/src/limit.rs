@@ -1,9 +1,11 @@
 //! Limit: whether the tenant may make this exchange now. The only maker of [`Permitted`].
 
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::sync::{Arc, Weak};
 
 use http::HeaderValue;
 use tidegate_model::limit::spread;
+use tidegate_model::plan::Plan;
 use tidegate_model::problem::{Left, Quota, rate_limit, rate_limit_policy};
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::Refusal;
@@ -12,7 +14,10 @@ use tidegate_model::tenant::{Permit, Standing, Tenant};
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
 use crate::route::Routed;
-use crate::site::Site;
+use crate::site::{Route, Site};
+
+/// Policies whose text a core remembers.
+const POLICIES_MAX: usize = 16;
 
 /// Evidence that the tenant's limits let this exchange pass.
 pub struct Permitted {
@@ -49,6 +54,45 @@ impl Permitted {
     }
 }
 
+/// The text of `RateLimit-Policy`, by plan and route, on one core: it is the same for each of their requests.
+#[derive(Default)]
+pub struct Policies(RefCell<Vec<Policy>>);
+
+/// Neither the plan nor the route is held, but that no other takes its place in memory.
+struct Policy {
+    plan: Weak<Plan>,
+    route: Weak<Route>,
+    text: HeaderValue,
+}
+
+impl Policies {
+    fn of(&self, tenant: &Tenant, route: &Arc<Route>) -> HeaderValue {
+        let remembered = tenant.with_plan(|plan| {
+            let is = |held: &&Policy| {
+                std::ptr::eq(held.plan.as_ptr(), plan) && std::ptr::eq(held.route.as_ptr(), &**route)
+            };
+            self.0.borrow().iter().find(is).map(|held| held.text.clone())
+        });
+        remembered.unwrap_or_else(|| self.make(&tenant.plan(), route))
+    }
+
+    #[cold]
+    fn make(&self, plan: &Arc<Plan>, route: &Arc<Route>) -> HeaderValue {
+        let rates = plan.rates.iter().chain(&route.limits.rates);
+        let text = rate_limit_policy(rates.map(|rate| Quota {
+            name: &rate.name,
+            limit: rate.limit,
+            window: rate.window,
+        }));
+        let mut held = self.0.borrow_mut();
+        if held.len() == POLICIES_MAX {
+            held.remove(0);
+        }
+        held.push(Policy { plan: Arc::downgrade(plan), route: Arc::downgrade(route), text: text.clone() });
+        text
+    }
+}
+
 /// Asks the tenant's plan and the route's own limits.
 ///
 /// # Errors
@@ -59,6 +103,7 @@ pub fn limit(
     routed: &Routed<'_>,
     exchange: &Exchange,
     entropy: &Entropy,
+    policies: &Policies,
 ) -> Result<Permitted, Refusal> {
     let now = exchange.started;
     let limits = &routed.route.limits;
@@ -67,14 +112,7 @@ pub fn limit(
         refusal
     })?;
     let told = standing.map(|standing| {
-        let policy = tenant.with_plan(|plan| {
-            let rates = plan.rates.iter().chain(&limits.rates);
-            rate_limit_policy(rates.map(|rate| Quota {
-                name: &rate.name,
-                limit: rate.limit,
-                window: rate.window,
-            }))
-        });
+        let policy = policies.of(tenant, routed.route);
         let reset = standing.horizon();
         let Standing { name, remaining, .. } = standing;
         let left = rate_limit([Left { name: &name, remaining, reset }]);
