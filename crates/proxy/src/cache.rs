@@ -2,7 +2,7 @@
 //!
 //! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key, [`memory`] keeps and the
 //! tiers below ([`tier`], [`disk`], [`far`]) keep more, [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes
-//! of what is kept what one client asked for, [`behind`] refreshes, [`write`] takes away, [`purges`] reach all nodes;
+//! of what is kept what one client asked for, `behind` refreshes, [`mod@write`] takes away, [`purges`] reach all nodes;
 //! [`stage`] is the way of a request through all of it.
 //!
 //! What always holds: the tenant is in the key unless the route declares its content public; nothing that sets a cookie is

@@ -19,7 +19,7 @@
 //!   Latencies are taken as geometric means: like a median that hardly sees outliers, and unlike a median it does not
 //!   jump between the modes of an upstream that answers some requests in 2 ms and some in 100.
 //! - And it is a leash: where requests are few or very different, the gain is known late, and the limit would wander. It goes
-//!   no further than some times what was carried at the least latency; above [`SMALL`] also no further than latency is
+//!   no further than some times what was carried at the least latency; above `SMALL` also no further than latency is
 //!   some times the least.
 //! - What was dropped (overload answers, resets, time-outs) is no goodput, and counts as four times the usual latency, so that
 //!   a quick 503 does not look fast. While most is dropped, it tells nothing of the limit, which

@@ -11,7 +11,7 @@
 //! eviction lets pass what is asked for once.
 //!
 //! What always holds: no core waits for a disk, and none reads or writes one. What was purged, by whatever name, is not found
-//! again, after a restart neither: see [`journal`]. The key has the tenant in it, and a record is compared with the whole of
+//! again, after a restart neither: see `journal`. The key has the tenant in it, and a record is compared with the whole of
 //! it. Whatever is wrong with the directory, traffic goes on without it, and it is tried again each second.
 
 mod bytes;
