@@ -327,7 +327,10 @@ mod tests {
         let app = App::start(1, Behaviour { slots: 0, waiting_max: 0, ..Behaviour::default() }).unwrap();
         let source = Source { tries: 3, ..Source::steady("all", 100.0) };
         let driven = check(load(&app, source, Duration::from_millis(300)));
-        let done: Vec<_> = driven.asked.iter().filter(|asked| asked.sent.len() == 3).collect();
+        // The last try of one that was under way at the end may not have come to the server.
+        let answered =
+            |asked: &&Asked| asked.ended.zip(asked.sent.get(2)).is_some_and(|(end, third)| end > *third);
+        let done: Vec<_> = driven.asked.iter().filter(answered).collect();
         assert!(!done.is_empty() && done.iter().all(|asked| asked.end == End::Refused), "{driven:?}");
         assert!(app.counts().repeats as usize >= 2 * done.len());
     }
