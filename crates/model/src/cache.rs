@@ -33,11 +33,19 @@ pub mod vary;
 #[cfg(test)]
 mod conformance;
 
+use std::time::SystemTime;
+
 /// Seconds of the civil clock since 1970, as HTTP dates count. What is on disk outlives the process and its monotonic clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Wall(pub u64);
 
 impl Wall {
+    /// The second in which this moment lies; before 1970, the first.
+    #[must_use]
+    pub fn of(moment: SystemTime) -> Wall {
+        Wall(moment.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    }
+
     /// Seconds since `earlier`, or none if it lies ahead.
     #[must_use]
     pub fn since(self, earlier: Wall) -> u32 {

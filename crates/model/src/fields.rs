@@ -10,6 +10,8 @@
 //! Names are searched one after the other: a message has few fields, and at most as many as its reader lets pass. Fields
 //! keep the order in which they came.
 
+mod packed;
+
 use std::fmt;
 use std::ops::Range;
 

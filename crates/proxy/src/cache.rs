@@ -1,21 +1,23 @@
 //! The cache: what answers many requests with one of the upstream's answers.
 //!
 //! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key, [`memory`] keeps and the
-//! tiers below ([`tier`], [`disk`], [`far`]) keep more, [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes
-//! of what is kept what one client asked for, `behind` refreshes, [`mod@write`] takes away, [`purges`] reach all nodes;
-//! [`stage`] is the way of a request through all of it.
+//! tiers below ([`tier`], [`disk`], [`far`]) keep more, as bytes that `known` makes, [`fill`] collapses, [`intake`] says what
+//! becomes of an answer, [`serve`] makes of what is kept what one client asked for, `behind` refreshes, [`mod@write`] takes
+//! away, [`purges`] reach all nodes; [`stage`] is the way of a request through all of it.
 //!
 //! What always holds: the tenant is in the key unless the route declares its content public; nothing that sets a cookie is
 //! kept; nothing is served before the tenant's limits have let the request pass.
 
 pub mod asked;
 mod behind;
+mod bytes;
 pub mod disk;
 pub mod far;
 pub mod fill;
 pub mod inspect;
 pub mod intake;
 pub mod kept;
+mod known;
 pub mod memory;
 pub mod purges;
 pub mod serve;

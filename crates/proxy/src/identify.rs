@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use http::HeaderName;
 use http::header::AUTHORIZATION;
@@ -227,7 +226,7 @@ impl Identity {
         let invalid = || Refusal::new(&refusal::CREDENTIAL_INVALID, "this API key is not known");
         // The table is found by hash; that it is this very key is compared in constant time.
         let found = self.keys.get(&digest.0).filter(|found| found.digest == digest).ok_or_else(invalid)?;
-        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = clock::latest_wall().0;
         if found.expires.is_some_and(|expires| expires <= now) {
             return Err(Refusal::new(&refusal::CREDENTIAL_EXPIRED, "this API key has expired"));
         }

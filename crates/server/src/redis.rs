@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tidegate_model::cache::Wall;
 use tidegate_model::retry::backoff;
 use tidegate_proxy::cache::Cache;
 use tidegate_proxy::cache::far::{Errand, Far, FarSettings};
@@ -238,9 +237,4 @@ async fn join(
     };
     let (never, _, _) = tokio::try_join!(feed.follow(reader), feed.send(writer), share)?;
     match never {}
-}
-
-/// Seconds of the civil clock.
-fn now() -> Wall {
-    Wall(clock::wall().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }

@@ -5,11 +5,13 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use tidegate_model::cache::Wall;
 use tidegate_model::tick::{Tick, nanos};
 use tokio::time;
 
 /// Ticks begin this long before the first one is asked for, so that "an hour ago" is a tick too.
 const BEFORE_START: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
 
 fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
@@ -19,6 +21,8 @@ fn origin() -> Instant {
 
 thread_local! {
     static LATEST: Cell<Tick> = const { Cell::new(Tick(0)) };
+    /// The second of the wall clock, and until when it is that.
+    static LATEST_WALL: Cell<(Tick, Wall)> = const { Cell::new((Tick(0), Wall(0))) };
 }
 
 /// Now, on the monotonic clock.
@@ -45,6 +49,22 @@ pub fn latest() -> Tick {
 pub fn wall() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
     SystemTime::now()
+}
+
+/// The second of the wall clock in the present turn of a task, as [`latest`] is its tick. The wall clock is looked at once a
+/// second on each thread: whoever sets it is heard within that.
+#[must_use]
+pub fn latest_wall() -> Wall {
+    let tick = latest();
+    let (until, second) = LATEST_WALL.get();
+    if tick < until {
+        return second;
+    }
+    let wall = wall();
+    let second = Wall::of(wall);
+    let into = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    LATEST_WALL.set((tick.after(SECOND - Duration::from_nanos(u64::from(into))), second));
+    second
 }
 
 /// The same moment for tokio's timers. [`Tick::MAX`] and whatever lies too far ahead becomes thirty years.
@@ -87,6 +107,21 @@ mod tests {
         let first = now();
         assert!(first >= Tick(nanos(BEFORE_START)) || first.0 > 0);
         assert!(now() >= first);
+    }
+
+    #[test]
+    fn the_latest_second_is_that_of_the_wall_clock() {
+        let (second, told) = loop {
+            let before = Wall::of(wall());
+            now();
+            let told = latest_wall();
+            // It may have ended in between.
+            if Wall::of(wall()) == before {
+                break (before, told);
+            }
+        };
+        assert_eq!(told, second);
+        assert_eq!(latest_wall(), told, "and stays so in this turn");
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,6 +37,18 @@ impl Place {
     pub fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// As a number; never the largest of all.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The place of a number.
+    #[must_use]
+    pub fn numbered(number: u32) -> Place {
+        Place(number)
+    }
 }
 
 /// How much may be kept.

@@ -42,7 +42,7 @@ impl Drop for Turn {
 /// Whether what is much asked for should be validated before it is stale, by this one of its clients and not by all at
 /// once.
 pub fn is_due_early(onward: Onward<'_>, kept: &Kept, now: Wall) -> bool {
-    let (rules, took_ms) = (kept.rules(), kept.took_ms);
+    let (rules, took_ms) = (kept.rules(), kept.known().took_ms());
     kept.is_hot()
         && reuse::is_near_its_end(&rules, now, took_ms)
         && reuse::refresh_early(&rules, now, took_ms, onward.proxy.entropy.word())

@@ -14,7 +14,6 @@
 //! again, after a restart neither: see `journal`. The key has the tenant in it, and a record is compared with the whole of
 //! it. Whatever is wrong with the directory, traffic goes on without it, and it is tried again each second.
 
-mod bytes;
 mod ground;
 mod index;
 mod journal;
@@ -36,10 +35,12 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::purge::{Label, Marks, Noted, Purge, Standing as Purged, labels};
+use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
 use tidegate_model::fields::Fields;
 use tidegate_wire::clock;
@@ -52,7 +53,8 @@ use self::ledger::Ledger;
 use self::record::{Item, Restored};
 use self::store::{Open, Store};
 use self::worker::{Job, Read};
-use super::kept::{Before, Kept};
+use super::kept::Kept;
+use super::known::Known;
 use super::memory::Named;
 use super::tier::{Brought, Finding, Tier};
 
@@ -185,12 +187,15 @@ pub struct Told {
 #[derive(Debug)]
 struct Loaded {
     vary: Vary,
-    before: Before,
+    made: u64,
+    known: Bytes,
+    body: Box<[Bytes]>,
 }
 
 impl Loaded {
     fn of(restored: Restored) -> Loaded {
-        Loaded { vary: restored.vary, before: restored.before }
+        let Restored { head, vary, known, body } = restored;
+        Loaded { vary, made: head.made, known, body }
     }
 }
 
@@ -269,7 +274,7 @@ impl Disk {
             // Whether this one is written or not: what was before it is not served any more.
             open.index.forget(key);
         }
-        if kept.rules.freshness.lifetime < FRESH_SECONDS_MIN {
+        if kept.own_rules().freshness.lifetime < FRESH_SECONDS_MIN {
             return;
         }
         let bytes = kept.size();
@@ -426,16 +431,17 @@ impl Shared {
 /// The answer, if nothing that was purged in an earlier session has met it. What was purged in this one is compared by whoever
 /// asked: to it everything from before is as old as its beginning.
 fn judged(open: &Open, named: &Named<'_>, loaded: &Loaded) -> Option<Kept> {
-    let before = &loaded.before;
-    let (session, number) = in_session(before.made);
-    let labels = labels(named.tenant, named.host, named.path, named.key, &before.tags);
-    let (made, stale_since) = match open.past.standing(before.made, labels) {
+    let (session, number) = in_session(loaded.made);
+    let known = Known::of(&loaded.known);
+    let tags: Vec<Tag> = known.tags().collect();
+    let labels = labels(named.tenant, named.host, named.path, named.key, &tags);
+    let (made, stale_since) = match open.past.standing(loaded.made, labels) {
         _ if session == open.session => (number, None),
         Purged::Good => (FIRST, None),
         Purged::StaleSince(when) => (FIRST, Some(when)),
         Purged::Gone => return None,
     };
-    let kept = Kept::again(Before { made, ..before.clone() });
+    let kept = Kept::again(known, loaded.body.clone(), made);
     kept.good_until(made, stale_since);
     Some(kept)
 }

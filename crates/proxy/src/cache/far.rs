@@ -21,6 +21,7 @@ use tidegate_model::cache::Wall;
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::orders::Place;
 use tidegate_model::cache::purge::labels;
+use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
 use tidegate_model::fields::Fields;
 use tidegate_model::tick::Tick;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::record::{Answer, Record};
 use super::kept::Kept;
+use super::known::{self, Known};
 use super::memory::Named;
 use super::purges::Purges;
 use super::tier::{Brought, Finding, Tier};
@@ -74,15 +76,18 @@ pub struct Put {
 }
 
 impl Put {
-    /// What is to lie where.
+    /// What is to lie where; nothing, if it is more than a record can have.
     #[must_use]
     pub fn records(&self) -> Vec<(Key, Vec<u8>)> {
         let Put { target, variant, vary, place, kept, .. } = self;
+        let answer = |key| record::answer(key, *place, vary, kept).map(|answer| (key, answer));
         if vary.is_empty() {
-            return vec![(*target, record::answer(*target, *place, vary, kept))];
+            return answer(*target).into_iter().collect();
         }
-        let key = variant_key(*target, vary, variant);
-        vec![(*target, record::varying(vary)), (key, record::answer(key, *place, vary, kept))]
+        let answer = answer(variant_key(*target, vary, variant));
+        let both =
+            record::varying(vary).zip(answer).map(|(varying, answer)| vec![(*target, varying), answer]);
+        both.unwrap_or_default()
     }
 
     /// The bytes of its content.
@@ -94,7 +99,7 @@ impl Put {
 
 /// A variant's key is the same on all nodes: it is made of the names that it varies with.
 fn variant_key(target: Key, vary: &Vary, variant: &[u8]) -> Key {
-    let names = tidegate_model::credential::Digest::of(record::names(vary).as_bytes());
+    let names = tidegate_model::credential::Digest::of(known::names(vary).as_bytes());
     let number = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| names.0[at]));
     target.variant(number, variant)
 }
@@ -255,12 +260,13 @@ impl Far {
 
     /// What another node stored, with the number that its time has among the purges of this one.
     fn taken(&self, question: &Question, answer: Answer) -> Option<Brought> {
-        let Answer { place, mut head, content, .. } = answer;
+        let Answer { place, vary, known, content, .. } = answer;
         let Question { tenant, host, path, key, .. } = question;
-        let labels = labels(tenant.as_deref(), host, path, *key, &head.tags);
-        head.made = self.purges.made_at(place, labels)?;
-        let vary = head.vary.clone();
-        Some(Brought { kept: Arc::new(Kept::with(&head, Box::new([content]))), vary })
+        let known = Known::of(&known);
+        let tags: Vec<Tag> = known.tags().collect();
+        let labels = labels(tenant.as_deref(), host, path, *key, &tags);
+        let made = self.purges.made_at(place, labels)?;
+        Some(Brought { kept: Arc::new(Kept::again(known, Box::new([content]), made)), vary })
     }
 
     /// For how long an answer is kept; `None`: it is of no use to others.
@@ -298,10 +304,8 @@ impl Tier for Arc<Far> {
         if !self.up.load(Relaxed) {
             return;
         }
-        let now =
-            Wall(clock::wall().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs()));
         // Without a place nobody else can tell what was purged since.
-        let keep = Far::keeping(kept, settings.stale, now);
+        let keep = Far::keeping(kept, settings.stale, clock::latest_wall());
         let (Some(keep), Some(place)) = (keep, self.purges.place_of(kept.made)) else { return };
         let variant = vary.variant(request);
         let kept = Arc::clone(kept);
@@ -368,9 +372,9 @@ mod tests {
         }
 
         fn keeps(&mut self, store: &mut Store, vary: &str, request: &Fields, head: impl Fn(&mut Head)) {
-            let mut of = record::tests::head(vary);
+            let mut of = known::tests::head(vary);
             of.made = self.cache.memory.newest();
-            of.rules.freshness.answered = now();
+            of.rules.freshness.answered = clock::latest_wall();
             head(&mut of);
             let kept = Arc::new(Kept::with(&of, Box::new([Bytes::from_static(b"content")])));
             self.far.keep(&named(), 0, request, &of.vary, &kept);
@@ -396,8 +400,8 @@ mod tests {
         }
     }
 
-    fn now() -> Wall {
-        Wall(clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs())
+    fn content(kept: &Kept) -> Vec<u8> {
+        kept.content().collect::<Vec<_>>().concat()
     }
 
     fn named() -> Named<'static> {
@@ -421,7 +425,7 @@ mod tests {
         then.iter().for_each(|(place, host)| other.reads(*place, Some(host)));
         let found = run(other.finds(&store, &Fields::default()));
         let is_good = found.is_some_and(|kept| {
-            assert_eq!(kept.body.concat(), b"content");
+            assert_eq!(content(&kept), b"content");
             other.cache.memory.keep(&named(), 1, &Fields::default(), &Vary::default(), kept);
             matches!(
                 other.cache.memory.find(&named(), &Fields::default()),
@@ -507,8 +511,8 @@ mod tests {
     }
 
     fn fresh() -> Head {
-        let mut head = record::tests::head("");
-        head.rules.freshness.answered = now();
+        let mut head = known::tests::head("");
+        head.rules.freshness.answered = clock::latest_wall();
         head
     }
 }

@@ -124,13 +124,13 @@ fn entry(route: Arc<str>, key: Key, kept: &Kept) -> Entry {
     Entry {
         route,
         key,
-        status: kept.status,
+        status: kept.status(),
         fields: kept.fields(),
         length: kept.length,
         size: kept.size(),
         rules: kept.rules(),
         hot: kept.is_hot(),
-        tags: kept.tags.len(),
+        tags: kept.known().tags().len(),
         now: now(),
     }
 }

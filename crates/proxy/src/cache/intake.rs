@@ -116,14 +116,14 @@ fn updated(
     let told = directives::Response::of(&fields, &onward.settings.targeted);
     store::strip(&mut fields, &told);
     let cache = &onward.site.cache;
-    let judged = judge_kept(onward, exchange, asked, (kept.status, &fields), told, came);
+    let judged = judge_kept(onward, exchange, asked, (kept.status(), &fields), told, came);
     // It speaks of something that we do not have, or forbids to keep it: the next request asks for the whole.
     let Some(Judged { mut head, .. }) = judged.ok().filter(|_| confirms) else {
         cache.purge(Label::target(asked.key), Purge::Hard, now());
         return (Arc::clone(kept), own);
     };
     take_ours(&mut head.fields);
-    let fresh = Arc::new(Kept::with(&head, kept.body.clone()));
+    let fresh = Arc::new(kept.under(&head));
     cache.keep_fresher(asked, &head.vary, &fresh);
     (fresh, own)
 }

@@ -92,7 +92,8 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
     let said = status.value(fields.get_all(CACHE_STATUS));
     fields.insert(CACHE_STATUS, said);
     let mut response = Response::new(Content::Empty);
-    let good = kept.status == StatusCode::OK;
+    let status_code = kept.status();
+    let good = status_code == StatusCode::OK;
     if good && validate::has_it(wish.fields, &fields, rules.freshness.answered) {
         not_modified(&mut fields);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -101,9 +102,9 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
     }
     let asked =
         if good { range::asked(wish.method, wish.fields, &fields, kept.length) } else { Asked::Whole };
-    *response.status_mut() = kept.status;
+    *response.status_mut() = status_code;
     let pieces = match asked {
-        Asked::Whole => kept.body.iter().cloned().collect(),
+        Asked::Whole => kept.pieces().collect(),
         Asked::Nothing => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             fields.insert(CONTENT_RANGE, value(&format!("bytes */{}", kept.length)));
@@ -118,7 +119,7 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
     if good && !fields.contains_key(ACCEPT_RANGES) {
         fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
-    if !matches!(kept.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    if !matches!(status_code, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         fields.insert(CONTENT_LENGTH, Shared::left(&pieces));
     }
     *response.headers_mut() = fields;
@@ -162,7 +163,7 @@ fn not_modified(fields: &mut Fields) {
     }
 }
 
-fn in_parts(kept: &Kept, parts: &SmallVec<[Part; 1]>, fields: &mut Fields) -> VecDeque<Bytes> {
+fn in_parts(kept: &Arc<Kept>, parts: &SmallVec<[Part; 1]>, fields: &mut Fields) -> VecDeque<Bytes> {
     if let [part] = parts.as_slice() {
         fields.insert(CONTENT_RANGE, value(&part.content_range(kept.length)));
         return cut(kept, *part);
@@ -187,9 +188,9 @@ fn in_parts(kept: &Kept, parts: &SmallVec<[Part; 1]>, fields: &mut Fields) -> Ve
 }
 
 /// The bytes of a part, none of them copied.
-fn cut(kept: &Kept, part: Part) -> VecDeque<Bytes> {
+fn cut(kept: &Arc<Kept>, part: Part) -> VecDeque<Bytes> {
     let (mut at, mut pieces) = (0u64, VecDeque::new());
-    for piece in &kept.body {
+    for piece in kept.pieces() {
         let end = at + piece.len() as u64;
         let (from, to) = (part.from.max(at), part.to.min(end));
         if from < to {

@@ -372,7 +372,7 @@ pub(super) fn wish(asked: &Asked) -> serve::Wish<'_> {
 
 /// The time by which ages are told.
 pub(super) fn now() -> Wall {
-    Wall(clock::wall().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    clock::latest_wall()
 }
 
 fn only_if_cached() -> Refusal {

@@ -54,7 +54,7 @@ pub async fn purge(
         Err(why) => return problem(StatusCode::BAD_REQUEST, "control.purge", &why),
     };
     let how = if order.soft { Purge::Soft } else { Purge::Hard };
-    control.process.gate.standing.cache.purge(label, how, wall());
+    control.process.gate.standing.cache.purge(label, how, Wall::of(clock::wall()));
     let mut told = told(&order);
     if !control.process.gate.standing.cache.purges_written().await {
         // It holds here, and would not after a crash: the disk has too much to do, or is away.
@@ -62,10 +62,6 @@ pub async fn purge(
     }
     tracing::info!(by = %who, purged = %told, "cache purged");
     axum::Json(told).into_response()
-}
-
-fn wall() -> Wall {
-    Wall(clock::wall().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
 /// What was purged, as it was asked for.

@@ -2,7 +2,7 @@
 //! Tidegate's own log, with the token that asked for it.
 
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -10,6 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+use tidegate_model::cache::Wall;
 use tidegate_model::fault::{DELAY_MAX, DURATION_MAX, Fault, Kind};
 use tidegate_model::tenant::is_id;
 use tidegate_model::tick::Tick;
@@ -136,7 +137,7 @@ fn tell_end(active: &Active, why: &str) {
 fn one(active: &Active, now: Tick) -> Value {
     let Fault { name, kind, tenant, route, share, by, until } = &active.fault;
     let left = until.since(now);
-    let end = (clock::wall() + left).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let end = Wall::of(clock::wall() + left).0;
     let what = match kind {
         Kind::Delay(wait) => json!(show_duration(wait)),
         Kind::Abort(status) => json!(status.as_u16()),

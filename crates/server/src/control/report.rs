@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use tidegate_model::cache::Wall;
 use tidegate_model::plan::Plan;
 use tidegate_model::tenant::{RouteLimits, Standing, Tenant};
 use tidegate_model::tick::Tick;
@@ -57,7 +58,7 @@ pub fn status(process: &Process) -> Value {
         .iter()
         .map(|one| json!({"address": one.address.to_string(), "tls": one.settings.tls, "proxy_protocol": one.settings.proxy_protocol}))
         .collect();
-    let loaded = process.loaded_at.lock().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let loaded = Wall::of(*process.loaded_at.lock()).0;
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "config": {

@@ -11,10 +11,12 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use tidegate_model::cache::Wall;
 use tidegate_model::cache::orders::{Entry, Place};
 use tidegate_proxy::cache::Cache;
+use tidegate_wire::clock;
 
-use super::{Error, now};
+use super::Error;
 use crate::config::RedisSettings;
 
 /// How long one reading waits for an entry. A Redis that hangs is found out so much later.
@@ -94,7 +96,7 @@ impl Feed<'_> {
 
     /// This node has no place in the log.
     async fn begin(&self, reader: &mut MultiplexedConnection) -> Result<(), Error> {
-        self.cache.purges.begin(self.cache, now());
+        self.cache.purges.begin(self.cache, Wall::of(clock::wall()));
         self.read_on(reader, "-".to_owned()).await?;
         if self.cache.purges.place().is_none() {
             // An empty log has no place to stand at. One's own entry makes one.
@@ -154,7 +156,13 @@ impl Feed<'_> {
             let pairs: &[Vec<u8>] = &fields;
             let text = pairs.chunks_exact(2).find(|pair| pair[0] == FIELD.as_bytes()).map(|pair| &pair[1]);
             let text = String::from_utf8_lossy(text.map_or(b"", Vec::as_slice));
-            self.cache.purges.read(self.cache, place, &Entry::parse(&text), self.node, now());
+            self.cache.purges.read(
+                self.cache,
+                place,
+                &Entry::parse(&text),
+                self.node,
+                Wall::of(clock::wall()),
+            );
         }
         Ok(())
     }

@@ -125,7 +125,7 @@ fn of_file(
     if open.varies {
         fields.insert(VARY, HeaderValue::from_static("accept-encoding"));
     }
-    let wall = Wall(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
+    let wall = Wall::of(now);
     match verdict(request, fields, wall) {
         Verdict::Content => {}
         Verdict::NotModified => {

@@ -86,7 +86,7 @@ impl Hasher for Straight {
 /// The key of one variant of a target. Unlike in memory it is the same in each process.
 #[must_use]
 pub fn variant_key(target: Key, vary: &Vary, request: &Fields) -> Key {
-    let mut bytes = super::record::names(vary).into_bytes();
+    let mut bytes = crate::cache::known::names(vary).into_bytes();
     bytes.push(0);
     bytes.extend(vary.variant(request));
     target.variant(u64::MAX, &bytes)
@@ -270,10 +270,11 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::known;
     use http::{HeaderName, HeaderValue};
 
     fn row(key: u128, at: u32, vary: &str) -> Row {
-        let vary = Arc::new(crate::cache::disk::record::vary(vary.as_bytes()).unwrap());
+        let vary = Arc::new(known::tests::vary(vary));
         Row { key: Key(key), target: Key(key), room: 7, at, length: 100, vary }
     }
 

@@ -14,8 +14,8 @@ use std::os::unix::fs::FileExt as _;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::purge::{Label, Marks, Noted, Purge};
 
-use super::bytes::{Put, Take};
 use super::ground::Ground;
+use crate::cache::bytes::{Put, Take};
 
 /// Purges that are remembered one by one. As many as in memory.
 #[cfg(not(test))]

@@ -2,26 +2,20 @@
 //!
 //! ```text
 //! head: magic, checksum, generation, key, target, room, made, length of what is known, length of the content
-//! known: status, rules, tags, varying fields, fields, a checksum for each piece of the content
+//! known: names of varying fields, a checksum for each piece of the content, what is known (`cache::known`)
 //! content
 //! ```
 //!
-//! The checksum of the head covers what is known, too; each piece of the content has its own. The generation is that of the
+//! The checksum of the head covers what stands before the content, too; each piece of the content has its own. The generation is that of the
 //! segment: what is left of a segment's earlier use is not taken for its present one. All of it is read as foreign bytes.
 
 use bytes::Bytes;
-use http::header::VARY;
-use http::{HeaderName, HeaderValue, StatusCode};
-use tidegate_model::cache::Wall;
-use tidegate_model::cache::freshness::Freshness;
 use tidegate_model::cache::key::Key;
-use tidegate_model::cache::reuse::Rules;
-use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
-use tidegate_model::fields::Fields;
 
-use super::bytes::{Put, Take};
-use crate::cache::kept::{Before, Kept};
+use crate::cache::bytes::{Put, Take};
+use crate::cache::kept::Kept;
+use crate::cache::known::{self, Known};
 
 /// The bytes of a record's head.
 pub const HEAD_BYTES: usize = 80;
@@ -29,7 +23,7 @@ pub const HEAD_BYTES: usize = 80;
 pub const ALIGN: usize = 64;
 /// Content is summed in pieces of this size.
 pub const PIECE_BYTES: usize = 256 * 1024;
-const MAGIC: u32 = u32::from_le_bytes(*b"TGa1");
+const MAGIC: u32 = u32::from_le_bytes(*b"TGa2");
 /// What is known of an answer is never more: a head has at most some hundred KiB.
 const KNOWN_BYTES_MAX: u32 = 4 << 20;
 
@@ -72,8 +66,10 @@ pub struct Restored {
     pub head: Head,
     /// What it varies with.
     pub vary: Vary,
-    /// The answer.
-    pub before: Before,
+    /// What is known of it: [`Known`] has found it sound.
+    pub known: Bytes,
+    /// Its content.
+    pub body: Box<[Bytes]>,
 }
 
 impl Head {
@@ -123,7 +119,11 @@ pub fn write(out: &mut Vec<u8>, item: &Item, generation: u64, made: u64) -> Opti
     let begin = out.len();
     let content = u32::try_from(item.kept.length).ok()?;
     out.resize(begin + HEAD_BYTES, 0);
-    write_known(out, item)?;
+    known::write_vary(out, &item.vary)?;
+    for sum in sums(item.kept.content()) {
+        out.put_u32(sum);
+    }
+    out.put(item.kept.known().bytes());
     let known = out.len() - begin - HEAD_BYTES;
     if known > KNOWN_BYTES_MAX as usize {
         return None;
@@ -141,7 +141,7 @@ pub fn write(out: &mut Vec<u8>, item: &Item, generation: u64, made: u64) -> Opti
     out[begin..begin + head.len()].copy_from_slice(&head);
     let sum = crc32fast::hash(&out[begin + 8..]);
     out[begin + 4..begin + 8].copy_from_slice(&sum.to_le_bytes());
-    for piece in &item.kept.body {
+    for piece in item.kept.content() {
         out.put(piece);
     }
     out.resize(begin + (out.len() - begin).next_multiple_of(ALIGN), 0);
@@ -155,71 +155,6 @@ pub fn renew(record: &mut [u8], head: &Head, generation: u64) {
     record[4..8].copy_from_slice(&sum.to_le_bytes());
 }
 
-fn write_known(out: &mut Vec<u8>, item: &Item) -> Option<()> {
-    let kept = &item.kept;
-    out.put_u16(kept.status.as_u16());
-    out.put_u32(kept.took_ms);
-    write_rules(out, &kept.rules);
-    out.put_u16(u16::try_from(kept.tags.len()).ok()?);
-    for tag in &kept.tags {
-        out.put_u128(tag.0);
-    }
-    let names = names(&item.vary);
-    out.put_u16(u16::try_from(names.len()).ok()?);
-    out.put(names.as_bytes());
-    let fields = kept.fields();
-    out.put_u16(u16::try_from(fields.len()).ok()?);
-    for (name, value) in &fields {
-        out.put_u16(u16::try_from(name.as_bytes().len()).ok()?);
-        out.put(name.as_bytes());
-        out.put_u32(u32::try_from(value.len()).ok()?);
-        out.put(value.as_bytes());
-    }
-    for sum in sums(&kept.body) {
-        out.put_u32(sum);
-    }
-    Some(())
-}
-
-fn read_fields(take: &mut Take<'_>) -> Option<Fields> {
-    let count = take.u16()?;
-    let mut fields = Fields::with_capacity(usize::from(count));
-    for _ in 0..count {
-        let length = usize::from(take.u16()?);
-        let name = HeaderName::from_bytes(take.bytes(length)?).ok()?;
-        let length = take.u32()? as usize;
-        fields.append(name, HeaderValue::from_bytes(take.bytes(length)?).ok()?);
-    }
-    Some(fields.compact())
-}
-
-fn write_rules(out: &mut Vec<u8>, rules: &Rules) {
-    let Rules { freshness, validate_always, never_stale, while_revalidate, if_error, immutable } = *rules;
-    let Freshness { initial_age, lifetime, answered, heuristic } = freshness;
-    out.put_u32(initial_age);
-    out.put_u32(lifetime);
-    out.put_u64(answered.0);
-    out.put_u32(while_revalidate);
-    out.put_u32(if_error.unwrap_or(0));
-    let flags = [heuristic, validate_always, never_stale, immutable, if_error.is_some()];
-    out.put(&[flags.iter().rev().fold(0, |bits, &flag| bits << 1 | u8::from(flag))]);
-}
-
-fn read_rules(take: &mut Take<'_>) -> Option<Rules> {
-    let (initial_age, lifetime, answered) = (take.u32()?, take.u32()?, Wall(take.u64()?));
-    let (while_revalidate, if_error) = (take.u32()?, take.u32()?);
-    let bits = take.u8()?;
-    let flag = |at: u8| bits >> at & 1 == 1;
-    Some(Rules {
-        freshness: Freshness { initial_age, lifetime, answered, heuristic: flag(0) },
-        validate_always: flag(1),
-        never_stale: flag(2),
-        while_revalidate,
-        if_error: flag(4).then_some(if_error),
-        immutable: flag(3),
-    })
-}
-
 /// Reads a whole record. `None`: it is not one, or not as it was written.
 #[must_use]
 pub fn read(record: &Bytes) -> Option<Restored> {
@@ -228,41 +163,35 @@ pub fn read(record: &Bytes) -> Option<Restored> {
         return None;
     }
     let content = record.slice_ref(record.get(head.known_length()..)?.get(..head.content as usize)?);
-    let (mut before, vary, expected) = read_known(record, &head)?;
-    let pieces: Box<[Bytes]> = (0..content.len())
+    let (vary, expected, known) = read_known(record, &head)?;
+    let known = record.slice_ref(Known::read(known)?.bytes());
+    let body: Box<[Bytes]> = (0..content.len())
         .step_by(PIECE_BYTES)
         .map(|at| content.slice(at..content.len().min(at + PIECE_BYTES)))
         .collect();
-    let same = pieces.iter().map(|piece| crc32fast::hash(piece)).eq(expected);
-    before.body = pieces;
-    same.then_some(Restored { head, vary, before })
+    let same = body.iter().map(|piece| crc32fast::hash(piece)).eq(expected);
+    same.then_some(Restored { head, vary, known, body })
 }
 
-fn read_known(record: &Bytes, head: &Head) -> Option<(Before, Vary, Vec<u32>)> {
+/// What a record has between its head and its content: what it varies with, checksums, and what is known.
+fn read_known<'r>(record: &'r [u8], head: &Head) -> Option<(Vary, Vec<u32>, &'r [u8])> {
     let mut take = Take(record.get(HEAD_BYTES..head.known_length())?);
-    let status = StatusCode::from_u16(take.u16()?).ok()?;
-    let took_ms = take.u32()?;
-    let rules = read_rules(&mut take)?;
-    let tags = (0..take.u16()?).map(|_| take.u128().map(Tag)).collect::<Option<Box<[Tag]>>>()?;
-    let length = usize::from(take.u16()?);
-    let vary = vary(take.bytes(length)?)?;
-    let fields = read_fields(&mut take)?;
+    let vary = known::read_vary(&mut take)?;
     let pieces = (head.content as usize).div_ceil(PIECE_BYTES);
     let sums = (0..pieces).map(|_| take.u32()).collect::<Option<Vec<u32>>>()?;
-    let before = Before { status, fields, body: Box::default(), rules, tags, made: head.made, took_ms };
-    Some((before, vary, sums))
+    Some((vary, sums, take.0))
 }
 
 /// What a sound record varies with: `bytes` begin with its head and what is known of it.
 #[must_use]
-pub fn vary_of(bytes: &Bytes, head: &Head) -> Option<Vary> {
-    read_known(bytes, head).map(|(_, vary, _)| vary)
+pub fn vary_of(bytes: &[u8], head: &Head) -> Option<Vary> {
+    read_known(bytes, head).map(|(vary, ..)| vary)
 }
 
 /// The checksums of the content in pieces of [`PIECE_BYTES`], however it came.
-fn sums(body: &[Bytes]) -> Vec<u32> {
+fn sums<'c>(content: impl Iterator<Item = &'c [u8]>) -> Vec<u32> {
     let (mut sums, mut sum, mut left) = (Vec::new(), crc32fast::Hasher::new(), PIECE_BYTES);
-    for mut bytes in body.iter().map(|bytes| &bytes[..]) {
+    for mut bytes in content {
         while !bytes.is_empty() {
             let (now, rest) = bytes.split_at(bytes.len().min(left));
             sum.update(now);
@@ -280,21 +209,6 @@ fn sums(body: &[Bytes]) -> Vec<u32> {
     sums
 }
 
-/// The names of varying fields, as the field says them.
-#[must_use]
-pub fn names(vary: &Vary) -> String {
-    vary.names().map(http::HeaderName::as_str).collect::<Vec<_>>().join(",")
-}
-
-/// The varying fields that were written so.
-#[must_use]
-pub fn vary(names: &[u8]) -> Option<Vary> {
-    if names.is_empty() {
-        return Some(Vary::default());
-    }
-    Vary::of(&Fields::from_iter([(VARY, HeaderValue::from_bytes(names).ok()?)]))
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -303,26 +217,10 @@ pub mod tests {
 
     /// An answer with this content that varies with these fields.
     pub fn item(key: u128, body: &[&[u8]], names: &str) -> Item {
-        let freshness = Freshness { initial_age: 3, lifetime: 100, answered: Wall(1_000), heuristic: true };
-        let rules = Rules {
-            freshness,
-            validate_always: false,
-            never_stale: true,
-            while_revalidate: 5,
-            if_error: Some(0),
-            immutable: true,
-        };
-        let before = Before {
-            status: StatusCode::NOT_FOUND,
-            fields: Fields::from_iter([(http::header::ETAG, HeaderValue::from_static("\"a\""))]),
-            body: body.iter().map(|bytes| Bytes::copy_from_slice(bytes)).collect(),
-            rules,
-            tags: Box::new([Tag::named(b"a"), Tag::named(b"b")]),
-            made: 1,
-            took_ms: 9,
-        };
-        let vary = vary(names.as_bytes()).unwrap();
-        Item { key: Key(key), target: Key(key), room: 7, vary, kept: Arc::new(Kept::again(before)) }
+        let head = known::tests::head(names);
+        let body = body.iter().map(|bytes| Bytes::copy_from_slice(bytes)).collect();
+        let kept = Arc::new(Kept::with(&head, body));
+        Item { key: Key(key), target: Key(key), room: 7, vary: head.vary, kept }
     }
 
     fn written(item: &Item) -> Vec<u8> {
@@ -343,10 +241,9 @@ pub mod tests {
             let restored = read(&Bytes::from(record.clone())).unwrap();
             prop_assert_eq!(restored.head.length(), record.len() as u64);
             prop_assert_eq!((restored.head.generation, restored.head.made, restored.head.key), (4, 5, Key(3)));
+            prop_assert_eq!(restored.body.concat(), bodies.concat());
             prop_assert_eq!(&restored.vary, &item.vary);
-            let (one, other) = (Kept::again(restored.before), &item.kept);
-            prop_assert_eq!((one.status, one.rules, &one.tags, one.fields()), (other.status, other.rules, &other.tags, other.fields()));
-            prop_assert_eq!(one.body.concat(), other.body.concat());
+            prop_assert_eq!(&restored.known[..], item.kept.known().bytes());
         }
 
         #[test]

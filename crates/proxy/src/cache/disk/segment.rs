@@ -18,9 +18,10 @@ use bytes::Bytes;
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::vary::Vary;
 
-use super::bytes::{Put, Take};
 use super::ground::Ground;
 use super::record::{self, ALIGN, HEAD_BYTES};
+use crate::cache::bytes::{Put, Take};
+use crate::cache::known;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TGs1");
 const TAIL_MAGIC: u32 = u32::from_le_bytes(*b"TGt1");
@@ -168,10 +169,7 @@ impl Segment {
         }
         let mut take = Take(&table);
         let lists = (0..take.u8()?)
-            .map(|_| {
-                let length = take.u16()?;
-                record::vary(take.bytes(usize::from(length))?).map(Arc::new)
-            })
+            .map(|_| known::read_vary(&mut take).map(Arc::new))
             .collect::<Option<Vec<Arc<Vary>>>>()?;
         let none = Arc::<Vary>::default();
         let rows = (0..count).map(|_| {
@@ -262,7 +260,7 @@ impl Filling {
     /// Whether there is room for a record of this length.
     #[must_use]
     pub fn has_room(&self, length: u64) -> bool {
-        let lists: usize = self.lists.iter().map(|list| record::names(list).len() + 2).sum();
+        let lists: usize = self.lists.iter().map(|list| known::names(list).len() + 2).sum();
         // One list more, with names as long as a record may have them, and one row.
         let table = 1 + lists + usize::from(u16::MAX) + 2 + (self.rows.len() + 1) * ROW_BYTES;
         self.lists.len() < LISTS_MAX && self.at + length + table as u64 + TAIL_BYTES <= self.segment.size
@@ -304,9 +302,7 @@ impl Filling {
         let lists: Vec<&Arc<Vary>> = self.lists.iter().filter(|list| !list.is_empty()).collect();
         table.push(lists.len() as u8);
         for list in &lists {
-            let names = record::names(list);
-            table.put_u16(names.len() as u16);
-            table.put(names.as_bytes());
+            known::write_vary(&mut table, list).expect("a record with them was written");
         }
         for row in &self.rows {
             table.put_u128(row.key.0);

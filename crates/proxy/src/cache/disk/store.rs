@@ -18,12 +18,12 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use tidegate_model::cache::purge::{Marks, Noted};
 
-use super::bytes::{Put, Take};
 use super::ground::{Ground, Lock};
 use super::index::{Index, Place};
 use super::journal::{Journal, Spoilt, on_disk};
 use super::record::{self, Item};
 use super::segment::{self, Filling, Row, Segment};
+use crate::cache::bytes::{Put, Take};
 
 /// Segments that the room is divided into.
 const SEGMENTS: u64 = 32;
@@ -36,7 +36,7 @@ const ANSWERS_MAX: u64 = 8 << 20;
 /// The smallest tier.
 pub const SIZE_MIN: u64 = 4 * SEGMENT_BYTES_MIN;
 const STATE_BYTES: usize = 64;
-const MAGIC: u32 = u32::from_le_bytes(*b"TGd1");
+const MAGIC: u32 = u32::from_le_bytes(*b"TGd2");
 
 /// What those see who read.
 #[derive(Debug)]

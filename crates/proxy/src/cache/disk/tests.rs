@@ -3,7 +3,6 @@
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::Ordering::Relaxed;
 
-use ::bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::evict::Bounds;
@@ -13,6 +12,8 @@ use tidegate_model::cache::reuse::Rules;
 use tidegate_model::cache::tags::Tag;
 
 use super::*;
+use crate::cache::kept::Head;
+use crate::cache::known;
 use crate::cache::memory::Memory;
 
 const MIB: u64 = 1 << 20;
@@ -84,17 +85,18 @@ impl Process {
             if_error: None,
             immutable: false,
         };
-        let before = Before {
+        let head = Head {
             status: StatusCode::OK,
             fields: Fields::default(),
-            body: Box::new([Bytes::copy_from_slice(body.as_bytes())]),
             rules,
             tags: Box::new([Tag::named(b"t")]),
             made: self.memory.newest(),
             took_ms: 1,
+            vary: known::tests::vary(vary),
+            variant: Vec::new(),
         };
-        let (vary, kept) = (record::vary(vary.as_bytes()).unwrap(), Arc::new(Kept::again(before)));
-        self.disk().keep(&named(tenant, path), room(tenant), request, &vary, &kept);
+        let kept = Arc::new(Kept::new(&head, &[Bytes::copy_from_slice(body.as_bytes())]));
+        self.disk().keep(&named(tenant, path), room(tenant), request, &head.vary, &kept);
     }
 
     /// The content that is found on disk, or what else is found.
@@ -107,7 +109,7 @@ impl Process {
         match found.filter(|found| self.memory.is_good(&found.kept, &named(tenant, path))) {
             None => "nothing".to_owned(),
             Some(found) if found.kept.rules().freshness.lifetime < 100 => "stale".to_owned(),
-            Some(found) => String::from_utf8(found.kept.body.concat()).unwrap(),
+            Some(found) => String::from_utf8(found.kept.content().collect::<Vec<_>>().concat()).unwrap(),
         }
     }
 

@@ -3,29 +3,22 @@
 //!
 //! ```text
 //! checksum, form, then   varying: the names of fields that answers vary with
-//!                        answer:  key, place of the log, status, time taken, rules, tags, names, fields, content
+//!                        answer:  key, place of the log, names of varying fields, what is known (`cache::known`), content
 //! ```
-//!
-//! Numbers are little-endian; what has a length tells it before.
 
 use bytes::Bytes;
-use http::header::VARY;
-use http::{HeaderName, HeaderValue, StatusCode};
-use tidegate_model::cache::Wall;
-use tidegate_model::cache::freshness::Freshness;
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::orders::Place;
-use tidegate_model::cache::reuse::Rules;
-use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
 use tidegate_model::credential::Digest;
-use tidegate_model::fields::Fields;
 
-use crate::cache::kept::{Head, Kept};
+use crate::cache::bytes::{Put, Take};
+use crate::cache::kept::Kept;
+use crate::cache::known::{self, Known};
 
 /// The forms. Another version of Tidegate that writes others takes these for nothing, and the other way round.
-const VARYING: u8 = 1;
-const ANSWER: u8 = 2;
+const VARYING: u8 = 3;
+const ANSWER: u8 = 4;
 /// Bytes of the checksum, the beginning of a SHA-256.
 const SUM_BYTES: usize = 8;
 
@@ -43,44 +36,35 @@ pub struct Answer {
     pub key: Key,
     /// How far whoever asked for it had read the log of purges.
     pub place: Place,
-    /// What is known of it. `made` is not.
-    pub head: Head,
+    /// What it varies with.
+    pub vary: Vary,
+    /// What is known of it: [`Known`] has found it sound.
+    pub known: Bytes,
     /// Its content.
     pub content: Bytes,
 }
 
-/// The record of a target whose answers vary.
+/// The record of a target whose answers vary. `None`: with more than a record can have.
 #[must_use]
-pub fn varying(vary: &Vary) -> Vec<u8> {
+pub fn varying(vary: &Vary) -> Option<Vec<u8>> {
     let mut out = begin(VARYING);
-    put_text(&mut out, names(vary).as_bytes());
-    end(out)
+    known::write_vary(&mut out, vary)?;
+    Some(end(out))
 }
 
-/// The record of an answer.
+/// The record of an answer. `None`: it is more than a record can have.
 #[must_use]
-pub fn answer(key: Key, place: Place, vary: &Vary, kept: &Kept) -> Vec<u8> {
+pub fn answer(key: Key, place: Place, vary: &Vary, kept: &Kept) -> Option<Vec<u8>> {
     let mut out = begin(ANSWER);
-    out.extend_from_slice(&key.0.to_le_bytes());
-    put_u64(&mut out, place.millis);
-    put_u64(&mut out, place.number);
-    put_u32(&mut out, u32::from(kept.status.as_u16()));
-    put_u32(&mut out, kept.took_ms);
-    put_rules(&mut out, &kept.rules);
-    put_u32(&mut out, kept.tags.len() as u32);
-    for tag in &kept.tags {
-        out.extend_from_slice(&tag.0.to_le_bytes());
-    }
-    put_text(&mut out, names(vary).as_bytes());
-    let fields = kept.fields();
-    put_u32(&mut out, fields.len() as u32);
-    for (name, value) in &fields {
-        put_text(&mut out, name.as_str().as_bytes());
-        put_text(&mut out, value.as_bytes());
-    }
-    put_u32(&mut out, kept.length as u32);
-    kept.body.iter().for_each(|piece| out.extend_from_slice(piece));
-    end(out)
+    out.put_u128(key.0);
+    out.put_u64(place.millis);
+    out.put_u64(place.number);
+    known::write_vary(&mut out, vary)?;
+    let known = kept.known().bytes();
+    out.put_u32(u32::try_from(known.len()).ok()?);
+    out.put(known);
+    kept.content().for_each(|piece| out.put(piece));
+    Some(end(out))
 }
 
 /// Reads a record. `None`: it is none of this version's, or not as it was written.
@@ -91,69 +75,22 @@ pub fn read(bytes: Bytes) -> Option<Record> {
         return None;
     }
     let mut take = Take(&bytes[SUM_BYTES..]);
-    match take.array::<1>()? {
-        [VARYING] => {
-            let vary = vary(take.text()?)?;
+    match take.u8()? {
+        VARYING => {
+            let vary = known::read_vary(&mut take)?;
             take.0.is_empty().then_some(Record::Varying(vary))
         }
-        [ANSWER] => read_answer(&bytes, take).map(|answer| Record::Answer(Box::new(answer))),
+        ANSWER => {
+            let key = Key(take.u128()?);
+            let place = Place { millis: take.u64()?, number: take.u64()? };
+            let vary = known::read_vary(&mut take)?;
+            let length = take.u32()? as usize;
+            let known = bytes.slice_ref(Known::read(take.bytes(length)?)?.bytes());
+            let content = bytes.slice_ref(take.0);
+            Some(Record::Answer(Box::new(Answer { key, place, vary, known, content })))
+        }
         _ => None,
     }
-}
-
-fn read_answer(bytes: &Bytes, mut take: Take<'_>) -> Option<Answer> {
-    let key = Key(u128::from_le_bytes(take.array()?));
-    let place = Place { millis: take.u64()?, number: take.u64()? };
-    let status = StatusCode::from_u16(u16::try_from(take.u32()?).ok()?).ok()?;
-    let took_ms = take.u32()?;
-    let rules = take_rules(&mut take)?;
-    // As each takes bytes, there are never more of them than bytes.
-    let tags =
-        (0..take.u32()?).map(|_| Some(Tag(u128::from_le_bytes(take.array()?)))).collect::<Option<_>>()?;
-    let vary = vary(take.text()?)?;
-    let mut fields = Fields::default();
-    for _ in 0..take.u32()? {
-        let name = HeaderName::from_bytes(take.text()?).ok()?;
-        fields.append(name, HeaderValue::from_bytes(take.text()?).ok()?);
-    }
-    let content = bytes.slice_ref(take.text()?);
-    let head = Head { status, fields, rules, tags, made: 0, took_ms, vary, variant: Vec::new() };
-    take.0.is_empty().then_some(Answer { key, place, head, content })
-}
-
-fn put_rules(out: &mut Vec<u8>, rules: &Rules) {
-    let Rules { freshness, validate_always, never_stale, while_revalidate, if_error, immutable } = *rules;
-    let Freshness { initial_age, lifetime, answered, heuristic } = freshness;
-    put_u64(out, answered.0);
-    for number in [initial_age, lifetime, while_revalidate, if_error.unwrap_or(0)] {
-        put_u32(out, number);
-    }
-    let flags = [heuristic, validate_always, never_stale, immutable, if_error.is_some()];
-    out.extend(flags.map(u8::from));
-}
-
-fn take_rules(take: &mut Take<'_>) -> Option<Rules> {
-    let answered = Wall(take.u64()?);
-    let (initial_age, lifetime) = (take.u32()?, take.u32()?);
-    let (while_revalidate, if_error) = (take.u32()?, take.u32()?);
-    let [heuristic, validate_always, never_stale, immutable, says] = take.array::<5>()?.map(|flag| flag == 1);
-    Some(Rules {
-        freshness: Freshness { initial_age, lifetime, answered, heuristic },
-        validate_always,
-        never_stale,
-        while_revalidate,
-        if_error: says.then_some(if_error),
-        immutable,
-    })
-}
-
-/// The names of varying fields, as the field says them.
-pub(super) fn names(vary: &Vary) -> String {
-    vary.names().map(HeaderName::as_str).collect::<Vec<_>>().join(",")
-}
-
-fn vary(names: &[u8]) -> Option<Vary> {
-    Vary::of(&Fields::from_iter([(VARY, HeaderValue::from_bytes(names).ok()?)]))
 }
 
 fn begin(form: u8) -> Vec<u8> {
@@ -174,99 +111,32 @@ fn sum(bytes: &[u8]) -> [u8; SUM_BYTES] {
     sum
 }
 
-fn put_u32(out: &mut Vec<u8>, number: u32) {
-    out.extend_from_slice(&number.to_le_bytes());
-}
-
-fn put_u64(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(&number.to_le_bytes());
-}
-
-fn put_text(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_u32(out, bytes.len() as u32);
-    out.extend_from_slice(bytes);
-}
-
-/// What has not been read yet.
-struct Take<'a>(&'a [u8]);
-
-impl<'a> Take<'a> {
-    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.bytes(N)?.try_into().ok()
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn text(&mut self) -> Option<&'a [u8]> {
-        let length = self.u32()? as usize;
-        self.bytes(length)
-    }
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
+    use crate::cache::known::tests::{head, vary};
     use proptest::prelude::*;
-
-    /// What is known of an answer that varies with these fields.
-    pub fn head(names: &str) -> Head {
-        let freshness = Freshness { initial_age: 3, lifetime: 100, answered: Wall(1_000), heuristic: true };
-        let rules = Rules {
-            freshness,
-            validate_always: false,
-            never_stale: true,
-            while_revalidate: 5,
-            if_error: Some(0),
-            immutable: true,
-        };
-        let fields = Fields::from_iter([
-            (HeaderName::from_static("x-a"), HeaderValue::from_static("one")),
-            (HeaderName::from_static("x-a"), HeaderValue::from_bytes(b"tw\xff").unwrap()),
-        ]);
-        Head {
-            status: StatusCode::NOT_FOUND,
-            fields,
-            rules,
-            tags: Box::new([Tag::named(b"a"), Tag::named(b"b")]),
-            made: 1,
-            took_ms: 9,
-            vary: vary(names.as_bytes()).unwrap(),
-            variant: Vec::new(),
-        }
-    }
 
     fn written() -> Vec<u8> {
         let head = head("accept,cookie");
         let body = [Bytes::from_static(b"hel"), Bytes::from_static(b"lo")];
         let kept = Kept::with(&head, Box::new(body));
-        answer(Key(7), Place { millis: 8, number: 9 }, &head.vary, &kept)
+        answer(Key(7), Place { millis: 8, number: 9 }, &head.vary, &kept).unwrap()
     }
 
     #[test]
     fn an_answer_reads_as_it_was_written() {
         let Some(Record::Answer(read)) = read(Bytes::from(written())) else { panic!("it is an answer") };
-        let head = head("accept,cookie");
         assert_eq!((read.key, read.place), (Key(7), Place { millis: 8, number: 9 }));
-        assert_eq!((read.head.status, read.head.rules), (head.status, head.rules));
-        assert_eq!((read.head.tags, read.head.took_ms, read.head.vary), (head.tags, 9, head.vary));
-        assert_eq!((read.head.fields, &read.content[..]), (head.fields, &b"hello"[..]));
-        let Some(Record::Varying(names)) = super::read(Bytes::from(varying(&vary(b"accept").unwrap())))
-        else {
+        let mut known = Vec::new();
+        known::write(&mut known, &head(""));
+        assert_eq!((read.vary, &read.known[..]), (vary("accept,cookie"), &known[..]));
+        assert_eq!(&read.content[..], b"hello");
+        let names = vary("accept");
+        let Some(Record::Varying(read)) = super::read(Bytes::from(varying(&names).unwrap())) else {
             panic!("it says with what its answers vary")
         };
-        assert_eq!(names, vary(b"accept").unwrap());
+        assert_eq!(read, names);
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Numbers as they stand on disk: little-endian, one after the other.
+//! Numbers as they stand in records: little-endian, one after the other.
 
 /// Appends numbers.
 pub trait Put {
