@@ -19,6 +19,7 @@ pub mod health;
 pub mod host;
 pub mod limit;
 pub mod message;
+pub mod method;
 pub mod own;
 pub mod path;
 pub mod plan;

@@ -191,7 +191,7 @@ pub enum Step {
     Cached {
         /// What it did, as in [`Receipt::cache`].
         outcome: &'static str,
-        /// Why, in a word; empty: there is nothing to say.
+        /// Why, in a word; of a hit: where it was found. Empty: there is nothing to say.
         because: &'static str,
     },
     /// The ladder's next rung was taken (`upstream NAME`, `fixed`).

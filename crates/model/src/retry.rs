@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use crate::method::is_safe;
 use crate::tick::{Tick, nanos};
 
 /// How far a failed try had come.
@@ -20,7 +21,7 @@ pub enum Sent {
 /// the upstream is idempotent (RFC 9110 section 9.2.2; DESIGN decision 9).
 #[must_use]
 pub fn may_repeat(method: &Method, sent: Sent, idempotent: bool) -> bool {
-    sent == Sent::Nothing || idempotent || method.is_safe()
+    sent == Sent::Nothing || idempotent || is_safe(method)
 }
 
 /// The pause before try `number` (the second is 1): exponential, with full jitter.

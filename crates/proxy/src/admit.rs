@@ -73,6 +73,8 @@ pub fn admit(
                 started,
                 upgrade: None,
                 upgraded: None,
+                sticky: None,
+                ahead: None,
                 fault: None,
                 behind: false,
                 open,

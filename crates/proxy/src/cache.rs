@@ -1,9 +1,10 @@
 //! The cache: what answers many requests with one of the upstream's answers.
 //!
-//! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key, [`memory`] keeps and the
-//! tiers below ([`tier`], [`disk`], [`far`]) keep more, as bytes that `known` makes, [`fill`] collapses, [`intake`] says what
-//! becomes of an answer, [`serve`] makes of what is kept what one client asked for, `behind` refreshes, [`mod@write`] takes
-//! away, [`purges`] reach all nodes; [`stage`] is the way of a request through all of it.
+//! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key ([`content`] reads what of it is in
+//! a body), [`memory`] keeps and the tiers below ([`tier`], [`disk`], [`far`]) keep more, as bytes that `known` makes,
+//! [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes of what is kept what one client asked for
+//! (`changed` is the route's part in that), `behind` refreshes, [`mod@write`] takes away, [`purges`] reach all nodes;
+//! [`stage`] is the way of a request through all of it.
 //!
 //! What always holds: the tenant is in the key unless the route declares its content public; nothing that sets a cookie is
 //! kept; nothing is served before the tenant's limits have let the request pass.
@@ -11,6 +12,8 @@
 pub mod asked;
 mod behind;
 mod bytes;
+mod changed;
+pub mod content;
 pub mod disk;
 pub mod far;
 pub mod fill;
@@ -230,8 +233,14 @@ impl Cache {
         self.tiers.load().iter().for_each(|tier| tell(&**tier));
     }
 
-    /// Asks the tiers below memory. What one of them has is kept in memory, too.
-    async fn look_below(&self, asked: &Asked) -> Option<Arc<Kept>> {
+    /// The tiers below memory, the nearest first.
+    fn below(&self) -> Vec<Arc<dyn Tier>> {
+        let disk = self.memory.disk().map(|disk| disk as Arc<dyn Tier>);
+        disk.into_iter().chain(self.tiers.load().iter().cloned()).collect()
+    }
+
+    /// Asks the tiers below memory. What one of them has is kept in memory, too. Tells also which.
+    async fn look_below(&self, asked: &Asked) -> Option<(Arc<Kept>, &'static str)> {
         let disk = self.memory.disk().map(|disk| disk as Arc<dyn Tier>);
         let tiers = self.tiers.load_full();
         for tier in disk.iter().chain(tiers.iter()) {
@@ -239,7 +248,7 @@ impl Cache {
             let Some(Brought { kept, vary }) = finding.await else { continue };
             if self.memory.is_good(&kept, &asked.named()) {
                 self.memory.keep(&asked.named(), asked.room, &asked.fields, &vary, Arc::clone(&kept));
-                return Some(kept);
+                return Some((kept, tier.name()));
             }
         }
         None

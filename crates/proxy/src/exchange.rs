@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use tidegate_model::fault::Struck;
 use tidegate_model::headers::Seen;
 use tidegate_model::message::RequestHead;
@@ -18,6 +19,7 @@ use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
 use tidegate_wire::tunnel::ClientSide;
 
+use crate::cache::content::Ahead;
 use crate::lifecycle::Proxy;
 use crate::recorder::Recorder;
 
@@ -29,6 +31,8 @@ pub struct Exchange {
     pub seen: Seen,
     /// The request's body. Taken when it is forwarded.
     pub body: Option<Incoming>,
+    /// What was read of its body before it is forwarded: then that is sent, and not the body.
+    pub ahead: Option<Box<Ahead>>,
     /// The connection it came by.
     pub connection: Rc<Connection>,
     /// The host it asks for: lower case, without port.
@@ -47,6 +51,8 @@ pub struct Exchange {
     pub upgrade: Option<ClientSide>,
     /// Both sides of an Upgrade that the upstream granted.
     pub upgraded: Option<(ClientSide, Switched)>,
+    /// The cookie that ties its client to the endpoint that answered: the client's own, whatever becomes of the answer.
+    pub sticky: Option<Box<HeaderValue>>,
     /// The injected faults that struck it.
     pub fault: Option<Box<Struck>>,
     /// No client waits for it.
@@ -70,6 +76,10 @@ impl Exchange {
             head: self.head.clone(),
             seen: self.seen,
             body: None,
+            ahead: match self.ahead.as_deref() {
+                Some(Ahead::Whole(content, _)) => Some(Box::new(Ahead::Whole(content.clone(), None))),
+                Some(Ahead::Begun(..)) | None => None,
+            },
             connection: Rc::clone(&self.connection),
             host: Arc::clone(&self.host),
             client: self.client,
@@ -79,6 +89,7 @@ impl Exchange {
             started,
             upgrade: None,
             upgraded: None,
+            sticky: None,
             fault: None,
             behind: true,
             open: Open::new(receipt, Rc::clone(&proxy.recorder)),

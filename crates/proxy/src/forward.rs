@@ -26,6 +26,7 @@ use tidegate_wire::patience::Patience;
 use tidegate_wire::{clock, task, tunnel};
 
 use crate::admit::known;
+use crate::cache::content::Ahead;
 use crate::exchange::{Exchange, Open};
 use crate::fault::InItsPlace;
 use crate::lifecycle::Proxy;
@@ -59,11 +60,15 @@ pub async fn forward(
     let (first, rest) = ladder;
     let settings = &*routed.route.settings;
     let by = deadline_of(site, exchange, settings);
-    let fault: Fault = Rc::default();
+    let fault = match exchange.ahead.as_deref() {
+        Some(Ahead::Begun(_, fault)) => Rc::clone(fault),
+        Some(Ahead::Whole(..)) | None => Fault::default(),
+    };
     let (mut request, mut own) = prepare(proxy, exchange, routed, permitted, &fault)?;
     // Until the first wait, and after an injected delay.
     let (mut failed, mut again, mut now) = (None, true, clock::latest());
     for number in 0..=rest.len() {
+        exchange.sticky = None;
         let upstream = match number.checked_sub(1).map(|number| &rest[number]) {
             None => first,
             Some(Fallback::Upstream(_)) if !again || now >= by => continue,
@@ -175,12 +180,14 @@ async fn call(
         proxy.caller.call(upstream, permitted.permit(), request, &terms, exchange.open.receipt_cell());
     let Called { result, again } = Box::pin(called).await;
     let response = result.map(|answer| {
+        exchange.sticky = answer.sticky.map(Box::new);
         if !upgrade || answer.response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
-            return respond::forwarded(answer, &settings.response);
+            let changes = settings.cache.is_none().then_some(&settings.response);
+            return respond::forwarded(answer.response, changes);
         }
         let (head, body) = answer.response.into_parts();
         exchange.upgraded = exchange.upgrade.take().zip(body.into_switched());
-        respond::switched(head, answer.sticky, &settings.response)
+        respond::switched(head, &settings.response)
     });
     (response, again)
 }
@@ -213,7 +220,16 @@ fn prepare<'a>(
     fault: &Fault,
 ) -> Result<(Request<Body>, OwnFields<'a>), Refusal> {
     let settings = &*routed.route.settings;
-    let body = body(proxy, exchange, settings, permitted, fault)?;
+    let body = match exchange.ahead.take().map(|ahead| *ahead) {
+        None => body(proxy, exchange, settings, permitted, fault)?,
+        Some(Ahead::Begun(body, _)) => body,
+        // It is still there for whoever refreshes what is stored on this one's behalf.
+        Some(Ahead::Whole(content, held)) => {
+            let body = Body::full(content.clone());
+            exchange.ahead = Some(Box::new(Ahead::Whole(content, held)));
+            body
+        }
+    };
     let upgrade = upgrade_of(exchange);
     let (head, seen) = (&mut exchange.head, exchange.seen);
     let fields = &mut head.headers;
@@ -254,7 +270,10 @@ fn prepare<'a>(
 }
 
 /// The request's body, bounded by listener, route and plan. What it may make us hold is counted, or refused.
-fn body(
+///
+/// # Errors
+/// It announces more than it may have, or there is no memory to spare for it.
+pub fn body(
     proxy: &Proxy,
     exchange: &mut Exchange,
     settings: &RouteSettings,

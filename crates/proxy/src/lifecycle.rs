@@ -112,7 +112,7 @@ impl Proxy {
             None => None,
             Some(struck) => Box::pin(fault::suffer(site, exchange, &routed, struck)).await,
         };
-        let written = Write::of(exchange, site.caches);
+        let written = Write::of(exchange, site);
         let mut response = match &routed.route.settings.cache {
             None => self.decided(site, exchange, &routed, &permitted, instead).await?,
             Some(settings) => {
@@ -126,7 +126,7 @@ impl Proxy {
         };
         if let Some(written) = written {
             let tenant = permitted.permit().tenant().id();
-            written.done(&site.cache, tenant, response.status(), response.headers_mut());
+            written.done(tenant, response.status(), response.headers_mut());
             // What it changed is not served by the next process either.
             site.cache.purges_written().await;
         }

@@ -13,7 +13,7 @@ use tidegate_model::problem::{self, Form, RATELIMIT, RATELIMIT_POLICY, X_REQUEST
 use tidegate_model::receipt::{End, Receipt, RequestId, Target};
 use tidegate_model::refusal::{Blame, Kind, Refusal, Repeat};
 use tidegate_model::tenant::Permit;
-use tidegate_upstream::Answer as Forwarded;
+use tidegate_upstream::AnswerBody;
 use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
 
@@ -94,7 +94,10 @@ impl Refused {
 #[must_use]
 pub fn complete(exchange: Box<Exchange>, answer: Answer) -> Response<ExchangeBody> {
     let (mut head, content) = answer.response.into_parts();
-    let Exchange { open, upgraded, timing, connection, fault: struck, .. } = *exchange;
+    let Exchange { open, upgraded, timing, connection, sticky, fault: struck, .. } = *exchange;
+    if let Some(cookie) = sticky {
+        head.headers.append(SET_COOKIE, *cookie);
+    }
     head.headers.insert(X_REQUEST_ID, open.receipt().request_id);
     if let Some(Told { policy, left }) = answer.told {
         // Limits of the application's own stay beside ours: each has its name.
@@ -132,23 +135,18 @@ fn server_timing(receipt: &Receipt) -> String {
     )
 }
 
-/// The upstream's answer as the client gets it.
+/// The upstream's answer as the client gets it. `changes`: none, where the cache makes them when it serves.
 #[must_use]
-pub fn forwarded(forwarded: Forwarded, changes: &HeaderChanges) -> Response<Content> {
-    let Forwarded { response, sticky, .. } = forwarded;
+pub fn forwarded(response: Response<AnswerBody>, changes: Option<&HeaderChanges>) -> Response<Content> {
     let (mut head, body) = response.into_parts();
-    passed_on(&mut head, sticky, changes);
+    passed_on(&mut head, changes);
     Response::from_parts(head, Content::Answer(body))
 }
 
 /// The upstream's answer to an Upgrade that it grants.
 #[must_use]
-pub fn switched(
-    mut head: ResponseHead,
-    sticky: Option<HeaderValue>,
-    changes: &HeaderChanges,
-) -> Response<Content> {
-    passed_on(&mut head, sticky, changes);
+pub fn switched(mut head: ResponseHead, changes: &HeaderChanges) -> Response<Content> {
+    passed_on(&mut head, Some(changes));
     if head.headers.contains_key(UPGRADE) {
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
@@ -156,10 +154,9 @@ pub fn switched(
 }
 
 /// What belongs to the upstream's connection alone the client of it has left behind.
-fn passed_on(head: &mut ResponseHead, sticky: Option<HeaderValue>, changes: &HeaderChanges) {
-    apply(&mut head.headers, changes);
-    if let Some(cookie) = sticky {
-        head.headers.append(SET_COOKIE, cookie);
+fn passed_on(head: &mut ResponseHead, changes: Option<&HeaderChanges>) {
+    if let Some(changes) = changes {
+        apply(&mut head.headers, changes);
     }
     // Each connection has a version of its own (RFC 9110 section 2.5).
     head.version = Version::HTTP_11;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_model::address::AddressSet;
+use tidegate_model::cache::key::Aliases;
 use tidegate_model::credential::Digest;
 use tidegate_model::gate::Priority;
 use tidegate_model::gate::level::Degrade;
@@ -29,6 +30,8 @@ pub struct ProxySettings {
     pub deadline_header: Option<HeaderName>,
     /// How much the cache keeps.
     pub cache: crate::cache::CacheBounds,
+    /// Hosts whose answers are one host's.
+    pub aliases: Aliases,
     /// Where it keeps more.
     pub disk: Option<crate::cache::disk::DiskSettings>,
 }
@@ -175,6 +178,8 @@ pub struct CacheSettings {
     pub public: bool,
     /// What makes two requests different.
     pub key: tidegate_model::cache::key::Rules,
+    /// The largest content of a QUERY that is in its key, in bytes; zero: it goes past the cache.
+    pub query_content: u64,
     /// When what is stale may be used, and whether clients have a say.
     pub reuse: tidegate_model::cache::reuse::Terms,
     /// The lifetime of what tells none.

@@ -20,15 +20,15 @@ pub struct PurgeArgs {
     #[arg(long, group = "what", conflicts_with_all = ["prefix", "host", "tag", "everything"])]
     url: Option<String>,
     /// A URL and all that lies under it, by whole segments of the path
-    #[arg(long, group = "what", conflicts_with_all = ["host", "tag", "tenant", "everything"])]
+    #[arg(long, group = "what", conflicts_with_all = ["host", "tag", "everything"])]
     prefix: Option<String>,
     /// All of a host
-    #[arg(long, group = "what", conflicts_with_all = ["tag", "tenant", "everything"])]
+    #[arg(long, group = "what", conflicts_with_all = ["tag", "everything"])]
     host: Option<String>,
     /// All with this tag
     #[arg(long, group = "what", conflicts_with = "everything")]
     tag: Option<String>,
-    /// All of a tenant; with --url or --tag, of that tenant alone
+    /// All of a tenant; with --url, --prefix, --host or --tag, of that tenant alone
     #[arg(long, group = "what", conflicts_with = "everything")]
     tenant: Option<String>,
     /// Everything

@@ -18,6 +18,7 @@ use tidegate_model::fields::{Fields, Value};
 use tidegate_model::gate::Priority;
 use tidegate_model::gate::level::Degrade;
 use tidegate_model::message::Request;
+use tidegate_model::method::is_safe;
 use tidegate_model::own::OwnFields;
 use tidegate_model::receipt::{Receipt, Step};
 use tidegate_model::refusal::{self, Refusal};
@@ -439,7 +440,7 @@ impl<'a> Tries<'a> {
         if self.level() >= self.terms.degrade.hedge {
             return None;
         }
-        if !self.request.method().is_safe() || !matches!(self.again, Again::Empty) {
+        if !is_safe(self.request.method()) || !matches!(self.again, Again::Empty) {
             return None;
         }
         let quantile = self.plan.upstream.latencies.quantile(hedge.quantile)?;
@@ -532,7 +533,7 @@ impl<'a> Tries<'a> {
 
     /// Makes the request again what it was, for another upstream, if that may have it. With this `Host`, as it came.
     fn give_back(&mut self, host: Option<HeaderValue>) -> bool {
-        if self.is_gone() || !(self.unsent || self.request.method().is_safe()) {
+        if self.is_gone() || !(self.unsent || is_safe(self.request.method())) {
             return false;
         }
         self.refill();

@@ -10,8 +10,10 @@
 
 use crate::fields::Fields;
 use http::HeaderName;
-use http::header::COOKIE;
+use http::header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, COOKIE};
 use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The key of an answer, all its variants included.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +37,31 @@ pub enum Parameters {
     Only(Vec<String>),
     /// All but these. A name that ends in `*` is the beginning of many (`utm_*`).
     Without(Vec<String>),
+}
+
+/// Hosts whose answers are one host's: several names that the operator says are the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Aliases(HashMap<Box<str>, Arc<str>>);
+
+impl Aliases {
+    /// Each name, and the one that it stands for. All in lower case; none stands for one that stands for another.
+    #[must_use]
+    pub fn new(names: impl IntoIterator<Item = (Box<str>, Arc<str>)>) -> Aliases {
+        Aliases(names.into_iter().collect())
+    }
+
+    /// The host that this one is an alias of, if it is one.
+    #[must_use]
+    pub fn of(&self, host: &str) -> Option<&Arc<str>> {
+        // Mostly there are none, and nothing is hashed.
+        if self.0.is_empty() { None } else { self.0.get(host) }
+    }
+
+    /// By which names a host is purged: as the one that it stands for and, since another node may not know of that yet, by
+    /// its own.
+    pub fn names<'h>(&'h self, host: &'h str) -> impl Iterator<Item = &'h str> {
+        self.of(host).map(|one| &**one).into_iter().chain([host])
+    }
 }
 
 /// What of a request makes its answer another one, besides tenant, scheme, host and path.
@@ -67,7 +94,7 @@ pub struct Target<'a> {
     pub path: &'a str,
     /// The query, without its mark.
     pub query: Option<&'a str>,
-    /// The digest of the content, where the method has it in the key (QUERY, RFC 10008).
+    /// The digest of the content, where the method has it in the key (QUERY, RFC 10008): see [`content`].
     pub content: Option<&'a [u8]>,
     /// What else the upstream may answer by: see [`steers`].
     pub steering: Option<&'a [u8]>,
@@ -104,6 +131,25 @@ pub fn steers(name: &str) -> bool {
 #[must_use]
 pub fn overrides_method(name: &str) -> bool {
     matches!(name, "x-http-method-override" | "x-http-method" | "x-method-override")
+}
+
+/// What the content of a request is in a key: its bytes, and what says how they are meant (RFC 10008 section 2.7). Bytes
+/// alone might mean two things.
+#[must_use]
+pub fn content(request: &Fields, bytes: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new_with_prefix(b"content");
+    let mut part = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    for name in [CONTENT_TYPE, CONTENT_ENCODING, CONTENT_LANGUAGE] {
+        let lines: Vec<&[u8]> =
+            request.get_all(&name).iter().map(|line| line.as_bytes().trim_ascii()).collect();
+        part(&(lines.len() as u64).to_le_bytes());
+        lines.into_iter().for_each(&mut part);
+    }
+    part(bytes);
+    hash.finalize().into()
 }
 
 impl Key {
@@ -245,6 +291,43 @@ mod tests {
         let keys: std::collections::HashSet<Key> =
             all.into_iter().map(|target| key(target, &Rules::default())).collect();
         assert_eq!(keys.len(), all.len());
+    }
+
+    #[test]
+    fn an_alias_is_purged_as_what_it_stands_for_too() {
+        let aliases = Aliases::new([("www.a".into(), "a".into())]);
+        assert_eq!(aliases.of("www.a").map(|one| &**one), Some("a"));
+        assert_eq!((aliases.of("a"), aliases.of("b.www.a")), (None, None));
+        assert_eq!(aliases.names("www.a").collect::<Vec<_>>(), ["a", "www.a"]);
+        assert_eq!(aliases.names("a").collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn content_is_what_it_says_and_how_it_is_meant() {
+        let of = |lines: &[(&'static str, &'static str)], bytes: &str| {
+            let line = |(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            };
+            content(&Fields::from_iter(lines.iter().map(line)), bytes.as_bytes())
+        };
+        let all = [
+            of(&[], ""),
+            of(&[], "a"),
+            of(&[("content-type", "a")], ""),
+            of(&[("content-type", "a")], "a"),
+            of(&[("content-type", "b")], "a"),
+            of(&[("content-encoding", "a")], "a"),
+            of(&[("content-language", "a")], "a"),
+            of(&[("content-type", "a"), ("content-encoding", "gzip")], "a"),
+            of(&[("content-type", "a"), ("content-type", "b")], "a"),
+            of(&[("content-type", "a, b")], "a"),
+        ];
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+        assert_eq!(
+            all[1],
+            of(&[("accept", "x"), ("content-length", "1")], "a"),
+            "what else is there is not in it"
+        );
     }
 
     #[test]

@@ -42,10 +42,22 @@ impl Label {
         Label::digest("host", &[name.as_bytes()])
     }
 
+    /// The same of one tenant alone.
+    #[must_use]
+    pub fn host_of(tenant: &str, name: &str) -> Label {
+        Label::host(name).narrowed(Label::tenant(tenant))
+    }
+
     /// A path of a host and all that lies under it, by whole segments: `/v1` is `/v1` and `/v1/x`, never `/v1x`.
     #[must_use]
     pub fn prefix(host: &str, path: &str) -> Label {
         Label::digest("prefix", &[host.as_bytes(), path.trim_end_matches('/').as_bytes()])
+    }
+
+    /// The same of one tenant alone.
+    #[must_use]
+    pub fn prefix_of(tenant: &str, host: &str, path: &str) -> Label {
+        Label::prefix(host, path).narrowed(Label::tenant(tenant))
     }
 
     /// One path of a host, whatever its query, its tenant or its variant.
@@ -109,6 +121,15 @@ impl Label {
         Label(Label::digest(kind, &owned).0 | u128::from((number as u16).max(1)) << (128 - OWNER_BITS))
     }
 
+    /// What it names, as far as that is a tenant's. Both are digests already: another one would cost each comparison as much
+    /// again. Should two meet, a tenant's own goes too often.
+    fn narrowed(self, tenant: Label) -> Label {
+        let [low, high] = [0, 64].map(|at| mix((self.0 >> at) as u64 ^ mix((tenant.0 >> at) as u64)));
+        let number = u128::from(mix(low ^ high.rotate_left(32))) << 64 | u128::from(low);
+        let owner = u128::from(tenant.owner()) << (128 - OWNER_BITS);
+        Label((number >> OWNER_BITS).max(1) | owner)
+    }
+
     /// Whose it is, as far as its bits tell; zero: nobody's alone.
     fn owner(self) -> u16 {
         (self.0 >> (128 - OWNER_BITS)) as u16
@@ -128,13 +149,17 @@ pub fn labels<'e>(
 ) -> impl Iterator<Item = Label> + 'e {
     let ends =
         path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at).chain([path.len()]);
-    let prefixes = ends.map(move |end| Label::prefix(host, &path[..end]));
+    let of_tenant = tenant.map(Label::tenant);
+    let both =
+        move |label: Label| std::iter::once(label).chain(of_tenant.map(move |tenant| label.narrowed(tenant)));
+    let prefixes = ends.flat_map(move |end| both(Label::prefix(host, &path[..end])));
     let owner = tenant.unwrap_or(PUBLIC);
     let of_owner = tags.iter().map(move |tag| Label::tag(*tag, Some(owner)));
-    let of_tenant = tenant.map(Label::tenant).into_iter().chain(of_owner);
+    let of_tenant = of_tenant.into_iter().chain(of_owner);
     let path_of = Label::path_of(tenant, host, path);
-    [Label::EVERYTHING, Label::host(host), Label::path(host, path), path_of, Label::target(key)]
+    [Label::EVERYTHING, Label::path(host, path), path_of, Label::target(key)]
         .into_iter()
+        .chain(both(Label::host(host)))
         .chain(prefixes)
         .chain(of_tenant)
         .chain(tags.iter().map(|tag| Label::tag(*tag, None)))
@@ -330,6 +355,13 @@ mod tests {
             (Label::tenant("other"), false),
             (Label::host("h"), true),
             (Label::host("h2"), false),
+            (Label::host_of("acme", "h"), true),
+            (Label::host_of("other", "h"), false),
+            (Label::host_of("acme", "h2"), false),
+            (Label::prefix_of("acme", "h", "/"), true),
+            (Label::prefix_of("acme", "h", "/v1/x"), true),
+            (Label::prefix_of("acme", "h", "/v"), false),
+            (Label::prefix_of("other", "h", "/v1"), false),
             (Label::prefix("h", "/"), true),
             (Label::prefix("h", "/v1"), true),
             (Label::prefix("h", "/v1/"), true),

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use crate::cache::Wall;
 use crate::cache::validate::is_strong;
+use crate::method::QUERY;
 
 /// More parts than any client needs at once; who asks for more gets the whole (RFC 9110 section 14.2 allows it, and many
 /// small or overlapping parts are an attack).
@@ -57,7 +58,8 @@ pub enum Asked {
 pub fn asked(method: &Method, request: &Fields, stored: &Fields, length: u64) -> Asked {
     let mut lines = request.get_all(RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return Asked::Whole };
-    if method != Method::GET || !holds(request, stored) {
+    // RFC 10008 section 2.8: of a QUERY as of a GET.
+    if !(method == Method::GET || method.as_str() == QUERY) || !holds(request, stored) {
         return Asked::Whole;
     }
     parts(line.as_bytes(), length).unwrap_or(Asked::Whole)

@@ -11,6 +11,7 @@ use http::{HeaderName, Method, StatusCode, Uri};
 use crate::cache::Wall;
 use crate::cache::directives::element;
 use crate::cache::store::NEVER_KEPT;
+use crate::method::is_safe;
 
 /// Whether a client that sends these conditions has what is stored already, so that 304 answers it (section 4.3.2).
 #[must_use]
@@ -131,7 +132,7 @@ pub fn freshen(stored: &mut Fields, newer: &Fields) {
 /// Whether an exchange that was answered so makes what is stored of its target invalid (section 4.4).
 #[must_use]
 pub fn invalidates(method: &Method, status: StatusCode) -> bool {
-    !method.is_safe() && method.as_str() != "QUERY" && (status.is_success() || status.is_redirection())
+    !is_safe(method) && (status.is_success() || status.is_redirection())
 }
 
 /// The path and query of a `Location` or `Content-Location`, if it is of the same origin as the target: only then may it be

@@ -49,7 +49,7 @@ impl Asked {
             key,
             room: tenant.as_deref().map_or(0, room_of),
             tenant,
-            host: Arc::clone(&exchange.host),
+            host: Arc::clone(host_of(onward, exchange)),
             path: exchange.head.uri.path().to_owned(),
             fields: exchange.head.headers.clone(),
             told: told(onward, exchange),
@@ -75,6 +75,11 @@ pub fn owner<'a>(onward: Onward<'a>) -> Option<&'a Arc<str>> {
     (!onward.settings.public).then(|| onward.permitted.permit().tenant().id())
 }
 
+/// The host as it is in keys: that which the request's is an alias of.
+pub fn host_of<'a>(onward: Onward<'a>, exchange: &'a Exchange) -> &'a Arc<str> {
+    onward.site.settings.aliases.of(&exchange.host).unwrap_or(&exchange.host)
+}
+
 /// What the request says to caches, where the route lets it.
 pub fn told(onward: Onward<'_>, exchange: &Exchange) -> directives::Request {
     match onward.settings.reuse.request_directives {
@@ -83,7 +88,7 @@ pub fn told(onward: Onward<'_>, exchange: &Exchange) -> directives::Request {
     }
 }
 
-/// The key of a request, or why the cache has nothing to do with it.
+/// The key of a GET or HEAD, or why the cache has nothing to do with it.
 ///
 /// # Errors
 /// Why not.
@@ -97,16 +102,25 @@ pub fn key_of(onward: Onward<'_>, exchange: &Exchange) -> Result<Key, Fwd> {
     if has_body || head.headers.contains_key(UPGRADE) {
         return Err(Fwd::Bypass);
     }
+    key_with(onward, exchange, None)
+}
+
+/// The key of a request, with the digest of its content, where that is in it; or why the cache has nothing to do with it.
+///
+/// # Errors
+/// Why not.
+pub fn key_with(onward: Onward<'_>, exchange: &Exchange, content: Option<&[u8]>) -> Result<Key, Fwd> {
+    let head = &exchange.head;
     let steering = steering(onward, exchange)?;
     let target = Target {
         tenant: owner(onward).map(|tenant| &**tenant),
         route: &onward.routed.route.settings.name,
         https: exchange.connection.tls,
-        host: &exchange.host,
+        host: host_of(onward, exchange),
         port: port(head.headers.get(HOST), exchange.connection.tls),
         path: head.uri.path(),
         query: head.uri.query(),
-        content: None,
+        content,
         steering: (!steering.is_empty()).then_some(&steering),
     };
     Ok(Key::of(&target, &head.headers, &onward.settings.key))

@@ -56,7 +56,7 @@ use self::worker::{Job, Read};
 use super::kept::Kept;
 use super::known::Known;
 use super::memory::Named;
-use super::tier::{Brought, Finding, Tier};
+use super::tier::{Brought, Finding, Inspecting, Lies, Tier};
 
 pub use self::store::SIZE_MIN;
 
@@ -334,19 +334,32 @@ impl Disk {
 }
 
 impl Tier for Disk {
+    fn name(&self) -> &'static str {
+        "disk"
+    }
+
+    fn inspect(&self, named: &Named<'_>, request: &Fields) -> Option<Inspecting> {
+        let open = self.shared.open.load_full()?;
+        let (key, place) = open.index.peek(named.key, request)?;
+        let (shared, reads, target) = (Arc::clone(&self.shared), self.reads.clone(), Target::of(named));
+        Some(Box::pin(async move {
+            let loaded = load(&shared, &reads, &open, key, place).await?;
+            let kept = Arc::new(judged(&open, &target.named(), &loaded)?);
+            let at = format!("segment {}, byte {}", place.segment, place.at);
+            Some(Lies { kept, at, bytes: place.length.into() })
+        }))
+    }
+
     fn find(&self, named: &Named<'_>, request: &Fields) -> Option<Finding> {
         let open = self.shared.open.load_full()?;
         let Some((key, place)) = open.index.find(named.key, request) else {
             self.shared.counts.misses.fetch_add(1, Relaxed);
             return None;
         };
-        let (shared, reads) = (Arc::clone(&self.shared), self.reads.clone());
-        let tenant = named.tenant.map(str::to_owned);
-        let (host, path, target) = (named.host.to_owned(), named.path.to_owned(), named.key);
+        let (shared, reads, target) = (Arc::clone(&self.shared), self.reads.clone(), Target::of(named));
         Some(Box::pin(async move {
-            let named = Named { tenant: tenant.as_deref(), host: &host, path: &path, key: target };
             let loaded = load(&shared, &reads, &open, key, place).await;
-            let kept = loaded.as_deref().and_then(|loaded| judged(&open, &named, loaded));
+            let kept = loaded.as_deref().and_then(|loaded| judged(&open, &target.named(), loaded));
             let (Some(loaded), Some(kept)) = (loaded, kept) else {
                 shared.counts.misses.fetch_add(1, Relaxed);
                 return None;
@@ -366,6 +379,26 @@ impl Tier for Disk {
 
     /// Memory has told it already, in the order of the numbers: [`Disk::purged`].
     fn purge(&self, _: Label, _: Purge, _: u64, _: Wall) {}
+}
+
+/// What is asked for, when the request is somewhere else.
+struct Target {
+    tenant: Option<String>,
+    host: String,
+    path: String,
+    key: Key,
+}
+
+impl Target {
+    fn of(named: &Named<'_>) -> Target {
+        let Named { tenant, host, path, key } = *named;
+        Target { tenant: tenant.map(str::to_owned), host: host.to_owned(), path: path.to_owned(), key }
+    }
+
+    fn named(&self) -> Named<'_> {
+        let Target { tenant, host, path, key } = self;
+        Named { tenant: tenant.as_deref(), host, path, key: *key }
+    }
 }
 
 /// Has a record read, once for all who ask for it meanwhile.

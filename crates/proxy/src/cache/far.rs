@@ -33,7 +33,7 @@ use super::kept::Kept;
 use super::known::{self, Known};
 use super::memory::Named;
 use super::purges::Purges;
-use super::tier::{Brought, Finding, Tier};
+use super::tier::{Brought, Finding, Inspecting, Lies, Tier};
 
 /// Errands that may wait for the connection. What comes beyond is dropped and counted.
 pub const ERRANDS_MAX: usize = 1_024;
@@ -280,18 +280,36 @@ impl Far {
     }
 }
 
-impl Tier for Arc<Far> {
-    fn find(&self, named: &Named<'_>, request: &Fields) -> Option<Finding> {
-        if !self.may_be_asked(clock::latest()) {
-            return None;
-        }
-        let question = Question {
+impl Question {
+    fn of(named: &Named<'_>, request: &Fields) -> Question {
+        Question {
             tenant: named.tenant.map(str::to_owned),
             host: named.host.to_owned(),
             path: named.path.to_owned(),
             key: named.key,
             fields: request.clone(),
-        };
+        }
+    }
+}
+
+impl Tier for Arc<Far> {
+    fn name(&self) -> &'static str {
+        "shared"
+    }
+
+    /// It counts as a question like any other: it is one.
+    fn inspect(&self, named: &Named<'_>, request: &Fields) -> Option<Inspecting> {
+        let question = self.may_be_asked(clock::now()).then(|| Question::of(named, request))?;
+        let far = Arc::clone(self);
+        Some(Box::pin(async move {
+            let kept = far.look(&question).await?.kept;
+            let bytes = kept.length + kept.fields().bytes() as u64;
+            Some(Lies { kept, at: format!("key {:?}", question.key), bytes })
+        }))
+    }
+
+    fn find(&self, named: &Named<'_>, request: &Fields) -> Option<Finding> {
+        let question = self.may_be_asked(clock::latest()).then(|| Question::of(named, request))?;
         let far = Arc::clone(self);
         Some(Box::pin(async move { far.look(&question).await }))
     }

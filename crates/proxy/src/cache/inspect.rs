@@ -1,4 +1,4 @@
-//! What the cache has for a request that somebody asks about.
+//! What the cache has for a request that somebody asks about, tier by tier.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use tidegate_model::route::Found as Matched;
 
 use super::kept::Kept;
 use super::memory::{Found, Named};
-use super::stage::now;
+use super::stage::{MEMORY, now};
+use super::tier::Lies;
 use crate::decide::upstream_of_split;
 use crate::site::{Route, Site};
 
@@ -43,40 +44,48 @@ pub enum Inspected {
     NotCached(Arc<str>),
     /// Its route has answers for each tenant, and none was told.
     NoTenant(Arc<str>),
-    /// Nothing is stored in memory; `true`: for requests that differ in what the answer varies with there is.
-    Nothing(Arc<str>, Key, bool),
-    /// This is stored.
-    Stored(Box<Entry>),
+    /// All tiers were looked at.
+    Looked(Box<Looked>),
+}
+
+/// What all tiers have for a request.
+#[derive(Debug)]
+pub struct Looked {
+    /// The route.
+    pub route: Arc<str>,
+    /// The key, of all variants.
+    pub key: Key,
+    /// Whether memory has answers to requests that differ in what they vary with.
+    pub variants: bool,
+    /// Each tier, the nearest first, and what it has.
+    pub tiers: Vec<(&'static str, Option<Entry>)>,
+    /// The time that all this is told for.
+    pub now: Wall,
 }
 
 /// An answer that is stored.
 #[derive(Debug)]
 pub struct Entry {
-    /// The route.
-    pub route: Arc<str>,
-    /// The key, of all variants.
-    pub key: Key,
     /// Its status.
     pub status: StatusCode,
     /// Its fields.
     pub fields: Fields,
     /// The bytes of its content.
     pub length: u64,
-    /// The bytes that it takes.
-    pub size: u64,
+    /// Where it lies in its tier, in words; empty: there is nothing to say.
+    pub at: String,
+    /// The bytes that it takes there.
+    pub bytes: u64,
     /// When it may be used.
     pub rules: Rules,
     /// Whether it is asked for often.
     pub hot: bool,
     /// How many tags it has.
     pub tags: usize,
-    /// The time that all this is told for.
-    pub now: Wall,
 }
 
-/// Looks.
-#[must_use]
-pub fn inspect(site: &Site, question: &Question<'_>) -> Inspected {
+/// Looks: at memory now, and at the tiers below it when it is awaited.
+pub async fn inspect(site: Arc<Site>, question: &Question<'_>) -> Inspected {
     let Matched::Route(route, _) =
         site.table.find(question.host, question.path, &Method::GET, question.fields)
     else {
@@ -89,16 +98,29 @@ pub fn inspect(site: &Site, question: &Question<'_>) -> Inspected {
         (false, None) => return Inspected::NoTenant(name),
         (false, tenant) => tenant,
     };
-    let key = key(route, question, tenant);
-    let named = Named { tenant, host: question.host, path: question.path, key };
-    match site.cache.memory.find(&named, question.fields) {
-        Found::Answer(kept) => Inspected::Stored(Box::new(entry(name, key, &kept))),
-        Found::Variants => Inspected::Nothing(name, key, true),
-        Found::Nothing => Inspected::Nothing(name, key, false),
+    let host = site.settings.aliases.of(question.host).map_or(question.host, |one| &**one);
+    let key = key(route, question, host, tenant);
+    let named = Named { tenant, host, path: question.path, key };
+    let found = site.cache.memory.find(&named, question.fields);
+    let variants = matches!(found, Found::Variants);
+    let in_memory = match found {
+        Found::Answer(kept) => Some(entry(&kept, String::new(), kept.size())),
+        Found::Variants | Found::Nothing => None,
+    };
+    let mut tiers = vec![(MEMORY, in_memory)];
+    for tier in site.cache.below() {
+        let lies = match tier.inspect(&named, question.fields) {
+            Some(inspecting) => inspecting.await,
+            None => None,
+        };
+        // What was purged in this process, or is known to have been on another node, is not there for anybody.
+        let lies = lies.filter(|lies| site.cache.memory.is_good(&lies.kept, &named));
+        tiers.push((tier.name(), lies.map(|Lies { kept, at, bytes }| entry(&kept, at, bytes))));
     }
+    Inspected::Looked(Box::new(Looked { route: name, key, variants, tiers, now: now() }))
 }
 
-fn key(route: &Route, question: &Question<'_>, tenant: Option<&str>) -> Key {
+fn key(route: &Route, question: &Question<'_>, host: &str, tenant: Option<&str>) -> Key {
     let mut steering = Vec::new();
     if tenant.is_none()
         && let Some(name) = question.tenant.and_then(|tenant| upstream_of_split(route, tenant))
@@ -109,7 +131,7 @@ fn key(route: &Route, question: &Question<'_>, tenant: Option<&str>) -> Key {
         tenant,
         route: &route.settings.name,
         https: question.https,
-        host: question.host,
+        host,
         port: question.port,
         path: question.path,
         query: question.query,
@@ -120,17 +142,15 @@ fn key(route: &Route, question: &Question<'_>, tenant: Option<&str>) -> Key {
     Key::of(&target, question.fields, &rules)
 }
 
-fn entry(route: Arc<str>, key: Key, kept: &Kept) -> Entry {
+fn entry(kept: &Kept, at: String, bytes: u64) -> Entry {
     Entry {
-        route,
-        key,
         status: kept.status(),
         fields: kept.fields(),
         length: kept.length,
-        size: kept.size(),
+        at,
+        bytes,
         rules: kept.rules(),
         hot: kept.is_hot(),
         tags: kept.known().tags().len(),
-        now: now(),
     }
 }

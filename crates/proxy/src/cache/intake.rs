@@ -32,12 +32,14 @@ use tidegate_upstream::AnswerBody;
 use tidegate_wire::{clock, task};
 
 use super::asked::{Asked, is_written_anew};
+use super::changed;
 use super::fill::{Bringer, Lead, Over};
 use super::kept::{Head, Kept};
 use super::serve;
 use super::stage::{Onward, note, now, wish};
 use super::write::{TIDEGATE_PURGE, origin};
 use crate::exchange::Exchange;
+use crate::respond::apply;
 use crate::settle::Content;
 use crate::site::Pinned;
 
@@ -83,14 +85,15 @@ pub fn confirmed(
     response: Response<Content>,
     came: &Came,
 ) -> Response<Content> {
-    let (fresh, own) = updated(onward, exchange, asked, kept, response.headers(), came);
+    let (fresh, mut own) = updated(onward, exchange, asked, kept, response.headers(), came);
     if let Some(lead) = lead {
         lead.end(Over::Refreshed, clock::now());
     }
     note(exchange, "revalidated", "");
     let status =
         Status { fwd: Some(came.fwd), fwd_status: Some(StatusCode::NOT_MODIFIED), ..Status::default() };
-    let mut response = serve::stored(&fresh, &wish(asked), now(), status);
+    let mut response = serve::stored(&fresh, &wish(onward, asked), now(), status);
+    changed::leave(&mut own, &onward.routed.route.settings.response);
     response.headers_mut().extend(&own);
     response
 }
@@ -105,15 +108,18 @@ fn updated(
     newer: &Fields,
     came: &Came,
 ) -> (Arc<Kept>, Fields) {
-    let mut fields = kept.fields();
+    let (mut fields, changes) = (kept.fields(), &onward.routed.route.settings.response);
     let confirms = validate::confirms(newer, &fields);
     let mut own = Fields::default();
+    let told = |fields: &Fields| {
+        directives::Response::of(&changed::judged(fields, changes), &onward.settings.targeted)
+    };
     if confirms {
         validate::freshen(&mut fields, newer);
-        own = store::strip(&mut newer.clone(), &directives::Response::of(newer, &onward.settings.targeted));
+        own = store::strip(&mut newer.clone(), &told(newer));
         take_ours(&mut own);
     }
-    let told = directives::Response::of(&fields, &onward.settings.targeted);
+    let told = told(&fields);
     store::strip(&mut fields, &told);
     let cache = &onward.site.cache;
     let judged = judge_kept(onward, exchange, asked, (kept.status(), &fields), told, came);
@@ -167,6 +173,9 @@ pub fn take_in(
             (judged.err().map_or("part", Why::name), content)
         }
     };
+    if matches!(content, Content::Answer(_)) {
+        apply(&mut head.headers, &onward.routed.route.settings.response);
+    }
     take_ours(&mut head.headers);
     note(exchange, "miss", why);
     let status = Status { detail: Some(why), ..status };
@@ -194,7 +203,8 @@ fn store_and_share(
     task::spawn(bring.all(bringer, body));
     status.stored = keep;
     note(exchange, "miss", if keep { "stored" } else { "shared" });
-    let mut response = serve::coming(&head, seat, &wish(asked), &status);
+    let mut response = serve::coming(&head, seat, &wish(onward, asked), &status);
+    changed::leave(&mut own, &onward.routed.route.settings.response);
     response.headers_mut().extend(&own);
     response
 }
@@ -216,7 +226,8 @@ fn judge(
     if length.is_some_and(|length| length > onward.site.cache.object_bytes_max()) {
         return Err(Why::Large);
     }
-    let told = directives::Response::of(fields, &onward.settings.targeted);
+    let seen = changed::judged(fields, &onward.routed.route.settings.response);
+    let told = directives::Response::of(&seen, &onward.settings.targeted);
     let judged = judge_kept(onward, exchange, asked, (status, fields), told, came)?;
     let guessed = judged.head.rules.freshness.heuristic && !judged.told.public;
     if guessed && is_for_a_session(onward, asked, &judged.head.vary) {
@@ -235,16 +246,18 @@ fn judge_kept(
     came: &Came,
 ) -> Result<Judged, Why> {
     let settings = onward.settings;
+    // By what the route makes of it; what is kept is what the application said.
+    let seen = &*changed::judged(fields, &onward.routed.route.settings.response);
     let terms = store::Terms { unasked: false, request_directives: settings.reuse.request_directives };
     // Whoever says nothing of how long it lives may still be shared by those who ask right now, if it failed.
-    let silent = match store::may(&asked.method, &asked.fields, status, fields, &told, terms) {
+    let silent = match store::may(&asked.method, &asked.fields, status, seen, &told, terms) {
         Ok(()) => false,
         Err(Why::Silent) if is_failure(status) => true,
         Err(why) => return Err(why),
     };
-    let vary = Vary::of(fields).filter(|vary| !vary.names().any(is_written_anew)).ok_or(Why::VaryAny)?;
-    let tags = tags::of(fields, origin(exchange).as_bytes()).map_err(|_| Why::Tags)?;
-    let mut freshness = freshness(onward, status, fields, &told, came);
+    let vary = Vary::of(seen).filter(|vary| !vary.names().any(is_written_anew)).ok_or(Why::VaryAny)?;
+    let tags = tags::of(seen, origin(exchange, &asked.host).as_bytes()).map_err(|_| Why::Tags)?;
+    let mut freshness = freshness(onward, status, seen, &told, came);
     if silent {
         // An answer that failed says nothing: it is kept for as long as the route says.
         (freshness.lifetime, freshness.heuristic) = (settings.error_ttl, true);

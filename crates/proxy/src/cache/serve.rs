@@ -19,8 +19,10 @@ use tidegate_model::fields::Fields;
 use tidegate_model::message::Response;
 use tidegate_wire::body::BoxError;
 
+use super::changed;
 use super::fill::Seat;
 use super::kept::{Head, Kept};
+use crate::settings::HeaderChanges;
 use crate::settle::Content;
 
 /// Content that the cache has or gets.
@@ -79,6 +81,8 @@ pub struct Wish<'a> {
     pub method: &'a Method,
     /// Its fields.
     pub fields: &'a Fields,
+    /// What the route changes.
+    pub changes: &'a HeaderChanges,
 }
 
 /// What is stored, for this client.
@@ -86,6 +90,7 @@ pub struct Wish<'a> {
 pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) -> Response<Content> {
     let rules = kept.rules();
     let mut fields = kept.fields();
+    changed::serve(&mut fields, wish.changes);
     let age = rules.freshness.age(now);
     fields.insert(AGE, u64::from(age));
     status.ttl = Some(i64::from(rules.freshness.lifetime) - i64::from(age));
@@ -131,6 +136,7 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
 #[must_use]
 pub fn coming(head: &Head, seat: Seat, wish: &Wish<'_>, status: &Status) -> Response<Content> {
     let mut fields = head.fields.clone();
+    changed::serve(&mut fields, wish.changes);
     let said = status.value(fields.get_all(CACHE_STATUS));
     fields.insert(CACHE_STATUS, said);
     let mut response = Response::new(Content::Empty);
@@ -251,7 +257,7 @@ mod tests {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
         let fields = Fields::from_iter(lines.iter().map(line));
-        let wish = Wish { method, fields: &fields };
+        let wish = Wish { method, fields: &fields, changes: &HeaderChanges::default() };
         let (head, content) = stored(kept, &wish, Wall(NOW.0 + 3), Status::default()).into_parts();
         let bytes = match content {
             Content::Empty => Vec::new(),

@@ -23,6 +23,7 @@ use tidegate_model::cache::reuse::{self, Because, Use};
 use tidegate_model::cache::status::{CACHE_STATUS, Fwd, Status};
 use tidegate_model::cache::{validate, vary};
 use tidegate_model::message::Response;
+use tidegate_model::method::is_safe;
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_wire::clock;
@@ -32,7 +33,7 @@ use super::fill::{Lead, Over, Role, Seat};
 use super::intake::{self, Came};
 use super::kept::Kept;
 use super::memory::{Found, Named};
-use super::{behind, serve};
+use super::{behind, content, serve};
 use crate::decide::{Decision, decide};
 use crate::exchange::Exchange;
 use crate::fault::InItsPlace;
@@ -47,6 +48,9 @@ use crate::site::Pinned;
 
 /// How often a request that waited for another's answer and got none looks again before it asks by itself.
 const LOOKS_MAX: u32 = 3;
+
+/// The tier that is asked first, as it is told of a hit.
+pub(super) const MEMORY: &str = "memory";
 
 /// What the stages before have found out.
 #[derive(Clone, Copy)]
@@ -64,17 +68,32 @@ pub struct Onward<'a> {
 }
 
 /// The key of a request for which nothing was found that may be served at once; or why it has none.
-pub type Begun = Result<Key, Fwd>;
+pub type Begun = Result<Key, Past>;
+
+/// Why a request goes past the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// As `Cache-Status` has it.
+    pub fwd: Fwd,
+    /// What else there is to say.
+    pub detail: Option<&'static str>,
+}
+
+impl From<Fwd> for Past {
+    fn from(fwd: Fwd) -> Past {
+        Past { fwd, detail: None }
+    }
+}
 
 /// Answers from memory, if that needs nothing else.
 ///
 /// # Errors
 /// How to go on: [`answer`].
 pub fn at_once(onward: Onward<'_>, exchange: &Exchange) -> Result<Response<Content>, Begun> {
-    let key = asked::key_of(onward, exchange).map_err(Err)?;
+    let key = asked::key_of(onward, exchange).map_err(|fwd| Err(fwd.into()))?;
     let named = Named {
         tenant: asked::owner(onward).map(|tenant| &**tenant),
-        host: &exchange.host,
+        host: asked::host_of(onward, exchange),
         path: exchange.head.uri.path(),
         key,
     };
@@ -82,13 +101,17 @@ pub fn at_once(onward: Onward<'_>, exchange: &Exchange) -> Result<Response<Conte
         return Err(Ok(key));
     };
     let (told, now) = (asked::told(onward, exchange), now());
-    let wish = serve::Wish { method: &exchange.head.method, fields: &exchange.head.headers };
+    let wish = serve::Wish {
+        method: &exchange.head.method,
+        fields: &exchange.head.headers,
+        changes: &onward.routed.route.settings.response,
+    };
     match reuse::decide(&kept.rules(), &told, now, &onward.settings.reuse) {
         Use::Serve | Use::ServeStale => {
             if behind::is_due_early(onward, &kept, now) {
                 behind::refresh(onward, exchange, &Asked::of(onward, exchange, key), &kept);
             }
-            note(exchange, "hit", "");
+            note(exchange, "hit", MEMORY);
             Ok(serve::stored(&kept, &wish, now, Status::default()))
         }
         Use::ServeAndRefresh => {
@@ -111,9 +134,15 @@ pub async fn answer(
     begun: Begun,
     instead: InItsPlace,
 ) -> Result<Response<Content>, Refusal> {
+    let begun = match begun {
+        Err(Past { fwd: Fwd::Method, .. }) if content::is_in_key(onward, exchange) => {
+            content::begin(onward, exchange).await?
+        }
+        begun => begun,
+    };
     let asked = match begun {
         Ok(key) => Asked::of(onward, exchange, key),
-        Err(fwd) => return pass(onward, exchange, instead, fwd).await,
+        Err(past) => return pass(onward, exchange, instead, past).await,
     };
     let cache = &onward.site.cache;
     let mut stored = None;
@@ -121,7 +150,7 @@ pub async fn answer(
         let (fwd, held) = match cache.memory.find(&asked.named(), &asked.fields) {
             Found::Nothing => (Fwd::UriMiss, None),
             Found::Variants => (Fwd::VaryMiss, None),
-            Found::Answer(kept) => match used(onward, exchange, &asked, &kept)? {
+            Found::Answer(kept) => match used(onward, exchange, &asked, &kept, MEMORY)? {
                 Used::Served(response) => return Ok(response),
                 Used::Ask(fwd) => (fwd, Some(kept)),
             },
@@ -162,9 +191,15 @@ enum Used {
 }
 
 /// Uses what is stored, if it may be used.
-fn used(onward: Onward<'_>, exchange: &Exchange, asked: &Asked, kept: &Arc<Kept>) -> Result<Used, Refusal> {
+fn used(
+    onward: Onward<'_>,
+    exchange: &Exchange,
+    asked: &Asked,
+    kept: &Arc<Kept>,
+    tier: &'static str,
+) -> Result<Used, Refusal> {
     let (outcome, because) = match reuse::decide(&kept.rules(), &asked.told, now(), &onward.settings.reuse) {
-        Use::Serve | Use::ServeStale => ("hit", ""),
+        Use::Serve | Use::ServeStale => ("hit", tier),
         Use::ServeAndRefresh => {
             behind::refresh(onward, exchange, asked, kept);
             ("stale", "stale-while-revalidate")
@@ -174,7 +209,9 @@ fn used(onward: Onward<'_>, exchange: &Exchange, asked: &Asked, kept: &Arc<Kept>
         Use::Validate(_) => return Ok(Used::Ask(Fwd::Stale)),
     };
     note(exchange, outcome, because);
-    Ok(Used::Served(serve::stored(kept, &wish(asked), now(), Status::default())))
+    // Of what is found where most is found nothing more is said.
+    let status = Status { detail: (tier != MEMORY).then_some(tier), ..Status::default() };
+    Ok(Used::Served(serve::stored(kept, &wish(onward, asked), now(), status)))
 }
 
 /// Asks the tiers below memory, and then the upstream.
@@ -188,9 +225,9 @@ async fn bring(
     mut fwd: Fwd,
 ) -> Result<Response<Content>, Refusal> {
     if stored.is_none()
-        && let Some(kept) = onward.site.cache.look_below(asked).await
+        && let Some((kept, tier)) = onward.site.cache.look_below(asked).await
     {
-        match used(onward, exchange, asked, &kept)? {
+        match used(onward, exchange, asked, &kept, tier)? {
             Used::Served(response) => {
                 // Those who wait find it in memory now.
                 if let Some(lead) = lead {
@@ -322,7 +359,7 @@ async fn follow(onward: Onward<'_>, exchange: &Exchange, asked: &Asked, seat: Se
     }
     note(exchange, "collapsed", "");
     let status = Status { fwd: Some(fwd), collapsed: true, ..Status::default() };
-    Followed::Answered(serve::coming(&head, seat, &wish(asked), &status))
+    Followed::Answered(serve::coming(&head, seat, &wish(onward, asked), &status))
 }
 
 /// What is stored, if it may stand in for an answer that failed.
@@ -337,7 +374,7 @@ fn stand_in(
     })?;
     note(exchange, "stale", "error");
     let status = Status { detail: Some("stale-if-error"), ..Status::default() };
-    Some(serve::stored(kept, &wish(asked), now(), status))
+    Some(serve::stored(kept, &wish(onward, asked), now(), status))
 }
 
 /// Goes past the cache.
@@ -345,9 +382,9 @@ async fn pass(
     onward: Onward<'_>,
     exchange: &mut Exchange,
     instead: InItsPlace,
-    fwd: Fwd,
+    past: Past,
 ) -> Result<Response<Content>, Refusal> {
-    let Onward { proxy, site, routed, permitted, .. } = onward;
+    let (Onward { proxy, site, routed, permitted, .. }, Past { fwd, detail }) = (onward, past);
     let mut response = match decide(proxy, exchange, routed, permitted)? {
         Decision::Forward { first, rest } => {
             forward::forward(proxy, site, exchange, routed, permitted, (first, rest), instead).await?
@@ -355,19 +392,23 @@ async fn pass(
         Decision::Redirect => respond::redirect(routed, exchange),
         Decision::Respond(fixed) => respond::fixed(fixed, exchange.head.method == http::Method::HEAD),
     };
-    note(exchange, "bypass", fwd.name());
-    if exchange.head.method.is_safe() {
+    note(exchange, "bypass", detail.unwrap_or(fwd.name()));
+    if matches!(response.body(), Content::Answer(_)) {
+        respond::apply(response.headers_mut(), &routed.route.settings.response);
+    }
+    if is_safe(&exchange.head.method) {
         intake::take_ours(response.headers_mut());
     }
-    let status = Status { fwd: Some(fwd), fwd_status: Some(response.status()), ..Status::default() };
+    let status = Status { fwd: Some(fwd), fwd_status: Some(response.status()), detail, ..Status::default() };
     let said = status.value(response.headers().get_all(CACHE_STATUS));
     response.headers_mut().insert(CACHE_STATUS, said);
     Ok(response)
 }
 
 /// What is stored for it is asked for as this client gets it.
-pub(super) fn wish(asked: &Asked) -> serve::Wish<'_> {
-    serve::Wish { method: &asked.method, fields: &asked.fields }
+pub(super) fn wish<'a>(onward: Onward<'a>, asked: &'a Asked) -> serve::Wish<'a> {
+    let changes = &onward.routed.route.settings.response;
+    serve::Wish { method: &asked.method, fields: &asked.fields, changes }
 }
 
 /// The time by which ages are told.

@@ -20,8 +20,16 @@ use super::memory::Named;
 
 /// A tier below memory.
 pub trait Tier: fmt::Debug + Send + Sync {
+    /// Its name, as it is told of a hit.
+    fn name(&self) -> &'static str;
+
     /// Looks for the answer to a request. `None`: it is known at once that there is none.
     fn find(&self, named: &Named<'_>, request: &Fields) -> Option<Finding>;
+
+    /// Looks for somebody who asks about it: nothing is used, and nothing counted. `None`: there is nothing to look at.
+    fn inspect(&self, _named: &Named<'_>, _request: &Fields) -> Option<Inspecting> {
+        None
+    }
 
     /// Memory keeps this answer to this request now; `room` is whose.
     fn keep(&self, named: &Named<'_>, room: u64, request: &Fields, vary: &Vary, kept: &Arc<Kept>);
@@ -37,6 +45,20 @@ pub trait Tier: fmt::Debug + Send + Sync {
 
 /// An answer on its way from a tier.
 pub type Finding = Pin<Box<dyn Future<Output = Option<Brought>>>>;
+
+/// The same for somebody who asks about it.
+pub type Inspecting = Pin<Box<dyn Future<Output = Option<Lies>> + Send>>;
+
+/// An answer, and how it lies in a tier.
+#[derive(Debug)]
+pub struct Lies {
+    /// The answer.
+    pub kept: Arc<Kept>,
+    /// Where it lies, in words.
+    pub at: String,
+    /// The bytes that it takes there.
+    pub bytes: u64,
+}
 
 /// What a tier had.
 #[derive(Debug)]

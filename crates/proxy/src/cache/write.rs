@@ -4,6 +4,7 @@
 //! It counts on every route, cached or not: what one route writes another one may have cached. It reaches what is the
 //! tenant's own and what is public, and nothing of another tenant.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LOCATION, LOCATION};
@@ -13,12 +14,12 @@ use tidegate_model::cache::purge::{Label, PUBLIC, Purge};
 use tidegate_model::cache::purge_field::{self, What};
 use tidegate_model::cache::{tags, validate};
 use tidegate_model::fields::Fields;
+use tidegate_model::method::is_safe;
 
-use super::Cache;
 use super::intake;
 use super::stage::now;
 use crate::exchange::Exchange;
-use crate::site::Caches;
+use crate::site::Pinned;
 
 /// What an application purges with the answer to a write. No client gets it.
 pub const TIDEGATE_PURGE: HeaderName = HeaderName::from_static("tidegate-purge");
@@ -29,41 +30,43 @@ pub struct Write {
     https: bool,
     host: Arc<str>,
     path: String,
-    caches: Caches,
+    site: Pinned,
 }
 
 impl Write {
     /// What an exchange asks for, if it writes where anything is cached.
     #[must_use]
-    pub fn of(exchange: &Exchange, caches: Caches) -> Option<Write> {
-        let head = &exchange.head;
-        let counts = (caches.tenants || caches.public) && !head.method.is_safe();
+    pub fn of(exchange: &Exchange, site: &Pinned) -> Option<Write> {
+        let (head, caches) = (&exchange.head, site.caches);
+        let counts = (caches.tenants || caches.public) && !is_safe(&head.method);
         counts.then(|| Write {
             method: head.method.clone(),
             https: exchange.connection.tls,
             host: Arc::clone(&exchange.host),
             path: head.uri.path().to_owned(),
-            caches,
+            site: Rc::clone(site),
         })
     }
 
     /// It was answered so: what it changed is purged.
-    pub fn done(&self, cache: &Cache, tenant: &str, status: StatusCode, fields: &mut Fields) {
+    pub fn done(&self, tenant: &str, status: StatusCode, fields: &mut Fields) {
         if validate::invalidates(&self.method, status) {
-            self.purge(cache, tenant, fields);
+            self.purge(tenant, fields);
         }
         intake::take_ours(fields);
     }
 
-    fn purge(&self, cache: &Cache, tenant: &str, fields: &Fields) {
+    fn purge(&self, tenant: &str, fields: &Fields) {
+        let (cache, caches, aliases) = (&self.site.cache, self.site.caches, &self.site.settings.aliases);
         let (scheme, now) = (if self.https { "https" } else { "http" }, now());
-        let owners: SmallVec<[Option<&str>; 2]> =
-            [(self.caches.tenants, Some(tenant)), (self.caches.public, None)]
-                .into_iter()
-                .filter_map(|(any, owner)| any.then_some(owner))
-                .collect();
+        let owners: SmallVec<[Option<&str>; 2]> = [(caches.tenants, Some(tenant)), (caches.public, None)]
+            .into_iter()
+            .filter_map(|(any, owner)| any.then_some(owner))
+            .collect();
         let path_is_purged = |path: &str, how| {
-            owners.iter().for_each(|owner| cache.purge(Label::path_of(*owner, &self.host, path), how, now));
+            for name in aliases.names(&self.host) {
+                owners.iter().for_each(|owner| cache.purge(Label::path_of(*owner, name, path), how, now));
+            }
         };
         let tag_is_purged = |tag, how| {
             owners.iter().for_each(|owner| {
@@ -79,7 +82,7 @@ impl Write {
                 path_is_purged(path, Purge::Hard);
             }
         }
-        let origin = format!("{scheme}://{}", self.host);
+        let origin = format!("{scheme}://{}", aliases.of(&self.host).unwrap_or(&self.host));
         tags::invalidated(fields, origin.as_bytes())
             .into_iter()
             .for_each(|tag| tag_is_purged(tag, Purge::Hard));
@@ -93,8 +96,8 @@ impl Write {
     }
 }
 
-/// Scheme and host of an exchange: where cache groups end.
-pub fn origin(exchange: &Exchange) -> String {
+/// Scheme and host of an exchange, as it is in keys: where cache groups end.
+pub fn origin(exchange: &Exchange, host: &str) -> String {
     let scheme = if exchange.connection.tls { "https" } else { "http" };
-    format!("{scheme}://{}", exchange.host)
+    format!("{scheme}://{host}")
 }

@@ -8,18 +8,19 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_model::cache::Wall;
+use tidegate_model::cache::key::Aliases;
 use tidegate_model::cache::purge::{Label, Purge};
 use tidegate_model::cache::tags::Tag;
 use tidegate_model::fields::Fields;
 use tidegate_model::tenant::is_id;
 use tidegate_model::{host, path};
 use tidegate_proxy::cache::CacheStanding;
-use tidegate_proxy::cache::inspect::{Entry, Inspected, Question, inspect as look};
+use tidegate_proxy::cache::inspect::{Entry, Inspected, Looked, Question, inspect as look};
 use tidegate_wire::clock;
 
 use super::{BODY_MAX, Control, Who, problem};
 
-/// What is to be purged: one of these; `tenant` may stand beside `url` and `tag`.
+/// What is to be purged: one of these, `everything` apart of one `tenant` alone, if that stands beside it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Order {
@@ -49,12 +50,16 @@ pub async fn purge(
 ) -> Response {
     let bytes = axum::body::to_bytes(body, BODY_MAX).await.unwrap_or_default();
     let read = serde_json::from_slice::<Order>(&bytes).map_err(|error| error.to_string());
-    let (order, label) = match read.and_then(|order| label(&order).map(|label| (order, label))) {
+    let site = control.process.gate.site();
+    let aliases = &site.settings.aliases;
+    let (order, labels) = match read.and_then(|order| labels(&order, aliases).map(|labels| (order, labels))) {
         Ok(read) => read,
         Err(why) => return problem(StatusCode::BAD_REQUEST, "control.purge", &why),
     };
     let how = if order.soft { Purge::Soft } else { Purge::Hard };
-    control.process.gate.standing.cache.purge(label, how, Wall::of(clock::wall()));
+    for label in labels {
+        control.process.gate.standing.cache.purge(label, how, Wall::of(clock::wall()));
+    }
     let mut told = told(&order);
     if !control.process.gate.standing.cache.purges_written().await {
         // It holds here, and would not after a crash: the disk has too much to do, or is away.
@@ -85,31 +90,43 @@ fn told(order: &Order) -> Value {
     told
 }
 
-fn label(order: &Order) -> Result<Label, String> {
+/// The labels of what is to be purged: one, or of a host that is an alias one for each of its names.
+fn labels(order: &Order, aliases: &Aliases) -> Result<Vec<Label>, String> {
     let Order { url, prefix, host, tenant, tag, everything, .. } = order;
     if let Some(tenant) = tenant.as_deref().filter(|tenant| !is_id(tenant)) {
         return Err(format!("`{tenant}` is no tenant's id"));
     }
     match (url, prefix, host, tag, everything, tenant) {
         (Some(url), None, None, None, false, tenant) => {
-            let place = place(url)?;
-            Ok(match tenant {
-                None => Label::path(&place.host, &place.path),
-                Some(tenant) => Label::path_of(Some(tenant), &place.host, &place.path),
-            })
+            let Place { host, path, .. } = place(url)?;
+            let label = |host: &str| match tenant {
+                None => Label::path(host, &path),
+                Some(tenant) => Label::path_of(Some(tenant), host, &path),
+            };
+            Ok(aliases.names(&host).map(label).collect())
         }
-        (None, Some(prefix), None, None, false, None) => {
-            let place = place(prefix)?;
-            Ok(Label::prefix(&place.host, &place.path))
+        (None, Some(prefix), None, None, false, tenant) => {
+            let Place { host, path, .. } = place(prefix)?;
+            let label = |host: &str| match tenant {
+                None => Label::prefix(host, &path),
+                Some(tenant) => Label::prefix_of(tenant, host, &path),
+            };
+            Ok(aliases.names(&host).map(label).collect())
         }
-        (None, None, Some(host), None, false, None) => Ok(Label::host(&one_host(host)?)),
+        (None, None, Some(host), None, false, tenant) => {
+            let label = |host: &str| match tenant {
+                None => Label::host(host),
+                Some(tenant) => Label::host_of(tenant, host),
+            };
+            Ok(aliases.names(&one_host(host)?).map(label).collect())
+        }
         (None, None, None, Some(tag), false, tenant) if !tag.is_empty() => {
-            Ok(Label::tag(Tag::named(tag.as_bytes()), tenant.as_deref()))
+            Ok(vec![Label::tag(Tag::named(tag.as_bytes()), tenant.as_deref())])
         }
-        (None, None, None, None, false, Some(tenant)) => Ok(Label::tenant(tenant)),
-        (None, None, None, None, true, None) => Ok(Label::EVERYTHING),
+        (None, None, None, None, false, Some(tenant)) => Ok(vec![Label::tenant(tenant)]),
+        (None, None, None, None, true, None) => Ok(vec![Label::EVERYTHING]),
         _ => Err("the body is {\"url\": …}, \"prefix\", \"host\", \"tag\", \"tenant\" or {\"everything\": true}: one \
-                  of them; `tenant` may stand beside `url` and `tag`"
+                  of them; `tenant` may stand beside `url`, `prefix`, `host` and `tag`"
             .to_owned()),
     }
 }
@@ -172,17 +189,13 @@ pub async fn inspect(State(control): State<Control>, Query(asked): Query<Vec<(St
         tenant: tenant.as_deref(),
         fields: &fields,
     };
-    match look(&control.process.gate.site(), &question) {
+    match look(control.process.gate.site(), &question).await {
         Inspected::NoRoute => no_entry("no route takes such a request"),
         Inspected::NotCached(route) => no_entry(&format!("route `{route}` has no `cache`")),
         Inspected::NoTenant(route) => {
             bad(&format!("route `{route}` has answers for each tenant: `tenant` says whose"))
         }
-        Inspected::Nothing(route, key, variants) => axum::Json(
-            json!({"route": route, "key": format!("{key:?}"), "stored": false, "variants": variants}),
-        )
-        .into_response(),
-        Inspected::Stored(entry) => axum::Json(shown(&entry)).into_response(),
+        Inspected::Looked(looked) => axum::Json(shown(&looked)).into_response(),
     }
 }
 
@@ -190,7 +203,32 @@ fn no_entry(why: &str) -> Response {
     problem(StatusCode::NOT_FOUND, "control.not-cached", why)
 }
 
-fn shown(entry: &Entry) -> Value {
+/// What the nearest tier has that has it, and how it lies in each.
+fn shown(looked: &Looked) -> Value {
+    let Looked { route, key, variants, tiers, now } = looked;
+    let stored = tiers.iter().find_map(|(_, entry)| entry.as_ref());
+    let mut told = stored.map_or_else(|| json!({"variants": variants}), |entry| shown_entry(entry, *now));
+    told["route"] = json!(route);
+    told["key"] = json!(format!("{key:?}"));
+    told["stored"] = json!(stored.is_some());
+    told["tiers"] = tiers.iter().map(|(name, entry)| in_tier(name, entry.as_ref(), *now)).collect();
+    told
+}
+
+fn in_tier(name: &str, entry: Option<&Entry>, now: Wall) -> Value {
+    let Some(entry) = entry else { return json!({"tier": name, "stored": false}) };
+    let freshness = &entry.rules.freshness;
+    json!({
+        "tier": name,
+        "stored": true,
+        "at": (!entry.at.is_empty()).then_some(&entry.at),
+        "bytes": entry.bytes,
+        "age_s": freshness.age(now),
+        "fresh": freshness.stale_for(now).is_none(),
+    })
+}
+
+fn shown_entry(entry: &Entry, now: Wall) -> Value {
     let (rules, freshness) = (&entry.rules, &entry.rules.freshness);
     let fields: Vec<[String; 2]> = entry
         .fields
@@ -198,20 +236,16 @@ fn shown(entry: &Entry) -> Value {
         .map(|(name, value)| [name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()])
         .collect();
     json!({
-        "route": entry.route,
-        "key": format!("{:?}", entry.key),
-        "stored": true,
         "status": entry.status.as_u16(),
-        "age_s": freshness.age(entry.now),
+        "age_s": freshness.age(now),
         "lifetime_s": freshness.lifetime,
-        "fresh": freshness.stale_for(entry.now).is_none(),
+        "fresh": freshness.stale_for(now).is_none(),
         "lifetime_guessed": freshness.heuristic,
         "validate_always": rules.validate_always,
         "never_stale": rules.never_stale,
         "stale_while_revalidate_s": rules.while_revalidate,
         "stale_if_error_s": rules.if_error,
         "content_bytes": entry.length,
-        "memory_bytes": entry.size,
         "often_asked_for": entry.hot,
         "tags": entry.tags,
         "fields": fields,
@@ -237,19 +271,40 @@ mod tests {
     use super::*;
 
     fn check(body: &str, expected: Result<Label, ()>) {
+        check_all(body, expected.map(|label| vec![label]));
+    }
+
+    fn check_all(body: &str, expected: Result<Vec<Label>, ()>) {
         let read = serde_json::from_str::<Order>(body).map_err(drop);
-        assert_eq!(read.and_then(|order| label(&order).map_err(drop)), expected, "{body}");
+        let aliases = Aliases::new([("www.shop.example".into(), "shop.example".into())]);
+        assert_eq!(read.and_then(|order| labels(&order, &aliases).map_err(drop)), expected, "{body}");
     }
 
     #[test]
-    fn one_thing_is_purged_at_a_time_and_a_tenant_narrows_url_and_tag() {
+    fn an_alias_is_purged_by_all_its_names() {
+        let both = |label: fn(&str) -> Label| Ok(vec![label("shop.example"), label("www.shop.example")]);
+        check_all(r#"{"url": "http://WWW.shop.example/a"}"#, both(|host| Label::path(host, "/a")));
+        check_all(r#"{"prefix": "http://www.shop.example/a"}"#, both(|host| Label::prefix(host, "/a")));
+        check_all(
+            r#"{"host": "www.shop.example", "tenant": "acme"}"#,
+            both(|host| Label::host_of("acme", host)),
+        );
+    }
+
+    #[test]
+    fn one_thing_is_purged_at_a_time_and_a_tenant_narrows_it() {
         check(r#"{"url": "https://Shop.example/a?x"}"#, Ok(Label::path("shop.example", "/a")));
         check(
             r#"{"url": "http://shop.example:8080/a", "tenant": "acme"}"#,
             Ok(Label::path_of(Some("acme"), "shop.example", "/a")),
         );
         check(r#"{"prefix": "https://shop.example/v1/"}"#, Ok(Label::prefix("shop.example", "/v1/")));
+        check(
+            r#"{"prefix": "https://shop.example/v1", "tenant": "acme"}"#,
+            Ok(Label::prefix_of("acme", "shop.example", "/v1")),
+        );
         check(r#"{"host": "Shop.example", "soft": true}"#, Ok(Label::host("shop.example")));
+        check(r#"{"host": "shop.example", "tenant": "acme"}"#, Ok(Label::host_of("acme", "shop.example")));
         check(r#"{"tag": "T"}"#, Ok(Label::tag(Tag::named(b"t"), None)));
         check(r#"{"tag": "t", "tenant": "acme"}"#, Ok(Label::tag(Tag::named(b"t"), Some("acme"))));
         check(r#"{"tenant": "acme"}"#, Ok(Label::tenant("acme")));
@@ -260,7 +315,8 @@ mod tests {
             r#"{"soft": true}"#,
             r#"{"everything": false}"#,
             r#"{"everything": true, "tag": "t"}"#,
-            r#"{"host": "h", "tenant": "acme"}"#,
+            r#"{"host": "h", "prefix": "http://h/", "tenant": "acme"}"#,
+            r#"{"everything": true, "tenant": "acme"}"#,
             r#"{"url": "/a"}"#,
             r#"{"url": "ftp://h/a"}"#,
             r#"{"tag": ""}"#,

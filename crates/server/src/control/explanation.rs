@@ -109,6 +109,7 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::Hedged => "a second try was sent beside the slow first one".to_owned(),
         Step::Refreshes(request) => format!("refreshes what is stored, on behalf of request {request}"),
         Step::Cached { outcome, because: "" } => format!("cache: {outcome}"),
+        Step::Cached { outcome: "hit", because: tier } => format!("cache: hit, from {tier}"),
         Step::Cached { outcome, because } => format!("cache: {outcome}, because of {because}"),
         Step::Fallback(rung) => format!("took the ladder's next rung: {rung}"),
         Step::Exceeded(limit) => format!("limit `{limit}` has nothing left"),

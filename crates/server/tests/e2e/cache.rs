@@ -403,7 +403,7 @@ fn a_write_on_a_route_that_is_not_cached_counts_for_one_that_is() {
 }
 
 /// A request to the control API with this token: status and body.
-fn say(gate: &Gate, token: &str, line: &str, body: &str) -> (u16, String) {
+pub(crate) fn say(gate: &Gate, token: &str, line: &str, body: &str) -> (u16, String) {
     let request = format!(
         "{line} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
@@ -414,7 +414,12 @@ fn say(gate: &Gate, token: &str, line: &str, body: &str) -> (u16, String) {
 }
 
 /// One whose tenants are named by a header and whose tokens are called as their scopes are.
-fn steered(name: &str, origin: &Origin) -> Gate {
+pub(crate) fn steered(name: &str, origin: &Origin) -> Gate {
+    steered_with(name, origin, "")
+}
+
+/// The same with these lines of `[cache]`.
+pub(crate) fn steered_with(name: &str, origin: &Origin, cache: &str) -> Gate {
     let tokens = ["purge", "write"].map(|scope| {
         let digest = tidegate_model::credential::Digest::of(scope.as_bytes()).0;
         let digest = digest.map(|byte| format!("{byte:02x}")).concat();
@@ -424,7 +429,7 @@ fn steered(name: &str, origin: &Origin) -> Gate {
         "workers = 2\n[listen]\nhttp = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.1\"]\n[control]\n\
          listen = [\"127.0.0.1:0\"]\ntokens = [{}]\n[tenants]\nfrom = [{{ header = \"x-tenant\" }}]\n\
          [upstream.app]\nendpoints = [\"{}\"]\n[[route]]\nname = \"all\"\nupstream = \"app\"\n\
-         cache = {{ stale_if_error = \"10m\" }}\n",
+         cache = {{ stale_if_error = \"10m\" }}\n[cache]\n{cache}\n",
         tokens.join(", "),
         origin.address
     );
@@ -443,6 +448,8 @@ fn what_is_purged_by_each_of_its_names_is_not_served_again() {
             r#"{"url": "http://test/v1/x", "tenant": "acme"}"#,
             r#"{"prefix": "http://test/v1/"}"#,
             r#"{"host": "TEST"}"#,
+            r#"{"prefix": "http://test/v1", "tenant": "acme"}"#,
+            r#"{"host": "test", "tenant": "acme"}"#,
             r#"{"tag": "T"}"#,
             r#"{"tag": "t", "tenant": "acme"}"#,
             r#"{"tenant": "acme"}"#,
@@ -456,7 +463,13 @@ fn what_is_purged_by_each_of_its_names_is_not_served_again() {
         count += 1;
         check(&gate, "GET /v1/x", acme, &format!("answer {count}"), MISS);
     }
-    for other in [r#"{"tenant": "other"}"#, r#"{"prefix": "http://test/v"}"#, r#"{"tag": "u"}"#] {
+    for other in [
+        r#"{"tenant": "other"}"#,
+        r#"{"prefix": "http://test/v"}"#,
+        r#"{"tag": "u"}"#,
+        r#"{"prefix": "http://test/v1", "tenant": "other"}"#,
+        r#"{"host": "test", "tenant": "other"}"#,
+    ] {
         assert_eq!(say(&gate, "purge", "POST /purge", other).0, 200, "{other}");
         check(&gate, "GET /v1/x", acme, &format!("answer {count}"), HIT);
     }
@@ -467,7 +480,7 @@ fn what_is_purged_by_each_of_its_names_is_not_served_again() {
         "{}",
         gate.said()
     );
-    assert_eq!(gate.metric("tidegate_cache_purged_total"), Some(11.0));
+    assert_eq!(gate.metric("tidegate_cache_purged_total"), Some(15.0));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 mod abuse;
 mod cache;
 mod cache_disk;
+mod cache_keys;
 mod cache_rules;
+mod cache_served;
 mod cluster;
 mod demo;
 mod drills;
@@ -18,6 +20,7 @@ mod listeners;
 mod load;
 mod poison;
 mod protect;
+mod query;
 mod retries;
 mod robustness;
 mod routing;

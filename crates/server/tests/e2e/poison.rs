@@ -256,3 +256,22 @@ fn an_answer_that_varies_with_what_tidegate_itself_says() {
         assert!(answer.header("cache-status").ends_with("; detail=vary-any"), "{}", answer.head);
     }
 }
+
+#[test]
+fn the_content_of_a_query_that_is_framed_twice_or_means_another_method() {
+    let origin = origin(|visit| Some(visit.head.split(' ').next()?.to_owned()));
+    let gate = cached("poison-query", &origin);
+    let twice = "QUERY /a HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd";
+    assert_eq!(send(&gate, twice).status, 400);
+    let both =
+        "QUERY /a HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    assert_eq!(send(&gate, both).status, 400);
+    assert!(origin.recorded().is_empty());
+    for (method, field) in [("QUERY", "X-HTTP-Method-Override: GET"), ("POST", "X-HTTP-Method: QUERY")] {
+        let request = format!("{method} /a HTTP/1.1\r\nHost: test\r\n{field}\r\nContent-Length: 0\r\n\r\n");
+        let answer = send(&gate, &request);
+        assert!(!answer.header("cache-status").contains("stored"), "{}", answer.head);
+        let victim = send(&gate, "QUERY /a HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!((&*victim.body, ask(gate.address, "GET /a", "").body.as_str()), ("QUERY", "GET"));
+    }
+}

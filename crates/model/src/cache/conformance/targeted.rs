@@ -194,6 +194,13 @@ fn rfc9875_3_on_an_answer_to_a_safe_method_it_is_ignored() {
 }
 
 #[test]
+fn rfc10008_2_a_query_is_safe() {
+    let query = "QUERY".parse().unwrap();
+    assert!(!validate::invalidates(&query, StatusCode::OK));
+    assert!(crate::retry::may_repeat(&query, crate::retry::Sent::Perhaps, false));
+}
+
+#[test]
 fn rfc10008_2_7_the_content_of_a_query_is_in_its_key() {
     let of = |content: Option<&[u8]>| {
         let target = Target {

@@ -108,9 +108,19 @@ impl Index {
     /// Finds what answers this request.
     #[must_use]
     pub fn find(&self, target: Key, request: &Fields) -> Option<(Key, Place)> {
+        self.look(target, request, |slot| slot.used.store(true, Relaxed))
+    }
+
+    /// The same for somebody who asks about it: it is not used by that.
+    #[must_use]
+    pub fn peek(&self, target: Key, request: &Fields) -> Option<(Key, Place)> {
+        self.look(target, request, |_| {})
+    }
+
+    fn look(&self, target: Key, request: &Fields, found: impl Fn(&Slot)) -> Option<(Key, Place)> {
         let shard = self.shard(target).read();
         if let Some(slot) = shard.answers.get(&target) {
-            slot.used.store(true, Relaxed);
+            found(slot);
             return Some((target, slot.place));
         }
         let vary = Arc::clone(&shard.varying.get(&target)?.vary);
@@ -118,7 +128,7 @@ impl Index {
         let key = variant_key(target, &vary, request);
         let shard = self.shard(key).read();
         let slot = shard.answers.get(&key)?;
-        slot.used.store(true, Relaxed);
+        found(slot);
         Some((key, slot.place))
     }
 

@@ -243,6 +243,9 @@ pub struct CacheRoom {
     pub tenant_entries: u32,
     /// The largest content of one answer that is kept.
     pub object: Size,
+    /// Hosts whose answers are those of another one: `{ "www.example.com" = "example.com" }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_aliases: BTreeMap<String, String>,
     /// Answers that all nodes share, in the Redis of `[redis]`. See `docs/cluster.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<CacheRedis>,
@@ -273,6 +276,7 @@ impl Default for CacheRoom {
             tenant_share: Percent(50),
             tenant_entries: 1_000_000,
             object: Size(8 << 20),
+            host_aliases: BTreeMap::new(),
             redis: None,
             disk: None,
         }

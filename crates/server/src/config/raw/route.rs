@@ -277,6 +277,9 @@ pub struct RouteCache {
     pub query_ignore: Vec<String>,
     /// Whether the order of parameters counts.
     pub query_ordered: bool,
+    /// The largest content of a request with the method QUERY (RFC 10008) that is read to be in the key. With more it goes past
+    /// the cache; with zero all of them do.
+    pub query_content: Size,
     /// Request headers that make another answer, besides those that `Vary` names.
     pub headers: Vec<Header>,
     /// Cookies that make another answer.
@@ -297,6 +300,7 @@ impl Default for RouteCache {
             query: None,
             query_ignore: Vec::new(),
             query_ordered: false,
+            query_content: Size(64 << 10),
             headers: Vec::new(),
             cookies: Vec::new(),
         }

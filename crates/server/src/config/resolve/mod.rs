@@ -7,9 +7,12 @@ mod route;
 mod tenants;
 mod upstream;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tidegate_model::cache::evict::Bounds;
+use tidegate_model::cache::key::Aliases;
 use tidegate_proxy::cache::CacheBounds;
 use tidegate_proxy::cache::disk::{DiskSettings, SIZE_MIN};
 use tidegate_proxy::cache::far::FarSettings;
@@ -65,6 +68,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         routes,
         deadline_header: raw.listen.deadline_header.as_ref().map(|header| header.0.clone()),
         cache: cache(&raw.cache),
+        aliases: aliases(&mut context, &raw.cache.host_aliases),
         disk: disk(&mut context, raw.cache.disk.as_ref()),
     };
     let Context { problems, named, .. } = context;
@@ -102,6 +106,41 @@ fn cache(raw: &raw::CacheRoom) -> CacheBounds {
     let tenant_bytes = bytes / 100 * u64::from(raw.tenant_share.0);
     let bounds = Bounds { bytes, tenant_bytes, tenant_entries: raw.tenant_entries };
     CacheBounds { bounds, object_bytes_max: raw.object.0 }
+}
+
+/// Hosts that are the same for the cache. Each is one name, and says at once what it stands for.
+fn aliases(context: &mut Context<'_>, raw: &BTreeMap<String, String>) -> Aliases {
+    let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
+    for (alias, host) in raw {
+        let node = context.entry("cache").at("host_aliases").at(alias);
+        let one = |name: &str| match tidegate_model::host::normalize(name) {
+            // A port is not of the host.
+            Ok(host) if host.len() == name.len() => Ok(host.into_owned()),
+            _ => Err(()),
+        };
+        let (Ok(from), Ok(to)) = (one(alias), one(host)) else {
+            let wrong = if one(alias).is_err() { alias } else { host };
+            context.tell(node, format!("`{wrong}` is no host: a name without port, path or star"));
+            continue;
+        };
+        if from == to {
+            context.tell(node, format!("`{alias}` stands for itself"));
+        } else if names.insert(from, to.into()).is_some() {
+            context.tell(node, format!("`{alias}` is there twice, in other letters"));
+        }
+    }
+    for alias in raw.keys() {
+        let to = tidegate_model::host::normalize(alias).ok().and_then(|from| names.get(&*from).cloned());
+        if let Some((to, last)) = to.and_then(|to| names.get(&*to).cloned().map(|last| (to, last))) {
+            let node = context.entry("cache").at("host_aliases").at(alias);
+            context.tell_with(
+                node,
+                format!("`{to}` is an alias itself"),
+                format!("say what it stands for: \"{alias}\" = \"{last}\""),
+            );
+        }
+    }
+    Aliases::new(names.into_iter().map(|(from, to)| (from.into_boxed_str(), to)))
 }
 
 fn disk(context: &mut Context<'_>, raw: Option<&raw::CacheDisk>) -> Option<DiskSettings> {

@@ -146,6 +146,7 @@ fn cache(context: &mut Context<'_>, raw: &raw::Route, node: &Node, action: &Acti
             headers: raw.headers.iter().map(|header| header.0.clone()).collect(),
             cookies: raw.cookies,
         },
+        query_content: raw.query_content.0,
         reuse: ReuseTerms {
             request_directives: raw.client_directives,
             while_revalidate: seconds(&raw.stale_while_revalidate),
