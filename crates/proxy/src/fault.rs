@@ -171,7 +171,10 @@ fn drawn(
 
 /// What comes in the place of the first upstream's answer, if anything does. Boxed: no exchange that nothing strikes is the
 /// larger for it.
-pub type InItsPlace = Option<Box<Result<Response<Content>, Refusal>>>;
+pub type InItsPlace = Option<Replaced>;
+
+/// What is put there.
+pub type Replaced = Box<Result<Response<Content>, Refusal>>;
 
 /// Lets the exchange suffer what comes before its answer.
 pub async fn suffer(site: &Site, exchange: &Exchange, routed: &Routed<'_>, struck: &Struck) -> InItsPlace {

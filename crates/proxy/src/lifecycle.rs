@@ -118,9 +118,12 @@ impl Proxy {
             Some(settings) => {
                 let (routed, permitted) = (&routed, &permitted);
                 let onward = Onward { proxy: self, site, routed, permitted, settings };
-                match stage::at_once(onward, exchange) {
-                    Ok(response) => response,
-                    Err(begun) => Box::pin(stage::answer(onward, exchange, begun, instead)).await?,
+                match instead {
+                    Some(instead) => Box::pin(stage::struck(onward, exchange, instead)).await?,
+                    None => match stage::at_once(onward, exchange) {
+                        Ok(response) => response,
+                        Err(begun) => Box::pin(stage::answer(onward, exchange, begun)).await?,
+                    },
                 }
             }
         };

@@ -85,9 +85,13 @@ pub fn confirmed(
     response: Response<Content>,
     came: &Came,
 ) -> Response<Content> {
-    let (fresh, mut own) = updated(onward, exchange, asked, kept, response.headers(), came);
+    // Of what is stored only its own upstream can say that it is still good: another one's word counts once, for this client.
+    let (fresh, mut own) = match came.of_first {
+        true => updated(onward, exchange, asked, kept, response.headers(), came),
+        false => (Arc::clone(kept), Fields::default()),
+    };
     if let Some(lead) = lead {
-        lead.end(Over::Refreshed, clock::now());
+        lead.end(if came.of_first { Over::Refreshed } else { Over::Failed }, clock::now());
     }
     note(exchange, "revalidated", "");
     let status =

@@ -36,7 +36,7 @@ use super::memory::{Found, Named};
 use super::{behind, content, serve};
 use crate::decide::{Decision, decide};
 use crate::exchange::Exchange;
-use crate::fault::InItsPlace;
+use crate::fault::{InItsPlace, Replaced};
 use crate::forward::{self, deadline_of};
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
@@ -123,8 +123,7 @@ pub fn at_once(onward: Onward<'_>, exchange: &Exchange) -> Result<Response<Conte
     }
 }
 
-/// Answers through the cache: from what a lower tier has, from what another request brings, or from the upstream. What an
-/// injected fault puts in the upstream's place is taken as its answer and shared with nobody.
+/// Answers through the cache: from what a lower tier has, from what another request brings, or from the upstream.
 ///
 /// # Errors
 /// The refusal of whoever was asked, when nothing that is stored may stand in; 504 for a client that wants nothing else.
@@ -132,17 +131,10 @@ pub async fn answer(
     onward: Onward<'_>,
     exchange: &mut Exchange,
     begun: Begun,
-    instead: InItsPlace,
 ) -> Result<Response<Content>, Refusal> {
-    let begun = match begun {
-        Err(Past { fwd: Fwd::Method, .. }) if content::is_in_key(onward, exchange) => {
-            content::begin(onward, exchange).await?
-        }
-        begun => begun,
-    };
-    let asked = match begun {
+    let asked = match with_content(onward, exchange, begun).await? {
         Ok(key) => Asked::of(onward, exchange, key),
-        Err(past) => return pass(onward, exchange, instead, past).await,
+        Err(past) => return pass(onward, exchange, None, past).await,
     };
     let cache = &onward.site.cache;
     let mut stored = None;
@@ -156,14 +148,13 @@ pub async fn answer(
             },
         };
         stored = held;
-        // What HEAD is answered with tells no content, what answers a part is not the whole, and an injected fault strikes
-        // one exchange.
-        if instead.is_some() || asked.is_head() || asked.fields.contains_key(RANGE) {
-            return bring(onward, exchange, instead, &asked, None, stored, fwd).await;
+        // What HEAD is answered with tells no content, and what answers a part is not the whole.
+        if asked.is_head() || asked.fields.contains_key(RANGE) {
+            return bring(onward, exchange, &asked, None, stored, fwd).await;
         }
         match cache.fills.join(asked.key, clock::now()) {
             Role::Lead(lead) | Role::Alone(lead) => {
-                return bring(onward, exchange, None, &asked, Some(lead), stored, fwd).await;
+                return bring(onward, exchange, &asked, Some(lead), stored, fwd).await;
             }
             Role::Follow(seat) => match follow(onward, exchange, &asked, seat, fwd).await {
                 Followed::Answered(response) => return Ok(response),
@@ -180,7 +171,43 @@ pub async fn answer(
         }
     }
     let lead = cache.fills.lead_alone(asked.key);
-    bring(onward, exchange, None, &asked, Some(lead), stored, Fwd::Miss).await
+    bring(onward, exchange, &asked, Some(lead), stored, Fwd::Miss).await
+}
+
+/// Answers with what an injected fault has put in the upstream's place, shared with nobody and kept nowhere. It strikes what is
+/// stored and fresh, too: whoever rehearses sees what was asked for, each time. What is stale stands in for it as it would for
+/// an upstream that fails.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn struck(
+    onward: Onward<'_>,
+    exchange: &mut Exchange,
+    instead: Replaced,
+) -> Result<Response<Content>, Refusal> {
+    let begun = asked::key_of(onward, exchange).map_err(Past::from);
+    let asked = match with_content(onward, exchange, begun).await? {
+        Ok(key) => Asked::of(onward, exchange, key),
+        Err(past) => return pass(onward, exchange, Some(instead), past).await,
+    };
+    let cache = &onward.site.cache;
+    let stored = match cache.memory.find(&asked.named(), &asked.fields) {
+        Found::Answer(kept) => Some(kept),
+        Found::Variants | Found::Nothing => cache.look_below(&asked).await.map(|(kept, _)| kept),
+    };
+    let stale = stored.filter(|kept| kept.rules().freshness.stale_for(now()).is_some());
+    let fwd = if stale.is_some() { Fwd::Stale } else { Fwd::Bypass };
+    fetch(onward, exchange, Some(instead), &asked, None, stale, fwd).await
+}
+
+/// The key, once the content is there that is in it.
+async fn with_content(onward: Onward<'_>, exchange: &mut Exchange, begun: Begun) -> Result<Begun, Refusal> {
+    match begun {
+        Err(Past { fwd: Fwd::Method, .. }) if content::is_in_key(onward, exchange) => {
+            content::begin(onward, exchange).await
+        }
+        begun => Ok(begun),
+    }
 }
 
 /// What became of a request for which something is stored.
@@ -218,7 +245,6 @@ fn used(
 async fn bring(
     onward: Onward<'_>,
     exchange: &mut Exchange,
-    instead: InItsPlace,
     asked: &Asked,
     lead: Option<Lead>,
     mut stored: Option<Arc<Kept>>,
@@ -241,7 +267,7 @@ async fn bring(
     if stored.is_none() && onward.settings.reuse.request_directives && asked.told.only_if_cached {
         return Err(only_if_cached());
     }
-    fetch(onward, exchange, instead, asked, lead, stored, fwd).await
+    fetch(onward, exchange, None, asked, lead, stored, fwd).await
 }
 
 /// Asks the upstream; what it says is stored if it may be, and all who wait get it.
@@ -294,7 +320,7 @@ pub(super) async fn fetch(
         Some(kept) if validates && response.status() == StatusCode::NOT_MODIFIED => {
             Ok(intake::confirmed(onward, exchange, asked, lead, &kept, response, &came))
         }
-        Some(kept) if asked.is_head() && response.status() == StatusCode::OK => {
+        Some(kept) if asked.is_head() && of_first && response.status() == StatusCode::OK => {
             intake::head_came(onward, exchange, asked, &kept, response.headers(), &came);
             Ok(intake::take_in(onward, exchange, asked, lead, response, &came))
         }

@@ -157,3 +157,41 @@ fn a_reload_puts_a_tier_below_the_cache_and_takes_it_away() {
         !left.any(|entry| entry.file_name().to_string_lossy().starts_with("segment"))
     });
 }
+
+#[test]
+fn a_hit_and_whoever_looks_are_told_which_tier_has_it() {
+    let (origin, files) = (counting(), Directory::new("disk-tiers"));
+    let mut first = on_disk("disk-tiers-1", &origin, &files.path());
+    serves(&first);
+    check(&first, "x-tenant: acme\r\n", "/a", "answer 0", false);
+    written(&first, 1.0);
+    first.signal("-TERM");
+    first.wait();
+    let second = on_disk("disk-tiers-2", &origin, &files.path());
+    serves(&second);
+    let look = || {
+        let answer = control(&second, "/cache/inspect?url=http%3A%2F%2Ftest%2Fa&tenant=acme");
+        let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+        serde_json::from_str::<serde_json::Value>(body).expect("it is JSON")
+    };
+    let told = look();
+    let [memory, disk] = [&told["tiers"][0], &told["tiers"][1]];
+    assert_eq!((&memory["tier"], &memory["stored"]), (&"memory".into(), &false.into()), "{told}");
+    assert_eq!(
+        (&disk["tier"], &disk["stored"], &disk["fresh"]),
+        (&"disk".into(), &true.into(), &true.into())
+    );
+    let at = disk["at"].as_str().unwrap_or_default();
+    assert!(at.starts_with("segment ") && disk["bytes"].as_u64() > Some(8), "{told}");
+    assert_eq!((&told["stored"], &told["content_bytes"]), (&true.into(), &8.into()), "{told}");
+    for tier in ["disk", "memory"] {
+        let hit = ask(second.address, "GET /a", "x-tenant: acme\r\n");
+        let status = hit.header("cache-status");
+        assert!(status.starts_with("tidegate; hit; ttl="), "{status}");
+        assert_eq!(status.ends_with("; detail=disk"), tier == "disk", "{status}");
+        let timeline = crate::upstreams::timeline(&second, &hit);
+        assert!(timeline.contains(&format!("cache: hit, from {tier}")), "{timeline}");
+    }
+    assert_eq!(look()["tiers"][0]["stored"], true);
+    assert_eq!(origin.recorded().len(), 1);
+}

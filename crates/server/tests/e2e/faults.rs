@@ -182,6 +182,63 @@ fn an_abort_answers_in_the_upstreams_place_and_speaks_against_no_endpoint() {
     assert_eq!(ask_as(&gate, "acme", "/fixed").status, 418);
 }
 
+/// An application whose answers are kept, and as old as they may be if it says so.
+fn kept(fields: &'static str) -> Origin {
+    crate::cache::origin(move |_, count| (fields.to_owned(), format!("answer {count}")))
+}
+
+/// Waits until it comes from the cache.
+fn until_hit(gate: &Gate, tenant: &str) {
+    until("it is kept", || ask_as(gate, tenant, "/a").header("cache-status").starts_with("tidegate; hit"));
+}
+
+#[test]
+fn an_abort_strikes_what_is_stored_too_and_leaves_it_as_it_was() {
+    let origin = kept("Cache-Control: max-age=60\r\n");
+    let gate = start("fault-hit", &origin, "", "cache = {}");
+    for tenant in ["acme", "other"] {
+        until_hit(&gate, tenant);
+    }
+    for (name, fault, status) in [
+        ("abort", json!({"abort": 503, "tenant": "acme"}), 503),
+        ("fine", json!({"abort": 200, "tenant": "acme"}), 200),
+        ("unchanged", json!({"abort": 304, "tenant": "acme"}), 304),
+    ] {
+        inject(&gate, name, fault);
+        for method in ["GET", "HEAD"] {
+            let line = format!("{method} /a");
+            let struck = ask_on(&mut connect(gate.address), &line, "X-Tenant: acme\r\n");
+            assert_eq!((struck.status, struck.header("tidegate-fault")), (status, name), "{}", struck.head);
+            assert!(!struck.header("cache-status").contains("hit"), "{}", struck.head);
+        }
+        assert_eq!(ask_as(&gate, "other", "/a").body, "answer 1", "another tenant is not struck");
+        assert_eq!(say(&gate, "faults", &format!("DELETE /faults/{name}"), "").0, 200);
+        let after = ask_as(&gate, "acme", "/a");
+        assert_eq!(after.body, "answer 0", "{name}: {}", after.head);
+        assert!(after.header("cache-status").starts_with("tidegate; hit; ttl="), "{name}: {}", after.head);
+    }
+    inject(&gate, "reset", json!({"reset": true}));
+    let mut stream = connect(gate.address);
+    std::io::Write::write_all(&mut stream, b"GET /a HTTP/1.1\r\nHost: test\r\nX-Tenant: acme\r\n\r\n")
+        .unwrap();
+    assert_eq!(read_answer_or_end(&mut stream), b"", "no answer, though one is stored");
+    assert_eq!(origin.recorded().len(), 2);
+}
+
+#[test]
+fn what_is_stale_stands_in_for_an_abort_as_for_an_upstream_that_fails() {
+    let origin = kept("Age: 9\r\nCache-Control: max-age=9\r\n");
+    let gate = start("fault-stale", &origin, "", "cache = { stale_if_error = \"10m\" }");
+    let first = ask_as(&gate, "acme", "/a");
+    assert!(first.header("cache-status").ends_with("; stored"), "{}", first.head);
+    until("it is kept", || gate.metric("tidegate_cache_answers") == Some(1.0));
+    inject(&gate, "abort", json!({"abort": 503}));
+    let struck = ask_as(&gate, "acme", "/a");
+    assert_eq!((struck.status, &*struck.body, struck.header("tidegate-fault")), (200, "answer 0", "abort"));
+    assert!(struck.header("cache-status").ends_with("; detail=stale-if-error"), "{}", struck.head);
+    assert_eq!(ask_as(&gate, "other", "/a").status, 503, "where nothing is stored nothing stands in");
+}
+
 #[test]
 fn an_abort_takes_the_ladder_as_the_upstreams_answer_would() {
     let origin = well();
