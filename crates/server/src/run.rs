@@ -241,7 +241,7 @@ async fn follow(process: Arc<Process>, mut watch: Watch, mut asked: mpsc::Receiv
         };
         // What is there now is about to be read: it is no change any more, however this ends.
         watch.begin();
-        let outcome = process.reload_now();
+        let outcome = process.reload_now().await;
         watch.follow(&process.gate.config().sources);
         if let Some(answer) = answer {
             // Whoever asked may have gone.
@@ -262,12 +262,16 @@ impl Process {
         outcome.await.unwrap_or_else(|_| Err(busy()))
     }
 
-    fn reload_now(&self) -> Result<(), String> {
+    async fn reload_now(&self) -> Result<(), String> {
         let apply = |config: Config| {
             let places = config.places.clone();
             self.gate.apply(config).map_err(|error| places.problems(error.failures()).to_string())
         };
         let applied = self.source.load().and_then(apply);
+        // Whoever is told of it, or sees it counted, must not meet the one before.
+        if applied.is_ok() && !self.gate.reached().await {
+            tracing::warn!("a core hangs: it has the configuration before still");
+        }
         self.gate.counts.reloaded(applied.is_ok());
         match &applied {
             Ok(()) => {

@@ -14,12 +14,13 @@ use tidegate_model::tenant::Tenants;
 use tidegate_proxy::cache::Cache;
 use tidegate_proxy::{Entropy, Guard, Proxy, Shield, Site, SiteError, Standing};
 use tidegate_upstream::{Caller, Upstreams};
+use tidegate_wire::clock;
 use tidegate_wire::listen::{BindError, bind};
 use tidegate_wire::server::{Census, Server};
 use tidegate_wire::settings::ListenerSettings;
 use tidegate_wire::tls::{CertificateError, CertificateSet, Certificates};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, Failure, Spot};
 use crate::protect::{self, Readings};
@@ -28,6 +29,8 @@ use crate::telemetry::{LogWriterError, ProcessCounts, Telemetry};
 
 /// Commands that may wait for a core.
 const COMMANDS_MAX: usize = 64;
+/// How long a core may take to do what it was told until nobody waits for it any more.
+const REACHED_MAX: Duration = Duration::from_secs(5);
 /// How to mend it.
 pub const PORT_IN_USE: &str = "`ss -ltnp` tells which process it is; end it, or take another port";
 
@@ -132,6 +135,8 @@ enum Command {
     Listen(TcpListener, ListenerSettings),
     Adjust(SocketAddr, ListenerSettings),
     Close(SocketAddr),
+    /// All before this has been done.
+    Reached(oneshot::Sender<()>),
     Drain,
 }
 
@@ -214,7 +219,8 @@ impl Gate {
         Arc::clone(&self.site.lock())
     }
 
-    /// Puts another configuration into force. Nothing that is under way is touched.
+    /// Puts another configuration into force. Nothing that is under way is touched. Each core takes it in its own turn:
+    /// see [`Gate::reached`].
     ///
     /// What can fail comes first: a configuration takes effect as a whole or not at all.
     ///
@@ -241,6 +247,23 @@ impl Gate {
         *self.config.lock() = Arc::new(config);
         self.listen(sockets);
         Ok(())
+    }
+
+    /// Waits until every core has done what it was told so far. `false`: one of them hangs.
+    pub async fn reached(&self) -> bool {
+        let tell = |core: &Core| {
+            let (done, told) = oneshot::channel();
+            core.tell(Command::Reached(done));
+            told
+        };
+        let told: Vec<_> = self.cores.iter().map(tell).collect();
+        let by = clock::now().after(REACHED_MAX);
+        let mut all = true;
+        for told in told {
+            // A core that has ended serves nobody.
+            all &= clock::timeout_at(by, told).await.is_ok();
+        }
+        all
     }
 
     /// Listens where the configuration says, and no longer elsewhere. These are the sockets of new addresses.
@@ -283,11 +306,11 @@ impl Gate {
         for core in &self.cores {
             core.tell(Command::Drain);
         }
-        let by = tidegate_wire::clock::now().after(most);
+        let by = clock::now().after(most);
         loop {
             let ended =
                 self.cores.iter().all(|core| core.thread.lock().as_ref().is_none_or(JoinHandle::is_finished));
-            if ended || tidegate_wire::clock::now() >= by {
+            if ended || clock::now() >= by {
                 return ended;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -381,6 +404,8 @@ async fn serve(proxy: &Rc<Proxy>, server: &Rc<Server<Proxy>>, mut commands: mpsc
             }
             Command::Adjust(address, settings) => server.adjust(address, settings),
             Command::Close(address) => server.close(address),
+            // Whoever asked may have given up.
+            Command::Reached(done) => drop(done.send(())),
             Command::Drain => return server.drain().await,
         }
     }
@@ -388,5 +413,5 @@ async fn serve(proxy: &Rc<Proxy>, server: &Rc<Server<Proxy>>, mut commands: mpsc
 
 /// Chance from the operating system.
 fn seed() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| tidegate_wire::clock::now().0)
+    getrandom::u64().unwrap_or_else(|_| clock::now().0)
 }
