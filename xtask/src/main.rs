@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 mod bench;
+mod suite;
 mod tidy;
 
 fn main() -> ExitCode {
@@ -58,7 +59,7 @@ fn test() -> Result<(), String> {
     step("redis-server, for the tests of several nodes", || {
         bench::package("redis-server", "redis-server").map(drop)
     })?;
-    step("unit, property and end-to-end tests", || cargo(&["test", "--workspace"], &[]))
+    step("unit, property and end-to-end tests", suite::run)
 }
 
 /// Checks every example with the real binary.

@@ -1,11 +1,12 @@
 //! The real binary, started with a configuration of the test's own.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::until;
+use crate::{PATIENCE, until};
 
 /// A running Tidegate. It is killed when the test ends.
 pub struct Gate {
@@ -22,6 +23,8 @@ pub struct Gate {
     listen: String,
 }
 
+/// Where its owner steers it, beside its configuration.
+const SOCKET: &str = "control.sock";
 /// One listener on loopback.
 const LISTEN: &str = "http = [\"127.0.0.1:0\"]";
 
@@ -114,13 +117,29 @@ impl Gate {
         Gate { address, listeners, control, file, child, folder, listen: String::new() }
     }
 
-    /// Writes another configuration. The process sees by itself that it has changed.
+    /// Writes another configuration, at one moment. The process sees by itself that it has changed.
     ///
     /// # Panics
     /// If it cannot be written.
     pub fn rewrite(&self, config: &str) {
-        std::fs::write(&self.file, whole(&self.folder, &self.listen, config))
+        let beside = self.folder.join("tidegate.toml.new");
+        std::fs::write(&beside, whole(&self.folder, &self.listen, config))
             .expect("the configuration is written");
+        std::fs::rename(beside, &self.file).expect("the configuration is replaced");
+    }
+
+    /// Lets it load its configuration again, and waits until every core has it. It must have been started on a
+    /// configuration to which a control API was added.
+    ///
+    /// # Panics
+    /// If it does not take it.
+    pub fn reload(&self) {
+        let mut stream = UnixStream::connect(self.folder.join(SOCKET)).expect("its owner may steer it");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");
+        stream.write_all(b"POST /reload HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("bytes can be sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
     }
 
     /// What its metrics say of this sample, name and labels, now.
@@ -135,8 +154,7 @@ impl Gate {
     /// # Panics
     /// If it cannot be sent.
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "kill {name}");
+        crate::signal(self.child.id(), name);
     }
 
     /// Waits for the end, and tells the exit code.
@@ -193,8 +211,11 @@ impl Gate {
 }
 
 fn whole(folder: &Path, listen: &str, config: &str) -> String {
+    // A machine that is busy with something else makes its cores late: that is no load of theirs.
+    let protect = if config.contains("[protect]") { "" } else { "[protect]\nlag = \"0s\"\n" };
     format!(
-        "{config}\n[listen]\n{listen}\n[control]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"{}\"\nlevel = \"error\"\n",
+        "{config}\n[listen]\n{listen}\n[control]\nlisten = [\"127.0.0.1:0\", \"unix:{}\"]\n{protect}[log]\naccess = \"{}\"\nlevel = \"error\"\n",
+        folder.join(SOCKET).display(),
         folder.join("access.log").display()
     )
 }

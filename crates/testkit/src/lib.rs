@@ -8,6 +8,7 @@ mod gate;
 mod h2_peers;
 mod names;
 mod origin;
+mod port;
 mod raw;
 mod redis;
 pub mod tls;
@@ -20,6 +21,7 @@ pub use h2_peers::{
 };
 pub use names::{NameServer, Record};
 pub use origin::{Origin, Recorded, Reply, Visit};
+pub use port::{Port, nobody};
 pub use raw::{Answer, ask, ask_on, connect, read_answer, read_answer_or_end, send, send_all};
 pub use redis::Redis;
 pub use tls_origin::TlsOrigin;
@@ -27,6 +29,15 @@ pub use tls_origin::TlsOrigin;
 /// How long a test waits for anything. Well above what the product itself allows before it asks or tries again (ten
 /// seconds, at most), and above what a machine needs that builds something else meanwhile.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(25);
+
+/// Sends a signal to a process, as `-TERM`. By the shell: not every machine has a program for it.
+///
+/// # Panics
+/// If it cannot be sent.
+pub fn signal(process: u32, name: &str) {
+    let sent = std::process::Command::new("sh").args(["-c", &format!("kill {name} {process}")]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "kill {name}");
+}
 
 /// Waits until something holds.
 ///

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::Port;
+
 /// How a request is answered.
 #[derive(Clone, Debug)]
 pub enum Reply {
@@ -44,6 +46,8 @@ struct Records {
     left: Mutex<usize>,
     /// Every connection there was; `None`: it has stopped.
     streams: Mutex<Option<Vec<TcpStream>>>,
+    /// Its port once it has stopped: nobody else gets it before another listens there.
+    held: Mutex<Option<Port>>,
 }
 
 /// A request whose head has come, and the connection to read its body from and to answer on.
@@ -130,6 +134,7 @@ impl Origin {
         }
         // The listener looks only when somebody comes.
         crate::until("the port is closed", || TcpStream::connect(self.address).is_err());
+        *self.records.held.lock() = Some(Port::hold(self.address).expect("its port is free again"));
     }
 
     /// What it was asked.

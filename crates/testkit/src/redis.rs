@@ -1,14 +1,11 @@
 //! A real Redis on loopback, with a throwaway folder.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::{PATIENCE, until};
-
-/// How often another port is tried, when somebody else was quicker to take the free one.
-const TRIES: u32 = 5;
+use crate::{PATIENCE, Port, until};
 
 /// A running Redis. It is killed when the test ends.
 pub struct Redis {
@@ -17,6 +14,8 @@ pub struct Redis {
     folder: PathBuf,
     arguments: Vec<String>,
     child: Option<Child>,
+    /// While it is stopped the port is nobody else's.
+    _port: Port,
 }
 
 impl Redis {
@@ -38,14 +37,10 @@ impl Redis {
         let folder = std::env::temp_dir().join(format!("tidegate-redis-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a temporary folder");
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let mut redis = Redis { address: free(), folder, arguments, child: None };
-        for _ in 0..TRIES {
-            if redis.launch() {
-                return redis;
-            }
-            redis.address = free();
-        }
-        panic!("redis-server does not start: {}", redis.said());
+        let port = Port::take();
+        let mut redis = Redis { address: port.address, folder, arguments, child: None, _port: port };
+        assert!(redis.launch(), "redis-server does not start: {}", redis.said());
+        redis
     }
 
     /// Its URL.
@@ -67,9 +62,8 @@ impl Redis {
     /// # Panics
     /// If it does not run.
     pub fn hang(&self, hangs: bool) {
-        let id = self.child.as_ref().expect("it runs").id().to_string();
-        let sent = Command::new("kill").args([if hangs { "-STOP" } else { "-CONT" }, &id]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "it is there");
+        let id = self.child.as_ref().expect("it runs").id();
+        crate::signal(id, if hangs { "-STOP" } else { "-CONT" });
     }
 
     /// Starts it again where it was, with what it held.
@@ -135,9 +129,4 @@ impl Drop for Redis {
         self.stop();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
-}
-
-fn free() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound")
 }

@@ -180,12 +180,21 @@ pub fn package(program: &str, package: &str) -> Result<PathBuf, String> {
         return Err(format!("not installed (Debian package {package}; installing it needs root)"));
     }
     println!("installing {package}");
-    let status = Command::new("apt-get")
-        .args(["install", "-y", "-qq", "--no-install-recommends", package])
-        // At this run level no service is started by its installation.
-        .envs([("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")])
-        .stdout(Stdio::null())
-        .status();
+    let apt = |arguments: &[&str]| {
+        Command::new("apt-get")
+            .args(arguments)
+            // At this run level no service is started by its installation.
+            .envs([("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")])
+            .stdout(Stdio::null())
+            .status()
+    };
+    let install = ["install", "-y", "-qq", "--no-install-recommends", package];
+    let mut status = apt(&install);
+    if in_path(program).is_none() {
+        // A fresh machine knows no packages, and an old one others.
+        let _ = apt(&["update", "-qq"]);
+        status = apt(&install);
+    }
     match in_path(program) {
         Some(path) => Ok(path),
         None => Err(format!("not installed (apt-get install {package}: {status:?})")),

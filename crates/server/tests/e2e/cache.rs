@@ -63,7 +63,7 @@ fn what_was_answered_once_is_answered_again_without_the_application() {
     let missed = check(&gate, "GET /a?x=1", "", "answer 0", MISS);
     until("it is kept", || status(&ask(gate.address, "GET /a?x=1", "")).starts_with(HIT));
     let hit = check(&gate, "GET /a?x=1", "", "answer 0", HIT);
-    assert_eq!((hit.header("x-own"), hit.header("age").len()), ("kept", 1));
+    assert_eq!((hit.header("x-own"), hit.header("age").parse::<u64>().is_ok()), ("kept", true));
     assert_ne!(hit.header("x-request-id"), missed.header("x-request-id"));
     assert_eq!(origin.recorded().len(), 1);
     check(&gate, "GET /a?x=2", "", "answer 1", MISS);
@@ -168,7 +168,8 @@ fn what_is_stale_is_validated_and_stays_when_nothing_has_changed() {
     check(&gate, "GET /a", "", "answer 0", MISS);
     until("it is validated", || ask(gate.address, "GET /a", "").header("x-new") == "yes");
     let hit = check(&gate, "GET /a", "", "answer 0", HIT);
-    assert_eq!((hit.header("age"), origin.recorded().len()), ("0", 2));
+    let age: u64 = hit.header("age").parse().unwrap();
+    assert!(age < 9 && origin.recorded().len() == 2, "it counts from the second answer on: {age}");
     let has_it = ask(gate.address, "GET /a", "If-None-Match: \"one\"\r\n");
     assert_eq!((has_it.status, &*has_it.body, has_it.header("etag")), (304, "", "\"one\""));
     assert_eq!(origin.recorded().len(), 2);
@@ -350,7 +351,7 @@ fn what_comes_from_a_further_rung_is_not_kept() {
     let config = format!(
         "[upstream.app]\nendpoints = [\"{}\"]\n[upstream.spare]\nendpoints = [\"{}\"]\n\
          [[route]]\nname = \"all\"\nupstream = \"app\"\nfallback = [{{ upstream = \"spare\" }}]\ncache = {{}}\n",
-        crate::nobody(),
+        tidegate_testkit::nobody(),
         spare.address
     );
     let gate = gate("cache-rung", &config);

@@ -35,15 +35,20 @@ fn node(name: &str, origin: &Origin, redis: &str) -> Gate {
     Gate::start_listening(crate::BINARY, name, listen, &config)
 }
 
-/// The same with the tier that all nodes share.
-fn sharing(name: &str, origin: &Origin, address: SocketAddr) -> Gate {
-    let gate = node(name, origin, &format!("{}\n[cache]\nredis = {{ wait = \"200ms\" }}", url(address)));
+/// The same with the tier that all nodes share, for which a request waits so long at most.
+fn sharing(name: &str, origin: &Origin, redis: &str, wait: &str) -> Gate {
+    let gate = node(name, origin, &format!("{redis}\n[cache]\nredis = {{ wait = \"{wait}\" }}"));
     up(&gate);
     gate
 }
 
 fn url(address: SocketAddr) -> String {
-    format!("url = \"redis://{address}\"\nconnect_timeout = \"200ms\"\ntimeout = \"200ms\"")
+    format!("url = \"redis://{address}\"\nconnect_timeout = \"10s\"\ntimeout = \"10s\"")
+}
+
+/// The same for one that hangs: that is noticed soon.
+fn hurried(address: SocketAddr) -> String {
+    url(address).replace("10s", "500ms")
 }
 
 /// Two nodes on one Redis, both with a place in the log.
@@ -329,7 +334,7 @@ fn what_is_no_redis_is_away_and_traffic_goes_on() {
             }
         });
         let origin = origin();
-        let gate = node(&format!("garbage-{number}"), &origin, &url(address));
+        let gate = node(&format!("garbage-{number}"), &origin, &hurried(address));
         away(&gate);
         warm(&gate, "/x", "acme");
         write(&gate, "/x", "acme");
@@ -342,7 +347,8 @@ fn purges_go_over_tls_where_the_url_says_so() {
     let folder = Gate::folder("redis-tls");
     let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
     let _ = tidegate_testkit::tls::certificate(&["127.0.0.1", "localhost"], &cert, &key);
-    let tls_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = tidegate_testkit::Port::take();
+    let tls_port = port.address.port().to_string();
     let (cert, key) = (cert.display().to_string(), key.display().to_string());
     let arguments = [
         "--tls-port",
@@ -366,7 +372,7 @@ fn purges_go_over_tls_where_the_url_says_so() {
 #[test]
 fn what_one_node_was_answered_another_one_need_not_ask_for() {
     let (redis, origin) = (Redis::start("shared"), origin());
-    let [a, b] = ["shared-a", "shared-b"].map(|name| sharing(name, &origin, redis.address));
+    let [a, b] = ["shared-a", "shared-b"].map(|name| sharing(name, &origin, &url(redis.address), "10s"));
     let kept = get(&a, "/x", "acme").0;
     until("it is shared", || redis.ask(&["DBSIZE"]).starts_with(":2"));
     let looked = [("memory".to_owned(), false), ("shared".to_owned(), true)];
@@ -380,20 +386,20 @@ fn what_one_node_was_answered_another_one_need_not_ask_for() {
     assert_eq!(origin.recorded().len(), 2);
     let told = redis_status(&b)["shared"].clone();
     assert!(told["hits"].as_u64() >= Some(2) && told["misses"] == 1, "{told}");
-    let late = sharing("shared-late", &origin, redis.address);
+    let late = sharing("shared-late", &origin, &url(redis.address), "10s");
     assert_eq!(get(&late, "/x", "acme").0, kept, "one that has just begun finds it, too");
 }
 
 #[test]
 fn what_was_purged_is_not_read_back_from_where_all_nodes_share_it() {
     let (redis, origin) = (Redis::start("unshared"), origin());
-    let [a, b] = ["unshared-a", "unshared-b"].map(|name| sharing(name, &origin, redis.address));
+    let [a, b] = ["unshared-a", "unshared-b"].map(|name| sharing(name, &origin, &url(redis.address), "10s"));
     let kept = get(&a, "/x", "acme").0;
     until("it is shared", || redis.ask(&["DBSIZE"]).starts_with(":2"));
     write(&b, "/x", "acme");
     assert_ne!(get(&b, "/x", "acme").0, kept, "on the node that purged it");
     until("the other one has read it", || get(&a, "/x", "acme").0 != kept);
-    let late = sharing("unshared-late", &origin, redis.address);
+    let late = sharing("unshared-late", &origin, &url(redis.address), "10s");
     assert_ne!(get(&late, "/x", "acme").0, kept, "on one that has just begun");
     let _ = redis.ask(&["FLUSHALL"]);
     until("nodes see it", || [&a, &b].iter().all(|gate| redis_status(gate)["purges"]["lost"] == 2));
@@ -403,7 +409,7 @@ fn what_was_purged_is_not_read_back_from_where_all_nodes_share_it() {
 #[test]
 fn a_shared_tier_that_is_broken_hangs_or_is_away_costs_no_answer() {
     let (mut redis, origin) = (Redis::start("hangs"), origin());
-    let [a, b] = ["hangs-a", "hangs-b"].map(|name| sharing(name, &origin, redis.address));
+    let [a, b] = ["hangs-a", "hangs-b"].map(|name| sharing(name, &origin, &hurried(redis.address), "300ms"));
     get(&a, "/x", "acme");
     until("it is shared", || redis.ask(&["DBSIZE"]).starts_with(":2"));
     let keys = redis.ask(&["KEYS", "tidegate:answer:*"]);

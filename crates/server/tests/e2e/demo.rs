@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tidegate_testkit::{ask, connect, until};
+use tidegate_testkit::{ask, connect, signal, until};
 
 use crate::BINARY;
 use crate::running::DEFAULT_PORTS;
@@ -113,8 +113,7 @@ fn each_line_that_the_demo_prints_does_what_it_says() {
     // Its table tells what the tenants got.
     let row = lines.find(|line| line.contains(" ok, ") && !line.contains(" 0 ok")).expect("rows go on");
     assert_eq!(row.matches(" refused").count(), 3, "{row}");
-    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(killed.is_ok_and(|status| status.success()));
+    signal(child.id(), "-INT");
     lines.for_each(drop);
     let code = child.wait().unwrap().code();
     assert_eq!((code, Path::new(&folder).exists()), (Some(0), false), "nothing is left behind");

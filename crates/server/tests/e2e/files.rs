@@ -326,7 +326,8 @@ fn the_compressed_sibling_that_the_client_likes_best_is_sent() {
         assert_eq!((answer.header("content-encoding"), answer.body.as_str()), (coding, body), "{accept}");
         assert_eq!(answer.header("content-type"), "text/javascript; charset=utf-8");
         assert_eq!(answer.header("vary"), "accept-encoding");
-        tags.insert(answer.header("etag").to_owned());
+        // Strong, once it has not been changed for a while.
+        tags.insert(answer.header("etag").trim_start_matches("w/").to_owned());
     }
     assert_eq!(tags.len(), 4, "each has a tag of its own");
     let image = site.get("/p.png", "Accept-Encoding: gzip\r\n");
@@ -499,7 +500,9 @@ fn the_gate_and_the_counts_hold_for_files_too() {
         site.gate.metric("tidegate_files_active{upstream=\"site\"}") == Some(0.0)
     });
     assert!(site.gate.metric("tidegate_files_requests_total{upstream=\"site\"}") >= Some(2.0));
-    assert_eq!(site.gate.metric("tidegate_upstream_slots_used{upstream=\"site\"}"), Some(0.0));
+    until("all slots are back", || {
+        site.gate.metric("tidegate_upstream_slots_used{upstream=\"site\"}") == Some(0.0)
+    });
     let status = control(&site.gate, "/status");
     assert!(
         status.contains("\"discovery\":\"files ") && status.contains("\"files\":{\"active\":0"),

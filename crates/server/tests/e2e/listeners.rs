@@ -11,6 +11,7 @@ use tidegate_testkit::{
     send, until,
 };
 
+use crate::upstreams::{Switch, holding};
 use crate::{BINARY, app, control, gate};
 
 const PLAIN: &str = "http = [\"127.0.0.1:0\"]";
@@ -357,7 +358,7 @@ fn bodies_over_their_bytes_are_refused_announced_or_not() {
 #[test]
 fn a_head_that_drips_is_refused_when_its_whole_time_is_over() {
     let origin = ok();
-    let gate = limited("slowloris", &origin, "header_time = \"150ms\"");
+    let gate = limited("slowloris", &origin, "header_time = \"400ms\"");
     let mut stream = connect(gate.address);
     let mut write = stream.try_clone().unwrap();
     // A byte now and then: no bound per read would ever be met.
@@ -448,12 +449,23 @@ fn a_client_that_takes_nothing_is_cut() {
 
 #[test]
 fn an_idle_connection_is_closed_and_one_in_use_is_not() {
-    let origin = Origin::start(|_| Reply::After(Duration::from_millis(300)));
-    let gate = limited("idle", &origin, "idle = \"100ms\"");
+    let (_origin, gate) = idling("idle");
     let mut stream = connect(gate.address);
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     assert_eq!(read_answer(&mut stream).status, 200, "an exchange under way is no idleness");
     assert!(closed_silently(&mut stream));
+}
+
+/// An origin that takes its time, and a gate before it whose connections may not be idle for so long.
+fn idling(name: &str) -> (Origin, Gate) {
+    let origin = Origin::start(|_| Reply::After(Duration::from_millis(800)));
+    let gate = limited(name, &origin, "idle = \"500ms\"");
+    (origin, gate)
+}
+
+#[test]
+fn an_idle_connection_of_frames_is_closed_with_a_word_and_one_in_use_is_not() {
+    let (_origin, gate) = idling("idle-h2");
     let mut frames = Frames::connect(gate.address);
     frames.request(1, true, &get("/")).unwrap();
     assert!(frames.whole(1).iter().all(|frame| frame.kind != kind::RST_STREAM));
@@ -485,15 +497,17 @@ fn the_last_request_of_a_connection_is_told_so() {
 
 #[test]
 fn streams_over_their_number_are_refused_and_the_others_go_on() {
-    let origin = Origin::start(|_| Reply::After(Duration::from_millis(200)));
+    let released = Switch::default();
+    let origin = holding("a", &released);
     let gate = limited("streams", &origin, "h2_streams = 2");
     let mut frames = Frames::connect(gate.address);
     for stream in [1, 3, 5] {
-        frames.request(stream, true, &get("/")).unwrap();
+        frames.request(stream, true, &get("/held")).unwrap();
     }
     let ended = frames.until(|frame| frame.kind == kind::RST_STREAM).expect("one is refused");
     assert_eq!((ended.stream, ended.code()), (5, Some(7)), "REFUSED_STREAM");
-    assert_eq!(frames.whole(3).last().map(|frame| frame.kind), Some(kind::HEADERS));
+    released.set(true);
+    assert_eq!(frames.whole(3).last().map(|frame| frame.kind), Some(kind::DATA));
     assert_eq!(origin.recorded().len(), 2);
 }
 
@@ -519,8 +533,7 @@ fn a_listener_that_is_taken_away_lets_its_connections_go_on() {
     assert_eq!(read_answer(&mut kept).status, 200);
     let text = std::fs::read_to_string(&gate.file).unwrap();
     std::fs::write(&gate.file, text.replace(", \"127.0.0.2:0\"", "")).unwrap();
-    gate.signal("-HUP");
-    crate::running::until_reloads(&gate, 1);
+    gate.reload();
     until("nobody listens there", || TcpStream::connect(goes).is_err());
     kept.write_all(request).unwrap();
     assert_eq!(read_answer(&mut kept).status, 200);
@@ -536,8 +549,7 @@ fn a_reload_holds_the_next_connections_of_the_same_listener_to_other_limits() {
     before.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     assert_eq!(read_answer(&mut before).status, 200);
     gate.rewrite(&format!("{config}\n[limits]\nheader_count = 1\n"));
-    gate.signal("-HUP");
-    crate::running::until_reloads(&gate, 1);
+    gate.reload();
     assert_eq!(ask(gate.address, "GET /", "X: y\r\n").status, 431);
     before.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n").unwrap();
     assert_eq!(read_answer(&mut before).status, 200, "it keeps what it began with");

@@ -118,6 +118,7 @@ fn the_log_leaves_out_lines_of_what_went_well_under_load_and_counts_them() {
     );
     drop(saturate(&gate, "the level is high", || level(&gate) >= 1.0));
     until("who waits has gone", || gate.metric("tidegate_upstream_waiting{upstream=\"app\"}") == Some(0.0));
+    until("the slot is free", || gate.metric("tidegate_upstream_slots_used{upstream=\"app\"}") == Some(0.0));
     let mut stream = connect(gate.address);
     for _ in 0..60 {
         stream.write_all(b"GET /quick HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

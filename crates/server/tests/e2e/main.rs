@@ -48,17 +48,12 @@ fn control(gate: &tidegate_testkit::Gate, path: &str) -> String {
     tidegate_testkit::send(gate.control, request.as_bytes())
 }
 
-/// An address that refuses connections.
-fn nobody() -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound")
-}
-
-/// One upstream with these endpoints, and one route to it with these further lines.
+/// One upstream with these endpoints, and one route to it with these further lines. Whatever has no bound of its own is
+/// given more time than a machine loses that builds something else meanwhile.
 fn app(endpoints: &[std::net::SocketAddr], upstream: &str, route: &str) -> String {
     let endpoints: Vec<String> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
     format!(
-        "workers = 2\n[upstream.app]\nendpoints = [{}]\n{upstream}\n[[route]]\nname = \"all\"\nupstream = \"app\"\n{route}\n",
+        "workers = 2\n[defaults.route]\ndeadline = \"20s\"\n[upstream.app]\nendpoints = [{}]\n{upstream}\n[[route]]\nname = \"all\"\nupstream = \"app\"\n{route}\n",
         endpoints.join(", ")
     )
 }

@@ -97,7 +97,7 @@ fn a_tenant_that_holds_more_than_its_share_is_refused_first() {
     until("all hold what they may", || held(&gate) == 768.0);
     until("the greedy one is refused", || {
         let mut stream = upload(&gate, "/", "greedy");
-        stream.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
         read_answer_or_end(&mut stream).starts_with(b"HTTP/1.1 503")
     });
     until("what was let in meanwhile has gone", || held(&gate) == 768.0);

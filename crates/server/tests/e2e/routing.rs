@@ -118,8 +118,7 @@ fn a_split_gives_its_shares_and_each_tenant_stays_where_it_is() {
     assert!((50..=115).contains(&share(&before)), "a fifth of 400, not {}", share(&before));
     assert_eq!(before, places(), "each tenant stays");
     gate.rewrite(&config([4, 4]));
-    gate.signal("-HUP");
-    crate::running::until_reloads(&gate, 1);
+    gate.reload();
     let after = places();
     assert!((150..=250).contains(&share(&after)), "half of 400, not {}", share(&after));
     let back = before.iter().zip(&after).filter(|(was, is)| *was == "second" && *is == "first").count();

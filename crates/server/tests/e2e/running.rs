@@ -4,17 +4,11 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
-use tidegate_testkit::{Gate, Origin, Reply, ask, connect, read_answer, until};
+use tidegate_testkit::{Gate, Origin, Reply, ask, connect, read_answer, signal, until};
 
+use crate::upstreams::{Switch, holding};
 use crate::{BINARY, app, control, gate};
-
-/// Waits for so many reloads to have taken effect.
-pub fn until_reloads(gate: &Gate, count: u64) {
-    let metric = format!("tidegate_config_reloads_total{{outcome=\"applied\"}} {count}\n");
-    until("the reload", || control(gate, "/metrics").contains(&metric));
-}
 
 #[test]
 fn fifty_reloads_under_load_fail_no_request() {
@@ -58,7 +52,7 @@ fn a_bad_file_never_replaces_a_good_one() {
     gate.rewrite("this is not = = toml");
     gate.signal("-HUP");
     until("the refused reload", || {
-        control(&gate, "/metrics").contains("reloads_total{outcome=\"refused\"} 1")
+        gate.metric("tidegate_config_reloads_total{outcome=\"refused\"}").is_some_and(|refused| refused > 0.0)
     });
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert!(control(&gate, "/status").contains("tidegate.toml:1:"), "the place is told");
@@ -66,14 +60,16 @@ fn a_bad_file_never_replaces_a_good_one() {
 
 #[test]
 fn sigterm_lets_an_exchange_finish_and_exits_0() {
-    let origin = Origin::start(|_| Reply::After(Duration::from_millis(300)));
+    let released = Switch::default();
+    let origin = holding("a", &released);
     let mut gate = gate("drain", &app(&[origin.address], "", ""));
     let mut stream = connect(gate.address);
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    stream.write_all(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     until("the request arrives", || origin.recorded().len() == 1);
     gate.signal("-TERM");
     until("nobody else is let in", || TcpStream::connect(gate.address).is_err());
     assert!(control(&gate, "/readyz").starts_with("HTTP/1.0 503 "), "a load balancer is told");
+    released.set(true);
     let answer = read_answer(&mut stream);
     assert_eq!((answer.status, answer.header("connection")), (200, "close"));
     assert_eq!(gate.wait(), Some(0));
@@ -113,7 +109,8 @@ fn answering(status: u16) -> String {
 #[test]
 fn a_file_that_is_written_is_loaded() {
     let gate = gate("written", &answering(201));
-    gate.rewrite(&answering(202));
+    let text = std::fs::read_to_string(&gate.file).unwrap();
+    std::fs::write(&gate.file, text.replace("201", "202")).unwrap();
     until_answered(&gate, 202);
 }
 
@@ -301,8 +298,7 @@ fn to_an_address_needs_no_file_at_all() {
     };
     assert_eq!(first.unwrap(), "listening http 0.0.0.0:8080");
     let answer = ask("127.0.0.1:8080".parse().unwrap(), "GET /any?thing", "");
-    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(killed.is_ok_and(|status| status.success()));
+    signal(child.id(), "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!((answer.status, answer.body.as_str()), (200, "there"));
 }

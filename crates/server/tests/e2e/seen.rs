@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use serde_json::Value;
-use tidegate_testkit::{Gate, Origin, Reply, ask, connect, read_answer, until};
+use tidegate_testkit::{Gate, Origin, Reply, ask, connect, nobody, read_answer, until};
 
 use crate::{BINARY, app, control, gate};
 
@@ -186,7 +186,7 @@ fn what_is_scraped_is_what_is_documented() {
     let disk = tidegate_testkit::Gate::folder("scraped").join("cache");
     let cache =
         format!("[cache]\nredis = {{}}\ndisk = {{ path = \"{}\", size = \"64MiB\" }}\n", disk.display());
-    let redis = format!("{cache}[redis]\nurl = \"redis://{}\"\n", crate::nobody());
+    let redis = format!("{cache}[redis]\nurl = \"redis://{}\"\n", nobody());
     let files = "[upstream.site]\nfiles = \".\"\n";
     let gate = gate("scraped", &format!("{config}{files}{redis}"));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
@@ -314,9 +314,9 @@ fn an_explanation_has_waits_tries_choices_and_what_decided() {
         "/slow" => Reply::After(std::time::Duration::from_millis(150)),
         _ => Reply::Status(200, String::new()),
     });
-    let upstream = "balance = \"round-robin\"\nconcurrency = 1\nwaiting = { limit = 5, wait = \"5s\" }\noutlier = { consecutive = 0 }";
+    let upstream = "balance = \"round-robin\"\nconcurrency = 1\nwaiting = { limit = 5, wait = \"60s\" }\noutlier = { consecutive = 0 }";
     let tenants = "[tenants]\nfrom = [{ address = \"client\" }]\n[plan.default]\nrate = \"100/s\"\n";
-    let config = app(&[crate::nobody(), origin.address], upstream, "retry = { tries = 3 }");
+    let config = app(&[nobody(), origin.address], upstream, "retry = { tries = 3 }");
     let gate = gate("explained", &format!("{config}{tenants}"));
     // Every other request goes to the one that refuses connections first; of these, one waits for the slow one.
     let mut told = String::new();
@@ -367,7 +367,7 @@ fn explained(gate: &Gate, answer: &tidegate_testkit::Answer) -> String {
 #[test]
 fn an_explanation_has_the_rule_that_refused_and_what_was_behind_a_failure() {
     let plan = "[plan.default]\nrate = { limit = \"1/m\", burst = 1 }\n";
-    let gate = gate("why", &format!("{}{plan}", app(&[crate::nobody()], "", "")));
+    let gate = gate("why", &format!("{}{plan}", app(&[nobody()], "", "")));
     let failed = ask(gate.address, "GET /", "");
     let told = explained(&gate, &failed);
     for part in [
@@ -389,7 +389,7 @@ fn a_storm_of_refusals_pushes_no_failure_out_of_memory() {
     let plan = "[plan.default]\nrate = { limit = \"1/m\", burst = 1 }\n";
     let config = format!(
         "{}{plan}\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[control]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\nrecent = 10\n",
-        app(&[crate::nobody()], "", "").replace("workers = 2", "workers = 1")
+        app(&[nobody()], "", "").replace("workers = 2", "workers = 1")
     );
     let gate = Gate::start_whole(BINARY, "storm", &[], &config);
     let failed = ask(gate.address, "GET /", "");

@@ -167,7 +167,7 @@ fn an_endpoint_is_drained_and_enabled_by_command() {
 #[test]
 fn status_tells_upstreams_endpoints_tenants_and_limits() {
     let origin = ok();
-    let plan = "[plan.default]\nrate = { limit = \"5/m\", burst = 5 }\nconcurrency = 7\n";
+    let plan = "[plan.default]\nrate = { limit = \"5/h\", burst = 5 }\nconcurrency = 7\n";
     let gate = gate("status", &format!("{}{plan}", app(&[origin.address], "concurrency = 9", "")));
     (0..6).for_each(|_| drop(ask(gate.address, "GET /", "")));
     let row = |first: &str| {
@@ -180,7 +180,7 @@ fn status_tells_upstreams_endpoints_tenants_and_limits() {
     let mut tenant = String::new();
     until("all has been counted", || {
         tenant = row("anonymous ");
-        tenant == "anonymous default 5 1 0 of 7 default: 0 left, 5 in 60 s"
+        tenant == "anonymous default 5 1 0 of 7 default: 0 left, 5 in 3600 s"
     });
     assert!(row("app ").starts_with("app closed 0 0 of 9 0 "), "{}", row("app "));
     assert!(

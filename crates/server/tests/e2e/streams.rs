@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use tidegate_testkit::frames::{Frames, get, kind};
 use tidegate_testkit::h2;
 use tidegate_testkit::{
-    Gate, H2Call, H2Origin, Origin, Reply, Visit, ask, block_on, connect, h2_connect, h2_read, read_answer,
-    until,
+    Gate, H2Call, H2Origin, Origin, Reply, Visit, ask, block_on, connect, h2_connect, h2_read, nobody,
+    read_answer, until,
 };
 
 use crate::{app, gate};
@@ -147,8 +147,7 @@ fn grpc_messages_go_both_ways_at_once_and_end_with_trailers() {
 
 #[test]
 fn a_refused_grpc_call_has_a_grpc_status() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let gate = gate("grpc-refused", &app(&[nobody], "protocol = \"h2\"", "path = \"/there/\""));
+    let gate = gate("grpc-refused", &app(&[nobody()], "protocol = \"h2\"", "path = \"/there/\""));
     block_on(async {
         let mut client = h2_connect(gate.address).await;
         for (path, status) in [("/else/Call", "12"), ("/there/Call", "14")] {
@@ -458,19 +457,20 @@ fn a_call_that_is_cancelled_cancels_the_upstreams_stream() {
 #[test]
 fn a_large_body_passes_through_little_memory() {
     const MIB: u64 = 1 << 20;
+    const LENGTH: u64 = 256;
     let origin = Origin::start(|_| Reply::Status(200, String::new()));
     let gate = gate("large", &app(&[origin.address], "", "deadline = \"120s\""));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     let before = gate.memory();
     let mut stream = connect(gate.address);
-    write!(stream, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 1024 * MIB).unwrap();
+    write!(stream, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", LENGTH * MIB).unwrap();
     let block = vec![0; MIB as usize];
     let mut most = 0;
-    for _ in 0..1024 {
+    for _ in 0..LENGTH {
         stream.write_all(&block).unwrap();
         most = most.max(gate.memory());
     }
     assert_eq!(read_answer(&mut stream).status, 200);
-    assert_eq!(origin.recorded()[1].length, 1024 * MIB);
+    assert_eq!(origin.recorded()[1].length, LENGTH * MIB);
     assert!(most.saturating_sub(before) < 64 * MIB, "{} MiB more", (most - before) / MIB);
 }

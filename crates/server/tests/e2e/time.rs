@@ -56,7 +56,7 @@ fn connecting_is_bounded() {
 fn an_endpoint_that_does_not_take_the_connection_is_passed_over() {
     let (address, _held) = unresponsive();
     let good = named("good");
-    let upstream = "connect_timeout = \"50ms\"\nbalance = \"round-robin\"";
+    let upstream = "connect_timeout = \"300ms\"\nbalance = \"round-robin\"";
     let gate = gate("connect-next", &one_core(&[address, good.address], upstream, ""));
     // Nothing was sent to the first: even what is not safe is tried on the other.
     for _ in 0..3 {
@@ -67,8 +67,9 @@ fn an_endpoint_that_does_not_take_the_connection_is_passed_over() {
 #[test]
 fn one_try_is_bounded_and_another_endpoint_is_tried() {
     let (silent, good) = (Origin::start(|_| Reply::Never), named("good"));
-    let upstream = "balance = \"round-robin\"\noutlier = { consecutive = 0 }";
-    let route = "retry = { tries = 2, try_timeout = \"100ms\", backoff = \"1ms\" }\ndeadline = \"60s\"";
+    let upstream = "balance = \"round-robin\"\noutlier = { consecutive = 0 }\nretry_budget = \"100%\"\nretry_budget_min = 1000";
+    // A server that stalls once is tried again.
+    let route = "retry = { tries = 10, try_timeout = \"100ms\", backoff = \"1ms\" }\ndeadline = \"60s\"";
     let gate = gate("try-time", &one_core(&[silent.address, good.address], upstream, route));
     for _ in 0..2 {
         assert_eq!(ask(gate.address, "GET /", "").body, "good");
@@ -81,13 +82,13 @@ fn one_try_is_bounded_and_another_endpoint_is_tried() {
 #[test]
 fn the_whole_exchange_is_bounded_tries_and_pauses_included() {
     let silent = Origin::start(|_| Reply::Never);
-    let route = "retry = { tries = 10, try_timeout = \"80ms\", backoff = \"5ms\" }\ndeadline = \"500ms\"";
+    let route = "retry = { tries = 10, try_timeout = \"150ms\", backoff = \"5ms\" }\ndeadline = \"1s\"";
     let gate = gate("whole-time", &one_core(&[silent.address], "", route));
     let answer = ask(gate.address, "GET /", "");
     assert_eq!((answer.status, answer.body.contains("deadline.exceeded")), (504, true), "{}", answer.body);
-    assert!((2..=6).contains(&silent.recorded().len()), "{}", timeline(&gate, &answer));
     let told = told_ms(&silent);
-    assert!(told[0] <= 80 && told.last().unwrap() <= &80, "{told:?}");
+    assert!(told.len() <= 7, "ten tries would take longer: {}", timeline(&gate, &answer));
+    assert!(told.iter().all(|told| *told <= 150), "{told:?}");
 }
 
 #[test]
@@ -96,20 +97,20 @@ fn the_deadline_is_carried_to_the_upstream_and_shrinks() {
         "/fail" => Reply::Status(503, String::new()),
         _ => Reply::Status(200, String::new()),
     });
-    let route = "retry = { tries = 2, backoff = \"1ms\" }\ndeadline = \"3s\"";
+    let route = "retry = { tries = 2, backoff = \"1ms\" }\ndeadline = \"20s\"";
     let gate = with_deadlines("carried", &[origin.address], "outlier = { consecutive = 0 }", route);
     assert_eq!(ask(gate.address, "GET /fail", "").status, 503);
     let told = told_ms(&origin);
-    assert!(told.len() == 2 && told[1] <= told[0] && told[0] <= 3000, "{told:?}");
+    assert!(told.len() == 2 && told[1] <= told[0] && told[0] <= 20_000, "{told:?}");
     // The client's own is carried on where it is shorter, and counts for nothing where it is longer.
-    assert_eq!(ask(gate.address, "GET /", "X-Timeout-Ms: 1500\r\n").status, 200);
+    assert_eq!(ask(gate.address, "GET /", "X-Timeout-Ms: 15000\r\n").status, 200);
     assert_eq!(ask(gate.address, "GET /", "X-Timeout-Ms: 60000\r\n").status, 200);
-    assert_eq!(ask(gate.address, "GET /", "grpc-timeout: 1S\r\n").status, 200);
+    assert_eq!(ask(gate.address, "GET /", "grpc-timeout: 10S\r\n").status, 200);
     assert_eq!(ask(gate.address, "GET /", "grpc-timeout: 1H\r\n").status, 200);
     assert_eq!(ask(gate.address, "GET /", "Tidegate-Deadline-Ms: 1\r\n").status, 200);
     let told = &told_ms(&origin)[2..];
     // The last one forged a deadline of a millisecond.
-    for (told, most) in told.iter().zip([1500, 3000, 1000, 3000, 3000]) {
+    for (told, most) in told.iter().zip([15_000, 20_000, 10_000, 20_000, 20_000]) {
         assert!((2..=most).contains(told), "{told} of {most}");
     }
     let grpc: Vec<String> = origin
@@ -118,23 +119,24 @@ fn the_deadline_is_carried_to_the_upstream_and_shrinks() {
         .filter_map(|one| Some(one.head.split_once("grpc-timeout: ")?.1.into()))
         .collect();
     assert_eq!(grpc.len(), 2, "only who sent one");
-    assert!(grpc.iter().all(|rest| !rest.starts_with("1S") && !rest.starts_with("1H")), "{grpc:?}");
+    assert!(grpc.iter().all(|rest| !rest.starts_with("10S") && !rest.starts_with("1H")), "{grpc:?}");
 }
 
 #[test]
 fn a_client_may_shorten_its_deadline() {
     let origin = Origin::start(|_| Reply::Never);
     let gate = with_deadlines("shorter", &[origin.address], "", "deadline = \"60s\"");
-    for header in ["X-Timeout-Ms: 50\r\n", "grpc-timeout: 50m\r\n"] {
-        let answer = ask(gate.address, "GET /", header);
-        assert_eq!(
-            (answer.status, answer.body.contains("deadline.exceeded")),
-            (504, true),
-            "{}",
-            answer.body
-        );
+    for header in ["X-Timeout-Ms: 100\r\n", "grpc-timeout: 100m\r\n"] {
+        let before = origin.recorded().len();
+        // On a machine that stalls, the time may be over before the upstream is asked.
+        until("one comes to the upstream", || {
+            let answer = ask(gate.address, "GET /", header);
+            let late = answer.body.contains("deadline.exceeded");
+            assert_eq!((answer.status, late), (504, true), "{}", answer.body);
+            origin.recorded().len() > before
+        });
     }
-    until("both calls are cancelled", || origin.left() == 2);
+    until("the calls are cancelled", || origin.left() == origin.recorded().len());
 }
 
 #[test]
@@ -158,7 +160,7 @@ fn what_can_no_longer_be_answered_in_time_is_not_sent() {
         );
     }
     assert_eq!(origin.recorded().len(), before);
-    assert_eq!(ask(gate.address, "GET /", "X-Timeout-Ms: 2000\r\n").status, 200);
+    assert_eq!(ask(gate.address, "GET /", "X-Timeout-Ms: 20000\r\n").status, 200);
 }
 
 #[test]

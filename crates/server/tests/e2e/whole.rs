@@ -58,7 +58,7 @@ fn an_early_answer_that_is_tried_again_gives_its_slot_to_the_next_try() {
         let length = visit.read_body()?.0;
         visit.say(format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{length}"))
     });
-    let lines = "concurrency = 1\nwaiting = { limit = 1, wait = \"100ms\" }";
+    let lines = "concurrency = 1\nwaiting = { limit = 1, wait = \"60s\" }";
     let route = "retry = { tries = 2, backoff = \"1ms\", idempotent = true }";
     let gate = gate("early-again", &app(&[origin.address], lines, route));
     let mut stream = sent(gate.address, "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf");

@@ -129,8 +129,10 @@ async fn a_server_that_ends_before_its_settings_does_not_speak_http2() {
 
 #[tokio::test(flavor = "local")]
 async fn tells_where_nobody_listens() {
-    let (listener, address) = listening().await;
-    drop(listener);
+    // Bound, and not listening: nobody else gets the port meanwhile.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = held.local_addr().unwrap();
     let error = connect(&plain(address, Protocol::Http1)).await.unwrap_err();
     assert!(matches!(error, ConnectError::Tcp(at, _) if at == address), "{error:?}");
 }

@@ -234,8 +234,11 @@ fn scene<F: Future<Output = ()>>(
 
 /// A certificate for `a`.
 fn certificates() -> Arc<Certificates> {
+    static MADE: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let made = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
-    let folder = std::env::temp_dir().join(format!("tidegate-wire-{}", std::process::id()));
+    // Tests beside this one make theirs.
+    let number = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("tidegate-wire-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let files = CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();

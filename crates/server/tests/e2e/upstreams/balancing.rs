@@ -38,15 +38,11 @@ fn peak_ewma_is_not_drawn_to_one_that_fails_fast() {
     let slow = Origin::start(|_| Reply::After(std::time::Duration::from_millis(5)));
     let upstream = "balance = \"peak-ewma\"\noutlier = { consecutive = 0 }";
     let gate = gate("peak-ewma", &one_core(&[failing.address, slow.address], upstream, ""));
-    let answers = ask_in_turn(&gate, 60, "GET /", "");
-    let failed = answers.iter().filter(|answer| answer.status == 500).count();
-    // Until the other one is known too, either may be drawn.
-    assert!(failed < 30, "{failed} of 60");
-    let last = &answers[40..];
-    assert!(
-        last.iter().all(|answer| answer.status == 200),
-        "once both are known, nobody goes to the failing one"
-    );
+    // Until the other one is known too, either may be drawn; and one that stalls once for a second is as bad as one that
+    // fails, for a while.
+    until("once both are known, nobody goes to the failing one", || {
+        ask_in_turn(&gate, 30, "GET /", "").iter().all(|answer| answer.status == 200)
+    });
 }
 
 #[test]
@@ -76,8 +72,9 @@ fn check_hashing(name: &str, hash_on: &str, header: &str, tenants: &str) {
     let listen = "http = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.0/8\"]";
     let gate = Gate::start_listening(BINARY, name, listen, &config);
     let key = |number: u8| format!("{header}{}\r\n", header_value(header, number));
-    let first: Vec<String> = (0..20).map(|number| answering(&gate, &key(number))).collect();
-    let again: Vec<String> = (0..20).map(|number| answering(&gate, &key(number))).collect();
+    // So many that each endpoint has some, whatever its port: but for one run in ten thousand millions.
+    let first: Vec<String> = (0..60).map(|number| answering(&gate, &key(number))).collect();
+    let again: Vec<String> = (0..60).map(|number| answering(&gate, &key(number))).collect();
     assert_eq!(first, again);
     assert_eq!(first.iter().collect::<HashSet<_>>().len(), 3, "{first:?}");
 }

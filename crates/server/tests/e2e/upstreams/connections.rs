@@ -24,7 +24,7 @@ fn h2_held(streams: u32, released: &Switch) -> H2Origin {
         let released = released.clone();
         async move {
             while !released.is_on() {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             h2_ok(call).await;
         }
@@ -71,9 +71,9 @@ fn another_http2_connection_is_made_when_the_server_takes_no_more_streams() {
 #[test]
 fn a_server_that_takes_no_stream_gets_no_further_connections() {
     let origin = H2Origin::taking(0, h2_ok);
-    let route = "retry = { tries = 1 }\ndeadline = \"50ms\"";
+    let route = "retry = { tries = 1 }\ndeadline = \"500ms\"";
     let gate = gate("h2-none", &one_core(&[origin.address], "protocol = \"h2\"", route));
-    for _ in 0..5 {
+    for _ in 0..2 {
         assert_eq!(ask(gate.address, "GET /", "").status, 504);
     }
     assert_eq!(endpoint(&gate, origin.address)["connects"], 1);
@@ -85,18 +85,31 @@ fn a_busy_http2_connection_outlives_the_idle_timeout() {
     let gate =
         gate("h2-busy", &one_core(&[origin.address], "protocol = \"h2\"\nidle_timeout = \"400ms\"", ""));
     let mut stream = connect(gate.address);
-    let mut sent = 0;
-    // Idle connections are looked at each second.
-    let count = "tidegate_requests_total{route=\"all\",class=\"2xx\"}";
-    #[expect(clippy::disallowed_methods, reason = "the time that a connection is busy is what is tested")]
-    let began = std::time::Instant::now();
-    while began.elapsed() < Duration::from_millis(1600) {
+    // Idle connections are looked at each second. Where the machine stalls for so long that it was idle, once more.
+    until("it outlives them while it is busy", || {
+        let connects = || endpoint(&gate, origin.address)["connects"].as_u64().unwrap();
+        let mut pause = Duration::ZERO;
         assert_eq!(ask_on(&mut stream, "GET /", "").status, 200);
-        sent += 1;
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    until("all are counted", || gate.metric(count) == Some(f64::from(sent)));
-    assert_eq!(endpoint(&gate, origin.address)["connects"], 1);
+        let (before, began) = (connects(), now());
+        let mut last = began;
+        while began.elapsed() < Duration::from_millis(1500) {
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(ask_on(&mut stream, "GET /", "").status, 200);
+            pause = pause.max(last.elapsed());
+            last = now();
+        }
+        let outlived = connects() == before;
+        assert!(
+            outlived || pause > Duration::from_millis(300),
+            "it was never idle for longer than {pause:?}"
+        );
+        outlived
+    });
+}
+
+fn now() -> std::time::Instant {
+    #[expect(clippy::disallowed_methods, reason = "the time that a connection is busy is what is tested")]
+    std::time::Instant::now()
 }
 
 #[test]
@@ -211,7 +224,7 @@ fn idle_connections_are_closed_and_old_ones_are_not_used() {
 fn no_more_connections_are_made_than_may_be() {
     let released = Switch::default();
     let origin = holding("a", &released);
-    let upstream = "connections = 2\nwaiting = { wait = \"5s\", limit = 1 }";
+    let upstream = "connections = 2\nwaiting = { wait = \"60s\", limit = 1 }";
     // Two cores: an idle connection of one is given up for the other.
     let gate = gate("connections", &crate::app(&[origin.address], upstream, "retry = { tries = 1 }"));
     for _ in 0..20 {
@@ -237,7 +250,7 @@ fn no_more_connections_are_made_than_may_be() {
 fn concurrency_is_bounded_and_so_is_its_waiting_list() {
     let released = Switch::default();
     let origin = holding("a", &released);
-    let upstream_lines = "concurrency = 1\nwaiting = { limit = 1, wait = \"5s\" }";
+    let upstream_lines = "concurrency = 1\nwaiting = { limit = 1, wait = \"60s\" }";
     let gate = gate("gate", &crate::app(&[origin.address], upstream_lines, ""));
     let first = begin(&gate, "GET /held");
     until("it arrives", || origin.recorded().len() == 1);
@@ -291,11 +304,11 @@ fn a_connection_whose_request_is_still_being_sent_is_not_waited_for() {
 fn a_slow_reader_does_not_make_the_upstream_look_stalled() {
     const BYTES: usize = 48 << 20;
     let origin = Origin::start(|_| Reply::Status(200, "x".repeat(BYTES)));
-    let gate = gate("slow-reader", &one_core(&[origin.address], "body_idle = \"100ms\"", ""));
+    let gate = gate("slow-reader", &one_core(&[origin.address], "body_idle = \"700ms\"", ""));
     let mut stream = connect(gate.address);
     std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     // Longer than the upstream may be silent.
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(1200));
     let answer = tidegate_testkit::read_answer(&mut stream);
     assert_eq!((answer.status, answer.body.len()), (200, BYTES));
 }

@@ -1,12 +1,12 @@
 //! Who is left alone: health checks, ejection, and what the operator says.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use serde_json::Value;
 use tidegate_model::credential::Digest;
-use tidegate_testkit::{Gate, Origin, Reply, ask, ask_on, connect, send, until};
+use tidegate_testkit::{Gate, Origin, Port, Reply, ask, ask_on, connect, send, until};
 
 use super::{
     Switch, ailing, ask_in_turn, begin, endpoint, holding, named, one_core, shares, timeline, upstream,
@@ -56,8 +56,8 @@ fn an_endpoint_that_fails_its_http_checks_is_left_alone_until_it_is_well() {
 
 #[test]
 fn an_endpoint_that_takes_no_connection_is_left_alone_until_it_does() {
-    let a = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let b = named("b");
+    let port = Port::take();
+    let (a, b) = (port.address, named("b"));
     let health = format!("balance = \"round-robin\"\nhealth = {{ {CHECKED}");
     let gate = gate("health-tcp", &one_core(&[a, b.address], &health, "retry = { tries = 1 }"));
     until("unhealthy", || endpoint(&gate, a)["health"] == "unhealthy");
@@ -191,7 +191,7 @@ fn what_the_operator_said_outlives_a_reload() {
     let gate = gate("operator-reload", &config);
     set(&gate, a.address, "draining");
     gate.rewrite(&format!("{config}[plan.more]\nrate = \"1/s\"\n"));
-    crate::running::until_reloads(&gate, 1);
+    gate.reload();
     assert_eq!(endpoint(&gate, a.address)["admin"], "draining");
     assert_eq!(shares(&gate, 10, ["a", "b"]), [0, 10]);
 }
