@@ -44,6 +44,7 @@ use self::fill::Fills;
 use self::kept::Kept;
 use self::memory::Memory;
 use self::purges::Purges;
+use self::stage::now;
 use self::tier::{Brought, Tier};
 
 /// The share of the memory's bytes that answers on their way may take beside it.
@@ -247,6 +248,10 @@ impl Cache {
             let Some(finding) = tier.find(&asked.named(), &asked.fields) else { continue };
             let Some(Brought { kept, vary }) = finding.await else { continue };
             if self.memory.is_good(&kept, &asked.named()) {
+                // What others have purged since it was kept is not known: it may be shown to be good.
+                if self.purges.is_behind() {
+                    kept.is_stale_from(now());
+                }
                 self.memory.keep(&asked.named(), asked.room, &asked.fields, &vary, Arc::clone(&kept));
                 return Some((kept, tier.name()));
             }

@@ -92,7 +92,7 @@ impl Redis {
         }
         *held = settings.cloned().map(Arc::new);
         *self.link.lock() = if held.is_some() { Link::Joining } else { Link::Off };
-        self.cache.purges.share(held.is_some());
+        self.cache.purges.share(held.as_deref().map_or(0, feed::log_of));
         self.changed.notify_one();
     }
 

@@ -35,6 +35,15 @@ pub struct Place {
     pub number: u64,
 }
 
+/// A place, and of which log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPlace {
+    /// What tells one log from another; zero: none.
+    pub log: u64,
+    /// Where.
+    pub place: Place,
+}
+
 impl Place {
     /// Reads `MILLIS-NUMBER`.
     #[must_use]

@@ -39,6 +39,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::key::Key;
+use tidegate_model::cache::orders::LogPlace;
 use tidegate_model::cache::purge::{Label, Marks, Noted, Purge, Standing as Purged, labels};
 use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
@@ -74,7 +75,7 @@ const READ_WAIT: Duration = Duration::from_millis(250);
 const FRESH_SECONDS_MIN: u32 = 10;
 /// See `Shared::again`.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Between two looks whether the writer can be told to close.
+/// Between two looks whether the writer can be told to close, or has opened the directory.
 const PAUSE: Duration = Duration::from_millis(5);
 /// The number of a purge that comes before all of this process.
 const FIRST: u64 = 1;
@@ -242,6 +243,20 @@ impl Disk {
         self.shared.ledger.note(noted);
         // A full list is being worked on, and purges come first.
         let _ = self.jobs.try_send(Job::Purges);
+    }
+
+    /// The log that nodes share was read up to there, and what it orders has been told before.
+    pub fn log_read(&self, place: LogPlace) {
+        self.shared.ledger.log_read(place);
+    }
+
+    /// How far the log had been read by who had the directory before, once that is known: waits so long at most.
+    pub async fn log_place(&self, most: Duration) -> Option<LogPlace> {
+        let by = clock::now().after(most);
+        while *self.shared.standing.lock() == Standing::Opening && clock::now() < by {
+            clock::sleep(PAUSE).await;
+        }
+        self.shared.open.load().as_ref()?.place
     }
 
     /// Waits until all that was purged is written down, at most so long. Tells whether it is.

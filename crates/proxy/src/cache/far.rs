@@ -373,7 +373,7 @@ mod tests {
     impl Node {
         fn new() -> Node {
             let purges = Arc::<Purges>::default();
-            purges.share(true);
+            purges.share(1);
             let (far, errands) = Far::new(Arc::clone(&purges));
             far.set(Some(SETTINGS));
             far.set_up(true);

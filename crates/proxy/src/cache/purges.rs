@@ -4,11 +4,12 @@
 //! What always holds: a purge is visible on this node before it is ordered from others; while nobody reads a log, nothing
 //! is gathered for one.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_model::cache::Wall;
-use tidegate_model::cache::orders::{Entry, Order, Outbox, Place, Reading};
+use tidegate_model::cache::orders::{Entry, LogPlace, Order, Outbox, Place, Reading};
 use tidegate_model::cache::purge::{Label, Purge};
 use tokio::sync::Notify;
 
@@ -16,14 +17,16 @@ use super::Cache;
 
 /// Own orders that wait for the log; one more, and all of them become one that makes everything stale.
 const OUTBOX_MAX: usize = 8_192;
+/// How long the log waits for a disk tier that is being opened.
+const OPENING_MAX: Duration = Duration::from_secs(5);
 /// Places of the log that are remembered: as many as there are marks.
 const PLACES_MAX: usize = 65_536;
 
 /// The purges of this node among those of all nodes.
 #[derive(Debug)]
 pub struct Purges {
-    /// Whether there are other nodes.
-    shared: AtomicBool,
+    /// What tells the log of all nodes from others; zero: there are no others.
+    log: AtomicU64,
     outbox: Mutex<Outbox>,
     reading: Mutex<Reading>,
     /// Orders wait to be written to the log.
@@ -53,7 +56,7 @@ pub struct PurgeCounts {
 impl Default for Purges {
     fn default() -> Purges {
         Purges {
-            shared: AtomicBool::new(false),
+            log: AtomicU64::new(0),
             outbox: Mutex::new(Outbox::new(OUTBOX_MAX)),
             reading: Mutex::new(Reading::new(PLACES_MAX)),
             issued: Notify::new(),
@@ -65,9 +68,9 @@ impl Default for Purges {
 }
 
 impl Purges {
-    /// From now on there are other nodes, or none any more.
-    pub fn share(&self, shared: bool) {
-        if self.shared.swap(shared, Relaxed) != shared {
+    /// From now on there are other nodes, who share this log, or none any more: zero.
+    pub fn share(&self, log: u64) {
+        if self.log.swap(log, Relaxed) != log {
             *self.outbox.lock() = Outbox::new(OUTBOX_MAX);
             self.reading.lock().clear();
         }
@@ -75,7 +78,7 @@ impl Purges {
 
     /// Orders from all others what was purged here.
     pub fn issue(&self, label: Label, purge: Purge) {
-        if self.shared.load(Relaxed) {
+        if self.log.load(Relaxed) != 0 {
             self.outbox.lock().issue(Order { label, purge });
             self.issued.notify_one();
         }
@@ -96,6 +99,22 @@ impl Purges {
     /// The connection to the log was lost: what may not be in it is to be written again.
     pub fn again(&self) {
         self.outbox.lock().again();
+    }
+
+    /// Whether there are other nodes, and it is not known what they have purged.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.log.load(Relaxed) != 0 && self.place().is_none()
+    }
+
+    /// This process goes on from where the one before it had read the log, if that is known: what was purged up to there is
+    /// written down beside what it has kept.
+    pub async fn resume(&self, cache: &Cache) {
+        let Some(disk) = cache.memory.disk() else { return };
+        let Some(LogPlace { log, place }) = disk.log_place(OPENING_MAX).await else { return };
+        if log == self.log.load(Relaxed) && self.place().is_none() {
+            self.reading.lock().read(place, cache.memory.newest());
+        }
     }
 
     /// How far the log has been read.
@@ -125,6 +144,9 @@ impl Purges {
             }
         }
         self.reading.lock().read(place, cache.memory.newest());
+        if let Some(disk) = cache.memory.disk() {
+            disk.log_read(LogPlace { log: self.log.load(Relaxed), place });
+        }
     }
 
     /// What this node had read of the log when `made` was its newest purge.
@@ -167,7 +189,7 @@ mod tests {
 
     fn here() -> (Purges, Cache) {
         let purges = Purges::default();
-        purges.share(true);
+        purges.share(1);
         (purges, Cache::new(CacheBounds::default()))
     }
 

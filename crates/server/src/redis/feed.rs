@@ -3,7 +3,7 @@
 //! A stream keeps what a subscriber would miss: who was away reads on from its place. Whoever no longer finds its own place
 //! there (it was away until the log was trimmed past it, or Redis lost its data, or an older copy took over) cannot know
 //! what it has missed: all that it has becomes stale, it reads the log from its beginning, and orders again what it
-//! ordered lately.
+//! ordered lately. A process that begins with a disk tier stands where the one before it stood.
 //!
 //! The place is looked for *after* each reading: what was read begins where the node stood only if that is still there.
 
@@ -13,6 +13,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::orders::{Entry, Place};
+use tidegate_model::credential::Digest;
 use tidegate_proxy::cache::Cache;
 use tidegate_wire::clock;
 
@@ -39,6 +40,13 @@ pub(super) struct Feed<'a> {
     pub node: u64,
 }
 
+/// What tells this log from others, the same in each process; never zero.
+pub(super) fn log_of(settings: &RedisSettings) -> u64 {
+    let name = format!("{} {}", settings.url.shown(), settings.prefix);
+    let digest = Digest::of(name.as_bytes()).0;
+    u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| digest[at])).max(1)
+}
+
 impl Feed<'_> {
     fn key(&self) -> String {
         format!("{}:purges", self.settings.prefix)
@@ -46,6 +54,9 @@ impl Feed<'_> {
 
     /// Reads what there is, from this node's place or from the beginning.
     pub async fn catch_up(&self, reader: &mut MultiplexedConnection) -> Result<(), Error> {
+        if self.cache.purges.place().is_none() {
+            self.cache.purges.resume(self.cache).await;
+        }
         let place = self.cache.purges.place();
         match place {
             Some(place) if self.holds(reader, place).await? => {

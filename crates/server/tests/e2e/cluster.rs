@@ -291,6 +291,48 @@ fn a_redis_that_has_lost_its_data_makes_stale_what_nodes_have_and_is_told_the_la
     assert!(get(&b, "/y", "acme").1.starts_with("tidegate; fwd=stale"), "stale");
 }
 
+/// A node that keeps its answers in this directory, too.
+fn on_disk(name: &str, origin: &Origin, address: SocketAddr, path: &std::path::Path) -> Gate {
+    let disk = format!("[cache]\ndisk = {{ path = \"{}\", size = \"64MiB\" }}", path.display());
+    let gate = node(name, origin, &format!("{}\n{disk}", url(address)));
+    until("the disk tier serves", || gate.metric("tidegate_cache_disk_up") == Some(1.0));
+    gate
+}
+
+#[test]
+fn a_node_that_starts_again_goes_on_from_its_place_in_the_log_with_what_is_on_its_disk() {
+    let (mut redis, origin) = (Redis::start("restart"), origin());
+    let folder = Gate::folder("restart-disk");
+    let a = node("restart-a", &origin, &url(redis.address));
+    up(&a);
+    let mut b = on_disk("restart-b", &origin, redis.address, &folder);
+    up(&b);
+    write(&a, "/w", "acme");
+    until("it has a place in the log", || redis_status(&b)["purges"]["read"] == ORDERS);
+    let [x, y] = ["/x", "/y"].map(|path| warm(&b, path, "acme"));
+    until("both are on disk", || {
+        b.metric("tidegate_cache_disk_writes_total{outcome=\"written\"}") == Some(2.0)
+    });
+    b.signal("-TERM");
+    b.wait();
+    write(&a, "/x", "acme");
+    until("it is in the log", || redis_status(&a)["purges"]["sent"] == 2 * ORDERS);
+    let mut b = on_disk("restart-b2", &origin, redis.address, &folder);
+    up(&b);
+    let (body, status) = get(&b, "/y", "acme");
+    assert!(body == y && status.starts_with("tidegate; hit"), "nothing has purged it: {status}");
+    assert_ne!(get(&b, "/x", "acme").0, x, "it was purged while the node was away");
+    assert_eq!(redis_status(&b)["purges"]["lost"], 0, "it knows what it has missed");
+    b.signal("-TERM");
+    b.wait();
+    redis.stop();
+    let b = on_disk("restart-b3", &origin, redis.address, &folder);
+    away(&b);
+    let (_, status) = get(&b, "/y", "acme");
+    assert!(status.starts_with("tidegate; fwd=stale"), "nobody can know whether it was purged: {status}");
+    let _ = std::fs::remove_dir_all(folder);
+}
+
 #[test]
 fn an_entry_of_the_log_that_cannot_be_read_makes_everything_stale() {
     let (redis, origin) = (Redis::start("foreign"), origin());

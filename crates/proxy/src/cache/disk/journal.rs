@@ -4,7 +4,8 @@
 //! time the directory is opened: `session << 40 | number`.
 //!
 //! Two files take turns, both as long from the beginning as they ever become, so that a full disk does not matter. A row is
-//! written where nothing but zeros is; rows end where zeros begin. Whatever else is found there means that a purge may have
+//! written where nothing but zeros is; rows end where zeros begin. A row may also say how far the log was read that nodes
+//! share: what others had purged up to there stands in the rows before it. Whatever else is found there means that a purge may have
 //! been lost, and with it all that is kept is given up.
 
 use std::fs::File;
@@ -12,9 +13,11 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use tidegate_model::cache::Wall;
+use tidegate_model::cache::orders::{LogPlace, Place};
 use tidegate_model::cache::purge::{Label, Marks, Noted, Purge};
 
 use super::ground::Ground;
+use super::ledger::Waiting;
 use crate::cache::bytes::{Put, Take};
 
 /// Purges that are remembered one by one. As many as in memory.
@@ -23,7 +26,7 @@ const MARKS_MAX: usize = 65_536;
 /// A test that fills the journal fills it soon.
 #[cfg(test)]
 const MARKS_MAX: usize = 1_000;
-/// Rows of one file. When it is begun two thirds of them are there at the most: a mark has two if it is hard and soft.
+/// Rows of one file. When it is begun two thirds of them and one are there at the most: a mark has two if it is hard and soft.
 const ROWS_MAX: usize = 3 * MARKS_MAX;
 const ROW_BYTES: usize = 48;
 const HEAD_BYTES: usize = 64;
@@ -54,6 +57,8 @@ pub struct Journal {
     rows: usize,
     /// All that was ever purged, as far as it is remembered.
     marks: Marks,
+    /// How far the log has been read that nodes share.
+    place: Option<LogPlace>,
 }
 
 /// What was read cannot be trusted.
@@ -79,18 +84,20 @@ impl Journal {
             if known {
                 return Ok(Err(Spoilt));
             }
-            let mut journal = Journal { files, active, generation: 0, rows: 0, marks: Marks::new(MARKS_MAX) };
+            let mut journal =
+                Journal { files, active, generation: 0, rows: 0, marks: Marks::new(MARKS_MAX), place: None };
             journal.begin(ground)?;
             return Ok(Ok(journal));
         };
-        let mut marks = Marks::new(MARKS_MAX);
+        let (mut marks, mut place) = (Marks::new(MARKS_MAX), None);
         marks.forget(floor);
-        Ok(read(&files[active], generation, &mut marks)?.map(|rows| Journal {
+        Ok(read(&files[active], generation, &mut marks, &mut place)?.map(|rows| Journal {
             files,
             active,
             generation,
             rows,
             marks,
+            place,
         }))
     }
 
@@ -100,23 +107,38 @@ impl Journal {
         &self.marks
     }
 
-    /// Writes down what was purged. It outlives the process when this is done, and the system when it is closed.
+    /// How far the log has been read that nodes share.
+    #[must_use]
+    pub fn place(&self) -> Option<LogPlace> {
+        self.place
+    }
+
+    /// Writes down what was purged, and then the place. It outlives the process when this is done, and the system when it is
+    /// closed.
     ///
     /// # Errors
     /// The system's: it may not be written down.
-    pub fn note(&mut self, ground: &Ground, session: u32, purges: &[Noted]) -> io::Result<()> {
+    pub fn note(&mut self, ground: &Ground, session: u32, waiting: &Waiting) -> io::Result<()> {
+        let Waiting { purges, place } = waiting;
+        let further = place.filter(|place| self.place != Some(*place));
+        self.place = further.or(self.place);
         for purge in purges {
             self.marks.repeat(&Noted { number: on_disk(session, purge.number), ..*purge });
         }
-        if self.rows + purges.len() > ROWS_MAX {
+        let count = purges.len() + usize::from(further.is_some());
+        if self.rows + count > ROWS_MAX {
             return self.begin(ground);
         }
-        let mut rows = Vec::with_capacity(purges.len() * ROW_BYTES);
+        let mut rows = Vec::with_capacity(count * ROW_BYTES);
         for purge in purges {
-            put(&mut rows, self.generation, &Noted { number: on_disk(session, purge.number), ..*purge });
+            let noted = Noted { number: on_disk(session, purge.number), ..*purge };
+            put(&mut rows, self.generation, Row::Purge(noted));
+        }
+        if let Some(place) = further {
+            put(&mut rows, self.generation, Row::Place(place));
         }
         ground.write(&self.files[self.active], &rows, (HEAD_BYTES + self.rows * ROW_BYTES) as u64)?;
-        self.rows += purges.len();
+        self.rows += count;
         Ok(())
     }
 
@@ -126,8 +148,12 @@ impl Journal {
         let noted = self.marks.noted();
         let mut bytes = Vec::with_capacity(FILE_BYTES as usize);
         for purge in &noted {
-            put(&mut bytes, generation, purge);
+            put(&mut bytes, generation, Row::Purge(*purge));
         }
+        if let Some(place) = self.place {
+            put(&mut bytes, generation, Row::Place(place));
+        }
+        let rows = bytes.len() / ROW_BYTES;
         bytes.resize(FILE_BYTES as usize - HEAD_BYTES, 0);
         let file = &self.files[next];
         ground.write(file, &[0; HEAD_BYTES], 0)?;
@@ -141,7 +167,7 @@ impl Journal {
         let sum = crc32fast::hash(&head[8..]);
         head[4..8].copy_from_slice(&sum.to_le_bytes());
         ground.write(file, &head, 0)?;
-        (self.active, self.generation, self.rows) = (next, generation, noted.len());
+        (self.active, self.generation, self.rows) = (next, generation, rows);
         Ok(())
     }
 
@@ -175,14 +201,28 @@ fn generation(file: &File) -> io::Result<Result<Option<(u64, u64)>, Spoilt>> {
     Ok(good.then(|| take.u64().zip(take.u64())).flatten().map(Some).ok_or(Spoilt))
 }
 
-/// `checksum, how, 0, number, when, label, 0`: the checksum covers the file's generation, too.
-fn put(out: &mut Vec<u8>, generation: u64, noted: &Noted) {
+/// What a row says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Row {
+    Purge(Noted),
+    Place(LogPlace),
+}
+
+/// `checksum, 1 hard | 2 soft, number, when, label, 0` or `checksum, 3, log, millis, number, 0`: the checksum covers the file's
+/// generation, too.
+fn put(out: &mut Vec<u8>, generation: u64, row: Row) {
     let begin = out.len();
     out.put_u32(0);
-    out.put_u32(if noted.purge == Purge::Hard { 1 } else { 2 });
-    out.put_u64(noted.number);
-    out.put_u64(noted.when.0);
-    out.put_u128(noted.label.number());
+    let (kind, first, second, third) = match row {
+        Row::Purge(Noted { number, label, purge, when }) => {
+            (if purge == Purge::Hard { 1 } else { 2 }, number, when.0, label.number())
+        }
+        Row::Place(LogPlace { log, place }) => (3, log, place.millis, u128::from(place.number)),
+    };
+    out.put_u32(kind);
+    out.put_u64(first);
+    out.put_u64(second);
+    out.put_u128(third);
     out.put_u64(0);
     let sum = sum_of(generation, &out[begin + 4..]);
     out[begin..begin + 4].copy_from_slice(&sum.to_le_bytes());
@@ -196,7 +236,12 @@ fn sum_of(generation: u64, row: &[u8]) -> u32 {
 }
 
 /// Repeats all rows, and tells how many they were.
-fn read(file: &File, generation: u64, marks: &mut Marks) -> io::Result<Result<usize, Spoilt>> {
+fn read(
+    file: &File,
+    generation: u64,
+    marks: &mut Marks,
+    place: &mut Option<LogPlace>,
+) -> io::Result<Result<usize, Spoilt>> {
     let mut bytes = vec![0; FILE_BYTES as usize - HEAD_BYTES];
     file.read_exact_at(&mut bytes, HEAD_BYTES as u64)?;
     let rows = bytes.chunks_exact(ROW_BYTES);
@@ -205,26 +250,31 @@ fn read(file: &File, generation: u64, marks: &mut Marks) -> io::Result<Result<us
         return Ok(Err(Spoilt));
     }
     for row in rows.take(count) {
-        match noted(generation, row) {
-            Some(noted) => marks.repeat(&noted),
+        match row_of(generation, row) {
+            Some(Row::Purge(noted)) => marks.repeat(&noted),
+            Some(Row::Place(read)) => *place = Some(read),
             None => return Ok(Err(Spoilt)),
         }
     }
     Ok(Ok(count))
 }
 
-fn noted(generation: u64, row: &[u8]) -> Option<Noted> {
+fn row_of(generation: u64, row: &[u8]) -> Option<Row> {
     let mut take = Take(row);
     if take.u32()? != sum_of(generation, &row[4..]) {
         return None;
     }
-    let purge = match take.u32()? {
+    let (kind, first, second, third) = (take.u32()?, take.u64()?, take.u64()?, take.u128()?);
+    let purge = match kind {
         1 => Purge::Hard,
         2 => Purge::Soft,
+        3 => {
+            let place = Place { millis: second, number: u64::try_from(third).ok()? };
+            return Some(Row::Place(LogPlace { log: first, place }));
+        }
         _ => return None,
     };
-    let (number, when) = (take.u64()?, Wall(take.u64()?));
-    Some(Noted { number, label: Label::numbered(take.u128()?), purge, when })
+    Some(Row::Purge(Noted { number: first, label: Label::numbered(third), purge, when: Wall(second) }))
 }
 
 #[cfg(test)]
@@ -236,6 +286,38 @@ mod tests {
         Noted { number, label: Label::host(host), purge: Purge::Hard, when: Wall(5) }
     }
 
+    fn waiting(purges: &[Noted]) -> Waiting {
+        Waiting { purges: purges.to_vec(), place: None }
+    }
+
+    fn place(millis: u64) -> Option<LogPlace> {
+        Some(LogPlace { log: 9, place: Place { millis, number: 3 } })
+    }
+
+    #[test]
+    fn how_far_the_log_was_read_is_there_again_and_goes_over_into_the_other_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let ground = Ground::new(directory.path().to_owned());
+        let mut journal = Journal::open(&ground, false).unwrap().unwrap();
+        assert_eq!(journal.place(), None);
+        for millis in [5, 6] {
+            journal.note(&ground, 1, &Waiting { place: place(millis), ..waiting(&[noted(1, "a")]) }).unwrap();
+            journal = Journal::open(&ground, true).unwrap().unwrap();
+            assert_eq!(journal.place(), place(millis));
+        }
+        let (before, rows) = (journal.active, journal.rows);
+        journal.note(&ground, 1, &Waiting { place: place(6), ..waiting(&[]) }).unwrap();
+        assert_eq!(journal.rows, rows, "what is known already is not said again");
+        for number in 2.. {
+            journal.note(&ground, 1, &waiting(&[noted(number, "a")])).unwrap();
+            if journal.active != before {
+                break;
+            }
+        }
+        let journal = Journal::open(&ground, true).unwrap().unwrap();
+        assert_eq!((journal.place(), standing(&journal, on_disk(1, 1), "a")), (place(6), Standing::Gone));
+    }
+
     fn standing(journal: &Journal, made: u64, host: &str) -> Standing {
         journal.marks().standing(made, std::iter::once(Label::host(host)))
     }
@@ -245,8 +327,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let ground = Ground::new(directory.path().to_owned());
         let mut journal = Journal::open(&ground, false).unwrap().unwrap();
-        journal.note(&ground, 1, &[noted(1, "a"), noted(2, "b")]).unwrap();
-        journal.note(&ground, 2, &[noted(1, "c")]).unwrap();
+        journal.note(&ground, 1, &waiting(&[noted(1, "a"), noted(2, "b")])).unwrap();
+        journal.note(&ground, 2, &waiting(&[noted(1, "c")])).unwrap();
         spoil(&journal.files[journal.active]);
         match Journal::open(&ground, true).unwrap() {
             Err(Spoilt) => assert!(!good),
@@ -302,11 +384,11 @@ mod tests {
         let ground = Ground::new(directory.path().to_owned());
         let mut journal = Journal::open(&ground, false).unwrap().unwrap();
         let before = journal.active;
-        journal.note(&ground, 1, &[noted(1, "first")]).unwrap();
+        journal.note(&ground, 1, &waiting(&[noted(1, "first")])).unwrap();
         let mut number = 2;
         while journal.active == before {
             let many: Vec<Noted> = (0..200).map(|n| noted(number + n, &format!("h{}", n % 100))).collect();
-            journal.note(&ground, 1, &many).unwrap();
+            journal.note(&ground, 1, &waiting(&many)).unwrap();
             number += 200;
         }
         let journal = Journal::open(&ground, true).unwrap().unwrap();

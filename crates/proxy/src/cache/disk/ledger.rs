@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_model::cache::Wall;
+use tidegate_model::cache::orders::LogPlace;
 use tidegate_model::cache::purge::{Label, Marks, Noted, Purge};
 use tidegate_wire::clock;
 use tokio::sync::Notify;
@@ -18,9 +19,19 @@ pub struct Ledger {
     written: Notify,
 }
 
+/// What waits to be written down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// What was purged, in the order of the numbers.
+    pub purges: Vec<Noted>,
+    /// How far the log had been read that nodes share, when all of these were noted.
+    pub place: Option<LogPlace>,
+}
+
 #[derive(Debug)]
 struct Inner {
     marks: Marks,
+    place: Option<LogPlace>,
     waiting: Vec<Noted>,
     /// There were too many, or nobody writes them down.
     overflown: bool,
@@ -39,7 +50,15 @@ impl Ledger {
     /// With what was purged before.
     #[must_use]
     pub fn new(marks: Marks) -> Ledger {
-        let inner = Inner { marks, waiting: Vec::new(), overflown: true, noted: 0, done: 0, late: false };
+        let inner = Inner {
+            marks,
+            place: None,
+            waiting: Vec::new(),
+            overflown: true,
+            noted: 0,
+            done: 0,
+            late: false,
+        };
         Ledger { inner: Mutex::new(inner), written: Notify::new() }
     }
 
@@ -58,9 +77,14 @@ impl Ledger {
         inner.waiting.push(noted);
     }
 
+    /// The log was read up to there, and all that it orders is noted.
+    pub fn log_read(&self, place: LogPlace) {
+        self.inner.lock().place = Some(place);
+    }
+
     /// All that is remembered: whoever begins to write purges down begins with these. The number is for [`Ledger::wrote`].
     #[must_use]
-    pub fn begin(&self) -> (Vec<Noted>, u64) {
+    pub fn begin(&self) -> (Waiting, u64) {
         let mut inner = self.inner.lock();
         (inner.overflown, inner.waiting) = (false, Vec::new());
         let mut all = Vec::new();
@@ -68,19 +92,20 @@ impl Ledger {
             all.push(Noted { number: floor, label: Label::EVERYTHING, purge: Purge::Hard, when: Wall(0) });
         }
         all.extend(inner.marks.noted());
-        (all, inner.noted)
+        (Waiting { purges: all, place: inner.place }, inner.noted)
     }
 
     /// Those that wait.
     ///
     /// # Errors
     /// They were too many: it is to begin anew.
-    pub fn take(&self) -> Result<(Vec<Noted>, u64), TooMany> {
+    pub fn take(&self) -> Result<(Waiting, u64), TooMany> {
         let mut inner = self.inner.lock();
         if inner.overflown {
             return Err(TooMany);
         }
-        Ok((std::mem::take(&mut inner.waiting), inner.noted))
+        let purges = std::mem::take(&mut inner.waiting);
+        Ok((Waiting { purges, place: inner.place }, inner.noted))
     }
 
     /// They are written down up to there.
@@ -96,9 +121,9 @@ impl Ledger {
     ///
     /// # Errors
     /// They were too many.
-    pub fn stop(&self) -> Result<Vec<Noted>, TooMany> {
+    pub fn stop(&self) -> Result<Waiting, TooMany> {
         let mut inner = self.inner.lock();
-        let waiting = std::mem::take(&mut inner.waiting);
+        let waiting = Waiting { purges: std::mem::take(&mut inner.waiting), place: inner.place };
         let overflown = std::mem::replace(&mut inner.overflown, true);
         drop(inner);
         self.written.notify_waiters();
@@ -140,15 +165,19 @@ mod tests {
         Noted { number, label: Label::host("h"), purge: Purge::Hard, when: Wall(0) }
     }
 
+    fn waiting(purges: &[Noted]) -> Waiting {
+        Waiting { purges: purges.to_vec(), place: None }
+    }
+
     #[test]
     fn what_was_purged_before_anybody_wrote_comes_first() {
         let ledger = Ledger::new(Marks::new(9));
         ledger.note(noted(1));
         assert_eq!(ledger.take(), Err(TooMany));
-        assert_eq!(ledger.begin(), (vec![noted(1)], 1));
+        assert_eq!(ledger.begin(), (waiting(&[noted(1)]), 1));
         ledger.note(noted(2));
-        assert_eq!(ledger.take(), Ok((vec![noted(2)], 2)));
-        assert_eq!(ledger.take(), Ok((vec![], 2)));
+        assert_eq!(ledger.take(), Ok((waiting(&[noted(2)]), 2)));
+        assert_eq!(ledger.take(), Ok((waiting(&[]), 2)));
     }
 
     #[test]
@@ -156,7 +185,7 @@ mod tests {
         let ledger = Ledger::new(Marks::new(1));
         ledger.note(noted(1));
         ledger.note(Noted { label: Label::host("i"), ..noted(2) });
-        let (all, _) = ledger.begin();
+        let all = ledger.begin().0.purges;
         assert_eq!(all[0].label, Label::EVERYTHING);
         assert_eq!((all[0].number, all[1].number, all.len()), (1, 2, 2));
     }
@@ -184,13 +213,13 @@ mod tests {
             let mut context = Context::from_waker(Waker::noop());
             assert_eq!(waits.poll(&mut context), Poll::Ready(false), "one waited in vain");
         }
-        assert_eq!(ledger.take().unwrap().0, [noted(1)]);
+        assert_eq!(ledger.take().unwrap().0.purges, [noted(1)]);
         ledger.wrote(up_to + 1);
         ledger.note(noted(2));
         let both = async { ledger.wrote(up_to + 2) };
         assert!(tokio::join!(ledger.settled(Duration::from_secs(9)), both).0);
         ledger.note(noted(3));
-        assert_eq!(ledger.stop(), Ok(vec![noted(2), noted(3)]));
+        assert_eq!(ledger.stop(), Ok(waiting(&[noted(2), noted(3)])));
         assert!(!ledger.settled(Duration::from_secs(9)).await, "nobody writes it");
     }
 }

@@ -16,11 +16,13 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use tidegate_model::cache::purge::{Marks, Noted};
+use tidegate_model::cache::orders::LogPlace;
+use tidegate_model::cache::purge::Marks;
 
 use super::ground::{Ground, Lock};
 use super::index::{Index, Place};
 use super::journal::{Journal, Spoilt, on_disk};
+use super::ledger::Waiting;
 use super::record::{self, Item};
 use super::segment::{self, Filling, Row, Segment};
 use crate::cache::bytes::{Put, Take};
@@ -47,6 +49,8 @@ pub struct Open {
     pub session: u32,
     /// What was purged in earlier sessions.
     pub past: Marks,
+    /// How far the log that nodes share had been read when they ended.
+    pub place: Option<LogPlace>,
     segments: RwLock<HashMap<u32, Arc<Segment>>>,
 }
 
@@ -65,8 +69,9 @@ pub struct Store {
     /// Files that can be used.
     free: VecDeque<u32>,
     generation: u64,
+    /// Of a segment that is begun now. Others may be of another size, from when the tier had another.
     segment_bytes: u64,
-    segments_max: usize,
+    size_max: u64,
     boot: u128,
     buffer: Vec<u8>,
     /// Answers that went to make room.
@@ -129,8 +134,9 @@ impl Store {
         State { session, clean: false, boot }.write(&ground, &state)?;
         let segment_bytes =
             (size / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) & !(record::ALIGN as u64 - 1);
+        let past = journal.marks().clone();
         let open =
-            Open { index: Index::new(), session, past: journal.marks().clone(), segments: RwLock::default() };
+            Open { index: Index::new(), session, past, place: journal.place(), segments: RwLock::default() };
         let mut store = Store {
             open: Arc::new(open),
             ground,
@@ -142,7 +148,7 @@ impl Store {
             free: VecDeque::new(),
             generation: 0,
             segment_bytes,
-            segments_max: usize::try_from(size / segment_bytes).unwrap_or(usize::MAX),
+            size_max: size,
             boot,
             buffer: Vec::new(),
             evicted: 0,
@@ -156,16 +162,17 @@ impl Store {
         let mut found = BTreeMap::new();
         for number in self.ground.names()?.iter().filter_map(|name| segment::number(name)) {
             match Segment::open(&self.ground, number)? {
-                Some(segment) if segment.size == self.segment_bytes => {
+                Some(segment) => {
                     if let Some(twin) = found.insert(segment.generation, segment) {
                         self.ground.remove(&segment::name(twin.number))?;
                     }
                 }
-                // What it has room for is not what is wanted now, or nothing is in it.
-                _ => self.ground.remove(&segment::name(number))?,
+                // Nothing is in it.
+                None => self.ground.remove(&segment::name(number))?,
             }
         }
-        while found.len() > self.segments_max
+        // The tier may have become smaller: what was written last stays.
+        while found.values().map(|segment| segment.size).sum::<u64>() > self.size_max
             && let Some((_, oldest)) = found.pop_first()
         {
             self.ground.remove(&segment::name(oldest.number))?;
@@ -181,9 +188,15 @@ impl Store {
             for row in &rows {
                 self.open.index.put(row, segment.number);
             }
-            if generation == self.generation {
-                self.filling = Some(Filling::resume(&self.ground, segment, rows, end)?);
+            if generation != self.generation {
+                self.sealed.insert(generation, segment);
+                continue;
+            }
+            let filling = Filling::resume(&self.ground, Arc::clone(&segment), rows, end)?;
+            if segment.size == self.segment_bytes {
+                self.filling = Some(filling);
             } else {
+                let _ = filling.seal(&self.ground);
                 self.sealed.insert(generation, segment);
             }
         }
@@ -211,7 +224,7 @@ impl Store {
         if !fits || !Filling::could_hold(self.segment_bytes, buffer.len() as u64) {
             return Ok(Written::Large);
         }
-        let answers_max = (self.segments_max as u64 * self.segment_bytes / ANSWER_BYTES).min(ANSWERS_MAX);
+        let answers_max = (self.size_max / ANSWER_BYTES).min(ANSWERS_MAX);
         while self.open.index.answers() as u64 >= answers_max && self.evict(false)? {}
         self.make_room(buffer.len() as u64)?;
         let head = record::Head::read(buffer).expect("it was just written");
@@ -245,9 +258,7 @@ impl Store {
         }
         self.begin()?;
         // One is always free, so that what is to stay of the oldest finds room in this one.
-        if self.free.is_empty() && self.sealed.len() + 1 >= self.segments_max {
-            self.evict(true)?;
-        }
+        while !self.has_room() && self.evict(true)? {}
         if self.filling.as_ref().is_some_and(|filling| filling.has_room(length)) {
             return Ok(());
         }
@@ -261,29 +272,26 @@ impl Store {
             self.sealed.insert(full.segment.generation, full.segment);
         }
         self.begin()?;
-        if self.free.is_empty() && self.sealed.len() + 1 >= self.segments_max {
-            self.evict(false)?;
-        }
+        while !self.has_room() && self.evict(false)? {}
         Ok(())
     }
 
     /// Begins a segment: in a free file, in a new one, or in that of the oldest.
     fn begin(&mut self) -> io::Result<()> {
-        let number = match self.free.pop_front() {
-            Some(number) => number,
-            None if self.sealed.len() < self.segments_max => self.unused(),
-            None => {
-                self.evict(false)?;
-                self.free.pop_front().ok_or_else(|| io::Error::other("no segment can be used again"))?
+        while !self.has_room() {
+            if !self.evict(false)? {
+                return Err(io::Error::other("no segment can be used again"));
             }
-        };
+        }
+        let number = self.free.pop_front().unwrap_or_else(|| self.unused());
         let generation = self.generation + 1;
         let filling = match Filling::begin(&self.ground, number, generation, self.segment_bytes) {
             Ok(filling) => filling,
             // The disk is full. The tier goes on with the files that it has.
             Err(error) if error.kind() == io::ErrorKind::StorageFull && self.evict(false)? => {
                 let _ = self.ground.remove(&segment::name(number));
-                let number = self.free.pop_front().ok_or(error)?;
+                // One of another size has left its room alone.
+                let number = self.free.pop_front().unwrap_or(number);
                 Filling::begin(&self.ground, number, generation, self.segment_bytes)?
             }
             Err(error) => {
@@ -295,6 +303,11 @@ impl Store {
         self.open.segments.write().insert(filling.segment.number, Arc::clone(&filling.segment));
         self.filling = Some(filling);
         Ok(())
+    }
+
+    /// Whether another segment can be begun.
+    fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.size() + self.segment_bytes <= self.size_max
     }
 
     fn unused(&self) -> u32 {
@@ -324,8 +337,12 @@ impl Store {
             Err(_) => self.open.index.forget_segment(oldest.number),
         }
         self.open.segments.write().remove(&oldest.number);
-        oldest.void(&self.ground)?;
-        self.free.push_back(oldest.number);
+        if oldest.size == self.segment_bytes {
+            oldest.void(&self.ground)?;
+            self.free.push_back(oldest.number);
+        } else {
+            self.ground.remove(&segment::name(oldest.number))?;
+        }
         Ok(true)
     }
 
@@ -359,12 +376,18 @@ impl Store {
         Ok(true)
     }
 
-    /// Writes down what was purged.
+    /// Whether anything of this is not written down yet.
+    #[must_use]
+    pub fn has_to_note(&self, waiting: &Waiting) -> bool {
+        !waiting.purges.is_empty() || waiting.place.is_some_and(|place| self.journal.place() != Some(place))
+    }
+
+    /// Writes down what was purged, and how far the log was read with it.
     ///
     /// # Errors
     /// The system's: the directory must not be used any more as it is.
-    pub fn note(&mut self, purges: &[Noted]) -> io::Result<()> {
-        self.journal.note(&self.ground, self.open.session, purges)
+    pub fn note(&mut self, waiting: &Waiting) -> io::Result<()> {
+        self.journal.note(&self.ground, self.open.session, waiting)
     }
 
     /// Whether the directory is still the one that was opened.
@@ -376,8 +399,9 @@ impl Store {
     /// Bytes of the segments.
     #[must_use]
     pub fn size(&self) -> u64 {
-        let segments = self.sealed.len() + self.free.len() + usize::from(self.filling.is_some());
-        segments as u64 * self.segment_bytes
+        let sealed: u64 = self.sealed.values().map(|segment| segment.size).sum();
+        let free = self.free.len() as u64 * self.segment_bytes;
+        sealed + free + self.filling.as_ref().map_or(0, |filling| filling.segment.size)
     }
 
     /// Nothing of it may be found again: a purge could not be written down, or cannot be any more. The directory may be

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::evict::Bounds;
 use tidegate_model::cache::freshness::Freshness;
+use tidegate_model::cache::orders::Place;
 use tidegate_model::cache::purge::{Label, Purge};
 use tidegate_model::cache::reuse::Rules;
 use tidegate_model::cache::tags::Tag;
@@ -394,6 +395,57 @@ fn a_tenant_that_stores_much_pushes_out_its_own() {
     }
     assert_eq!(process.get("small", "/a").len(), 50_000);
     assert_eq!(process.get("large", "/0"), "nothing");
+}
+
+#[test]
+fn a_tier_of_another_size_keeps_what_has_room_in_it() {
+    let body = "x".repeat(300_000);
+    for end in restarts() {
+        let directory = directory();
+        let names: Vec<String> = (0..20).map(|number| format!("/{number}")).collect();
+        let process = Process::start_with(directory.path(), 64 * MIB, 7);
+        names.iter().for_each(|name| process.put("acme", name, &body));
+        end(process);
+        let process = Process::start_with(directory.path(), 100 * MIB, 7);
+        assert!(names.iter().all(|name| process.get("acme", name) == body), "a larger one has all of it");
+        process.put("acme", "/later", &body);
+        end(process);
+        // Segments of both sizes are there: of two and of three mebibytes.
+        let process = Process::start_with(directory.path(), 8 * MIB, 7);
+        let there: Vec<bool> = names.iter().map(|name| process.get("acme", name) == body).collect();
+        assert!(process.told().size <= 8 * MIB && process.get("acme", "/later") == body);
+        assert!(!there[0] && there[19], "what was written last stays: {there:?}");
+        for turn in 0..60 {
+            process.put("acme", &format!("/new/{turn}"), &body);
+            assert!(process.told().size <= 8 * MIB);
+        }
+        assert_eq!(process.get("acme", "/new/59"), body);
+        assert_eq!(process.told().standing, Standing::Serving);
+    }
+}
+
+#[test]
+fn how_far_the_log_was_read_is_known_to_the_next_process_with_what_was_purged() {
+    let place = |millis| LogPlace { log: 9, place: Place { millis, number: 0 } };
+    let read = |process: &Process| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(process.disk().log_place(PATIENCE))
+    };
+    for end in restarts() {
+        let directory = directory();
+        let process = Process::start(directory.path());
+        assert_eq!(read(&process), None);
+        process.put("acme", "/a", "purged");
+        process.memory.purge(Label::path("h", "/a"), Purge::Hard, NOW);
+        process.disk().log_read(place(5));
+        assert!(process.purge(Label::path("h", "/b"), Purge::Hard), "what is written down after it has it");
+        end(process);
+        let process = Process::start(directory.path());
+        assert_eq!((read(&process), process.get("acme", "/a")), (Some(place(5)), "nothing".to_owned()));
+        end(process);
+        let process = Process::start(directory.path());
+        assert_eq!(read(&process), Some(place(5)), "it stays where nobody reads on");
+    }
 }
 
 #[test]

@@ -90,8 +90,8 @@ fn open(shared: &Shared, ground: &Ground, size: u64, spoilt: &mut bool) -> io::R
         *spoilt = false;
         store = Store::open(ground.clone(), size, shared.boot)?;
     }
-    let (purges, up_to) = shared.ledger.begin();
-    if let Err(error) = store.note(&purges) {
+    let (waiting, up_to) = shared.ledger.begin();
+    if let Err(error) = store.note(&waiting) {
         *spoilt = store.give_up().is_err();
         return Err(error);
     }
@@ -146,12 +146,12 @@ fn serve(shared: &Shared, jobs: &Receiver<Job>, mut store: Store, spoilt: &mut b
 }
 
 fn write_purges(shared: &Shared, store: &mut Store) -> Result<(), String> {
-    let (purges, up_to) = match shared.ledger.take() {
+    let (waiting, up_to) = match shared.ledger.take() {
         Ok(waiting) => waiting,
         Err(_) => shared.ledger.begin(),
     };
-    if !purges.is_empty() {
-        store.note(&purges).map_err(|error| format!("a purge could not be written down: {error}"))?;
+    if store.has_to_note(&waiting) {
+        store.note(&waiting).map_err(|error| format!("a purge could not be written down: {error}"))?;
         shared.ledger.wrote(up_to);
     }
     Ok(())
@@ -185,7 +185,7 @@ fn close(shared: &Shared, mut store: Store) {
     let rest = shared.ledger.stop();
     shared.leave(Standing::Away("it is closed".to_owned()));
     let closed = match rest {
-        Ok(purges) if !shared.removed.load(Relaxed) && store.note(&purges).is_ok() => store.close(),
+        Ok(waiting) if !shared.removed.load(Relaxed) && store.note(&waiting).is_ok() => store.close(),
         _ => store.give_up(),
     };
     if closed.is_err() {
