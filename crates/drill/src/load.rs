@@ -52,6 +52,8 @@ pub struct Source {
     pub objects: Objects,
     /// Whether they change it, by a `POST`, and do not only look at it.
     pub writes: bool,
+    /// Whether each request says by a key which one it is, the same with each try.
+    pub keys: bool,
     /// From when on they ask how often: seconds, and requests per second.
     pub rates: Vec<(f64, f64)>,
     /// How long they wait for an answer.
@@ -76,6 +78,7 @@ impl Source {
             path: "/".to_owned(),
             objects: Objects::One,
             writes: false,
+            keys: false,
             rates: vec![(0.0, rate)],
             timeout: Duration::from_secs(2),
             tries: 1,
@@ -277,6 +280,9 @@ impl Shared {
         let mut request = Request::from(request);
         if let Some(tenant) = &source.tenant {
             request.headers_mut().insert("x-tenant", HeaderValue::from_str(tenant).ok()?);
+        }
+        if source.keys {
+            request.headers_mut().insert("idempotency-key", HeaderValue::from(name));
         }
         let kept = self.idle.borrow_mut().pop().filter(|_| !source.fresh);
         if let Some(mut kept) = kept

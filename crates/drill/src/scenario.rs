@@ -9,6 +9,7 @@ mod cache_stampede;
 mod connection_flood;
 mod dead_upstream;
 mod deadline_inversion;
+mod duplicate_payment;
 mod hot_key;
 mod noisy_neighbour;
 mod peak;
@@ -31,7 +32,7 @@ use crate::load::Driven;
 use crate::run::{RunError, Setting};
 
 /// All drills, in the order in which they are listed.
-pub const ALL: [Drill; 17] = [
+pub const ALL: [Drill; 18] = [
     noisy_neighbour::DRILL,
     retry_storm::DRILL,
     slow_endpoint::DRILL,
@@ -49,6 +50,7 @@ pub const ALL: [Drill; 17] = [
     hot_key::DRILL,
     scan_resistance::DRILL,
     purge_storm::DRILL,
+    duplicate_payment::DRILL,
 ];
 
 /// The drill of this name.

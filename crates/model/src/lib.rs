@@ -17,6 +17,7 @@ pub mod gate;
 pub mod headers;
 pub mod health;
 pub mod host;
+pub mod idempotency;
 pub mod limit;
 pub mod message;
 pub mod method;

@@ -77,6 +77,11 @@ pub struct Receipt {
     pub sampled_out: bool,
     /// What the cache did: `hit`, `stale`, `revalidated`, `miss`, `bypass`; `None`: the route is not cached.
     pub cache: Option<&'static str>,
+    /// What became of its idempotency key: `first`, `replayed`, `joined`, `released`, `unkept`, `unknown`, `unrecorded`;
+    /// `None`: it had none that counted.
+    pub idempotency: Option<&'static str>,
+    /// Whether an upstream may have seen a request that it has not answered, or whose answer was not taken.
+    pub reached: bool,
     /// How the exchange ended.
     pub end: End,
     /// The names of the injected faults that struck it.
@@ -194,6 +199,8 @@ pub enum Step {
         /// Why, in a word; of a hit: where it was found. Empty: there is nothing to say.
         because: &'static str,
     },
+    /// What became of its idempotency key, as in [`Receipt::idempotency`].
+    Idempotent(&'static str),
     /// The ladder's next rung was taken (`upstream NAME`, `fixed`).
     Fallback(Arc<str>),
     /// At this level of load its route does without this (`upstream`, `route`).
@@ -236,6 +243,8 @@ impl Receipt {
             load: 0,
             sampled_out: false,
             cache: None,
+            idempotency: None,
+            reached: false,
             end: End::Open,
             fault: None,
             events: SmallVec::new(),

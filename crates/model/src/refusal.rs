@@ -132,6 +132,17 @@ kinds! {
     LIMIT_BODY = "limit.body", 413, "Request body larger than the plan allows", Tenant, Never, "http_request_denied", 8;
     // The cache.
     CACHE_ONLY = "cache.only-if-cached", 504, "Not stored", Client, Never, "http_request_denied", 14;
+    // Idempotency, and the store that it is kept in.
+    IDEMPOTENCY_KEY_MISSING = "idempotency.key-missing", 400, "Idempotency key required", Client, Never, "http_request_denied", 3;
+    IDEMPOTENCY_KEY_INVALID = "idempotency.key-invalid", 400, "Invalid idempotency key", Client, Never, "http_request_error", 3;
+    IDEMPOTENCY_STREAM = "idempotency.stream", 400, "Streams are not repeated", Client, Never, "http_request_denied", 12;
+    IDEMPOTENCY_BODY = "idempotency.body-too-large", 413, "Request body too large for an idempotency key", Client, Never, "http_request_error", 8;
+    IDEMPOTENCY_MISMATCH = "idempotency.mismatch", 422, "Idempotency key used for another request", Client, Never, "http_request_denied", 9;
+    IDEMPOTENCY_IN_PROGRESS = "idempotency.in-progress", 409, "First request still under way", Client, Later, "http_request_denied", 10;
+    IDEMPOTENCY_UNKNOWN = "idempotency.unknown", 409, "Outcome of the first request unknown", Upstream, Never, "http_request_denied", 9;
+    IDEMPOTENCY_NOT_KEPT = "idempotency.not-kept", 409, "Answer was not kept", Upstream, Never, "http_request_denied", 6;
+    IDEMPOTENCY_FULL = "idempotency.full", 429, "Too many idempotency keys", Tenant, Later, "http_request_denied", 8;
+    STORE_UNAVAILABLE = "store.unavailable", 503, "Store cannot be written to", Operator, Later, "proxy_internal_error", 14;
     // Time.
     DEADLINE_EXCEEDED = "deadline.exceeded", 504, "Deadline exceeded", Upstream, Later, "connection_read_timeout", 4;
     DEADLINE_UNREACHABLE = "deadline.unreachable", 504, "Deadline cannot be met", Client, Later, "http_request_denied", 4;

@@ -96,6 +96,38 @@ impl Exchange {
         }
     }
 
+    /// What is answered from now on, by somebody who does not end with this one's client: the request, and the receipt.
+    /// Until it is [taken back](Exchange::take_back) nothing is left here to be answered or recorded.
+    #[must_use]
+    pub fn lend(&mut self) -> Exchange {
+        let open =
+            Open { receipt: None, request_bytes: OnceCell::new(), recorder: Rc::clone(&self.open.recorder) };
+        Exchange {
+            head: std::mem::take(&mut self.head),
+            seen: self.seen,
+            body: self.body.take(),
+            ahead: self.ahead.take(),
+            connection: Rc::clone(&self.connection),
+            host: Arc::clone(&self.host),
+            client: self.client,
+            form: self.form,
+            trusted: self.trusted,
+            timing: self.timing,
+            started: self.started,
+            upgrade: self.upgrade.take(),
+            upgraded: self.upgraded.take(),
+            sticky: self.sticky.take(),
+            fault: self.fault.take(),
+            behind: self.behind,
+            open: std::mem::replace(&mut self.open, open),
+        }
+    }
+
+    /// Takes back what was lent.
+    pub fn take_back(&mut self, lent: Exchange) {
+        *self = lent;
+    }
+
     /// Notes that something happened just now.
     pub fn note(&self, step: Step) {
         self.open.receipt_mut().note(clock::now(), step);

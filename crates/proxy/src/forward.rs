@@ -97,6 +97,7 @@ pub async fn forward(
                 return Ok(response);
             }
             Ok(response) if !matches!(failed, Some(Outcome::Answered(_))) => {
+                exchange.open.receipt_mut().reached |= matches!(response.body(), Content::Answer(_));
                 failed = Some(Outcome::Answered(Box::new(response)));
             }
             Ok(_) => {}

@@ -12,6 +12,7 @@ mod entropy;
 mod exchange;
 mod fault;
 mod forward;
+pub mod idempotency;
 mod identify;
 mod lifecycle;
 mod limit;

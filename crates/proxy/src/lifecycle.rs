@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! admit -> route -> protect -> identify -> authorize -> limit -> fault -> decide -> forward, redirect or respond -> settle
+//!                                                                   '- idempotency: once for each key -'
 //! ```
 //!
 //! A straight function over stage modules: the stages are a closed set in a fixed order. What a stage found out is
@@ -29,6 +30,7 @@ use crate::decide::{Decision, decide};
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
 use crate::fault::InItsPlace;
+use crate::idempotency::stage as idempotency;
 use crate::limit::{Permitted, Policies};
 use crate::protect::Guard;
 use crate::recorder::Recorder;
@@ -79,6 +81,12 @@ impl Proxy {
         *self.site.borrow_mut() = Rc::new(site);
     }
 
+    /// Waits until nothing is under way any more whose client may have left.
+    pub async fn finished(&self) {
+        let idempotency = Arc::clone(&self.site.borrow().idempotency);
+        idempotency.finished().await;
+    }
+
     /// Answers one request, whatever happens.
     async fn exchange(
         self: Rc<Self>,
@@ -112,11 +120,29 @@ impl Proxy {
             None => None,
             Some(struck) => Box::pin(fault::suffer(site, exchange, &routed, struck)).await,
         };
+        let (response, permitted) = match &routed.route.settings.idempotency {
+            None => (self.effect(site, exchange, &routed, &permitted, instead).await?, permitted),
+            Some(settings) => {
+                let onward = idempotency::Onward { proxy: self, site, routed: &routed, settings };
+                Box::pin(idempotency::answer(onward, exchange, permitted, instead)).await?
+            }
+        };
+        Ok(respond::permitted(response, permitted))
+    }
+
+    /// What the request comes to: from the cache, or from whoever is decided on. What it changes is purged.
+    pub(crate) async fn effect(
+        self: &Rc<Self>,
+        site: &Pinned,
+        exchange: &mut Exchange,
+        routed: &Routed<'_>,
+        permitted: &Permitted,
+        instead: InItsPlace,
+    ) -> Result<Response<Content>, Refusal> {
         let written = Write::of(exchange, site);
         let mut response = match &routed.route.settings.cache {
-            None => self.decided(site, exchange, &routed, &permitted, instead).await?,
+            None => self.decided(site, exchange, routed, permitted, instead).await?,
             Some(settings) => {
-                let (routed, permitted) = (&routed, &permitted);
                 let onward = Onward { proxy: self, site, routed, permitted, settings };
                 match instead {
                     Some(instead) => Box::pin(stage::struck(onward, exchange, instead)).await?,
@@ -133,7 +159,7 @@ impl Proxy {
             // What it changed is not served by the next process either.
             site.cache.purges_written().await;
         }
-        Ok(respond::permitted(response, permitted))
+        Ok(response)
     }
 
     /// What answers where nothing is cached.

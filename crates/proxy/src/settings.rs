@@ -17,6 +17,8 @@ use tidegate_model::route::{Match, Split};
 use tidegate_model::tenant::RouteLimits;
 use tidegate_upstream::settings::RetrySettings;
 
+use crate::idempotency::IdempotencySettings;
+
 /// Everything the stages of an exchange read, resolved. One snapshot is swapped in by a reload.
 #[derive(Clone, Debug)]
 pub struct ProxySettings {
@@ -169,6 +171,8 @@ pub struct RouteSettings {
     pub degrade: Degrade,
     /// Whether and how its answers are kept.
     pub cache: Option<CacheSettings>,
+    /// Whether and how repeats have one effect.
+    pub idempotency: Option<IdempotencySettings>,
 }
 
 /// How a route's answers are kept.

@@ -19,6 +19,7 @@ use tidegate_wire::clock;
 use crate::cache::serve::Shared;
 use crate::exchange::Open;
 use crate::fault::{FaultBody, Injected};
+use crate::idempotency::Resumed;
 use crate::pace::{self, Pace};
 
 /// A response's body with all that ends with it.
@@ -44,6 +45,8 @@ pub enum Content {
     Cut,
     /// The cache's.
     Cached(Box<Shared>),
+    /// The upstream's, of which the beginning is here already.
+    Resumed(Box<Resumed>),
 }
 
 impl Content {
@@ -55,6 +58,7 @@ impl Content {
             Content::Answer(body) => return Pin::new(body).poll_frame(context),
             Content::Faulted(body) => return body.poll_frame(context),
             Content::Cached(body) => return Pin::new(&mut **body).poll_frame(context),
+            Content::Resumed(body) => return body.poll_frame(context),
             Content::Cut => Some(Err(Injected.into())),
         })
     }
@@ -68,6 +72,7 @@ impl Content {
             Content::Answer(body) => body.is_end_stream(),
             Content::Faulted(body) => body.is_end_stream(),
             Content::Cached(body) => body.is_end_stream(),
+            Content::Resumed(body) => body.is_end_stream(),
             Content::Cut => false,
         }
     }
@@ -81,6 +86,7 @@ impl Content {
             Content::Answer(body) => body.size_hint(),
             Content::Faulted(body) => body.size_hint(),
             Content::Cached(body) => body.size_hint(),
+            Content::Resumed(body) => body.size_hint(),
             Content::Cut => SizeHint::new(),
         }
     }

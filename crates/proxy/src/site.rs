@@ -11,6 +11,7 @@ use tidegate_wire::clock;
 
 use crate::cache::Cache;
 use crate::fault::Faults;
+use crate::idempotency::Idempotency;
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
 use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung, TenantSource};
 
@@ -32,6 +33,8 @@ pub struct Site {
     pub cache: Arc<Cache>,
     /// Whose answers are kept.
     pub caches: Caches,
+    /// What was done under a key, and what is.
+    pub idempotency: Arc<Idempotency>,
 }
 
 /// A site as exchanges of one core hold it: by this core's own count. That of the `Arc` would be contended over all cores,
@@ -53,6 +56,8 @@ pub struct Standing {
     pub faults: Arc<Faults>,
     /// The cache.
     pub cache: Arc<Cache>,
+    /// What was done under a key, and what is.
+    pub idempotency: Arc<Idempotency>,
 }
 
 /// A route with everything that it names looked up.
@@ -172,6 +177,7 @@ impl Site {
             faults: Arc::clone(&standing.faults),
             cache: Arc::clone(&standing.cache),
             caches: Caches::of(&settings.routes),
+            idempotency: Arc::clone(&standing.idempotency),
             settings,
         })
     }

@@ -226,7 +226,13 @@ pub async fn stop(process: &Arc<Process>) {
         tracing::warn!("some exchanges did not end in time and were cut");
     }
     let gate = Arc::clone(&process.gate);
-    let _ = tokio::task::spawn_blocking(move || gate.standing.cache.close(LAST_ANSWERS)).await;
+    let _ = tokio::task::spawn_blocking(move || {
+        if let Some(store) = gate.standing.idempotency.store() {
+            store.close();
+        }
+        gate.standing.cache.close(LAST_ANSWERS);
+    })
+    .await;
     let gate = Arc::clone(&process.gate);
     // It fails only if writing panicked: then there is no log to wait for.
     let _ = tokio::task::spawn_blocking(move || gate.telemetry.finish(LAST_LINES)).await;

@@ -32,6 +32,9 @@ pub const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// What the cache does with an exchange.
 pub const CACHE_OUTCOMES: [&str; 7] = ["hit", "stale", "revalidated", "collapsed", "miss", "bypass", BEHIND];
+/// What becomes of an exchange's idempotency key.
+pub const KEY_OUTCOMES: [&str; 7] =
+    ["first", "replayed", "joined", "released", "unkept", "unknown", "unrecorded"];
 /// An exchange that no client asked for: what is stored is refreshed.
 const BEHIND: &str = "refresh";
 /// Routes with metrics of their own; the names of a thousand reloads must not pile up.
@@ -81,6 +84,8 @@ pub struct RouteCells {
     pub client_gone: u64,
     /// Exchanges by what the cache did, as in [`CACHE_OUTCOMES`].
     pub cache: [u64; CACHE_OUTCOMES.len()],
+    /// Exchanges by what became of their idempotency key, as in [`KEY_OUTCOMES`].
+    pub keys: [u64; KEY_OUTCOMES.len()],
 }
 
 /// The last receipts, the oldest first.
@@ -217,6 +222,7 @@ impl RouteCells {
         self.bytes_out += other.bytes_out;
         self.client_gone += other.client_gone;
         self.cache.iter_mut().zip(other.cache).for_each(|(sum, one)| *sum += one);
+        self.keys.iter_mut().zip(other.keys).for_each(|(sum, one)| *sum += one);
     }
 
     fn record(&mut self, receipt: &Receipt) {
@@ -227,6 +233,11 @@ impl RouteCells {
             if outcome == BEHIND {
                 return;
             }
+        }
+        if let Some(place) =
+            receipt.idempotency.and_then(|one| KEY_OUTCOMES.iter().position(|name| *name == one))
+        {
+            self.keys[place] += 1;
         }
         let class = receipt.status.map_or(0, |status| usize::from(status.as_u16() / 100)).min(5);
         self.classes[class] += 1;

@@ -12,7 +12,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidegate_model::tenant::Tenants;
 use tidegate_proxy::cache::Cache;
+use tidegate_proxy::idempotency::Idempotency;
 use tidegate_proxy::{Entropy, Guard, Proxy, Shield, Site, SiteError, Standing};
+use tidegate_store::{OpenError, Store};
 use tidegate_upstream::{Caller, Upstreams};
 use tidegate_wire::clock;
 use tidegate_wire::listen::{BindError, bind};
@@ -84,6 +86,9 @@ pub enum WiringError {
     /// The access log cannot be written.
     #[error("{}", crate::run::chain(.0))]
     Log(#[from] LogWriterError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
     /// More than one of these.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Several(Vec<WiringError>),
@@ -95,6 +100,7 @@ impl WiringError {
     pub fn failures(&self) -> Vec<Failure> {
         match self {
             WiringError::Bind(errors) => errors.iter().map(unbound).collect(),
+            WiringError::Store(error) => vec![Failure::new(Spot::Store, error.to_string())],
             WiringError::Log(_) => vec![Failure::new(Spot::AccessLog, self.to_string())],
             WiringError::Certificates(errors) => {
                 errors.iter().map(|error| Failure::new(Spot::Whole, error.to_string())).collect()
@@ -153,13 +159,18 @@ impl Gate {
             verifiers: Arc::default(),
             faults: Arc::default(),
             cache: Arc::new(Cache::new(config.proxy.cache)),
+            idempotency: Arc::new(Idempotency::default()),
         };
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers).map_err(WiringError::from);
-        let (sockets, telemetry) = match (bind_new(&config.listeners, &[], workers), opened) {
-            (Ok(sockets), Ok(telemetry)) => (sockets, Arc::new(telemetry)),
-            (bound, opened) => {
-                let errors = bound.err().into_iter().chain(opened.err());
+        let store = open_store(&config, &standing);
+        let (sockets, telemetry) = match (bind_new(&config.listeners, &[], workers), opened, store) {
+            (Ok(sockets), Ok(telemetry), Ok(store)) => {
+                keep_in(&standing, store);
+                (sockets, Arc::new(telemetry))
+            }
+            (bound, opened, store) => {
+                let errors = bound.err().into_iter().chain(opened.err()).chain(store.err());
                 return Err(WiringError::Several(errors.collect()));
             }
         };
@@ -232,6 +243,7 @@ impl Gate {
         let sockets = bind_new(&config.listeners, &self.listening(), self.cores.len())?;
         let upstreams = self.standing.upstreams.prepare(config.upstreams.clone())?;
         let site = Arc::new(Site::build(config.proxy.clone(), &self.standing, &upstreams)?);
+        keep_in(&self.standing, open_store(&config, &self.standing)?);
         for setting in restart_needed(&before, &config) {
             tracing::warn!("`{setting}` takes effect after a restart");
         }
@@ -349,8 +361,26 @@ fn restart_needed(before: &Config, after: &Config) -> impl Iterator<Item = &'sta
         ("workers", before.workers != after.workers),
         ("[control]", before.control != after.control),
         ("[log]", before.log != after.log),
+        // One that there was not before is opened at once.
+        ("[store]", before.store.is_some() && before.store != after.store),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(setting, _)| setting)
+}
+
+/// Opens the store that is configured, unless one is open: another one takes a new process.
+fn open_store(config: &Config, standing: &Standing) -> Result<Option<Arc<Store>>, WiringError> {
+    match &config.store {
+        Some(settings) if standing.idempotency.store().is_none() => {
+            Ok(Some(Arc::new(Store::open(settings.clone())?)))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn keep_in(standing: &Standing, store: Option<Arc<Store>>) {
+    if let Some(store) = store {
+        standing.idempotency.keep_in(store);
+    }
 }
 
 fn load_certificates(config: &Config) -> Result<Option<CertificateSet>, WiringError> {
@@ -406,7 +436,11 @@ async fn serve(proxy: &Rc<Proxy>, server: &Rc<Server<Proxy>>, mut commands: mpsc
             Command::Close(address) => server.close(address),
             // Whoever asked may have given up.
             Command::Reached(done) => drop(done.send(())),
-            Command::Drain => return server.drain().await,
+            Command::Drain => {
+                server.drain().await;
+                // What was begun under a key is finished, though its client may have left.
+                return proxy.finished().await;
+            }
         }
     }
 }

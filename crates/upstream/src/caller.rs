@@ -491,6 +491,7 @@ impl<'a> Tries<'a> {
         let hindrance = self.hindrance(&result, sent, number, pause);
         match (hindrance, result) {
             (None, Ok(answered)) => {
+                self.plan.receipt.borrow_mut().reached = true;
                 self.tried.push(answered.endpoint.id);
                 self.refill();
                 // Its connection is worth more than the few bytes that are left of a small answer.
@@ -498,6 +499,7 @@ impl<'a> Tries<'a> {
                 Next::Again(pause)
             }
             (None, Err(failed)) => {
+                self.reached(failed.sent);
                 self.tried.extend(failed.endpoint);
                 self.refill();
                 Next::Again(pause)
@@ -508,9 +510,19 @@ impl<'a> Tries<'a> {
                 }
                 match result {
                     Ok(answered) => Next::Done(answered),
-                    Err(failed) => Next::Failed(failed.refusal),
+                    Err(failed) => {
+                        self.reached(failed.sent);
+                        Next::Failed(failed.refusal)
+                    }
                 }
             }
+        }
+    }
+
+    /// Notes that the upstream may have seen what it has not answered.
+    fn reached(&self, sent: Sent) {
+        if sent == Sent::Perhaps {
+            self.plan.receipt.borrow_mut().reached = true;
         }
     }
 

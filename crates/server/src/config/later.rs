@@ -4,10 +4,8 @@
 use super::tree::{Node, Value};
 
 /// Keys, by the table they stand in.
-const KEYS: [(&str, &[&str]); 4] = [
-    ("Config", &["acme", "flag", "otlp", "queue", "saga", "schedule", "store", "topic", "webhook"]),
-    ("Route", &["idempotency"]),
-    ("RouteDefaults", &["idempotency"]),
+const KEYS: [(&str, &[&str]); 2] = [
+    ("Config", &["acme", "flag", "otlp", "queue", "saga", "schedule", "topic", "webhook"]),
     ("Plan", &["quota"]),
 ];
 

@@ -192,6 +192,7 @@ impl Reading {
             protect: resolved.protect,
             redis: resolved.redis,
             shared: resolved.shared,
+            store: resolved.store,
             workers,
             drain: raw.drain.time.0,
             upstreams: resolved.upstreams,

@@ -16,6 +16,7 @@ pub struct Places {
     listeners: Vec<(SocketAddr, Place)>,
     control: Vec<(ControlAddress, Place)>,
     access_log: Option<Place>,
+    store: Option<Place>,
 }
 
 /// What a failure is about.
@@ -27,6 +28,8 @@ pub enum Spot {
     Control(ControlAddress),
     /// The access log's file.
     AccessLog,
+    /// The store's directory.
+    Store,
     /// The configuration as a whole.
     Whole,
 }
@@ -82,6 +85,7 @@ impl Places {
             listeners: listeners.collect(),
             control: control.collect(),
             access_log: tree.get("log").and_then(|log| log.get("access")).map(|node| node.place.clone()),
+            store: tree.get("store").and_then(|store| store.get("url")).map(|node| node.place.clone()),
             sources: sources.into(),
         }
     }
@@ -106,6 +110,7 @@ impl Places {
                 self.control.iter().find(|(address, _)| address == wanted).map(|(_, place)| place.clone())
             }
             Spot::AccessLog => self.access_log.clone(),
+            Spot::Store => self.store.clone(),
             Spot::Whole => None,
         }
     }

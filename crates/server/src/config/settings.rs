@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidegate_model::credential::Digest;
 use tidegate_proxy::cache::far::FarSettings;
 use tidegate_proxy::settings::ProxySettings;
+use tidegate_store::StoreSettings;
 use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub redis: Option<RedisSettings>,
     /// What all nodes share of the cache.
     pub shared: Option<FarSettings>,
+    /// Where what must survive a crash is kept.
+    pub store: Option<StoreSettings>,
     /// Threads that carry traffic, each with a runtime of its own.
     pub workers: NonZeroUsize,
     /// How long exchanges may take to finish after SIGTERM.

@@ -217,6 +217,13 @@ impl Checker<'_> {
             "path" => self.join(text),
             "url-or-path" if !is_url(text) => self.join(text),
             "log-target" if text != "stdout" && text != "off" => self.join(text),
+            "store-url" => {
+                if let Some(path) = text.strip_prefix("sqlite:") {
+                    let mut path = path.to_owned();
+                    self.join(&mut path);
+                    *text = format!("sqlite:{path}");
+                }
+            }
             "control-address" => {
                 if let Some(path) = text.strip_prefix("unix:") {
                     let mut path = path.to_owned();

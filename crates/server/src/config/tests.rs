@@ -9,6 +9,7 @@ use super::Config;
 mod cache;
 mod files;
 mod redis;
+mod store;
 mod tenants;
 
 /// A directory of a test's own, removed with it.
@@ -145,11 +146,7 @@ concurrency = { max = 4 }
 [[route]]
 path = "/b"
 upstream = "app"
-defer = "always"
-[[route]]
-path = "/c"
-upstream = "app"
-idempotency = {}"#,
+defer = "always""#,
         r#"
 error: `queue` is not in this version
  --> t.toml:1:2
@@ -169,13 +166,7 @@ error: `defer = "always"` is not in this version
 11 | defer = "always"
    |         ^^^^^^^^
 
-error: `idempotency` is not in this version
-  --> t.toml:15:1
-   |
-15 | idempotency = {}
-   | ^^^^^^^^^^^
-
-4 problems"#,
+3 problems"#,
     );
 }
 

@@ -87,6 +87,11 @@ scalar!(
     LogTarget(String), "log-target", "stdout", "\"stdout\", \"off\" or a path", parse_log_target, Clone::clone
 );
 
+scalar!(
+    /// Where the store is, as its directory.
+    StoreUrl(PathBuf), "store-url", "sqlite:tidegate-data", "where the store is", parse_store_url, show_store_url
+);
+
 /// Where a JSON Web Key Set is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JwksAt {
@@ -113,7 +118,7 @@ const fn row<F: Format>() -> Row {
 }
 
 /// Every format there is.
-pub static FORMATS: [Row; 24] = [
+pub static FORMATS: [Row; 25] = [
     row::<scalar::Time>(),
     row::<scalar::Size>(),
     row::<scalar::PerTime>(),
@@ -138,6 +143,7 @@ pub static FORMATS: [Row; 24] = [
     row::<File>(),
     row::<Jwks>(),
     row::<LogTarget>(),
+    row::<StoreUrl>(),
 ];
 
 /// A sentence for a client made part of a sentence for an operator: without capital and full stop.
@@ -365,6 +371,20 @@ fn parse_log_target(text: &str) -> Result<String, String> {
     parse_file(text).map(|_| text.to_owned())
 }
 
+fn parse_store_url(text: &str) -> Result<PathBuf, String> {
+    match text.split_once(':') {
+        Some(("sqlite", directory)) => parse_file(directory),
+        Some(("postgres" | "postgresql", _)) => {
+            Err("`postgres://` is not in this version: write \"sqlite:DIRECTORY\"".to_owned())
+        }
+        _ => Err("write \"sqlite:DIRECTORY\"".to_owned()),
+    }
+}
+
+fn show_store_url(directory: &std::path::Path) -> String {
+    format!("sqlite:{}", directory.display())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -392,6 +412,8 @@ mod tests {
         check::<Host>("a.example:80", "a host is matched without its port");
         check::<Path>("v1", "the path must begin with a slash");
         check::<Verb>("get", "methods are upper case: write \"GET\"");
+        check::<StoreUrl>("data", "write \"sqlite:DIRECTORY\"");
+        check::<StoreUrl>("sqlite:", "a path is not empty");
         check::<DnsName>("app", "`app` has no port: write \"app:80\"");
         check::<DnsName>("10.0.0.1:80", "`10.0.0.1` is an address: write endpoints = [\"10.0.0.1:80\"]");
         assert_eq!(

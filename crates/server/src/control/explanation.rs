@@ -33,6 +33,7 @@ pub fn json(receipt: &Receipt) -> Value {
         "upstream_ms": in_millis(receipt.upstream_time),
         "duration_ms": millis(receipt, receipt.ended),
         "end": receipt.end.name(),
+        "idempotency": receipt.idempotency,
         "fault": receipt.fault,
         "steps": steps,
         "steps_dropped": receipt.events_dropped,
@@ -78,6 +79,20 @@ fn fault(kind: &Kind) -> String {
     }
 }
 
+/// What became of an idempotency key, as in [`Receipt::idempotency`].
+fn key(outcome: &str) -> &str {
+    match outcome {
+        "first" => "claimed, on disk: the request is made",
+        "replayed" => "the request was made before, and its answer is told again",
+        "joined" => "the first request was awaited, and its answer is told again",
+        "released" => "the request had no effect, and the key is free again",
+        "unkept" => "the answer is passed on and not kept",
+        "unknown" => "the request was sent and not answered: nobody knows whether it had an effect",
+        "unrecorded" => "the store could not be told what became of the request",
+        other => other,
+    }
+}
+
 fn in_words(receipt: &Receipt, step: &Step) -> String {
     match step {
         Step::Routed => format!("matched route `{}`", receipt.route.as_deref().unwrap_or_default()),
@@ -111,6 +126,7 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::Cached { outcome, because: "" } => format!("cache: {outcome}"),
         Step::Cached { outcome: "hit", because: tier } => format!("cache: hit, from {tier}"),
         Step::Cached { outcome, because } => format!("cache: {outcome}, because of {because}"),
+        Step::Idempotent(outcome) => format!("idempotency key: {}", key(outcome)),
         Step::Fallback(rung) => format!("took the ladder's next rung: {rung}"),
         Step::Exceeded(limit) => format!("limit `{limit}` has nothing left"),
         Step::Refused(code, why) if why.is_empty() => format!("refused: {code}"),

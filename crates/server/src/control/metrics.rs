@@ -9,6 +9,7 @@ use tidegate_model::fault::Kind;
 use tidegate_model::tenant::Tenants;
 use tidegate_proxy::CoreShield;
 use tidegate_proxy::cache::disk::Standing as DiskStanding;
+use tidegate_store::State;
 use tidegate_upstream::{Admin, EndpointStatus, FilesStatus, ShardStatus, UpstreamStatus};
 use tidegate_wire::clock;
 
@@ -21,11 +22,12 @@ use crate::telemetry::{
     CACHE_REQUESTS, CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS,
     ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition,
     FAULTS, FAULTS_STRUCK, FILES_ACTIVE, FILES_FAILURES, FILES_REQUESTS, FILES_WAITED, GATE_REFUSED,
-    GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT,
-    LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST,
-    PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS,
-    SENT, SHARD_REFUSED, SHARD_SPILLED, SHARED, SHEDDING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
-    UPSTREAM_LEVEL,
+    GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, KEY_OUTCOMES, KEYS, LAG, LEVEL, LINES_DROPPED,
+    LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES,
+    PURGES_LOST, PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells,
+    SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHARED, SHEDDING, STORE_BYTES, STORE_BYTES_MAX,
+    STORE_COMMANDS, STORE_COMMITS, STORE_RECORDS, STORE_SWEPT, STORE_UP, STORE_WAITING, TENANT_REFUSED,
+    TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -87,6 +89,7 @@ pub fn text(process: &Process) -> String {
         out.sample(FAULTS_STRUCK.name, &[("kind", kind)], count);
     }
     redis(&mut out, process);
+    store(&mut out, process);
     cache(&mut out, process);
     cache_disk(&mut out, process);
     out.family(&RELOADS);
@@ -110,6 +113,27 @@ fn cache(out: &mut Exposition, process: &Process) {
     ] {
         out.family(&metric);
         out.sample(metric.name, &[], value);
+    }
+}
+
+fn store(out: &mut Exposition, process: &Process) {
+    let Some(store) = process.gate.standing.idempotency.store() else { return };
+    let told = store.standing();
+    for (metric, value) in [
+        (STORE_UP, u64::from(told.state == State::Serving)),
+        (STORE_RECORDS, told.records),
+        (STORE_BYTES, told.bytes),
+        (STORE_BYTES_MAX, told.bytes_max),
+        (STORE_WAITING, told.waiting),
+        (STORE_COMMITS, told.commits),
+        (STORE_SWEPT, told.swept),
+    ] {
+        out.family(&metric);
+        out.sample(metric.name, &[], value);
+    }
+    out.family(&STORE_COMMANDS);
+    for (outcome, count) in [("done", told.done), ("failed", told.failed)] {
+        out.sample(STORE_COMMANDS.name, &[("outcome", outcome)], count);
     }
 }
 
@@ -252,6 +276,12 @@ fn exchanges(out: &mut Exposition, process: &Process) {
     for (name, cells) in &routes {
         for (outcome, count) in CACHE_OUTCOMES.into_iter().zip(cells.cache).filter(|(_, count)| *count > 0) {
             out.sample(CACHE_REQUESTS.name, &[("route", name), ("outcome", outcome)], count);
+        }
+    }
+    out.family(&KEYS);
+    for (name, cells) in &routes {
+        for (outcome, count) in KEY_OUTCOMES.into_iter().zip(cells.keys).filter(|(_, count)| *count > 0) {
+            out.sample(KEYS.name, &[("route", name), ("outcome", outcome)], count);
         }
     }
     out.family(&REFUSALS);

@@ -11,6 +11,7 @@ use tidegate_model::tenant::{RouteLimits, Standing, Tenant};
 use tidegate_model::tick::Tick;
 use tidegate_proxy::cache::Cache;
 use tidegate_proxy::cache::disk::Standing as DiskStanding;
+use tidegate_store::State;
 use tidegate_wire::{clock, files};
 
 use crate::control::faults;
@@ -71,6 +72,7 @@ pub fn status(process: &Process) -> Value {
         "load": load(process),
         "listeners": listeners,
         "redis": gate.redis.status(),
+        "store": store(process),
         "cache": cache(&gate.standing.cache),
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
@@ -80,6 +82,30 @@ pub fn status(process: &Process) -> Value {
             "busiest": tenants,
             "others": {"admitted": others.0, "refused": others.1},
         },
+    })
+}
+
+/// What must survive a crash, and what is under way under a key; null: there is no store.
+fn store(process: &Process) -> Value {
+    let idempotency = &process.gate.standing.idempotency;
+    let Some(store) = idempotency.store() else { return Value::Null };
+    let told = store.standing();
+    let error = match &told.state {
+        State::Failing(why) | State::Stopped(why) => Some(why),
+        State::Serving | State::Full | State::Closed => None,
+    };
+    let (under_way, waiting_for_them) = idempotency.under_way();
+    json!({
+        "path": store.settings().directory.display().to_string(),
+        "state": told.state.name(),
+        "error": error,
+        "records": told.records,
+        "bytes": told.bytes,
+        "size_limit": told.bytes_max,
+        "waiting": told.waiting,
+        "commits": told.commits,
+        "commands": {"done": told.done, "failed": told.failed},
+        "keys": {"under_way": under_way, "awaited_by": waiting_for_them},
     })
 }
 

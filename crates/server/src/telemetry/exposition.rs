@@ -41,6 +41,15 @@ metrics! {
     CACHE_COMING = "tidegate_cache_coming_bytes", "gauge", [], "Bytes of answers that are on their way into the cache.";
     CACHE_AWAITED = "tidegate_cache_awaited", "gauge", [], "Requests to upstreams whose answers others may wait for.";
     CACHE_PURGED = "tidegate_cache_purged_total", "counter", [], "Names that were purged on this node.";
+    KEYS = "tidegate_idempotency_total", "counter", ["route", "outcome"], "Exchanges with an idempotency key by what became of it: `first` (made, and its answer recorded), `replayed` (told what was recorded), `joined` (waited for the first, and was told the same), `released` (had no effect: the key is free again), `unkept` (made, and its answer not kept), `unknown` (sent, and not answered), `unrecorded` (answered, but the store could not be told).";
+    STORE_UP = "tidegate_store_up", "gauge", [], "1: the store's last write went well. Only where `[store]` is configured.";
+    STORE_RECORDS = "tidegate_store_records", "gauge", [], "Records in the store. Only where `[store]` is configured.";
+    STORE_BYTES = "tidegate_store_bytes", "gauge", [], "Bytes that they count for. Only where `[store]` is configured.";
+    STORE_BYTES_MAX = "tidegate_store_limit_bytes", "gauge", [], "The most bytes of its database: `[store] size`. Only where `[store]` is configured.";
+    STORE_WAITING = "tidegate_store_waiting", "gauge", [], "Commands that wait for the store's writing thread. Only where `[store]` is configured.";
+    STORE_COMMITS = "tidegate_store_commits_total", "counter", [], "Transactions that the store has written, an fsync each. Only where `[store]` is configured.";
+    STORE_COMMANDS = "tidegate_store_commands_total", "counter", ["outcome"], "Commands to the store: `done`, `failed`. Only where `[store]` is configured.";
+    STORE_SWEPT = "tidegate_store_swept_total", "counter", [], "Records that came to their end and were removed. Only where `[store]` is configured.";
     REFUSALS = "tidegate_refusals_total", "counter", ["code"], "Refusals; `tidegate explain CODE` tells what a code means.";
     TRIES = "tidegate_upstream_tries_total", "counter", [], "Calls to upstreams, retries and hedges included.";
     ENDPOINT_REQUESTS = "tidegate_endpoint_requests_total", "counter", ["upstream", "endpoint"], "Calls to an endpoint.";

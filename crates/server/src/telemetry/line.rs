@@ -109,6 +109,12 @@ pub(super) const FIELDS: &[Field] = &[
         "its route is not cached",
         "What the cache did: `hit`, `stale`, `revalidated`, `collapsed`, `miss`, `bypass`; `refresh`: no client asked for it.",
     ),
+    field(
+        "idempotency",
+        "text",
+        "it had no key that counted",
+        "What became of its idempotency key: `first`, `replayed`, `joined`, `released`, `unkept`, `unknown`, `unrecorded`; see [idempotency](idempotency.md).",
+    ),
     field("fault", "text", "no injected fault struck it", "The names of the injected faults that struck it."),
     field("load", "number", "there was none", "How overloaded the process or the upstream was, 1 to 3."),
     field(
@@ -158,6 +164,9 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &[u8], query: bo
     }
     if let Some(outcome) = receipt.cache {
         line.plain("cache", outcome.as_bytes());
+    }
+    if let Some(outcome) = receipt.idempotency {
+        line.plain("idempotency", outcome.as_bytes());
     }
     if let Some(fault) = &receipt.fault {
         line.text("fault", fault.as_bytes());
@@ -333,6 +342,7 @@ mod tests {
         receipt.endpoint = Some("127.0.0.1:1".parse().unwrap());
         receipt.tries = 1;
         receipt.cache = Some("hit");
+        receipt.idempotency = Some("first");
         receipt.fault = Some("f".into());
         receipt.load = 2;
         check(&receipt, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());

@@ -199,6 +199,16 @@ fn what_is_marked_as_stale_is_read_on_while_an_import_purges_it() {
 }
 
 #[test]
+fn a_payment_is_made_once_however_often_its_client_asks() {
+    check("duplicate-payment", |runs, _| {
+        let twice = [&runs.off, &runs.on].map(|run| run.sum(|counts| counts.repeats));
+        assert_eq!(twice[1], 0, "no machine is so slow that a payment may be made twice");
+        let served = runs.on.apps[0].served;
+        (twice[0] > 0 && served > 0, (twice, served))
+    });
+}
+
+#[test]
 fn lists_drills_and_knows_none_by_another_name() {
     told(&["list"], 0, "dead-upstream");
     told(&["dead-upstram"], 2, "did you mean `dead-upstream`?");

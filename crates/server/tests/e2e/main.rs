@@ -15,6 +15,7 @@ mod faults;
 mod files;
 mod fuzzed;
 mod gate;
+mod idempotency;
 mod limits;
 mod listeners;
 mod load;

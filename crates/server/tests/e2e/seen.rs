@@ -181,16 +181,21 @@ fn table(page: &str) -> Vec<Vec<String>> {
 fn what_is_scraped_is_what_is_documented() {
     let page = include_str!("../../../../docs/metrics.md").split("\n## ").next().unwrap();
     let origins = [ok(), ok()];
-    let config =
-        app(&[origins[0].address, origins[1].address], "concurrency = 10\nshuffle_shard = 1", "cache = {}");
+    let config = app(
+        &[origins[0].address, origins[1].address],
+        "concurrency = 10\nshuffle_shard = 1",
+        "cache = {}\nidempotency = {}",
+    );
     let disk = tidegate_testkit::Gate::folder("scraped").join("cache");
     let cache =
         format!("[cache]\nredis = {{}}\ndisk = {{ path = \"{}\", size = \"64MiB\" }}\n", disk.display());
     let redis = format!("{cache}[redis]\nurl = \"redis://{}\"\n", nobody());
-    let files = "[upstream.site]\nfiles = \".\"\n";
+    let files = "[upstream.site]\nfiles = \".\"\n[store]\nurl = \"sqlite:store\"\n";
     let gate = gate("scraped", &format!("{config}{files}{redis}"));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);
+    let keyed = "Idempotency-Key: k\r\nContent-Length: 0\r\n";
+    assert_eq!(ask(gate.address, "POST /", keyed).status, 200);
     let label = |sample: &str| -> Vec<String> {
         let Some((_, labels)) = sample.split_once('{') else { return Vec::new() };
         let names = labels.split("\",").map(|label| label.split('=').next().unwrap().to_owned());

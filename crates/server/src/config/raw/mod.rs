@@ -3,6 +3,7 @@
 
 mod redis;
 mod route;
+mod store;
 mod upstream;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ pub use route::{
     Add, Degrade, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults,
     SetTo, Share,
 };
+pub use store::{RouteIdempotency, Store};
 pub use upstream::{
     Adaptive, Balance, Between, Concurrency, Endpoint, FilesTable, Health, Protocol, Upstream, WhenDown,
 };
@@ -53,6 +55,9 @@ pub struct Config {
     pub protect: Protect,
     /// How much the cache keeps. Which routes are cached is said at the routes. See `docs/cache.md`.
     pub cache: CacheRoom,
+    /// Where what must survive a crash is kept. See `docs/idempotency.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Store>,
     /// The Redis through which purges reach all nodes. See `docs/cluster.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,

@@ -8,7 +8,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize};
 use tidegate_model::gate::level::NEVER;
 
-use super::{EnvSecret, FileSecret, Rates, Switch};
+use super::{EnvSecret, FileSecret, Rates, RouteIdempotency, Switch};
 use crate::config::scalar::{Percent, Size, Time};
 use crate::config::text::{Header, HeaderText, Host, Name, Net, Path, PlainPath, Verb};
 
@@ -50,6 +50,9 @@ macro_rules! with_inherited {
             pub response_headers: HeaderChanges,
             /// Whether answers are kept and served again (RFC 9111): `{}`, `true`, or a table.
             pub cache: Switch<RouteCache>,
+            /// Whether requests with the same `Idempotency-Key` have one effect: `{}`, `true`, or a table. It needs a
+            /// `name` and a `[store]`. See `docs/idempotency.md`.
+            pub idempotency: Switch<RouteIdempotency>,
             /// Whether a request may be accepted now and made later.
             pub defer: Defer,
         }
@@ -105,6 +108,7 @@ impl Default for RouteDefaults {
             request_headers: HeaderChanges::default(),
             response_headers: HeaderChanges::default(),
             cache: Switch::Toggle(false),
+            idempotency: Switch::Toggle(false),
             defer: Defer::Never,
         }
     }
@@ -137,6 +141,7 @@ impl Default for Route {
             request_headers: inherited.request_headers,
             response_headers: inherited.response_headers,
             cache: inherited.cache,
+            idempotency: inherited.idempotency,
             defer: inherited.defer,
         }
     }

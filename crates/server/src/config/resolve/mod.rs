@@ -4,6 +4,7 @@
 mod listen;
 mod redis;
 mod route;
+mod store;
 mod tenants;
 mod upstream;
 
@@ -17,6 +18,7 @@ use tidegate_proxy::cache::CacheBounds;
 use tidegate_proxy::cache::disk::{DiskSettings, SIZE_MIN};
 use tidegate_proxy::cache::far::FarSettings;
 use tidegate_proxy::settings::ProxySettings;
+use tidegate_store::StoreSettings;
 use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 
@@ -39,6 +41,7 @@ pub struct Resolved {
     pub protect: ProtectSettings,
     pub redis: Option<RedisSettings>,
     pub shared: Option<FarSettings>,
+    pub store: Option<StoreSettings>,
     pub upstreams: Vec<UpstreamSettings>,
     pub proxy: ProxySettings,
     /// Files that were named in it and whose change is a change of it.
@@ -58,6 +61,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let protect = protect(&mut context, &raw.protect);
     let redis = redis::redis(&mut context, raw);
     let shared = redis::shared(&mut context, raw);
+    let store = store::store(&mut context, raw);
     let upstreams = upstream::upstreams(&mut context, raw);
     let tenants = tenants::tenants(&mut context, raw);
     let routes = route::routes(&mut context, raw);
@@ -81,6 +85,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
             protect,
             redis,
             shared,
+            store,
             upstreams,
             proxy,
             named,

@@ -106,6 +106,7 @@ fn one(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> Option<Route
             raw::Priority::Sheddable => Priority::Sheddable,
         },
         cache: cache(context, raw, node, &action),
+        idempotency: super::store::idempotency(context, raw, node, &action),
         action,
     })
 }
@@ -344,7 +345,7 @@ fn retry(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> RetrySetti
 }
 
 /// Statuses whose range has been checked by the schema.
-fn statuses(raw: &[u16]) -> Vec<StatusCode> {
+pub(super) fn statuses(raw: &[u16]) -> Vec<StatusCode> {
     raw.iter().filter_map(|status| StatusCode::from_u16(*status).ok()).collect()
 }
 

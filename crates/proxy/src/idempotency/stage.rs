@@ -1,0 +1,398 @@
+//! The way of a request through its idempotency.
+//!
+//! Its body is read first: it is part of what tells it from another. From then on the request is made by a task of its
+//! own ([`Work`]), which nobody's leaving ends: what was claimed is finished, or known to have had no effect. The exchange
+//! is lent to it, receipt and all, and comes back with the answer.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, EXPECT, TRAILER};
+use http_body::Body as _;
+use tidegate_model::fields::Fields;
+use tidegate_model::gate::Priority;
+use tidegate_model::idempotency::{
+    Answer, Becomes, Command, Ended, Fingerprint, Kept, Key, Told, becomes, fingerprint,
+};
+use tidegate_model::message::Response;
+use tidegate_model::method::is_safe;
+use tidegate_model::receipt::Step;
+use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::tick::Tick;
+use tidegate_store::{Named, Store, Unavailable};
+use tidegate_wire::{clock, task};
+use tokio::sync::oneshot;
+
+use super::IdempotencySettings;
+use super::desk::{Joined, Lead, Outcome};
+use super::gather::{Gathered, gather};
+use super::kept::{asker, replayed, written};
+use crate::cache::content::Ahead;
+use crate::exchange::Exchange;
+use crate::fault::InItsPlace;
+use crate::forward::{self, deadline_of};
+use crate::lifecycle::Proxy;
+use crate::limit::Permitted;
+use crate::protect::{Held, come_again};
+use crate::request_body::Fault;
+use crate::route::Routed;
+use crate::settle::Content;
+use crate::site::{Pinned, Route};
+
+/// What the stages before have found out.
+#[derive(Clone, Copy)]
+pub struct Onward<'a> {
+    /// The proxy.
+    pub proxy: &'a Rc<Proxy>,
+    /// The site.
+    pub site: &'a Pinned,
+    /// The route.
+    pub routed: &'a Routed<'a>,
+    /// What the route says of it.
+    pub settings: &'a IdempotencySettings,
+}
+
+/// An answer, and the evidence that it may be told.
+pub type Made = Result<(Response<Content>, Permitted), Refusal>;
+
+/// Answers: from the record of the key, or by making the request under it.
+///
+/// # Errors
+/// `idempotency.*`, `store.unavailable`, and whatever the request is refused with when it is made.
+pub async fn answer(
+    onward: Onward<'_>,
+    exchange: &mut Exchange,
+    permitted: Permitted,
+    instead: InItsPlace,
+) -> Made {
+    let Onward { proxy, site, routed, settings } = onward;
+    let Some(key) = key_of(settings, exchange)? else {
+        let response = proxy.effect(site, exchange, routed, &permitted, instead).await?;
+        return Ok((response, permitted));
+    };
+    let Some(store) = site.idempotency.store() else {
+        return Err(unavailable(proxy, Unavailable::Stopped));
+    };
+    let by = deadline_of(site, exchange, &routed.route.settings);
+    let (body, held) = whole(onward, exchange, &permitted, by).await?;
+    let tenant = permitted.permit().tenant();
+    let named =
+        Named { tenant: Arc::clone(tenant.id()), scope: Arc::clone(&routed.route.settings.name), key };
+    let target = exchange.head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let asked = Asked {
+        account: Arc::clone(tenant.payer()),
+        fingerprint: fingerprint(&exchange.head.method, &exchange.host, target, &body),
+        asker: asker(&exchange.head.headers),
+        named,
+    };
+    exchange.ahead = Some(Box::new(Ahead::Whole(body, held)));
+    let patience = clock::now().after(settings.wait).min(by);
+    loop {
+        let follower = match site.idempotency.desk.join(&asked.named, asked.fingerprint) {
+            Joined::Mismatch => return Err(mismatch()),
+            Joined::Crowded => return Err(in_progress(proxy)),
+            Joined::Follow(follower) => follower,
+            Joined::Lead(lead) => {
+                let (proxy, site, route) = (Rc::clone(proxy), Rc::clone(site), Arc::clone(routed.route));
+                let work = Work { proxy, site, route, matched: routed.matched, store, asked, lead };
+                return work.begin(exchange, permitted, instead).await;
+            }
+        };
+        match follower.outcome(patience).await {
+            None => return Err(in_progress(proxy)),
+            Some(Outcome::Again) => {}
+            Some(Outcome::Answered(kept)) => {
+                note(exchange, "joined");
+                return Ok((told_again(&kept, &asked.asker, instead)?, permitted));
+            }
+        }
+    }
+}
+
+/// The key of a request that has one effect; `None`: it needs none.
+fn key_of(settings: &IdempotencySettings, exchange: &Exchange) -> Result<Option<Key>, Refusal> {
+    let head = &exchange.head;
+    if is_safe(&head.method) {
+        return Ok(None);
+    }
+    let key = Key::of(&head.headers)
+        .map_err(|malformed| Refusal::new(&refusal::IDEMPOTENCY_KEY_INVALID, malformed.to_string()))?;
+    if key.is_none() && settings.required && !head.method.is_idempotent() {
+        let why = "this route wants an Idempotency-Key with such a request";
+        return Err(Refusal::new(&refusal::IDEMPOTENCY_KEY_MISSING, why));
+    }
+    if key.is_some() && (exchange.seen.upgrade || is_stream(&head.headers)) {
+        let why = "an Upgrade or a gRPC call is no request that could be told again";
+        return Err(Refusal::new(&refusal::IDEMPOTENCY_STREAM, why));
+    }
+    Ok(key)
+}
+
+/// Whether a message is one of those that have no end of their own, or more than a body.
+fn is_stream(fields: &Fields) -> bool {
+    let kind = fields.get(CONTENT_TYPE).map_or(&[] as &[u8], |value| value.as_bytes());
+    [&b"application/grpc"[..], b"text/event-stream"]
+        .iter()
+        .any(|stream| kind.get(..stream.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(stream)))
+}
+
+/// Reads a request's body whole, within what the route takes under a key.
+async fn whole(
+    onward: Onward<'_>,
+    exchange: &mut Exchange,
+    permitted: &Permitted,
+    by: Tick,
+) -> Result<(Bytes, Option<Held>), Refusal> {
+    let Onward { proxy, routed, settings, .. } = onward;
+    let (route, most) = (&routed.route.settings, settings.body_bytes_max);
+    let length = exchange.body.as_ref().and_then(|body| body.size_hint().exact());
+    if length.is_some_and(|length| length > most) {
+        return Err(too_large(most));
+    }
+    let (tenant, bytes) = (permitted.permit().tenant(), length.unwrap_or(most));
+    let held = proxy.guard.hold(tenant, route.priority, bytes, &proxy.entropy)?;
+    let upload: Fault = Rc::default();
+    let mut body = forward::body(proxy, exchange, route, permitted, &upload)?;
+    let mut all = BytesMut::new();
+    loop {
+        let next = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+        let Ok(frame) = clock::timeout_at(by, next).await else {
+            let why = "the deadline came before the request's body had come whole";
+            return Err(Refusal::new(&refusal::REQUEST_TIMEOUT, why));
+        };
+        match frame {
+            None => break,
+            Some(Err(_)) => {
+                let broke = "the request's body broke off";
+                let told = upload.told().map(|fault| Refusal::new(fault.kind, fault.why));
+                return Err(told.unwrap_or_else(|| Refusal::new(&refusal::REQUEST_MALFORMED, broke)));
+            }
+            // Trailers are left behind: a request that is kept for another try has none.
+            Some(Ok(frame)) => {
+                let data = frame.into_data().unwrap_or_default();
+                if (all.len() + data.len()) as u64 > most {
+                    return Err(too_large(most));
+                }
+                all.extend_from_slice(&data);
+            }
+        }
+    }
+    // It is here: nobody has to be asked whether it may come, and nothing follows it.
+    exchange.head.headers.remove(EXPECT);
+    exchange.head.headers.remove(TRAILER);
+    Ok((all.freeze(), held))
+}
+
+/// Which request is asked for, by whom.
+struct Asked {
+    named: Named,
+    account: Arc<str>,
+    fingerprint: Fingerprint,
+    asker: Fingerprint,
+}
+
+/// A request that is made under a key. It owns all that it needs: whoever asked may leave.
+struct Work {
+    proxy: Rc<Proxy>,
+    site: Pinned,
+    route: Arc<Route>,
+    matched: usize,
+    store: Arc<Store>,
+    asked: Asked,
+    lead: Lead,
+}
+
+impl Work {
+    /// Makes the request in a task of its own and waits for what it comes to.
+    async fn begin(self, exchange: &mut Exchange, permitted: Permitted, instead: InItsPlace) -> Made {
+        let (hand, handed) = oneshot::channel();
+        let mut lent = exchange.lend();
+        task::spawn(async move {
+            let made = self.make(&mut lent, permitted, instead).await;
+            // If whoever asked has left, the receipt that was lent tells so.
+            let _ = hand.send((lent, made));
+        });
+        match handed.await {
+            Ok((lent, made)) => {
+                exchange.take_back(lent);
+                made
+            }
+            // What it panicked with has been told, and its receipt is settled: nothing is left to answer with.
+            Err(_) => std::panic::resume_unwind(Box::new("the request's task has panicked")),
+        }
+    }
+
+    async fn make(self, exchange: &mut Exchange, permitted: Permitted, instead: InItsPlace) -> Made {
+        let claim = self.store.next_claim();
+        let told = self.claim(claim).await.map_err(|why| unavailable(&self.proxy, why))?;
+        match told {
+            Told::Claimed => {}
+            Told::Answered(kept) => {
+                note(exchange, "replayed");
+                let response = told_again(&kept, &self.asked.asker, instead);
+                self.lead.end(Outcome::Answered(kept));
+                return Ok((response?, permitted));
+            }
+            Told::Mismatch => return Err(mismatch()),
+            Told::Full => return Err(full(&self.proxy)),
+            Told::Unknown | Told::Done | Told::Lost => return Err(unknown()),
+        }
+        note(exchange, "first");
+        let routed = Routed { route: &self.route, matched: self.matched };
+        let made = self.proxy.effect(&self.site, exchange, &routed, &permitted, instead).await;
+        let reached = exchange.open.receipt().reached;
+        let ended = match &made {
+            Ok(response) if is_upstreams(response.body()) => Ended::Answered(response.status()),
+            Ok(_) | Err(_) if reached => Ended::Unanswered,
+            Ok(_) | Err(_) => Ended::Unsent,
+        };
+        match (becomes(ended, &self.settings().release), made) {
+            (Becomes::Answered, Ok(response)) => {
+                Ok((self.keep(claim, exchange, response, &permitted).await?, permitted))
+            }
+            (Becomes::Free, made) => {
+                let freed = self.command(Command::Release { claim }).await;
+                note(exchange, if freed.is_ok() { "released" } else { "unrecorded" });
+                Ok((made?, permitted))
+            }
+            (_, made) => {
+                note(exchange, "unknown");
+                Ok((made?, permitted))
+            }
+        }
+    }
+
+    fn settings(&self) -> &IdempotencySettings {
+        self.route.settings.idempotency.as_ref().expect("the stage is asked where there are settings")
+    }
+
+    /// When a record that is written now is forgotten.
+    fn until(&self) -> u64 {
+        clock::latest_wall().0.saturating_add(self.settings().ttl.as_secs())
+    }
+
+    async fn claim(&self, claim: u64) -> Result<Told, Unavailable> {
+        let settings = self.settings();
+        let command = Command::Claim {
+            fingerprint: self.asked.fingerprint,
+            claim,
+            again: settings.upstream,
+            records_max: settings.keys_max,
+            until: self.until(),
+        };
+        let Asked { named, account, .. } = &self.asked;
+        self.store.ask(named.clone(), Arc::clone(account), command).await
+    }
+
+    async fn command(&self, command: Command) -> Result<Told, Unavailable> {
+        let Asked { named, account, .. } = &self.asked;
+        self.store.tell(named.clone(), Arc::clone(account), command).await
+    }
+
+    /// Records the upstream's answer, and hands it on.
+    async fn keep(
+        self,
+        claim: u64,
+        exchange: &Exchange,
+        response: Response<Content>,
+        permitted: &Permitted,
+    ) -> Result<Response<Content>, Refusal> {
+        let most = self.settings().response_bytes_max;
+        let (head, content) = response.into_parts();
+        let tenant = permitted.permit().tenant();
+        let bytes = content.size_hint().upper().unwrap_or(most).min(most);
+        // It has had its effect: for want of memory it is not refused, only not kept.
+        let room = self.proxy.guard.hold(tenant, Priority::Critical, bytes, &self.proxy.entropy);
+        let gathered = if room.is_err() || is_stream(&head.headers) {
+            Gathered::Endless(content)
+        } else {
+            gather(content, most, clock::now().after(self.route.settings.deadline)).await
+        };
+        let (kept, content) = match gathered {
+            Gathered::Whole(body) => {
+                let told_to = self.asked.asker;
+                let (status, fields) = (head.status.as_u16(), written(&head.headers));
+                let content = if body.is_empty() { Content::Empty } else { Content::Full(body.clone()) };
+                (Kept::Whole(Answer { status, fields, body, told_to }), content)
+            }
+            Gathered::Endless(content) => (Kept::Status(head.status.as_u16()), content),
+            Gathered::Broken => {
+                note(exchange, "unknown");
+                let why = "the upstream broke off in the middle of its answer";
+                return Err(Refusal::new(&refusal::UPSTREAM_RESET, why));
+            }
+        };
+        if matches!(kept, Kept::Status(_)) {
+            note(exchange, "unkept");
+        }
+        let (fingerprint, until) = (self.asked.fingerprint, self.until());
+        let finish = Command::Finish { fingerprint, claim, kept: kept.clone(), until };
+        if !matches!(self.command(finish).await, Ok(Told::Done)) {
+            // The client is told what has happened all the same; repeats will hear that nobody knows.
+            note(exchange, "unrecorded");
+        }
+        self.lead.end(Outcome::Answered(kept));
+        Ok(Response::from_parts(head, content))
+    }
+}
+
+/// Whether an answer is the upstream's, and none of the configuration or of a fault.
+fn is_upstreams(content: &Content) -> bool {
+    matches!(content, Content::Answer(_))
+}
+
+/// Notes what became of the key, for `/explain`, log and metrics.
+fn note(exchange: &Exchange, outcome: &'static str) {
+    let mut receipt = exchange.open.receipt_mut();
+    receipt.idempotency = Some(outcome);
+    receipt.note(clock::now(), Step::Idempotent(outcome));
+}
+
+/// What was told, again; or what an injected fault puts in its place.
+fn told_again(kept: &Kept, asker: &Fingerprint, instead: InItsPlace) -> Result<Response<Content>, Refusal> {
+    if let Some(instead) = instead {
+        return *instead;
+    }
+    match kept {
+        Kept::Whole(answer) => replayed(answer, asker)
+            .ok_or_else(|| Refusal::new(&refusal::SERVER_INTERNAL, "what was kept is no answer")),
+        Kept::Status(status) => Err(Refusal::new(
+            &refusal::IDEMPOTENCY_NOT_KEPT,
+            format!(
+                "the first request with this key was answered with {status}, and the answer was not kept"
+            ),
+        )),
+    }
+}
+
+fn too_large(most: u64) -> Refusal {
+    let why = format!("the body of a request with an Idempotency-Key has at most {most} bytes here");
+    Refusal::new(&refusal::IDEMPOTENCY_BODY, why)
+}
+
+fn mismatch() -> Refusal {
+    let why = "this Idempotency-Key was used for another request: another method, target or body";
+    Refusal::new(&refusal::IDEMPOTENCY_MISMATCH, why)
+}
+
+fn unknown() -> Refusal {
+    let why = "a request with this Idempotency-Key was begun, and nobody knows whether it had an effect";
+    Refusal::new(&refusal::IDEMPOTENCY_UNKNOWN, why)
+}
+
+fn in_progress(proxy: &Proxy) -> Refusal {
+    let why = "the first request with this Idempotency-Key has not ended yet";
+    come_again(Refusal::new(&refusal::IDEMPOTENCY_IN_PROGRESS, why), &proxy.entropy)
+}
+
+fn full(proxy: &Proxy) -> Refusal {
+    let why = "the tenant has as many idempotency keys at a time as it may";
+    come_again(Refusal::new(&refusal::IDEMPOTENCY_FULL, why), &proxy.entropy)
+}
+
+fn unavailable(proxy: &Proxy, why: Unavailable) -> Refusal {
+    come_again(Refusal::new(&refusal::STORE_UNAVAILABLE, why.to_string()), &proxy.entropy)
+}

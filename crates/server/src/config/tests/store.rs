@@ -1,0 +1,75 @@
+//! What is said of the store, and of what routes keep there.
+
+use super::check;
+
+#[test]
+fn idempotency_needs_a_store_a_name_and_times_and_sizes_that_make_sense() {
+    check(
+        r#"
+[[route]]
+path = "/b"
+upstream = "app"
+deadline = "10s"
+idempotency = { ttl = "9s", body_max = "1GiB" }"#,
+        r#"
+error: there is no store to keep idempotency keys in
+ --> t.toml:5:15
+  |
+5 | idempotency = { ttl = "9s", body_max = "1GiB" }
+  |               ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  = help: add [store] with url = "sqlite:tidegate-data"
+
+error: a route with `idempotency` needs a name: its records are found by it
+ --> t.toml:5:15
+  |
+5 | idempotency = { ttl = "9s", body_max = "1GiB" }
+  |               ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  = help: add name = "…", and never change it
+
+error: `ttl` is in whole seconds, and at least the deadline, 10s
+ --> t.toml:5:23
+  |
+5 | idempotency = { ttl = "9s", body_max = "1GiB" }
+  |                       ^^^^
+
+error: `body_max` is at most 64MiB
+ --> t.toml:5:40
+  |
+5 | idempotency = { ttl = "9s", body_max = "1GiB" }
+  |                                        ^^^^^^
+
+4 problems"#,
+    );
+}
+
+#[test]
+fn a_store_is_a_directory_and_has_room_for_something() {
+    check(
+        r#"
+[store]
+url = "postgres://user:hush@db/app"
+size = "100KiB""#,
+        r#"
+error: `postgres://` is not in this version: write "sqlite:DIRECTORY"
+ --> t.toml:2:7
+  |
+2 | url = "postgres://*********@db/app"
+  |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+
+1 problem"#,
+    );
+    check(
+        r#"
+[store]
+url = "sqlite:data"
+size = "100KiB""#,
+        r#"
+error: `size` must be at least 1MiB
+ --> t.toml:3:8
+  |
+3 | size = "100KiB"
+  |        ^^^^^^^^
+
+1 problem"#,
+    );
+}

@@ -1,0 +1,236 @@
+//! The database: a directory with one SQLite database in it, locked, of a known version.
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, ffi};
+
+/// The database's name in its directory.
+const NAME: &str = "tidegate.db";
+/// The file that whoever uses the directory holds a lock on.
+const LOCK: &str = "lock";
+/// In the header of the database, so that no other program's is taken for ours: "Tide".
+const APPLICATION: i32 = 0x5469_6465;
+/// Bytes of a page of the database.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+/// The smallest database: its tables, and some room.
+pub(crate) const BYTES_MIN: u64 = 1 << 17;
+/// What `statfs` says of a file system whose locks and fsyncs are another machine's word.
+const NFS: i64 = 0x6969;
+
+/// What each version adds to the one before, the first to nothing.
+const VERSIONS: [&str; 1] = ["
+    CREATE TABLE claims (
+        id INTEGER PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        scope TEXT NOT NULL,
+        key TEXT NOT NULL,
+        account TEXT NOT NULL,
+        fingerprint BLOB NOT NULL,
+        claim INTEGER NOT NULL,
+        until INTEGER NOT NULL,
+        status INTEGER,
+        told_to BLOB,
+        fields BLOB,
+        body BLOB,
+        bytes INTEGER NOT NULL,
+        UNIQUE (tenant, scope, key)
+    ) STRICT;
+    CREATE INDEX claims_until ON claims (until);
+    CREATE TABLE accounts (
+        account TEXT PRIMARY KEY,
+        records INTEGER NOT NULL,
+        bytes INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// Where the store is, and how large it may become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// The most bytes of the database. The log beside it has a few more.
+    pub bytes_max: u64,
+    /// The most bytes of them for one tenant.
+    pub tenant_bytes_max: u64,
+}
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be used.
+    #[error("the store's directory {} cannot be used: {source}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another process has it.
+    #[error("another process uses the store in {}", .0.display())]
+    Taken(PathBuf),
+    /// It is on another machine.
+    #[error("the store in {} is on NFS, where neither locks nor fsync can be relied on", .0.display())]
+    Remote(PathBuf),
+    /// It holds something else.
+    #[error("{} is no store of Tidegate's", .0.display())]
+    Foreign(PathBuf),
+    /// It was written by a newer version.
+    #[error("the store in {} has version {version}, and this Tidegate knows {} at most", path.display(), VERSIONS.len())]
+    Newer {
+        /// Where.
+        path: PathBuf,
+        /// Its version.
+        version: i64,
+    },
+    /// SQLite cannot open it.
+    #[error("the store in {} cannot be opened: {source}", path.display())]
+    Database {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// There is no thread to write.
+    #[error("the store has no thread to write: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A database that is open, and the lock on its directory.
+pub(crate) struct Database {
+    pub(crate) connection: Connection,
+    _lock: File,
+}
+
+impl Database {
+    /// Opens it, makes it where there is none, and brings it to the newest version.
+    pub(crate) fn open(settings: &StoreSettings) -> Result<Database, OpenError> {
+        let path = &settings.directory;
+        let _lock = take(path)?;
+        let connection = connect(path, settings.bytes_max).map_err(|source| match source {
+            Unopened::Foreign => OpenError::Foreign(path.clone()),
+            Unopened::Newer(version) => OpenError::Newer { path: path.clone(), version },
+            Unopened::Database(source) => OpenError::Database { path: path.clone(), source },
+        })?;
+        Ok(Database { connection, _lock })
+    }
+}
+
+/// Makes the directory where there is none, and takes the lock on it.
+fn take(path: &Path) -> Result<File, OpenError> {
+    let unusable = |source| OpenError::Directory { path: path.to_owned(), source };
+    // What is kept may be anything that an application answers: nobody else's business.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+    let about = rustix::fs::statfs(path).map_err(|error| unusable(error.into()))?;
+    if about.f_type as i64 == NFS {
+        return Err(OpenError::Remote(path.to_owned()));
+    }
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(OpenError::Taken(path.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(unusable(error)),
+    }
+    // The directory's own name outlives a crash, too.
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for directory in [path, above] {
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)?;
+    }
+    Ok(lock)
+}
+
+/// Why a database is not opened.
+enum Unopened {
+    Foreign,
+    Newer(i64),
+    Database(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Unopened {
+    fn from(error: rusqlite::Error) -> Unopened {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase) => Unopened::Foreign,
+            _ => Unopened::Database(error),
+        }
+    }
+}
+
+fn connect(directory: &Path, bytes_max: u64) -> Result<Connection, Unopened> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    // SQLite takes no link anywhere in the path: the directory may be behind one.
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    let mut connection = Connection::open_with_flags(directory.join(NAME), flags)?;
+    // Alone with the file, SQLite needs no memory shared with others: none that a full disk could tear away.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "page_size", PAGE_BYTES as i64)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "mmap_size", 0)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    connection.pragma_update(
+        None,
+        "max_page_count",
+        i64::try_from(bytes_max / PAGE_BYTES).unwrap_or(i64::MAX),
+    )?;
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// Brings a database to the newest version, each step whole or not at all.
+fn migrate(connection: &mut Connection) -> Result<(), Unopened> {
+    let number = |connection: &Connection, name: &str| {
+        connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+    };
+    let (application, version) = (number(connection, "application_id")?, number(connection, "user_version")?);
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
+    if application != i64::from(APPLICATION) && (application != 0 || version != 0 || tables != 0) {
+        return Err(Unopened::Foreign);
+    }
+    let known = usize::try_from(version).ok().filter(|version| *version <= VERSIONS.len());
+    let known = known.ok_or(Unopened::Newer(version))?;
+    for (place, statements) in VERSIONS.iter().enumerate().skip(known) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(statements)?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", place as i64 + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// What an error of SQLite's means for what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// There is no room. There may be some later.
+    Full,
+    /// It failed. It may succeed later.
+    Passing,
+    /// What is on disk can no longer be known: nothing may be written until all is opened anew.
+    Final,
+}
+
+impl Trouble {
+    /// What this error means.
+    pub(crate) fn of(error: &rusqlite::Error) -> Trouble {
+        let rusqlite::Error::SqliteFailure(ffi::Error { extended_code, .. }, _) = error else {
+            return Trouble::Passing;
+        };
+        match *extended_code {
+            // Of pages whose writing failed the kernel may have forgotten that they were to be written.
+            ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC => Trouble::Final,
+            code => match code & 0xff {
+                ffi::SQLITE_FULL => Trouble::Full,
+                ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => Trouble::Final,
+                _ => Trouble::Passing,
+            },
+        }
+    }
+}

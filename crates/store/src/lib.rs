@@ -1,0 +1,30 @@
+//! The durable state: what must still be known after a crash.
+//!
+//! ```text
+//! cores --- commands, over a bounded list ---> one writing thread: all that wait become one transaction, one fsync
+//!       <-- told, once that is on disk -------'
+//! ```
+//!
+//! SQLite holds it, in a directory of its own (`synchronous=FULL`, write-ahead log, checkpoints by the writing thread alone).
+//! Whatever is decided about a record is decided in `tidegate_model`; here it is read, decided and written within one
+//! transaction. The one family of operations there is now is that of *claims*: unique keys, and what became of
+//! what was done under them.
+//!
+//! What always holds: nobody is told that something is done before it is on disk; the list of commands, the log and the
+//! database have named maxima; a disk that is full refuses what is new and is tried again, an fsync that failed stops all
+//! writing until the process is started anew, since what the kernel has thrown away then nobody knows. One process has a
+//! directory at a time.
+//!
+//! What it does not do: it serves no other node (that is PostgreSQL's part, and not in this version).
+
+mod claims;
+mod database;
+mod standing;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use database::{OpenError, StoreSettings};
+pub use standing::{Standing, State};
+pub use store::{Named, Store, Unavailable};

@@ -1,0 +1,155 @@
+//! The store as the rest of the process sees it: commands go over a bounded list to the writing thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tidegate_model::idempotency::{Command, Key, Told};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::database::{BYTES_MIN, Database, OpenError, StoreSettings};
+use crate::standing::{self, Standing, State};
+use crate::writer::Writer;
+
+/// Commands that may wait for the writing thread.
+const WAITING_MAX: usize = 4096;
+
+/// The store of a process.
+pub struct Store {
+    commands: mpsc::Sender<Job>,
+    told: Arc<standing::Told>,
+    settings: StoreSettings,
+    /// The last claim's number.
+    claims: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a record is found by, and who pays for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Named {
+    /// Whose it is: no other tenant ever finds it.
+    pub tenant: Arc<str>,
+    /// Within what of the tenant's: a route's name.
+    pub scope: Arc<str>,
+    /// The key that the client has chosen.
+    pub key: Key,
+}
+
+/// One command, and who waits for what it comes to.
+#[expect(clippy::large_enum_variant, reason = "all but the last are of the large kind")]
+pub(crate) enum Job {
+    /// To a record.
+    Claims {
+        named: Named,
+        /// Who pays for the room that it takes.
+        account: Arc<str>,
+        command: Command,
+        told: oneshot::Sender<Result<Told, Unavailable>>,
+    },
+    /// The process ends.
+    Close,
+}
+
+/// Why a command was not carried out. Nothing of it is on disk then, as far as can be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// Too many wait already.
+    #[error("the store has more to write than it can for now")]
+    Busy,
+    /// There is no room.
+    #[error("the store has no room left")]
+    Full,
+    /// It could not be written.
+    #[error("the store cannot be written to for now")]
+    Failing,
+    /// It has stopped.
+    #[error("the store has stopped writing")]
+    Stopped,
+}
+
+impl Store {
+    /// Opens it. What it holds is what was there when it was last told to be.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(settings: StoreSettings) -> Result<Store, OpenError> {
+        let settings = StoreSettings { bytes_max: settings.bytes_max.max(BYTES_MIN), ..settings };
+        let database = Database::open(&settings)?;
+        let told = Arc::<standing::Told>::default();
+        let unreadable = |source| OpenError::Database { path: settings.directory.clone(), source };
+        let (writer, last) =
+            Writer::new(database, settings.tenant_bytes_max, Arc::clone(&told)).map_err(unreadable)?;
+        let (commands, waiting) = mpsc::channel(WAITING_MAX);
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run(waiting))
+            .map_err(OpenError::Thread)?;
+        Ok(Store { commands, told, settings, claims: AtomicU64::new(last), thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Where it is, and how large it may become.
+    #[must_use]
+    pub fn settings(&self) -> &StoreSettings {
+        &self.settings
+    }
+
+    /// A number that no claim has had.
+    #[must_use]
+    pub fn next_claim(&self) -> u64 {
+        self.claims.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Carries out what may be refused: where too many wait already, it is, at once.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn ask(&self, named: Named, account: Arc<str>, command: Command) -> Result<Told, Unavailable> {
+        let (told, answer) = oneshot::channel();
+        let job = Job::Claims { named, account, command, told };
+        self.commands.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
+            mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,
+        })?;
+        answer.await.unwrap_or(Err(Unavailable::Stopped))
+    }
+
+    /// Carries out what should not be refused, as it tells of what has happened: it waits for its place.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn tell(&self, named: Named, account: Arc<str>, command: Command) -> Result<Told, Unavailable> {
+        let (told, answer) = oneshot::channel();
+        let job = Job::Claims { named, account, command, told };
+        self.commands.send(job).await.map_err(|_| Unavailable::Stopped)?;
+        answer.await.unwrap_or(Err(Unavailable::Stopped))
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let waiting = self.commands.max_capacity() - self.commands.capacity();
+        self.told.standing(self.settings.bytes_max, waiting as u64)
+    }
+
+    /// Whether it writes.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.told.state()
+    }
+
+    /// Carries out what waits, and closes it. Blocks until that is done; what comes later is refused.
+    pub fn close(&self) {
+        let Some(thread) = self.thread.lock().take() else { return };
+        // A list that is full has a place soon; one that is closed has a writer that is gone.
+        let _ = self.commands.blocking_send(Job::Close);
+        // It says by itself why it panicked.
+        let _ = thread.join();
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Store({})", self.settings.directory.display())
+    }
+}
