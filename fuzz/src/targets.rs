@@ -15,6 +15,7 @@ use tidegate_model::fields::{Fields, Value};
 use tidegate_model::files::coding::acceptable;
 use tidegate_model::files::name::Name;
 use tidegate_model::headers::Seen;
+use tidegate_model::idempotency::{KEY_BYTES_MAX, Key};
 use tidegate_model::{deadline, host, path};
 use tidegate_proxy::settings::{JwtKeys, JwtSettings};
 use tidegate_proxy::{Entropy, Verifier, Verifiers, trace};
@@ -423,6 +424,16 @@ pub fn traceparent(bytes: &[u8]) {
     // The state belongs to the trace.
     let continued = given.as_bytes().get(3..35) == Some(parts[1].as_bytes());
     assert_eq!(headers.contains_key(&state), continued, "{told}");
+}
+
+/// A key is a short text of printable characters, and means the same in quotes.
+pub fn idempotency_key(bytes: &[u8]) {
+    let Ok(key) = Key::parse(bytes) else { return };
+    let text = key.as_str();
+    assert!((1..=KEY_BYTES_MAX).contains(&text.len()), "{text:?}");
+    assert!(text.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{text:?}");
+    let quoted = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    assert_eq!(Key::parse(quoted.as_bytes()), Ok(key), "{quoted}");
 }
 
 /// A deadline is bounded, and what is told on is never later.

@@ -5,16 +5,17 @@
 //! streams of HTTP/2.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_model::headers;
 use tidegate_model::refusal::{self, Kind, Refusal};
-use tidegate_wire::body::{BoxError, Incoming, is_cut, violation};
+use tidegate_model::tick::Tick;
+use tidegate_wire::body::{Body, BoxError, Incoming, is_cut, violation};
 use tidegate_wire::clock;
 use tidegate_wire::patience::Patience;
 use tidegate_wire::request_head::Violation;
@@ -204,6 +205,43 @@ impl HttpBody for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         pace::with_rest(self.inner.size_hint(), self.pace.as_deref())
+    }
+}
+
+/// What was read of a body.
+pub enum Read {
+    /// All of it.
+    Whole(Bytes),
+    /// Its beginning, longer by a piece than it was to be; the rest is still to come.
+    Longer(Bytes),
+}
+
+/// Reads a body before it is forwarded, until it has more than so many bytes. Trailers are left behind.
+///
+/// # Errors
+/// What its `fault` says, if it breaks off; `request.timeout` with this reason, if it has not come by then.
+pub async fn read(
+    body: &mut Body,
+    fault: &Fault,
+    most: u64,
+    by: Tick,
+    late: &'static str,
+) -> Result<Read, Refusal> {
+    let mut all = BytesMut::new();
+    loop {
+        let next = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
+        let Ok(frame) = clock::timeout_at(by, next).await else {
+            return Err(Refusal::new(&refusal::REQUEST_TIMEOUT, late));
+        };
+        let Some(frame) = frame else { return Ok(Read::Whole(all.freeze())) };
+        let frame = frame.map_err(|_| {
+            let fault = fault.told().unwrap_or(BROKEN);
+            Refusal::new(fault.kind, fault.why)
+        })?;
+        all.extend_from_slice(&frame.into_data().unwrap_or_default());
+        if all.len() as u64 > most {
+            return Ok(Read::Longer(all.freeze()));
+        }
     }
 }
 

@@ -8,26 +8,24 @@
 //! It is read as it would be on its way to the upstream: bounded by listener, route and plan, paced, counted, and by the
 //! exchange's deadline. What it may make the process hold is counted before it is read. Trailers behind it are left out.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{EXPECT, UPGRADE};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_model::cache::key;
 use tidegate_model::cache::status::Fwd;
 use tidegate_model::method::QUERY;
-use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::refusal::Refusal;
 use tidegate_wire::body::{Body, BoxError};
-use tidegate_wire::clock;
 
 use super::asked;
 use super::stage::{Begun, Onward, Past};
 use crate::exchange::Exchange;
 use crate::forward::{self, deadline_of};
 use crate::protect::Held;
-use crate::request_body::Fault;
+use crate::request_body::{self, Fault, Read};
 
 /// What was read of a request's body before it is forwarded.
 pub enum Ahead {
@@ -70,29 +68,18 @@ async fn read(onward: Onward<'_>, exchange: &mut Exchange) -> Result<Option<Byte
     let held = proxy.guard.hold(tenant, route.priority, bytes, &proxy.entropy)?;
     let (by, fault) = (deadline_of(site, exchange, route), Fault::default());
     let mut body = forward::body(proxy, exchange, route, permitted, &fault)?;
-    let mut content = BytesMut::new();
-    loop {
-        let frame = clock::timeout_at(by, poll_fn(|context| Pin::new(&mut body).poll_frame(context)));
-        let Ok(frame) = frame.await else {
-            let why = "the deadline came before the content had come whole, which says what is asked for";
-            return Err(Refusal::new(&refusal::REQUEST_TIMEOUT, why));
-        };
-        let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| match fault.told() {
-            Some(fault) => Refusal::new(fault.kind, fault.why),
-            None => Refusal::new(&refusal::REQUEST_MALFORMED, "the request's body broke off"),
-        })?;
-        let Ok(data) = frame.into_data() else { continue };
-        content.extend_from_slice(&data);
-        if content.len() as u64 > most {
-            let begun = Body::boxed(Resumed { first: Some(content.freeze()), rest: body });
+    let late = "the deadline came before the content had come whole, which says what is asked for";
+    match request_body::read(&mut body, &fault, most, by, late).await? {
+        Read::Whole(content) => {
+            leave(exchange, Ahead::Whole(content.clone(), held));
+            Ok(Some(content))
+        }
+        Read::Longer(first) => {
+            let begun = Body::boxed(Resumed { first: Some(first), rest: body });
             leave(exchange, Ahead::Begun(begun, fault));
-            return Ok(None);
+            Ok(None)
         }
     }
-    let content = content.freeze();
-    leave(exchange, Ahead::Whole(content.clone(), held));
-    Ok(Some(content))
 }
 
 /// What was read is sent on in the place of the client's body, for which nobody needs to be asked any more.

@@ -4,12 +4,10 @@
 //! own ([`Work`]), which nobody's leaving ends: what was claimed is finished, or known to have had no effect. The exchange
 //! is lent to it, receipt and all, and comes back with the answer.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER};
 use http_body::Body as _;
 use tidegate_model::fields::Fields;
@@ -37,7 +35,7 @@ use crate::forward::{self, deadline_of};
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::protect::{Held, come_again};
-use crate::request_body::Fault;
+use crate::request_body::{self, Fault, Read};
 use crate::route::Routed;
 use crate::settle::Content;
 use crate::site::{Pinned, Route};
@@ -156,34 +154,14 @@ async fn whole(
     let held = proxy.guard.hold(tenant, route.priority, bytes, &proxy.entropy)?;
     let upload: Fault = Rc::default();
     let mut body = forward::body(proxy, exchange, route, permitted, &upload)?;
-    let mut all = BytesMut::new();
-    loop {
-        let next = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
-        let Ok(frame) = clock::timeout_at(by, next).await else {
-            let why = "the deadline came before the request's body had come whole";
-            return Err(Refusal::new(&refusal::REQUEST_TIMEOUT, why));
-        };
-        match frame {
-            None => break,
-            Some(Err(_)) => {
-                let broke = "the request's body broke off";
-                let told = upload.told().map(|fault| Refusal::new(fault.kind, fault.why));
-                return Err(told.unwrap_or_else(|| Refusal::new(&refusal::REQUEST_MALFORMED, broke)));
-            }
-            // Trailers are left behind: a request that is kept for another try has none.
-            Some(Ok(frame)) => {
-                let data = frame.into_data().unwrap_or_default();
-                if (all.len() + data.len()) as u64 > most {
-                    return Err(too_large(most));
-                }
-                all.extend_from_slice(&data);
-            }
-        }
-    }
+    let late = "the deadline came before the request's body had come whole";
+    let Read::Whole(content) = request_body::read(&mut body, &upload, most, by, late).await? else {
+        return Err(too_large(most));
+    };
     // It is here: nobody has to be asked whether it may come, and nothing follows it.
     exchange.head.headers.remove(EXPECT);
     exchange.head.headers.remove(TRAILER);
-    Ok((all.freeze(), held))
+    Ok((content, held))
 }
 
 /// Which request is asked for, by whom.

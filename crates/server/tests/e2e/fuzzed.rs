@@ -109,3 +109,8 @@ fn a_trace_and_a_deadline_are_told_on_well_formed() {
     check("traceparent", targets::traceparent, 4000);
     check("deadline", targets::deadline, 4000);
 }
+
+#[test]
+fn an_idempotency_key_means_the_same_in_quotes() {
+    check("idempotency_key", targets::idempotency_key, 4000);
+}

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use tidegate_testkit::{Answer, Gate, Origin, Visit, connect, read_answer, send, until};
+use bytes::Bytes;
+use tidegate_testkit::{
+    Answer, Gate, Origin, Visit, block_on, connect, h2, h2_connect, h2_read, read_answer, send, until,
+};
 
 use crate::{BINARY, control};
 
@@ -243,6 +246,7 @@ fn what_was_begun_is_finished_when_its_client_leaves() {
     // A reset, so that nobody has to ask whether it is still there.
     socket2::SockRef::from(&first).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(first);
+    until("it is known to have left", || gate.metric("tidegate_connections") == Some(0.0));
     assert_eq!(under_way(&gate).0, "1");
     origin.let_go();
     until("it has ended", || under_way(&gate).0 == "0");
@@ -250,6 +254,35 @@ fn what_was_begun_is_finished_when_its_client_leaves() {
     assert_eq!((&*again.body, again.header("idempotency-replayed")), ("effect 1", "true"));
     assert_eq!(origin.entered(), 1);
     until("the log tells of one who left", || gate.access_log().contains("\"end\":\"client-gone\""));
+}
+
+#[test]
+fn a_stream_of_http_2_that_is_reset_does_not_stop_what_it_began() {
+    let (data, origin) = (Data::new("h2"), Gated::new());
+    let gate = gate("idem-h2", &config(&data, origin.address(), "", "deadline = \"20s\"\nidempotency = {}"));
+    let request =
+        |key: &str| http::Request::post("http://test/pay").header("idempotency-key", key).body(()).unwrap();
+    block_on(async {
+        let mut client = h2_connect(gate.address).await;
+        let (answer, mut body) = client.send_request(request("\"k\""), false).unwrap();
+        body.send_data(Bytes::from_static(b"ten"), true).unwrap();
+        while origin.entered() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        body.send_reset(h2::Reason::CANCEL);
+        drop((answer, body));
+        // What comes behind the reset is answered: it has been heard by then.
+        let refused = client.send_request(request("a b"), true).unwrap().0.await.unwrap();
+        assert_eq!(refused.status(), 400);
+        origin.let_go();
+        let (answer, mut body) = client.send_request(request("k"), false).unwrap();
+        body.send_data(Bytes::from_static(b"ten"), true).unwrap();
+        let mut answer = answer.await.unwrap();
+        let replayed = answer.headers()["idempotency-replayed"].to_str().unwrap();
+        assert_eq!((answer.status().as_u16(), replayed), (201, "true"));
+        assert_eq!(h2_read(answer.body_mut()).await.0, b"effect 1");
+    });
+    assert_eq!(origin.entered(), 1);
 }
 
 #[test]
@@ -375,6 +408,25 @@ fn a_store_that_has_no_room_refuses_before_anything_is_sent() {
     assert!(control(&gate, "/status").contains("\"state\":\"full\""));
     let first = post(&gate, &format!("Idempotency-Key: 0-{padding}\r\n"), "ten");
     assert_eq!((first.status, first.header("idempotency-replayed")), (201, "true"), "what it knows it tells");
+}
+
+#[test]
+fn a_store_that_comes_with_a_reload_is_opened_and_one_that_cannot_be_changes_nothing() {
+    let (data, origin) = (Data::new("reload"), payments());
+    let with = config(&data, origin.address, "", "idempotency = {}");
+    let store = format!("[store]\nurl = \"sqlite:{}\"\n", data.path().display());
+    let without = with.replace(&store, "").replace("idempotency = {}", "");
+    let gate = gate("idem-reload", &without);
+    let reloads =
+        |outcome: &str| gate.metric(&format!("tidegate_config_reloads_total{{outcome=\"{outcome}\"}}"));
+    let twice = || [0, 1].map(|_| post(&gate, "Idempotency-Key: k\r\n", "ten").body);
+    assert_eq!(twice(), ["effect 1", "effect 2"]);
+    gate.rewrite(&with.replace(&store, "[store]\nurl = \"sqlite:/dev/null/data\"\n"));
+    until("it is refused", || reloads("refused") == Some(1.0));
+    assert_eq!(twice(), ["effect 3", "effect 4"]);
+    gate.rewrite(&with);
+    until("it is applied", || reloads("applied") == Some(1.0));
+    assert_eq!(twice(), ["effect 5", "effect 5"]);
 }
 
 /// A payment server that answers when it is told to.
