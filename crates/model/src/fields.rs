@@ -563,9 +563,9 @@ impl FieldValue for HeaderValue {
     }
 }
 
-impl FieldValue for &HeaderValue {
+impl<V: FieldValue> FieldValue for &V {
     fn say(&self, text: &mut Vec<u8>) {
-        text.extend_from_slice(self.as_bytes());
+        (*self).say(text);
     }
 }
 

@@ -107,6 +107,10 @@ pub struct Seen {
     pub request_id: bool,
     /// `Forwarded` or one of `X-Forwarded-For`, `-Proto`, `-Host`.
     pub forwarded: bool,
+    /// A condition (`If-Match` and its like) or `Range`.
+    pub conditional: bool,
+    /// One that begins as those do that may steer an application: see [`crate::cache::key::steers`].
+    pub steering: bool,
     /// A field that [`strip_request`] may remove.
     pub foreign: bool,
 }
@@ -126,9 +130,18 @@ impl Seen {
                 b"traceparent" | b"tracestate" => seen.trace = true,
                 b"x-request-id" => seen.request_id = true,
                 b"forwarded" | b"x-forwarded-for" | b"x-forwarded-proto" | b"x-forwarded-host" => {
-                    seen.forwarded = true;
+                    (seen.forwarded, seen.steering) = (true, true);
                 }
-                other => seen.foreign |= is_hop(other) || is_foreign(other),
+                b"if-none-match"
+                | b"if-modified-since"
+                | b"if-match"
+                | b"if-unmodified-since"
+                | b"if-range"
+                | b"range" => seen.conditional = true,
+                other => {
+                    seen.steering |= matches!(other.first(), Some(b'x' | b'f'));
+                    seen.foreign |= is_hop(other) || is_foreign(other);
+                }
             }
         }
         seen
@@ -345,6 +358,22 @@ mod tests {
         let mut stripped = headers(sent);
         strip(&mut stripped);
         assert_eq!(stripped, headers(forwarded));
+    }
+
+    #[test]
+    fn sees_what_may_steer_an_application_and_what_sets_conditions() {
+        use crate::cache::key::{overrides_method, steers};
+        let names =
+            ["x-forwarded-host", "x-original-url", "front-end-https", "x-host", "x-http-method", "forwarded"];
+        for name in names {
+            assert!(steers(name) || overrides_method(name) || name == "forwarded");
+            assert!(Seen::of(&headers(&["host: a", &format!("{name}: b")])).steering, "{name}");
+        }
+        for name in &crate::cache::validate::CONDITIONS {
+            assert!(Seen::of(&headers(&[&format!("{name}: b")])).conditional, "{name}");
+        }
+        let seen = Seen::of(&headers(&["host: a", "accept: b", "user-agent: c", "x-request-id: d"]));
+        assert!(!seen.steering && !seen.conditional);
     }
 
     #[test]

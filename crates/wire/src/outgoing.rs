@@ -21,6 +21,10 @@ const NO_TRAILERS: [HeaderName; 7] =
 /// What is at most kept of the buffer for heads once a message is sent.
 const KEPT: usize = 16 * 1024;
 
+/// What is at most copied behind the lines that go before it: the system takes one piece for less than two (a head of 300 bytes
+/// and 1 KiB on loopback: 0.48 µs instead of 0.58; with 4 KiB there is no difference).
+const COPIED_MAX: usize = 2 * 1024;
+
 /// What is sent of a message, and what is still to be.
 #[derive(Debug)]
 pub(crate) struct Outgoing<B> {
@@ -152,20 +156,12 @@ impl<B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Outgoing<B> {
         context: &mut Context<'_>,
         io: Pin<&mut (impl AsyncWrite + ?Sized)>,
     ) -> Poll<io::Result<()>> {
-        let lines = &self.lines[self.lines_at..];
-        let mut written = if self.data.is_empty() && self.tail.is_empty() {
-            ready!(io.poll_write(context, lines))?
-        } else {
-            let slices = [IoSlice::new(lines), IoSlice::new(&self.data), IoSlice::new(self.tail)];
-            let first = usize::from(lines.is_empty());
-            let last = if self.tail.is_empty() { 2 } else { 3 };
-            ready!(io.poll_write_vectored(context, &slices[first..last]))?
-        };
+        let mut written = ready!(self.poll_write_pieces(context, io))?;
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         self.began = true;
-        let of_lines = written.min(lines.len());
+        let of_lines = written.min(self.lines.len() - self.lines_at);
         self.lines_at += of_lines;
         written -= of_lines;
         let of_data = written.min(self.data.len());
@@ -176,6 +172,27 @@ impl<B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Outgoing<B> {
             self.lines_at = 0;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Writes what it can of lines, data and tail.
+    fn poll_write_pieces(
+        &mut self,
+        context: &mut Context<'_>,
+        io: Pin<&mut (impl AsyncWrite + ?Sized)>,
+    ) -> Poll<io::Result<usize>> {
+        let end = self.lines.len();
+        if self.lines_at < end && self.data.len() + self.tail.len() <= COPIED_MAX {
+            self.lines.extend_from_slice(&self.data);
+            self.lines.extend_from_slice(self.tail);
+            let written = io.poll_write(context, &self.lines[self.lines_at..]);
+            self.lines.truncate(end);
+            return written;
+        }
+        let lines = &self.lines[self.lines_at..];
+        let slices = [IoSlice::new(lines), IoSlice::new(&self.data), IoSlice::new(self.tail)];
+        let first = usize::from(lines.is_empty());
+        let last = if self.tail.is_empty() { 2 } else { 3 };
+        io.poll_write_vectored(context, &slices[first..last])
     }
 
     /// Takes the body's next frame. Ready when there is one, or no body any more.

@@ -79,9 +79,10 @@ pub struct Evictor {
 #[derive(Clone, Copy, Debug)]
 struct Node {
     tenant: u64,
-    bytes: u64,
-    hash: u32,
-    queue: Queue,
+    /// Nothing larger than 4 GiB is kept whole.
+    bytes: u32,
+    /// The queue in its lowest bits, the hash in all others.
+    hash_and_queue: u32,
     /// Towards what came later.
     newer: u32,
     /// Towards what came before; among free places, the next.
@@ -93,6 +94,27 @@ enum Queue {
     Free,
     Small,
     Main,
+}
+
+/// The bits of a queue.
+const QUEUE_BITS: u32 = 2;
+
+impl Node {
+    fn queue(&self) -> Queue {
+        match self.hash_and_queue & ((1 << QUEUE_BITS) - 1) {
+            1 => Queue::Small,
+            2 => Queue::Main,
+            _ => Queue::Free,
+        }
+    }
+
+    fn set_queue(&mut self, queue: Queue) {
+        self.hash_and_queue = self.hash() | queue as u32;
+    }
+
+    fn hash(&self) -> u32 {
+        self.hash_and_queue >> QUEUE_BITS << QUEUE_BITS
+    }
 }
 
 /// What a tenant has.
@@ -181,11 +203,11 @@ impl Evictor {
         if bytes > self.bounds.bytes.min(self.bounds.tenant_bytes) || self.bounds.tenant_entries == 0 {
             return None;
         }
+        let counted = u32::try_from(bytes).ok()?;
         self.make_room(tenant, bytes, &mut used, gone);
         // The lower half finds the place where it is remembered and tells it from most others that fall there.
-        let hash = hash as u32;
-        let queue = if self.forget(hash) { Queue::Main } else { Queue::Small };
-        let node = Node { tenant, bytes, hash, queue, newer: NONE, older: NONE };
+        let mut node = Node { tenant, bytes: counted, hash_and_queue: hash as u32, newer: NONE, older: NONE };
+        node.set_queue(if self.forget(node.hash()) { Queue::Main } else { Queue::Small });
         let place = match self.free {
             NONE => {
                 // 32 bits of places are 300 GB of these entries alone.
@@ -207,7 +229,7 @@ impl Evictor {
 
     /// An entry is no longer kept.
     pub fn remove(&mut self, place: Place) {
-        if self.nodes.get(place.index()).is_some_and(|node| node.queue != Queue::Free) {
+        if self.nodes.get(place.index()).is_some_and(|node| node.queue() != Queue::Free) {
             self.unlink(place.0);
             self.release(place.0);
         }
@@ -244,12 +266,12 @@ impl Evictor {
             let asked = used(Place(place));
             self.unlink(place);
             if asked {
-                self.nodes[place as usize].queue = Queue::Main;
+                self.nodes[place as usize].set_queue(Queue::Main);
                 self.push(place);
                 continue;
             }
             if small {
-                self.remember(self.nodes[place as usize].hash);
+                self.remember(self.nodes[place as usize].hash());
             }
             self.release(place);
             gone.push(Place(place));
@@ -259,10 +281,10 @@ impl Evictor {
 
     /// Puts an entry at the newest end of its queue.
     fn push(&mut self, place: u32) {
-        let Node { tenant, bytes, queue, .. } = self.nodes[place as usize];
+        let node @ Node { tenant, bytes, .. } = self.nodes[place as usize];
         let room = self.tenants.entry(tenant).or_insert(Room { small: EMPTY, main: EMPTY });
         let before = room.bytes();
-        let list = room.list(queue);
+        let list = room.list(node.queue());
         let newest = std::mem::replace(&mut list.newest, place);
         if newest == NONE {
             list.oldest = place;
@@ -271,14 +293,14 @@ impl Evictor {
         }
         let node = &mut self.nodes[place as usize];
         (node.older, node.newer) = (newest, NONE);
-        list.bytes += bytes;
+        list.bytes += u64::from(bytes);
         list.count += 1;
         self.resized(tenant, before);
     }
 
     /// Takes an entry out of its queue.
     fn unlink(&mut self, place: u32) {
-        let Node { tenant, bytes, queue, newer, older, .. } = self.nodes[place as usize];
+        let node @ Node { tenant, bytes, newer, older, .. } = self.nodes[place as usize];
         if newer != NONE {
             self.nodes[newer as usize].older = older;
         }
@@ -287,21 +309,21 @@ impl Evictor {
         }
         let room = self.tenants.get_mut(&tenant).expect("an entry's tenant has a room");
         let before = room.bytes();
-        let list = room.list(queue);
+        let list = room.list(node.queue());
         if newer == NONE {
             list.newest = older;
         }
         if older == NONE {
             list.oldest = newer;
         }
-        list.bytes -= bytes;
+        list.bytes -= u64::from(bytes);
         list.count -= 1;
         self.resized(tenant, before);
     }
 
     fn release(&mut self, place: u32) {
         let node = &mut self.nodes[place as usize];
-        (node.queue, node.older) = (Queue::Free, self.free);
+        (node.hash_and_queue, node.older) = (Queue::Free as u32, self.free);
         self.free = place;
     }
 
@@ -320,12 +342,12 @@ impl Evictor {
 
     fn remember(&mut self, hash: u32) {
         let mask = self.remembered.len() - 1;
-        self.remembered[hash as usize & mask] = mark(hash);
+        self.remembered[(hash >> QUEUE_BITS) as usize & mask] = mark(hash);
     }
 
     fn forget(&mut self, hash: u32) -> bool {
         let mask = self.remembered.len() - 1;
-        let slot = &mut self.remembered[hash as usize & mask];
+        let slot = &mut self.remembered[(hash >> QUEUE_BITS) as usize & mask];
         let known = *slot == mark(hash);
         if known {
             *slot = 0;

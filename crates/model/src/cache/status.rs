@@ -1,8 +1,8 @@
 //! `Cache-Status`: what the cache did with a request (RFC 9211).
 
-use std::fmt::{self, Write as _};
-
 use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::fields::{FieldValue, Fields};
 
 /// The field.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -62,44 +62,59 @@ pub struct Status {
     pub detail: Option<&'static str>,
 }
 
-impl fmt::Display for Status {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("tidegate")?;
+impl FieldValue for Status {
+    fn say(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(b"tidegate");
         match self.fwd {
-            None => formatter.write_str("; hit")?,
-            Some(fwd) => write!(formatter, "; fwd={}", fwd.name())?,
-        }
-        if let Some(status) = self.fwd_status {
-            write!(formatter, "; fwd-status={}", status.as_u16())?;
-        }
-        if let Some(ttl) = self.ttl {
-            write!(formatter, "; ttl={ttl}")?;
-        }
-        for (said, name) in [(self.stored, "stored"), (self.collapsed, "collapsed")] {
-            if said {
-                write!(formatter, "; {name}")?;
+            None => text.extend_from_slice(b"; hit"),
+            Some(fwd) => {
+                text.extend_from_slice(b"; fwd=");
+                text.extend_from_slice(fwd.name().as_bytes());
             }
         }
-        match self.detail {
-            Some(detail) => write!(formatter, "; detail={detail}"),
-            None => Ok(()),
+        if let Some(status) = self.fwd_status {
+            text.extend_from_slice(b"; fwd-status=");
+            text.extend_from_slice(status.as_str().as_bytes());
+        }
+        if let Some(ttl) = self.ttl {
+            text.extend_from_slice(b"; ttl=");
+            text.extend_from_slice(itoa::Buffer::new().format(ttl).as_bytes());
+        }
+        if self.stored {
+            text.extend_from_slice(b"; stored");
+        }
+        if self.collapsed {
+            text.extend_from_slice(b"; collapsed");
+        }
+        if let Some(detail) = self.detail {
+            text.extend_from_slice(b"; detail=");
+            text.extend_from_slice(detail.as_bytes());
         }
     }
 }
 
 impl Status {
-    /// The field's value, after what caches before us have said (section 2: the one nearest to the origin comes first).
+    /// Says it in these fields, after what caches before us have said (section 2: the one nearest to the origin comes first).
+    pub fn tell(&self, fields: &mut Fields) {
+        if fields.contains_key(CACHE_STATUS) {
+            let both = self.value(fields.get_all(CACHE_STATUS));
+            fields.insert(CACHE_STATUS, both);
+        } else {
+            fields.append(CACHE_STATUS, self);
+        }
+    }
+
+    /// The field's value, after what caches before us have said.
     #[must_use]
     pub fn value(&self, before: impl IntoIterator<Item = impl AsRef<[u8]>>) -> HeaderValue {
-        let mut text = String::new();
+        let mut text = Vec::new();
         for before in before {
-            if let Some(before) = std::str::from_utf8(before.as_ref()).ok().filter(|before| before.is_ascii())
-            {
-                text.push_str(before);
-                text.push_str(", ");
+            if before.as_ref().is_ascii() {
+                text.extend_from_slice(before.as_ref());
+                text.extend_from_slice(b", ");
             }
         }
-        let _ = write!(text, "{self}");
+        self.say(&mut text);
         HeaderValue::try_from(text).expect("tokens, numbers and what was a value before make one")
     }
 }
@@ -109,7 +124,9 @@ mod tests {
     use super::*;
 
     fn check(status: Status, expected: &str) {
-        assert_eq!(status.to_string(), expected);
+        let mut fields = Fields::default();
+        status.tell(&mut fields);
+        assert_eq!(fields.get(CACHE_STATUS).unwrap(), expected);
         let read = sfv::Parser::new(expected).parse::<sfv::List>();
         assert!(read.is_ok(), "a structured field: {expected}");
     }
@@ -139,10 +156,9 @@ mod tests {
     #[test]
     fn rfc_9211_section_2_comes_after_those_nearer_to_the_origin() {
         let before = ["origin-cache; hit", "mid; fwd=stale, near; hit"].map(HeaderValue::from_static);
-        assert_eq!(
-            Status::default().value(&before),
-            "origin-cache; hit, mid; fwd=stale, near; hit, tidegate; hit"
-        );
-        assert_eq!(Status::default().value([] as [&HeaderValue; 0]), "tidegate; hit");
+        let mut fields = Fields::from_iter(before.map(|before| (CACHE_STATUS, before)));
+        Status::default().tell(&mut fields);
+        let said: Vec<_> = fields.get_all(CACHE_STATUS).collect();
+        assert_eq!(said, ["origin-cache; hit, mid; fwd=stale, near; hit, tidegate; hit"]);
     }
 }

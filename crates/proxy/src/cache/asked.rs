@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use http::Method;
-use http::header::{FORWARDED, HOST, UPGRADE};
+use http::header::{FORWARDED, HOST};
 use http_body::Body as _;
 use tidegate_model::address::X_FORWARDED_FOR;
 use tidegate_model::cache::directives;
@@ -99,7 +99,7 @@ pub fn key_of(onward: Onward<'_>, exchange: &Exchange) -> Result<Key, Fwd> {
     }
     // The content of a GET is in no key: an answer that depends on it would poison what others get.
     let has_body = exchange.body.as_ref().is_some_and(|body| !body.is_end_stream());
-    if has_body || head.headers.contains_key(UPGRADE) {
+    if has_body || exchange.seen.upgrade {
         return Err(Fwd::Bypass);
     }
     key_with(onward, exchange, None)
@@ -143,11 +143,11 @@ fn steering(onward: Onward<'_>, exchange: &Exchange) -> Result<Vec<u8>, Fwd> {
     {
         say(&mut bytes, "split", name.as_bytes());
     }
+    if !exchange.seen.steering {
+        return Ok(bytes);
+    }
     for (name, value) in &exchange.head.headers {
         let text = name.as_str();
-        if !matches!(text.as_bytes().first(), Some(b'x' | b'f')) {
-            continue;
-        }
         if key::overrides_method(text) {
             return Err(Fwd::Bypass);
         }

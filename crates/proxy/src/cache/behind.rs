@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use http::StatusCode;
+use tidegate_model::cache::reuse::Rules;
 use tidegate_model::cache::status::Fwd;
 use tidegate_model::cache::{Wall, reuse};
 use tidegate_model::message::Response;
@@ -41,11 +42,11 @@ impl Drop for Turn {
 
 /// Whether what is much asked for should be validated before it is stale, by this one of its clients and not by all at
 /// once.
-pub fn is_due_early(onward: Onward<'_>, kept: &Kept, now: Wall) -> bool {
-    let (rules, took_ms) = (kept.rules(), kept.known().took_ms());
+pub fn is_due_early(onward: Onward<'_>, kept: &Kept, rules: &Rules, now: Wall) -> bool {
+    let took_ms = || kept.known().took_ms();
     kept.is_hot()
-        && reuse::is_near_its_end(&rules, now, took_ms)
-        && reuse::refresh_early(&rules, now, took_ms, onward.proxy.entropy.word())
+        && reuse::is_near_its_end(rules, now, took_ms())
+        && reuse::refresh_early(rules, now, took_ms(), onward.proxy.entropy.word())
 }
 
 /// Validates what is stored, unless that is under way.

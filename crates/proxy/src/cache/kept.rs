@@ -20,7 +20,7 @@ use super::known::{self, Known};
 
 /// What an entry takes beside what it is made of: the entry, its places in the map and in the order of eviction, as the
 /// allocator rounds them. A test of the memory tier counts it.
-pub const OVERHEAD_BYTES: u64 = 184;
+pub const OVERHEAD_BYTES: u64 = 176;
 /// Content lies in pieces of so many bytes.
 const PIECE_BYTES: usize = 64 * 1024;
 /// What a piece takes beside its bytes.

@@ -13,7 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use smallvec::SmallVec;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::range::{self, Asked, Part};
-use tidegate_model::cache::status::{CACHE_STATUS, Status};
+use tidegate_model::cache::status::Status;
 use tidegate_model::cache::validate;
 use tidegate_model::fields::Fields;
 use tidegate_model::message::Response;
@@ -75,12 +75,17 @@ impl HttpBody for Shared {
     }
 }
 
+/// Content on its way out, mostly one piece.
+type Pieces = SmallVec<[Bytes; 1]>;
+
 /// What a client asked for, as far as it says how it gets what is stored.
 pub struct Wish<'a> {
     /// Its method.
     pub method: &'a Method,
     /// Its fields.
     pub fields: &'a Fields,
+    /// Whether it may have a condition or ask for a range.
+    pub conditional: bool,
     /// What the route changes.
     pub changes: &'a HeaderChanges,
 }
@@ -94,27 +99,30 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
     let age = rules.freshness.age(now);
     fields.insert(AGE, u64::from(age));
     status.ttl = Some(i64::from(rules.freshness.lifetime) - i64::from(age));
-    let said = status.value(fields.get_all(CACHE_STATUS));
-    fields.insert(CACHE_STATUS, said);
+    status.tell(&mut fields);
     let mut response = Response::new(Content::Empty);
     let status_code = kept.status();
     let good = status_code == StatusCode::OK;
-    if good && validate::has_it(wish.fields, &fields, rules.freshness.answered) {
+    if good && wish.conditional && validate::has_it(wish.fields, &fields, rules.freshness.answered) {
         not_modified(&mut fields);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.headers_mut() = fields;
         return response;
     }
-    let asked =
-        if good { range::asked(wish.method, wish.fields, &fields, kept.length) } else { Asked::Whole };
+    let asked = if good && wish.conditional {
+        range::asked(wish.method, wish.fields, &fields, kept.length)
+    } else {
+        Asked::Whole
+    };
     *response.status_mut() = status_code;
+    let whole = asked == Asked::Whole;
     let pieces = match asked {
         Asked::Whole => kept.pieces().collect(),
         Asked::Nothing => {
             *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
             fields.insert(CONTENT_RANGE, value(&format!("bytes */{}", kept.length)));
             fields.remove(CONTENT_TYPE);
-            VecDeque::new()
+            Pieces::new()
         }
         Asked::Parts(parts) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -122,10 +130,11 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
         }
     };
     if good && !fields.contains_key(ACCEPT_RANGES) {
-        fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        fields.append(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
-    if !matches!(status_code, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        fields.insert(CONTENT_LENGTH, Shared::left(&pieces));
+    let told = whole && fields.contains_key(CONTENT_LENGTH);
+    if !told && !matches!(status_code, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        fields.insert(CONTENT_LENGTH, pieces.iter().map(|piece| piece.len() as u64).sum::<u64>());
     }
     *response.headers_mut() = fields;
     *response.body_mut() = content(pieces, wish.method == Method::HEAD);
@@ -137,8 +146,7 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
 pub fn coming(head: &Head, seat: Seat, wish: &Wish<'_>, status: &Status) -> Response<Content> {
     let mut fields = head.fields.clone();
     changed::serve(&mut fields, wish.changes);
-    let said = status.value(fields.get_all(CACHE_STATUS));
-    fields.insert(CACHE_STATUS, said);
+    status.tell(&mut fields);
     let mut response = Response::new(Content::Empty);
     *response.status_mut() = head.status;
     if head.status == StatusCode::OK && validate::has_it(wish.fields, &fields, head.rules.freshness.answered)
@@ -153,12 +161,11 @@ pub fn coming(head: &Head, seat: Seat, wish: &Wish<'_>, status: &Status) -> Resp
     response
 }
 
-fn content(mut pieces: VecDeque<Bytes>, head: bool) -> Content {
+fn content(mut pieces: Pieces, head: bool) -> Content {
     match pieces.len() {
         _ if head => Content::Empty,
-        0 => Content::Empty,
-        1 => Content::Full(pieces.pop_front().unwrap_or_default()),
-        _ => Content::Cached(Box::new(Shared::Pieces(pieces))),
+        0 | 1 => pieces.pop().map_or(Content::Empty, Content::Full),
+        _ => Content::Cached(Box::new(Shared::Pieces(VecDeque::from(pieces.into_vec())))),
     }
 }
 
@@ -169,7 +176,7 @@ fn not_modified(fields: &mut Fields) {
     }
 }
 
-fn in_parts(kept: &Arc<Kept>, parts: &SmallVec<[Part; 1]>, fields: &mut Fields) -> VecDeque<Bytes> {
+fn in_parts(kept: &Arc<Kept>, parts: &SmallVec<[Part; 1]>, fields: &mut Fields) -> Pieces {
     if let [part] = parts.as_slice() {
         fields.insert(CONTENT_RANGE, value(&part.content_range(kept.length)));
         return cut(kept, *part);
@@ -178,29 +185,29 @@ fn in_parts(kept: &Arc<Kept>, parts: &SmallVec<[Part; 1]>, fields: &mut Fields) 
     let chance = || RandomState::new().hash_one(kept.made);
     let boundary = format!("tidegate-{:016x}{:016x}", chance(), chance());
     let of = fields.get(CONTENT_TYPE).and_then(|of| of.to_str().ok()).map(str::to_owned);
-    let mut pieces = VecDeque::new();
+    let mut pieces = Pieces::new();
     for part in parts {
         let mut head = format!("\r\n--{boundary}\r\n");
         if let Some(of) = &of {
             head.push_str(&format!("Content-Type: {of}\r\n"));
         }
         head.push_str(&format!("Content-Range: {}\r\n\r\n", part.content_range(kept.length)));
-        pieces.push_back(Bytes::from(head));
+        pieces.push(Bytes::from(head));
         pieces.extend(cut(kept, *part));
     }
-    pieces.push_back(Bytes::from(format!("\r\n--{boundary}--\r\n")));
+    pieces.push(Bytes::from(format!("\r\n--{boundary}--\r\n")));
     fields.insert(CONTENT_TYPE, value(&format!("multipart/byteranges; boundary={boundary}")));
     pieces
 }
 
 /// The bytes of a part, none of them copied.
-fn cut(kept: &Arc<Kept>, part: Part) -> VecDeque<Bytes> {
-    let (mut at, mut pieces) = (0u64, VecDeque::new());
+fn cut(kept: &Arc<Kept>, part: Part) -> Pieces {
+    let (mut at, mut pieces) = (0u64, Pieces::new());
     for piece in kept.pieces() {
         let end = at + piece.len() as u64;
         let (from, to) = (part.from.max(at), part.to.min(end));
         if from < to {
-            pieces.push_back(piece.slice((from - at) as usize..(to - at) as usize));
+            pieces.push(piece.slice((from - at) as usize..(to - at) as usize));
         }
         at = end;
     }
@@ -257,7 +264,7 @@ mod tests {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
         let fields = Fields::from_iter(lines.iter().map(line));
-        let wish = Wish { method, fields: &fields, changes: &HeaderChanges::default() };
+        let wish = Wish { method, fields: &fields, conditional: true, changes: &HeaderChanges::default() };
         let (head, content) = stored(kept, &wish, Wall(NOW.0 + 3), Status::default()).into_parts();
         let bytes = match content {
             Content::Empty => Vec::new(),

@@ -104,11 +104,13 @@ pub fn at_once(onward: Onward<'_>, exchange: &Exchange) -> Result<Response<Conte
     let wish = serve::Wish {
         method: &exchange.head.method,
         fields: &exchange.head.headers,
+        conditional: exchange.seen.conditional,
         changes: &onward.routed.route.settings.response,
     };
-    match reuse::decide(&kept.rules(), &told, now, &onward.settings.reuse) {
+    let rules = kept.rules();
+    match reuse::decide(&rules, &told, now, &onward.settings.reuse) {
         Use::Serve | Use::ServeStale => {
-            if behind::is_due_early(onward, &kept, now) {
+            if behind::is_due_early(onward, &kept, &rules, now) {
                 behind::refresh(onward, exchange, &Asked::of(onward, exchange, key), &kept);
             }
             note(exchange, "hit", MEMORY);
@@ -434,7 +436,7 @@ async fn pass(
 /// What is stored for it is asked for as this client gets it.
 pub(super) fn wish<'a>(onward: Onward<'a>, asked: &'a Asked) -> serve::Wish<'a> {
     let changes = &onward.routed.route.settings.response;
-    serve::Wish { method: &asked.method, fields: &asked.fields, changes }
+    serve::Wish { method: &asked.method, fields: &asked.fields, conditional: true, changes }
 }
 
 /// The time by which ages are told.
