@@ -7,12 +7,18 @@ use http::{Extensions, Method, StatusCode, Uri, Version};
 
 use crate::fields::Fields;
 
-/// A request.
+/// A head and a body: a [`Request`] or a [`Response`].
 #[derive(Clone, Debug, Default)]
-pub struct Request<B> {
-    head: RequestHead,
+pub struct Message<H, B> {
+    head: H,
     body: B,
 }
+
+/// A request.
+pub type Request<B> = Message<RequestHead, B>;
+
+/// A response.
+pub type Response<B> = Message<ResponseHead, B>;
 
 /// All of a request but its body.
 #[derive(Clone, Debug, Default)]
@@ -29,13 +35,6 @@ pub struct RequestHead {
     pub extensions: Extensions,
 }
 
-/// A response.
-#[derive(Clone, Debug, Default)]
-pub struct Response<B> {
-    head: ResponseHead,
-    body: B,
-}
-
 /// All of a response but its body.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseHead {
@@ -47,25 +46,97 @@ pub struct ResponseHead {
     pub headers: Fields,
 }
 
-impl<B> Request<B> {
-    /// `GET /` with this body.
+/// What the heads of both have.
+pub trait Head: Default {
+    /// The version of HTTP.
+    fn version(&self) -> Version;
+    /// The fields.
+    fn headers(&self) -> &Fields;
+    /// The fields, to change.
+    fn headers_mut(&mut self) -> &mut Fields;
+}
+
+macro_rules! head {
+    ($head:ty) => {
+        impl Head for $head {
+            fn version(&self) -> Version {
+                self.version
+            }
+
+            fn headers(&self) -> &Fields {
+                &self.headers
+            }
+
+            fn headers_mut(&mut self) -> &mut Fields {
+                &mut self.headers
+            }
+        }
+    };
+}
+head!(RequestHead);
+head!(ResponseHead);
+
+impl<H: Head, B> Message<H, B> {
+    /// With this body: `GET /`, or 200.
     #[must_use]
-    pub fn new(body: B) -> Request<B> {
-        Request { head: RequestHead::default(), body }
+    pub fn new(body: B) -> Message<H, B> {
+        Message { head: H::default(), body }
     }
 
     /// Of its parts.
     #[must_use]
-    pub fn from_parts(head: RequestHead, body: B) -> Request<B> {
-        Request { head, body }
+    pub fn from_parts(head: H, body: B) -> Message<H, B> {
+        Message { head, body }
     }
 
     /// Its parts.
     #[must_use]
-    pub fn into_parts(self) -> (RequestHead, B) {
+    pub fn into_parts(self) -> (H, B) {
         (self.head, self.body)
     }
 
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.head.version()
+    }
+
+    /// Its fields.
+    #[must_use]
+    pub fn headers(&self) -> &Fields {
+        self.head.headers()
+    }
+
+    /// Its fields, to change.
+    pub fn headers_mut(&mut self) -> &mut Fields {
+        self.head.headers_mut()
+    }
+
+    /// Its body.
+    #[must_use]
+    pub fn body(&self) -> &B {
+        &self.body
+    }
+
+    /// Its body, to change.
+    pub fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+
+    /// Its body alone.
+    #[must_use]
+    pub fn into_body(self) -> B {
+        self.body
+    }
+
+    /// The same with another body.
+    #[must_use]
+    pub fn map<C>(self, change: impl FnOnce(B) -> C) -> Message<H, C> {
+        Message { head: self.head, body: change(self.body) }
+    }
+}
+
+impl<B> Message<RequestHead, B> {
     /// Its method.
     #[must_use]
     pub fn method(&self) -> &Method {
@@ -88,85 +159,18 @@ impl<B> Request<B> {
         &mut self.head.uri
     }
 
-    /// Its version.
-    #[must_use]
-    pub fn version(&self) -> Version {
-        self.head.version
-    }
-
     /// Its version, to change.
     pub fn version_mut(&mut self) -> &mut Version {
         &mut self.head.version
-    }
-
-    /// Its fields.
-    #[must_use]
-    pub fn headers(&self) -> &Fields {
-        &self.head.headers
-    }
-
-    /// Its fields, to change.
-    pub fn headers_mut(&mut self) -> &mut Fields {
-        &mut self.head.headers
     }
 
     /// What else is known of it, to change.
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         &mut self.head.extensions
     }
-
-    /// Its body.
-    #[must_use]
-    pub fn body(&self) -> &B {
-        &self.body
-    }
-
-    /// Its body, to change.
-    pub fn body_mut(&mut self) -> &mut B {
-        &mut self.body
-    }
-
-    /// Its body alone.
-    #[must_use]
-    pub fn into_body(self) -> B {
-        self.body
-    }
-
-    /// The same with another body.
-    #[must_use]
-    pub fn map<C>(self, change: impl FnOnce(B) -> C) -> Request<C> {
-        Request { head: self.head, body: change(self.body) }
-    }
 }
 
-impl<B> From<http::Request<B>> for Request<B> {
-    fn from(request: http::Request<B>) -> Request<B> {
-        let (parts, body) = request.into_parts();
-        let http::request::Parts { method, uri, version, extensions, .. } = parts;
-        let headers = Fields::from(&parts.headers);
-        Request { head: RequestHead { method, uri, version, headers, extensions }, body }
-    }
-}
-
-impl<B> Response<B> {
-    /// 200 with this body.
-    #[must_use]
-    pub fn new(body: B) -> Response<B> {
-        Response { head: ResponseHead::default(), body }
-    }
-
-    /// Of its parts.
-    #[must_use]
-    pub fn from_parts(head: ResponseHead, body: B) -> Response<B> {
-        Response { head, body }
-    }
-
-    /// Its parts.
-    #[must_use]
-    pub fn into_parts(self) -> (ResponseHead, B) {
-        (self.head, self.body)
-    }
-
+impl<B> Message<ResponseHead, B> {
     /// Its status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -177,45 +181,14 @@ impl<B> Response<B> {
     pub fn status_mut(&mut self) -> &mut StatusCode {
         &mut self.head.status
     }
+}
 
-    /// Its version.
-    #[must_use]
-    pub fn version(&self) -> Version {
-        self.head.version
-    }
-
-    /// Its fields.
-    #[must_use]
-    pub fn headers(&self) -> &Fields {
-        &self.head.headers
-    }
-
-    /// Its fields, to change.
-    pub fn headers_mut(&mut self) -> &mut Fields {
-        &mut self.head.headers
-    }
-
-    /// Its body.
-    #[must_use]
-    pub fn body(&self) -> &B {
-        &self.body
-    }
-
-    /// Its body, to change.
-    pub fn body_mut(&mut self) -> &mut B {
-        &mut self.body
-    }
-
-    /// Its body alone.
-    #[must_use]
-    pub fn into_body(self) -> B {
-        self.body
-    }
-
-    /// The same with another body.
-    #[must_use]
-    pub fn map<C>(self, change: impl FnOnce(B) -> C) -> Response<C> {
-        Response { head: self.head, body: change(self.body) }
+impl<B> From<http::Request<B>> for Request<B> {
+    fn from(request: http::Request<B>) -> Request<B> {
+        let (parts, body) = request.into_parts();
+        let http::request::Parts { method, uri, version, extensions, .. } = parts;
+        let headers = Fields::from(&parts.headers);
+        Request { head: RequestHead { method, uri, version, headers, extensions }, body }
     }
 }
 
