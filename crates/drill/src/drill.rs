@@ -1,7 +1,10 @@
 //! A drill: what is tried twice, with the protection off and on, and judged by a rule that was stated before.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use crate::app::App;
+use crate::load::Source;
 use crate::run::{Run, RunError, Setting, Side};
 
 /// A drill. All times are seconds of one side's run.
@@ -108,6 +111,26 @@ impl Window {
 }
 
 impl Drill {
+    /// A side of it in which nobody means harm and nothing is done to the applications.
+    pub(crate) fn undisturbed(
+        &self,
+        setting: &Setting<'_>,
+        apps: Vec<Arc<App>>,
+        config: String,
+        sources: Vec<Source>,
+    ) -> Side {
+        let seconds = self.seconds * setting.scale;
+        Side { apps, config, sources, hostile: Vec::new(), acts: Vec::new(), seconds }
+    }
+
+    /// The seconds behind the fault in which all is to be well again: not while a breaker rests that has seen the upstream
+    /// away, nor at the end, where the last requests may be under way.
+    pub(crate) fn mended(&self, scale: f64) -> Range<f64> {
+        const MENDING: f64 = 1.0;
+        const TAIL: f64 = 0.5;
+        self.fault.at(scale).end + MENDING..self.seconds * scale - TAIL
+    }
+
     /// Runs it.
     ///
     /// # Errors

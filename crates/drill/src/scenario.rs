@@ -25,10 +25,11 @@ mod thundering_reconnect;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::app::{App, Behaviour};
 use crate::drill::Drill;
-use crate::load::Driven;
+use crate::load::{Driven, Objects, Source};
 use crate::run::{RunError, Setting};
 
 /// All drills, in the order in which they are listed.
@@ -71,6 +72,25 @@ fn endpoints(apps: &[Arc<App>]) -> String {
     format!("[{}]", all.join(", "))
 }
 
+/// One upstream of these applications and one route to it, each with these further lines. Nothing is tried again, and no
+/// endpoint is ejected: that would help as well.
+fn one_route(apps: &[Arc<App>], upstream: &str, route: &str) -> String {
+    format!(
+        "[upstream.app]\nendpoints = {}\noutlier = {{ consecutive = 0 }}\n{upstream}\n\
+         [[route]]\nname = \"app\"\nupstream = \"app\"\nretry = {{ tries = 1 }}\n{route}",
+        endpoints(apps)
+    )
+}
+
+/// Tenants are named by a header.
+const TENANTS: &str = "[tenants]\nfrom = [{ header = \"x-tenant\" }]\n\n";
+
+/// Clients each of whom wants something else: of no use to a cache.
+fn others(rate: f64, patience: Duration) -> Source {
+    let (path, objects) = ("/other/".to_owned(), Objects::Each);
+    Source { path, objects, timeout: patience, ..Source::steady("others", rate) }
+}
+
 /// How many seconds after the start of a span these sources were well again, and remained so: in each half second from then
 /// on, at least this share of the requests that were due was answered well. `None`: not within the span.
 fn recovery(driven: &Driven, sources: &str, span: Range<f64>, share: f64) -> Option<f64> {
@@ -84,8 +104,6 @@ fn recovery(driven: &Driven, sources: &str, span: Range<f64>, share: f64) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::load::{Asked, End};
 

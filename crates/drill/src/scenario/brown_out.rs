@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{apps, endpoints, recovery};
 use crate::app::{Behaviour, Service};
 use crate::drill::{Drill, Judged, Kind, Runs, Window};
-use crate::load::Source;
+use crate::load::{Act, Source};
 use crate::run::{RunError, Setting, Side};
 use crate::told::share;
 
@@ -65,17 +65,12 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
     let fault = DRILL.fault.at(setting.scale);
     let (ill, well) = (Arc::clone(&apps[0]), Arc::clone(&apps[0]));
     let at = Duration::from_secs_f64;
-    Ok(Side {
-        apps,
-        config,
-        sources: ASKED.into_iter().map(source).collect(),
-        hostile: Vec::new(),
-        acts: vec![
-            (at(fault.start), Box::new(move || ill.change(|behaviour| behaviour.slowdown = SLOWER))),
-            (at(fault.end), Box::new(move || well.change(|behaviour| behaviour.slowdown = 1.0))),
-        ],
-        seconds: DRILL.seconds * setting.scale,
-    })
+    let acts: Vec<Act> = vec![
+        (at(fault.start), Box::new(move || ill.change(|behaviour| behaviour.slowdown = SLOWER))),
+        (at(fault.end), Box::new(move || well.change(|behaviour| behaviour.slowdown = 1.0))),
+    ];
+    let side = DRILL.undisturbed(setting, apps, config, ASKED.into_iter().map(source).collect());
+    Ok(Side { acts, ..side })
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

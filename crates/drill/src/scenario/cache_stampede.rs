@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{apps, endpoints};
+use super::{apps, one_route, others};
 use crate::app::{Answer, Behaviour, Service};
 use crate::drill::{Drill, Judged, Kind, Runs, Window};
-use crate::load::{Objects, Source};
+use crate::load::Source;
 use crate::run::{Run, RunError, Setting, Side};
 use crate::told::{share, time};
 
@@ -51,18 +51,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         Kind::Off => "",
         Kind::On | Kind::Baseline => "cache = {}\n",
     };
-    let config = format!(
-        "[upstream.app]\nendpoints = {}\noutlier = {{ consecutive = 0 }}\n\n\
-         [[route]]\nname = \"app\"\nupstream = \"app\"\nretry = {{ tries = 1 }}\n{cache}",
-        endpoints(&apps)
-    );
-    // Each of the others wants something else: of no use to a cache.
-    let others = Source {
-        path: "/other/".to_owned(),
-        objects: Objects::Each,
-        timeout: PATIENCE,
-        ..Source::steady("others", 12.0)
-    };
+    let config = one_route(&apps, "", cache);
     let crowds = PAGES.iter().map(|(page, at)| {
         let from = at * setting.scale;
         Source {
@@ -72,9 +61,8 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
             ..Source::steady(&format!("crowd of {page}"), 0.0)
         }
     });
-    let sources = std::iter::once(others).chain(crowds).collect();
-    let seconds = DRILL.seconds * setting.scale;
-    Ok(Side { apps, config, sources, hostile: Vec::new(), acts: Vec::new(), seconds })
+    let sources = std::iter::once(others(12.0, PATIENCE)).chain(crowds).collect();
+    Ok(DRILL.undisturbed(setting, apps, config, sources))
 }
 
 /// How often the page that was made most often was made.

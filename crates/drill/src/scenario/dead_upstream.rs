@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{apps, endpoints};
 use crate::app::{Behaviour, Service};
 use crate::drill::{Drill, Judged, Kind, Runs, Window};
-use crate::load::Source;
+use crate::load::{Act, Source};
 use crate::run::{RunError, Setting, Side};
 use crate::told::{share, time};
 
@@ -47,26 +47,22 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
     let fault = DRILL.fault.at(setting.scale);
     let at = Duration::from_secs_f64;
     let (hangs, wakes) = (Arc::clone(&all[0]), Arc::clone(&all[0]));
-    Ok(Side {
-        apps: all,
+    let acts: Vec<Act> = vec![
+        (at(fault.start), Box::new(move || hangs.hang())),
+        (at(fault.end), Box::new(move || wakes.resume())),
+    ];
+    let side = DRILL.undisturbed(
+        setting,
+        all,
         config,
-        sources: vec![Source { timeout: PATIENCE, ..Source::steady("clients", 200.0) }],
-        hostile: Vec::new(),
-        acts: vec![
-            (at(fault.start), Box::new(move || hangs.hang())),
-            (at(fault.end), Box::new(move || wakes.resume())),
-        ],
-        seconds: DRILL.seconds * setting.scale,
-    })
+        vec![Source { timeout: PATIENCE, ..Source::steady("clients", 200.0) }],
+    );
+    Ok(Side { acts, ..side })
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {
-    /// A run's last requests may still be under way.
-    const TAIL: f64 = 0.5;
-    /// What is not yet over when an upstream comes back: a breaker that rests.
-    const MENDING: f64 = 1.0;
     let fault = DRILL.fault.at(setting.scale);
-    let after = fault.end + MENDING..DRILL.seconds * setting.scale - TAIL;
+    let after = DRILL.mended(setting.scale);
     let (off, on) = (&runs.off, &runs.on);
     let lost = off.driven.success("", fault.clone());
     let held = on.driven.success("", fault.clone());

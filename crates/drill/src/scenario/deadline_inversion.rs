@@ -59,8 +59,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
             ..Source::steady(name, 0.0)
         });
     }
-    let seconds = DRILL.seconds * setting.scale;
-    Ok(Side { apps, config, sources, hostile: Vec::new(), acts: Vec::new(), seconds })
+    Ok(DRILL.undisturbed(setting, apps, config, sources))
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{apps, endpoints};
+use super::{apps, one_route, others};
 use crate::app::{Answer, Behaviour, Service};
 use crate::drill::{Drill, Judged, Kind, Runs, Window};
-use crate::load::{Objects, Source};
+use crate::load::Source;
 use crate::run::{Run, RunError, Setting, Side};
 use crate::told::{share, time};
 
@@ -46,11 +46,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         Kind::Off => "",
         Kind::On | Kind::Baseline => "cache = { stale_while_revalidate = \"5s\" }\n",
     };
-    let config = format!(
-        "[upstream.app]\nendpoints = {}\noutlier = {{ consecutive = 0 }}\n\n\
-         [[route]]\nname = \"app\"\nupstream = \"app\"\nretry = {{ tries = 1 }}\n{cache}",
-        endpoints(&apps)
-    );
+    let config = one_route(&apps, "", cache);
     let fault = DRILL.fault.at(setting.scale);
     let rate = if kind == Kind::Baseline { 0.0 } else { 400.0 };
     let hot = Source {
@@ -59,14 +55,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         timeout: PATIENCE,
         ..Source::steady("hot", 0.0)
     };
-    let others = Source {
-        path: "/other/".to_owned(),
-        objects: Objects::Each,
-        timeout: PATIENCE,
-        ..Source::steady("others", 30.0)
-    };
-    let seconds = DRILL.seconds * setting.scale;
-    Ok(Side { apps, config, sources: vec![others, hot], hostile: Vec::new(), acts: Vec::new(), seconds })
+    Ok(DRILL.undisturbed(setting, apps, config, vec![others(30.0, PATIENCE), hot]))
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

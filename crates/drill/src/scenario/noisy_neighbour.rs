@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{apps, endpoints};
+use super::{TENANTS, apps, one_route};
 use crate::app::{Behaviour, Service};
 use crate::drill::{Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
@@ -43,12 +43,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         Kind::Off => "",
         Kind::On | Kind::Baseline => "concurrency = 10\nwaiting = { limit = 200, wait = \"500ms\" }\n",
     };
-    let config = format!(
-        "[tenants]\nfrom = [{{ header = \"x-tenant\" }}]\n\n\
-         [upstream.app]\nendpoints = {}\noutlier = {{ consecutive = 0 }}\n{gate}\n\
-         [[route]]\nname = \"app\"\nupstream = \"app\"\nretry = {{ tries = 1 }}\n",
-        endpoints(&apps)
-    );
+    let config = format!("{TENANTS}{}", one_route(&apps, gate, ""));
     let fault = DRILL.fault.at(setting.scale);
     let noise = if kind == Kind::Baseline { 0.0 } else { 50.0 * TENTH };
     let noisy = Source {
@@ -56,8 +51,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         ..Source::steady("noisy", 0.0).of("noisy")
     };
     let sources = vec![Source::steady("quiet", TENTH).of("quiet"), noisy];
-    let seconds = DRILL.seconds * setting.scale;
-    Ok(Side { apps, config, sources, hostile: Vec::new(), acts: Vec::new(), seconds })
+    Ok(DRILL.undisturbed(setting, apps, config, sources))
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

@@ -55,8 +55,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
     let attack = DRILL.fault.at(setting.scale);
     let rates = vec![(attack.start, 30.0), (attack.end, 0.0)];
     sources.push(Source { rates, ..Source::steady("toxic", 0.0).of("toxic") });
-    let seconds = DRILL.seconds * setting.scale;
-    Ok(Side { apps, config, sources, hostile: Vec::new(), acts: Vec::new(), seconds })
+    Ok(DRILL.undisturbed(setting, apps, config, sources))
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

@@ -71,8 +71,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         writes: true,
         ..Source::steady("import", 0.0)
     };
-    let seconds = DRILL.seconds * setting.scale;
-    Ok(Side { apps, config, sources: vec![readers, import], hostile: Vec::new(), acts: Vec::new(), seconds })
+    Ok(DRILL.undisturbed(setting, apps, config, vec![readers, import]))
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{apps, endpoints, recovery};
+use super::{apps, one_route, recovery};
 use crate::app::{Behaviour, Service};
 use crate::drill::{Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
@@ -49,11 +49,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
             ("concurrency = 5\nwaiting = { limit = 200, wait = \"200ms\" }\n", "400ms")
         }
     };
-    let config = format!(
-        "[upstream.app]\nendpoints = {}\noutlier = {{ consecutive = 0 }}\n{gate}\n\
-         [[route]]\nname = \"app\"\nupstream = \"app\"\ndeadline = \"{deadline}\"\nretry = {{ tries = 1 }}\n",
-        endpoints(&apps)
-    );
+    let config = one_route(&apps, gate, &format!("deadline = \"{deadline}\"\n"));
     let fault = DRILL.fault.at(setting.scale);
     let clients = Source {
         rates: vec![(0.0, CALM), (fault.start, TRIGGER), (fault.end, CALM)],
@@ -62,8 +58,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         pause: PAUSE,
         ..Source::steady("clients", 0.0)
     };
-    let seconds = DRILL.seconds * setting.scale;
-    Ok(Side { apps, config, sources: vec![clients], hostile: Vec::new(), acts: Vec::new(), seconds })
+    Ok(DRILL.undisturbed(setting, apps, config, vec![clients]))
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{apps, endpoints};
+use super::{apps, one_route};
 use crate::app::{Answer, Behaviour, Service};
 use crate::drill::{Drill, Judged, Kind, Runs, Window};
 use crate::load::{Objects, Source};
@@ -51,11 +51,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         Kind::Off => ("", ""),
         Kind::On | Kind::Baseline => ("[cache]\nmemory = \"2MiB\"\n\n", "cache = {}\n"),
     };
-    let config = format!(
-        "{room}[upstream.app]\nendpoints = {}\noutlier = {{ consecutive = 0 }}\n\n\
-         [[route]]\nname = \"app\"\nupstream = \"app\"\nretry = {{ tries = 1 }}\n{cache}",
-        endpoints(&apps)
-    );
+    let config = format!("{room}{}", one_route(&apps, "", cache));
     let fault = DRILL.fault.at(setting.scale);
     let clients = Source {
         path: "/thing/".to_owned(),
@@ -70,8 +66,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         rates: vec![(fault.start, rate), (fault.end, 0.0)],
         ..Source::steady("crawler", 0.0)
     };
-    let seconds = DRILL.seconds * setting.scale;
-    Ok(Side { apps, config, sources: vec![clients, crawler], hostile: Vec::new(), acts: Vec::new(), seconds })
+    Ok(DRILL.undisturbed(setting, apps, config, vec![clients, crawler]))
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{apps, endpoints};
 use crate::app::{Answer, Behaviour, Service};
 use crate::drill::{Drill, Judged, Kind, Runs, Window};
-use crate::load::{Objects, Source};
+use crate::load::{Act, Objects, Source};
 use crate::run::{Run, RunError, Setting, Side};
 use crate::told::{share, time};
 
@@ -58,27 +58,18 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         timeout: PATIENCE,
         ..Source::steady("clients", RATE)
     };
-    Ok(Side {
-        apps,
-        config,
-        sources: vec![clients],
-        hostile: Vec::new(),
-        acts: vec![
-            (at(fault.start), Box::new(move || hangs.hang())),
-            (at((fault.start + fault.end) / 2.0), Box::new(move || goes.crash())),
-            (at(fault.end), Box::new(move || returns.restart())),
-        ],
-        seconds: DRILL.seconds * setting.scale,
-    })
+    let acts: Vec<Act> = vec![
+        (at(fault.start), Box::new(move || hangs.hang())),
+        (at((fault.start + fault.end) / 2.0), Box::new(move || goes.crash())),
+        (at(fault.end), Box::new(move || returns.restart())),
+    ];
+    let side = DRILL.undisturbed(setting, apps, config, vec![clients]);
+    Ok(Side { acts, ..side })
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {
-    /// A run's last requests may still be under way.
-    const TAIL: f64 = 0.5;
-    /// What is not yet over when an upstream comes back: a breaker that rests.
-    const MENDING: f64 = 1.0;
     let fault = DRILL.fault.at(setting.scale);
-    let after = fault.end + MENDING..DRILL.seconds * setting.scale - TAIL;
+    let after = DRILL.mended(setting.scale);
     let (off, on) = (&runs.off, &runs.on);
     let held = |run: &Run| run.driven.success("", fault.clone());
     let slow = on.driven.quantile("", fault.clone(), 0.99);

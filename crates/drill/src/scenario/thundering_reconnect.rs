@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{apps, endpoints};
+use super::{TENANTS, apps, one_route};
 use crate::app::{Behaviour, Service};
 use crate::drill::{Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
@@ -31,19 +31,11 @@ const HERD: f64 = 800.0;
 fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
     let service = Service::Exponential(Duration::from_millis(20));
     let apps = apps(setting, 1, &Behaviour { slots: 8, service, ..Behaviour::default() })?;
-    let list = endpoints(&apps);
-    let tenants = "[tenants]\nfrom = [{ header = \"x-tenant\" }]\n";
-    let config = match kind {
-        Kind::Off => format!(
-            "{tenants}\n[upstream.app]\nendpoints = {list}\noutlier = {{ consecutive = 0 }}\n\n\
-             [[route]]\nname = \"app\"\nupstream = \"app\"\nretry = {{ tries = 1 }}\n"
-        ),
-        Kind::On | Kind::Baseline => format!(
-            "{tenants}\n[upstream.app]\nendpoints = {list}\nconcurrency = 8\n\
-             waiting = {{ limit = 200, wait = \"500ms\" }}\noutlier = {{ consecutive = 0 }}\n\n\
-             [[route]]\nname = \"app\"\nupstream = \"app\"\nretry = {{ tries = 1 }}\n"
-        ),
+    let gate = match kind {
+        Kind::Off => "",
+        Kind::On | Kind::Baseline => "concurrency = 8\nwaiting = { limit = 200, wait = \"500ms\" }\n",
     };
+    let config = format!("{TENANTS}{}", one_route(&apps, gate, ""));
     let herd = DRILL.fault.at(setting.scale);
     let rate = HERD * setting.scale / (herd.end - herd.start);
     let patience = Duration::from_secs(1);
@@ -57,8 +49,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         ..Source::steady("herd", 0.0).of("herd")
     };
     let regulars = Source { timeout: patience, ..Source::steady("regulars", 100.0).of("regulars") };
-    let seconds = DRILL.seconds * setting.scale;
-    Ok(Side { apps, config, sources: vec![regulars, back], hostile: Vec::new(), acts: Vec::new(), seconds })
+    Ok(DRILL.undisturbed(setting, apps, config, vec![regulars, back]))
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {
