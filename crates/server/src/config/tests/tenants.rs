@@ -95,3 +95,78 @@ fn a_credential_for_an_upstream_may_stand_in_a_file_or_the_environment() {
     let wrong = set(&format!("{{ file = \"{}\" }}", file.display())).unwrap_err();
     assert!(wrong.contains("what stands there is no header's value"), "{wrong}");
 }
+
+#[test]
+fn tenants_and_plans_are_checked_without_showing_a_secret() {
+    check(
+        r#"
+[plan.refuse]
+rate = [{ limit = "1/s" }, { name = "b", limit = "1/m" }, { name = "b", limit = "1/h" }]
+[tenant."a b"]
+keys = [{ id = "k", sha256 = "tg_pasted-by-mistake" }]
+[tenant.one]
+keys = [{ id = "k", sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824" }]
+[tenant.two]
+keys = [{ id = "k", sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824" }]
+[tenants]
+from = [{ header = "x-tenant" }]
+[jwt.main]
+secret = "hunter2"
+[jwt.other]
+secret = { env = "TIDEGATE_TEST_NOT_SET" }"#,
+        r#"
+error: a plan cannot be called `refuse`: in `tenants.unknown` that refuses
+ --> t.toml:1:7
+  |
+1 | [plan.refuse]
+  |       ^^^^^^
+
+error: one of several rates needs a name
+ --> t.toml:2:9
+  |
+2 | rate = [{ limit = "1/s" }, { name = "b", limit = "1/m" }, { name = "b", limit = "1/h" }]
+  |         ^^^^^^^^^^^^^^^^^
+  = help: add name = "…"
+
+error: two rates are called `b`
+ --> t.toml:2:68
+  |
+2 | rate = [{ limit = "1/s" }, { name = "b", limit = "1/m" }, { name = "b", limit = "1/h" }]
+  |                                                                    ^^^
+
+error: a SHA-256 is 64 hexadecimal digits
+ --> t.toml:4:30
+  |
+4 | keys = [{ id = "k", sha256 = ********************** }]
+  |                              ^^^^^^^^^^^^^^^^^^^^^^
+
+error: tenants `one` and `two` have the same key
+ --> t.toml:8:30
+  |
+8 | keys = [{ id = "k", sha256 = ****************************************************************** }]
+  |                              ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  = note: the other one is at t.toml:6:30
+
+error: nobody may name a tenant in `x-tenant`: there is no trusted proxy
+  --> t.toml:10:9
+   |
+10 | from = [{ header = "x-tenant" }]
+   |         ^^^^^^^^^^^^^^^^^^^^^^^
+   = help: add [listen] trusted_proxies = ["10.0.0.0/8"]
+
+error: the secret has 7 bytes, and needs 32 (RFC 7518)
+  --> t.toml:12:10
+   |
+12 | secret = *********
+   |          ^^^^^^^^^
+   = help: openssl rand -hex 32 makes one
+
+error: the environment variable `TIDEGATE_TEST_NOT_SET` is not set
+  --> t.toml:14:18
+   |
+14 | secret = { env = "TIDEGATE_TEST_NOT_SET" }
+   |                  ^^^^^^^^^^^^^^^^^^^^^^^
+
+8 problems"#,
+    );
+}
