@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use tidegate_testkit::{Gate, Origin, Reply, nobody};
 
 use tidegate_drill::drill::Runs;
+use tidegate_drill::load::End;
 use tidegate_drill::run::{Run, Setting};
 use tidegate_drill::{report, scenario};
 
@@ -141,8 +142,9 @@ fn an_adaptive_gate_keeps_the_line_out_of_the_application() {
 #[test]
 fn doomed_work_is_refused_before_it_is_begun() {
     check("deadline-inversion", |runs, _| {
-        let (off, on, (short, lines)) = (runs.off.wasted(), runs.on.wasted(), lines(runs));
-        (on < off && short, (off, on, lines))
+        let refused = runs.on.driven.asked.iter().filter(|asked| asked.end == End::Refused).count();
+        let (short, lines) = lines(runs);
+        (refused > 0 && short, (refused, lines))
     });
 }
 
