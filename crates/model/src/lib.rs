@@ -7,6 +7,7 @@ pub mod address;
 pub mod balance;
 pub mod breaker;
 pub mod cache;
+pub mod cluster;
 pub mod credential;
 pub mod deadline;
 pub mod fault;

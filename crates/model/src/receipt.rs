@@ -82,6 +82,11 @@ pub struct Receipt {
     pub idempotency: Option<&'static str>,
     /// Whether an upstream may have seen a request that it has not answered, or whose answer was not taken.
     pub reached: bool,
+    /// What became of the question to the target's home node (`answered`, `away`, `late`, `refused`, `old`); `None`: it was
+    /// not asked.
+    pub home: Option<&'static str>,
+    /// Another node made it on behalf of an exchange of its own: that one tells the tenant's part.
+    pub of_peer: bool,
     /// How the exchange ended.
     pub end: End,
     /// The names of the injected faults that struck it.
@@ -192,6 +197,15 @@ pub enum Step {
     Hedged,
     /// It refreshes what answered this request.
     Refreshes(RequestId),
+    /// The target's home node was asked.
+    AskedHome {
+        /// Which.
+        node: Arc<str>,
+        /// What became of it, as in [`Receipt::home`].
+        outcome: &'static str,
+        /// Why, where there is more to say.
+        because: Cow<'static, str>,
+    },
     /// The cache answered it, or did not.
     Cached {
         /// What it did, as in [`Receipt::cache`].
@@ -245,6 +259,8 @@ impl Receipt {
             cache: None,
             idempotency: None,
             reached: false,
+            home: None,
+            of_peer: false,
             end: End::Open,
             fault: None,
             events: SmallVec::new(),

@@ -110,6 +110,8 @@ impl RouteLimits {
 pub struct Permit {
     tenant: Arc<Tenant>,
     route: Option<Arc<RouteState>>,
+    /// Whether it counts as an exchange under way. Another node's does not: it is counted there.
+    counted: bool,
 }
 
 /// Which way a tenant's bytes go.
@@ -150,6 +152,12 @@ impl Tenant {
     #[must_use]
     pub fn id(&self) -> &Arc<str> {
         &self.id
+    }
+
+    /// Whether nobody vouched for its id.
+    #[must_use]
+    pub fn is_claimed(&self) -> bool {
+        self.claimed
     }
 
     /// Whether it found no room in the table and shares its limits with others.
@@ -380,7 +388,14 @@ impl Permit {
     pub fn on_behalf(&self) -> Option<Permit> {
         let account = self.tenant.account();
         enter(&account.in_flight, account.entitlement.load().plan.concurrency).ok()?;
-        Some(Permit { tenant: Arc::clone(&self.tenant), route: None })
+        Some(Permit { tenant: Arc::clone(&self.tenant), route: None, counted: true })
+    }
+
+    /// One for what another node does on behalf of this tenant: that node has asked its limits, and counts it. To be made
+    /// only of what such a node has said.
+    #[must_use]
+    pub fn of_peer(tenant: &Arc<Tenant>) -> Permit {
+        Permit { tenant: Arc::clone(tenant), route: None, counted: false }
     }
 
     /// Enters the tenant, then the route, then spends of all rates. `None`: the tenant was evicted meanwhile.
@@ -395,7 +410,7 @@ impl Permit {
             Err(Closed::Gone) => return None,
             Err(Closed::Full) => Err(too_many_at_once("the plan")),
             Ok(()) => {
-                let mut permit = Permit { tenant: Arc::clone(tenant), route: None };
+                let mut permit = Permit { tenant: Arc::clone(tenant), route: None, counted: true };
                 permit.check(&held, limits, now).map(|standing| (permit, standing))
             }
         };
@@ -433,7 +448,9 @@ impl Drop for Permit {
         if let Some(route) = &self.route {
             route.in_flight.fetch_sub(1, Release);
         }
-        self.tenant.account().in_flight.fetch_sub(1, Release);
+        if self.counted {
+            self.tenant.account().in_flight.fetch_sub(1, Release);
+        }
     }
 }
 

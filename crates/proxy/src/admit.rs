@@ -71,6 +71,7 @@ pub fn admit(
                 trusted,
                 timing,
                 started,
+                by: None,
                 upgrade: None,
                 upgraded: None,
                 sticky: None,

@@ -3,7 +3,8 @@
 //! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key ([`content`] reads what of it is in
 //! a body), [`memory`] keeps and the tiers below ([`tier`], [`disk`], [`far`]) keep more, as bytes that `known` makes,
 //! [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes of what is kept what one client asked for
-//! (`changed` is the route's part in that), `behind` refreshes, [`mod@write`] takes away, [`purges`] reach all nodes;
+//! (`changed` is the route's part in that), `behind` refreshes, [`mod@write`] takes away, [`purges`] reach all nodes, [`shield`] asks
+//! the key's home node before the upstream;
 //! [`stage`] is the way of a request through all of it.
 //!
 //! What always holds: the tenant is in the key unless the route declares its content public; nothing that sets a cookie is
@@ -24,6 +25,7 @@ mod known;
 pub mod memory;
 pub mod purges;
 pub mod serve;
+pub mod shield;
 pub mod stage;
 pub mod tier;
 pub mod write;
@@ -35,8 +37,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::evict::Bounds;
+use tidegate_model::cache::orders::Order;
 use tidegate_model::cache::purge::{Label, Purge};
 use tidegate_model::cache::vary::Vary;
+use tidegate_wire::clock;
 
 use self::asked::Asked;
 use self::disk::{Disk, DiskSettings};
@@ -44,6 +48,7 @@ use self::fill::Fills;
 use self::kept::Kept;
 use self::memory::Memory;
 use self::purges::Purges;
+use self::shield::{Peering, PurgeTimes};
 use self::stage::now;
 use self::tier::{Brought, Tier};
 
@@ -60,6 +65,10 @@ pub struct Cache {
     pub memory: Memory,
     /// What is purged, here and on other nodes.
     pub purges: Arc<Purges>,
+    /// What this process is to other nodes.
+    pub peering: Peering,
+    /// When it has purged.
+    purge_times: PurgeTimes,
     tiers: ArcSwap<Vec<Arc<dyn Tier>>>,
     fills: Arc<Fills>,
     refreshing: Arc<AtomicUsize>,
@@ -112,8 +121,11 @@ impl Cache {
     /// An empty cache.
     #[must_use]
     pub fn new(bounds: CacheBounds) -> Cache {
+        let memory = Memory::new(bounds.bounds);
         let cache = Cache {
-            memory: Memory::new(bounds.bounds),
+            purge_times: PurgeTimes::new(memory.newest()),
+            memory,
+            peering: Peering::default(),
             purges: Arc::default(),
             tiers: ArcSwap::default(),
             fills: Arc::default(),
@@ -161,9 +173,15 @@ impl Cache {
         self.purged.fetch_add(1, Relaxed);
     }
 
+    /// Purges what another node has purged, here alone.
+    pub fn purge_for_peer(&self, order: Order) {
+        self.mark(order.label, order.purge, now());
+    }
+
     /// Purges what has this label here alone, in memory and below.
     fn mark(&self, label: Label, purge: Purge, now: Wall) {
         let newest = self.memory.purge(label, purge, now);
+        self.purge_times.purged(clock::now(), newest);
         for tier in self.tiers.load().iter() {
             tier.purge(label, purge, newest, now);
         }

@@ -47,6 +47,8 @@ pub struct Exchange {
     pub timing: bool,
     /// When its head had arrived. For the stages until the first wait, this is now.
     pub started: Tick,
+    /// When the response's head must have come, where that is earlier than the route says.
+    pub by: Option<Tick>,
     /// The client's side of an Upgrade that it asks for.
     pub upgrade: Option<ClientSide>,
     /// Both sides of an Upgrade that the upstream granted.
@@ -87,6 +89,7 @@ impl Exchange {
             trusted: self.trusted,
             timing: false,
             started,
+            by: None,
             upgrade: None,
             upgraded: None,
             sticky: None,
@@ -114,6 +117,7 @@ impl Exchange {
             trusted: self.trusted,
             timing: self.timing,
             started: self.started,
+            by: self.by,
             upgrade: self.upgrade.take(),
             upgraded: self.upgraded.take(),
             sticky: self.sticky.take(),

@@ -126,7 +126,8 @@ pub fn deadline_of(site: &Site, exchange: &Exchange, settings: &RouteSettings) -
     let header = site.settings.deadline_header.as_ref();
     let may_ask = exchange.seen.grpc_timeout || header.is_some();
     let asked = may_ask.then(|| deadline::asked(&exchange.head.headers, header)).flatten();
-    deadline::earlier(exchange.started, settings.deadline, asked)
+    let by = deadline::earlier(exchange.started, settings.deadline, asked);
+    exchange.by.map_or(by, |most| by.min(most))
 }
 
 /// How a rung failed: with an answer that is better than none, or with none.

@@ -243,6 +243,14 @@ impl Identity {
         }
     }
 
+    /// The tenant of this id, which another node of the cluster has identified. `None`: it is not known here.
+    #[must_use]
+    pub(crate) fn known(&self, tenants: &Tenants, id: &str, claimed: bool, now: Tick) -> Option<Arc<Tenant>> {
+        let plan = self.plans.get(id).or(self.unknown.as_ref())?;
+        let found = if claimed { Tenants::find_or_add_claimed } else { Tenants::find_or_add };
+        is_id(id).then(|| found(tenants, id, plan, now))
+    }
+
     /// Takes out what the application must not see, or must not believe.
     fn strip(&self, headers: &mut Fields, carried: Option<&HeaderName>, trusted: bool) {
         if let Some(header) = carried {

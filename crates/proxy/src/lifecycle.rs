@@ -24,6 +24,7 @@ use tidegate_upstream::Caller;
 use tidegate_wire::body::Incoming;
 use tidegate_wire::server::{Connection, Handler};
 
+use crate::cache::shield::Hop;
 use crate::cache::stage::{self, Onward};
 use crate::cache::write::Write;
 use crate::decide::{Decision, decide};
@@ -87,6 +88,11 @@ impl Proxy {
         idempotency.finished().await;
     }
 
+    /// The site in force.
+    pub(crate) fn site(&self) -> Pinned {
+        Rc::clone(&self.site.borrow())
+    }
+
     /// Answers one request, whatever happens.
     async fn exchange(
         self: Rc<Self>,
@@ -143,7 +149,8 @@ impl Proxy {
         let mut response = match &routed.route.settings.cache {
             None => self.decided(site, exchange, routed, permitted, instead).await?,
             Some(settings) => {
-                let onward = Onward { proxy: self, site, routed, permitted, settings };
+                let hop = Hop::client();
+                let onward = Onward { proxy: self, site, routed, permitted, settings, hop: &hop };
                 match instead {
                     Some(instead) => Box::pin(stage::struck(onward, exchange, instead)).await?,
                     None => match stage::at_once(onward, exchange) {

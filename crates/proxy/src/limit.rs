@@ -47,6 +47,13 @@ impl Permitted {
         Some(Permitted { permit: self.permit.on_behalf()?, told: None })
     }
 
+    /// Evidence that another node of the cluster has asked the tenant's limits. To be made only of what such a node has
+    /// said.
+    #[must_use]
+    pub(crate) fn of_peer(tenant: &Arc<Tenant>) -> Permitted {
+        Permitted { permit: Permit::of_peer(tenant), told: None }
+    }
+
     /// What is held, and how the tenant stands.
     #[must_use]
     pub fn into_parts(self) -> (Permit, Option<Told>) {

@@ -36,6 +36,8 @@ pub struct ProxySettings {
     pub aliases: Aliases,
     /// Where it keeps more.
     pub disk: Option<crate::cache::disk::DiskSettings>,
+    /// The nodes that ask each other before the upstream.
+    pub cluster: Option<crate::cache::shield::ClusterSettings>,
 }
 
 /// Who the tenants are and how one is recognised.
@@ -190,6 +192,8 @@ pub struct CacheSettings {
     pub heuristic: tidegate_model::cache::freshness::Heuristic,
     /// The lifetime, in seconds, of answers that failed and tell none; zero: they are not kept.
     pub error_ttl: u32,
+    /// Whether a target's home node is asked before the upstream.
+    pub shield: bool,
     /// Fields that speak for `Cache-Control`, the first that is there counts (RFC 9213).
     pub targeted: Vec<HeaderName>,
 }

@@ -10,6 +10,7 @@ use tidegate_upstream::{Prepared, Upstream, Upstreams};
 use tidegate_wire::clock;
 
 use crate::cache::Cache;
+use crate::cache::shield::Homes;
 use crate::fault::Faults;
 use crate::idempotency::Idempotency;
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
@@ -35,6 +36,8 @@ pub struct Site {
     pub caches: Caches,
     /// What was done under a key, and what is.
     pub idempotency: Arc<Idempotency>,
+    /// Whom to ask before the upstream.
+    pub homes: Option<Homes>,
 }
 
 /// A site as exchanges of one core hold it: by this core's own count. That of the `Arc` would be contended over all cores,
@@ -178,6 +181,7 @@ impl Site {
             cache: Arc::clone(&standing.cache),
             caches: Caches::of(&settings.routes),
             idempotency: Arc::clone(&standing.idempotency),
+            homes: settings.cluster.as_ref().map(|cluster| Homes::new(cluster, upstreams)),
             settings,
         })
     }

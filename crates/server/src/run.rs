@@ -18,7 +18,7 @@ use crate::control::{self, TenantLines};
 use crate::jwks;
 use crate::protect;
 use crate::redis;
-use crate::wiring::Gate;
+use crate::wiring::{Gate, Side};
 
 /// How long a start waits for names to be resolved, before it says that it is ready.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
@@ -154,7 +154,11 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
     task::spawn(follow(Arc::clone(&process), watch, asked));
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {
-        let scheme = if listening.settings.tls { "https" } else { "http" };
+        let scheme = match (listening.side, listening.settings.tls) {
+            (Side::Nodes, _) => "cluster",
+            (Side::Clients, true) => "https",
+            (Side::Clients, false) => "http",
+        };
         let _ = writeln!(out, "listening {scheme} {}", listening.address);
     }
     for address in &addresses {

@@ -139,7 +139,7 @@ fn table(state: &Value) -> String {
             "{}{}{}",
             cached(&state["cache"]),
             disk(&state["cache"]["disk"]),
-            redis(&state["redis"])
+            redis(&state["redis"]) + &cluster(&state["cluster"])
         ),
         aligned(&upstreams(state)),
         verdicts(state),
@@ -204,6 +204,26 @@ fn cached(cache: &Value) -> String {
         cache["answers"],
         cache["evicted"],
         cache["purged"],
+    )
+}
+
+/// The nodes that ask each other, on one line; nothing where they do not.
+fn cluster(cluster: &Value) -> String {
+    if cluster.is_null() {
+        return String::new();
+    }
+    let nodes = || list(&cluster["nodes"]);
+    let away: Vec<String> =
+        nodes().filter(|node| node["state"] == "away").map(|node| cell(&node["name"])).collect();
+    let away = if away.is_empty() { String::new() } else { format!(", away: {}", away.join(" ")) };
+    let asked = &cluster["asked"];
+    let in_vain: u64 = ["away", "late", "refused", "old"].iter().filter_map(|one| asked[*one].as_u64()).sum();
+    format!(
+        "cluster {} of {} nodes{away}, homes: asked {}, in vain {in_vain}, answered {}\n",
+        cell(&cluster["self"]),
+        nodes().count(),
+        asked["answered"],
+        cluster["answered"],
     )
 }
 
@@ -495,6 +515,10 @@ mod tests {
                 "address": "h:1", "state": "away", "error": "refused",
                 "purges": {"sent": 3, "read": 4, "waiting": 5},
             },
+            "cluster": {
+                "self": "a:1", "nodes": [{"name": "a:1", "state": "self"}, {"name": "b:1", "state": "away"}],
+                "asked": {"answered": 3, "away": 1, "late": 1, "refused": 0, "old": 0}, "answered": 7,
+            },
             "cache": {"disk": {
                 "path": "/var/c", "state": "away", "error": "another process has this directory", "bytes": 5 << 20,
                 "size_limit": 9 << 20, "answers": 1, "hits": 2, "misses": 3, "dropped": 4,
@@ -536,6 +560,7 @@ mod tests {
                 "load 2, memory 5 MiB of 9 MiB, bodies 1 MiB, open files 12 of 100, late by 250 ms",
                 "short of memory, refusing: greedy",
                 "redis h:1 away (refused), purges: 3 sent, 4 read, 5 waiting",
+                "cluster a:1 of 2 nodes, away: b:1, homes: asked 3, in vain 2, answered 7",
                 "cache on disk /var/c away (another process has this directory), 5 MiB of 9 MiB, 1 answers, 2 hits, 3 misses, 4 dropped",
                 "core 1 is short of time, refusing: sheddable",
                 "app open 1 2 of 8 (adaptive) 1 for 2 s (acme on search: 91 %) 1.2 ms - dns app.internal (failing: no answer)",

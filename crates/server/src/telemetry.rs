@@ -251,6 +251,20 @@ impl RouteCells {
     }
 }
 
+impl Cells {
+    fn count(&mut self, receipt: &Receipt) {
+        if let Some(kind) = receipt.refusal {
+            *self.refusals.entry(kind.code).or_default() += 1;
+        }
+        let name = receipt.route.as_deref().unwrap_or_default();
+        if let Some(route) = self.routes.get_mut(name) {
+            route.record(receipt);
+        } else if self.routes.len() < ROUTES_MAX {
+            self.routes.entry(Arc::from(name)).or_default().record(receipt);
+        }
+    }
+}
+
 struct CoreRecorder {
     telemetry: Arc<Telemetry>,
     cells: Arc<Mutex<Cells>>,
@@ -281,7 +295,7 @@ impl Recorder for CoreRecorder {
         let well = receipt.refusal.is_none() && receipt.end == End::Complete && !slow;
         let left_out =
             receipt.sampled_out && well && receipt.status.is_some_and(|status| status.as_u16() < 500);
-        if self.telemetry.log.is_some() && !left_out {
+        if self.telemetry.log.is_some() && !left_out && !receipt.of_peer {
             let full = {
                 let mut chunk = self.chunk.borrow_mut();
                 let Chunk { bytes, lines, stamp } = &mut *chunk;
@@ -296,14 +310,9 @@ impl Recorder for CoreRecorder {
         let mut cells = self.cells.lock();
         cells.tries += u64::from(receipt.tries);
         cells.lines_left_out += u64::from(left_out && self.telemetry.log.is_some());
-        if let Some(kind) = receipt.refusal {
-            *cells.refusals.entry(kind.code).or_default() += 1;
-        }
-        let name = receipt.route.as_deref().unwrap_or_default();
-        if let Some(route) = cells.routes.get_mut(name) {
-            route.record(receipt);
-        } else if cells.routes.len() < ROUTES_MAX {
-            cells.routes.entry(Arc::from(name)).or_default().record(receipt);
+        // Of what another node asked, that one tells the tenant's part.
+        if !receipt.of_peer {
+            cells.count(receipt);
         }
         let status = receipt.status.map_or(0, |status| status.as_u16());
         let broken = !matches!(receipt.end, End::Complete | End::TunnelClosed);

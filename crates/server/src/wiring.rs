@@ -12,14 +12,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidegate_model::tenant::Tenants;
 use tidegate_proxy::cache::Cache;
+use tidegate_proxy::cache::shield::home::Home;
 use tidegate_proxy::idempotency::Idempotency;
 use tidegate_proxy::{Entropy, Guard, Proxy, Shield, Site, SiteError, Standing};
 use tidegate_store::{OpenError, Store};
+use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_upstream::{Caller, Upstreams};
 use tidegate_wire::clock;
 use tidegate_wire::listen::{BindError, bind};
 use tidegate_wire::server::{Census, Server};
-use tidegate_wire::settings::ListenerSettings;
+use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 use tidegate_wire::tls::{CertificateError, CertificateSet, Certificates};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
@@ -54,14 +56,27 @@ pub struct Gate {
     /// Where it meets other nodes.
     pub redis: Arc<Redis>,
     certificates: Arc<Certificates>,
+    /// What is served to other nodes.
+    node_certificates: Arc<Certificates>,
     cores: Vec<Core>,
     listening: Mutex<Vec<Listening>>,
     config: Mutex<Arc<Config>>,
 }
 
+/// Who comes in by a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Clients.
+    Clients,
+    /// Other nodes of the cluster.
+    Nodes,
+}
+
 /// An address that is listened on.
 #[derive(Clone, Debug)]
 pub struct Listening {
+    /// For whom.
+    pub side: Side,
     /// What was asked for.
     pub settings: ListenerSettings,
     /// What the kernel gave.
@@ -133,14 +148,15 @@ struct Parts {
     telemetry: Arc<Telemetry>,
     census: Arc<Census>,
     tls: Arc<tidegate_wire::server::TlsConfig>,
+    node_tls: Arc<tidegate_wire::server::TlsConfig>,
     shield: Arc<Shield>,
 }
 
 enum Command {
     Site(Arc<Site>),
-    Listen(TcpListener, ListenerSettings),
-    Adjust(SocketAddr, ListenerSettings),
-    Close(SocketAddr),
+    Listen(TcpListener, ListenerSettings, Side),
+    Adjust(SocketAddr, ListenerSettings, Side),
+    Close(SocketAddr, Side),
     /// All before this has been done.
     Reached(oneshot::Sender<()>),
     Drain,
@@ -164,7 +180,7 @@ impl Gate {
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers).map_err(WiringError::from);
         let store = open_store(&config, &standing);
-        let (sockets, telemetry) = match (bind_new(&config.listeners, &[], workers), opened, store) {
+        let (sockets, telemetry) = match (bind_new(&listeners(&config), &[], workers), opened, store) {
             (Ok(sockets), Ok(telemetry), Ok(store)) => {
                 keep_in(&standing, store);
                 (sockets, Arc::new(telemetry))
@@ -174,11 +190,12 @@ impl Gate {
                 return Err(WiringError::Several(errors.collect()));
             }
         };
-        let certificates = Arc::new(Certificates::default());
-        if let Some(set) = load_certificates(&config)? {
-            certificates.swap(set);
-        }
-        let upstreams = standing.upstreams.prepare(config.upstreams.clone())?;
+        let (certificates, node_certificates) =
+            (Arc::<Certificates>::default(), Arc::<Certificates>::default());
+        let (of_clients, of_nodes) = load_certificates(&config)?;
+        of_clients.into_iter().for_each(|set| certificates.swap(set));
+        of_nodes.into_iter().for_each(|set| node_certificates.swap(set));
+        let upstreams = standing.upstreams.prepare(upstreams(&config))?;
         let site = Arc::new(Site::build(config.proxy.clone(), &standing, &upstreams)?);
         upstreams.commit();
         let census = Arc::<Census>::default();
@@ -188,6 +205,7 @@ impl Gate {
             telemetry: Arc::clone(&telemetry),
             census: Arc::clone(&census),
             tls: certificates.server_config(),
+            node_tls: node_certificates.server_config(),
             shield: Arc::clone(&shield),
         };
         let cores = (0..workers).map(|number| Core::start(number, workers, &parts)).collect();
@@ -204,6 +222,7 @@ impl Gate {
             redis,
             site: Mutex::new(site),
             certificates,
+            node_certificates,
             cores,
             listening: Mutex::default(),
             config: Mutex::new(Arc::new(config)),
@@ -239,17 +258,16 @@ impl Gate {
     /// [`WiringError`]; the configuration before stays in force.
     pub fn apply(&self, config: Config) -> Result<(), WiringError> {
         let before = self.config();
-        let certificates = load_certificates(&config)?;
-        let sockets = bind_new(&config.listeners, &self.listening(), self.cores.len())?;
-        let upstreams = self.standing.upstreams.prepare(config.upstreams.clone())?;
+        let (of_clients, of_nodes) = load_certificates(&config)?;
+        let sockets = bind_new(&listeners(&config), &self.listening(), self.cores.len())?;
+        let upstreams = self.standing.upstreams.prepare(upstreams(&config))?;
         let site = Arc::new(Site::build(config.proxy.clone(), &self.standing, &upstreams)?);
         keep_in(&self.standing, open_store(&config, &self.standing)?);
         for setting in restart_needed(&before, &config) {
             tracing::warn!("`{setting}` takes effect after a restart");
         }
-        if let Some(set) = certificates {
-            self.certificates.swap(set);
-        }
+        of_clients.into_iter().for_each(|set| self.certificates.swap(set));
+        of_nodes.into_iter().for_each(|set| self.node_certificates.swap(set));
         upstreams.commit();
         self.redis.set(config.redis.as_ref(), config.shared);
         for core in &self.cores {
@@ -280,35 +298,41 @@ impl Gate {
 
     /// Listens where the configuration says, and no longer elsewhere. These are the sockets of new addresses.
     fn listen(&self, mut sockets: Bound) {
-        let mut wanted = self.config().listeners.clone();
+        let mut wanted = listeners(&self.config());
         let mut listening = self.listening.lock();
         let mut kept = Vec::new();
         // Those that have not changed first: with port 0 several may have the same address.
-        wanted.retain(|settings| match listening.iter().position(|held| held.settings == *settings) {
+        let is =
+            |held: &Listening, (settings, side): &Wanted| held.settings == *settings && held.side == *side;
+        wanted.retain(|wanted| match listening.iter().position(|held| is(held, wanted)) {
             Some(place) => {
                 kept.push(listening.swap_remove(place));
                 false
             }
             None => true,
         });
-        for settings in wanted {
+        for (settings, side) in wanted {
             // An address with other settings goes on listening: the next connections are held to those.
-            if let Some(place) = listening.iter().position(|held| held.settings.address == settings.address) {
+            let at = |held: &Listening| held.settings.address == settings.address && held.side == side;
+            if let Some(place) = listening.iter().position(at) {
                 let address = listening.swap_remove(place).address;
-                self.cores.iter().for_each(|core| core.tell(Command::Adjust(address, settings.clone())));
-                kept.push(Listening { settings, address });
+                self.cores
+                    .iter()
+                    .for_each(|core| core.tell(Command::Adjust(address, settings.clone(), side)));
+                kept.push(Listening { side, settings, address });
                 continue;
             }
-            let Some(place) = sockets.iter().position(|(bound, _)| *bound == settings) else { continue };
+            let is = |(bound, _): &((ListenerSettings, Side), _)| bound.0 == settings && bound.1 == side;
+            let Some(place) = sockets.iter().position(is) else { continue };
             let (_, sockets) = sockets.swap_remove(place);
             let address = sockets.first().and_then(|one| one.local_addr().ok()).unwrap_or(settings.address);
             for (core, socket) in self.cores.iter().zip(sockets) {
-                core.tell(Command::Listen(socket, settings.clone()));
+                core.tell(Command::Listen(socket, settings.clone(), side));
             }
-            kept.push(Listening { settings, address });
+            kept.push(Listening { side, settings, address });
         }
         for gone in listening.drain(..) {
-            self.cores.iter().for_each(|core| core.tell(Command::Close(gone.address)));
+            self.cores.iter().for_each(|core| core.tell(Command::Close(gone.address, gone.side)));
         }
         *listening = kept;
     }
@@ -330,25 +354,35 @@ impl Gate {
     }
 }
 
+/// A listener that is wanted, and for whom.
+type Wanted = (ListenerSettings, Side);
+
 /// Listeners that are new, each with a socket for every core.
-type Bound = Vec<(ListenerSettings, Vec<TcpListener>)>;
+type Bound = Vec<(Wanted, Vec<TcpListener>)>;
+
+/// All listeners of a configuration.
+fn listeners(config: &Config) -> Vec<Wanted> {
+    let clients = config.listeners.iter().map(|settings| (settings.clone(), Side::Clients));
+    clients.chain(config.cluster.iter().map(|cluster| (cluster.listener.clone(), Side::Nodes))).collect()
+}
+
+/// All upstreams of a configuration, other nodes included.
+fn upstreams(config: &Config) -> Vec<UpstreamSettings> {
+    config.upstreams.iter().chain(&config.peers).cloned().collect()
+}
 
 /// Binds what is not listened on yet. Every address that cannot be had is told.
-fn bind_new(
-    wanted: &[ListenerSettings],
-    listening: &[Listening],
-    cores: usize,
-) -> Result<Bound, WiringError> {
-    let mut held: Vec<SocketAddr> = listening.iter().map(|one| one.settings.address).collect();
+fn bind_new(wanted: &[Wanted], listening: &[Listening], cores: usize) -> Result<Bound, WiringError> {
+    let mut held: Vec<_> = listening.iter().map(|one| (one.settings.address, one.side)).collect();
     let (mut bound, mut errors) = (Vec::new(), Vec::new());
-    for settings in wanted {
+    for (settings, side) in wanted {
         // With port 0 several have one address: each takes the place of one.
-        if let Some(place) = held.iter().position(|address| *address == settings.address) {
+        if let Some(place) = held.iter().position(|held| *held == (settings.address, *side)) {
             held.swap_remove(place);
             continue;
         }
         match bind(settings.address, cores) {
-            Ok(sockets) => bound.push((settings.clone(), sockets)),
+            Ok(sockets) => bound.push(((settings.clone(), *side), sockets)),
             Err(error) => errors.push(error),
         }
     }
@@ -383,17 +417,22 @@ fn keep_in(standing: &Standing, store: Option<Arc<Store>>) {
     }
 }
 
-fn load_certificates(config: &Config) -> Result<Option<CertificateSet>, WiringError> {
-    if config.certificates.is_empty() {
-        return Ok(None);
-    }
-    CertificateSet::load(&config.certificates).map(Some).map_err(WiringError::Certificates)
+/// What is served to clients, and what to other nodes.
+fn load_certificates(
+    config: &Config,
+) -> Result<(Option<CertificateSet>, Option<CertificateSet>), WiringError> {
+    let load = |files: &[CertificateFiles]| match files {
+        [] => Ok(None),
+        files => CertificateSet::load(files).map(Some).map_err(WiringError::Certificates),
+    };
+    let of_nodes = config.cluster.as_ref().and_then(|cluster| cluster.files.as_ref());
+    Ok((load(&config.certificates)?, load(of_nodes.map_or(&[], std::slice::from_ref))?))
 }
 
 impl Core {
     fn start(number: usize, cores: usize, parts: &Parts) -> Core {
         let (commands, waiting) = mpsc::channel(COMMANDS_MAX);
-        let Parts { site, telemetry, census, tls, shield } = parts.clone();
+        let Parts { site, telemetry, census, tls, node_tls, shield } = parts.clone();
         let run = move || {
             let runtime = Builder::new_current_thread()
                 .enable_all()
@@ -406,9 +445,10 @@ impl Core {
                 let guard = Guard::new(&shield, number);
                 let (recorder, entropy) = (telemetry.recorder(number), Entropy::seeded(seed()));
                 let proxy = Rc::new(Proxy::new(site, caller, recorder, entropy, Rc::clone(&guard)));
-                let server = Server::new(Rc::clone(&proxy), tls, census);
+                let server = Server::new(Rc::clone(&proxy), tls, Arc::clone(&census));
+                let nodes = Server::new(Home::new(Rc::clone(&proxy)), node_tls, census);
                 protect::watch_core(&server, &guard);
-                serve(&proxy, &server, waiting).await;
+                serve(&proxy, &server, &nodes, waiting).await;
             });
         };
         let thread = std::thread::Builder::new().name(format!("core-{number}")).spawn(run);
@@ -423,21 +463,33 @@ impl Core {
     }
 }
 
-async fn serve(proxy: &Rc<Proxy>, server: &Rc<Server<Proxy>>, mut commands: mpsc::Receiver<Command>) {
+async fn serve(
+    proxy: &Rc<Proxy>,
+    server: &Rc<Server<Proxy>>,
+    nodes: &Rc<Server<Home>>,
+    mut commands: mpsc::Receiver<Command>,
+) {
     while let Some(command) = commands.recv().await {
         match command {
             Command::Site(site) => proxy.swap(site),
-            Command::Listen(socket, settings) => {
-                if let Err(error) = server.listen(socket, settings) {
+            Command::Listen(socket, settings, side) => {
+                let listens = match side {
+                    Side::Clients => server.listen(socket, settings),
+                    Side::Nodes => nodes.listen(socket, settings),
+                };
+                if let Err(error) = listens {
                     tracing::error!(%error, "a core cannot listen");
                 }
             }
-            Command::Adjust(address, settings) => server.adjust(address, settings),
-            Command::Close(address) => server.close(address),
+            Command::Adjust(address, settings, Side::Clients) => server.adjust(address, settings),
+            Command::Adjust(address, settings, Side::Nodes) => nodes.adjust(address, settings),
+            Command::Close(address, Side::Clients) => server.close(address),
+            Command::Close(address, Side::Nodes) => nodes.close(address),
             // Whoever asked may have given up.
             Command::Reached(done) => drop(done.send(())),
+            // The other nodes ask the upstream as soon as nobody listens here.
             Command::Drain => {
-                server.drain().await;
+                tokio::join!(server.drain(), nodes.drain());
                 // What was begun under a key is finished, though its client may have left.
                 return proxy.finished().await;
             }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +40,16 @@ pub enum AnswerBody {
     Coming(Box<Coming>),
     /// It is a file, or parts of one.
     File(Box<FileBody>),
+    /// What was read of it already, and the rest.
+    Begun(Box<Begun>),
+}
+
+/// A body of which something was read before it is handed on.
+pub struct Begun {
+    first: Bytes,
+    rest: AnswerBody,
+    /// How much is left, where that is known.
+    left: Option<u64>,
 }
 
 /// A body on its way. Dropped before its end, it cancels the upstream's call.
@@ -93,6 +103,13 @@ pub struct Switched {
 }
 
 impl AnswerBody {
+    /// The same with these bytes before it: what is left of what was read of it. `length`: of all that is left, where that is
+    /// known.
+    #[must_use]
+    pub fn after(self, first: Bytes, length: Option<u64>) -> AnswerBody {
+        AnswerBody::Begun(Box::new(Begun { first, rest: self, left: length }))
+    }
+
     /// The response with such a body. One that changes the protocol keeps the connection and the call until it is
     /// dropped, though its body is empty. It gives back the slot, which counts requests.
     pub(crate) fn within(response: Response<Reply>, mut held: Held, idle: Duration) -> Response<AnswerBody> {
@@ -229,6 +246,19 @@ impl Coming {
     }
 }
 
+impl Begun {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = if self.first.is_empty() {
+            ready!(Pin::new(&mut self.rest).poll_frame(context))
+        } else {
+            Some(Ok(Frame::data(std::mem::take(&mut self.first))))
+        };
+        let came = frame.as_ref().and_then(|frame| Some(frame.as_ref().ok()?.data_ref()?.len() as u64));
+        self.left = self.left.map(|left| left.saturating_sub(came.unwrap_or(0)));
+        Poll::Ready(frame)
+    }
+}
+
 impl HttpBody for AnswerBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -242,6 +272,7 @@ impl HttpBody for AnswerBody {
             AnswerBody::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             AnswerBody::Coming(coming) => coming.poll_frame(context),
             AnswerBody::File(file) => file.poll_frame(context),
+            AnswerBody::Begun(begun) => begun.poll_frame(context),
         }
     }
 
@@ -250,6 +281,7 @@ impl HttpBody for AnswerBody {
             AnswerBody::Whole(bytes) => bytes.is_empty(),
             AnswerBody::Coming(coming) => coming.is_end(),
             AnswerBody::File(file) => file.is_end(),
+            AnswerBody::Begun(begun) => begun.first.is_empty() && begun.rest.is_end_stream(),
         }
     }
 
@@ -258,6 +290,7 @@ impl HttpBody for AnswerBody {
             AnswerBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             AnswerBody::Coming(coming) => coming.size_hint(),
             AnswerBody::File(file) => file.size_hint(),
+            AnswerBody::Begun(begun) => begun.left.map_or_else(SizeHint::new, SizeHint::with_exact),
         }
     }
 }

@@ -117,6 +117,12 @@ pub struct UpstreamStatus {
 }
 
 impl Upstream {
+    /// Whether it failed so often that it is not called now, or once only, to see whether it is back.
+    #[must_use]
+    pub fn is_left_alone(&self, now: Tick) -> bool {
+        self.breaker.is_open(now)
+    }
+
     fn new(settings: UpstreamSettings, tls: Option<Arc<ClientTls>>, now: Tick) -> Upstream {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let upstream = Upstream {

@@ -39,6 +39,8 @@ pub enum Why {
     Tags,
     /// It is too large.
     Large,
+    /// Its home says that it is for this request alone.
+    Home,
 }
 
 impl Why {
@@ -59,6 +61,7 @@ impl Why {
             Why::Part => "part",
             Why::Tags => "tags",
             Why::Large => "large",
+            Why::Home => "home",
         }
     }
 }

@@ -2,6 +2,7 @@
 //! the request itself has been forwarded.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Method;
@@ -15,6 +16,7 @@ use tidegate_model::fields::{Fields, Value};
 use tidegate_model::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
 
 use super::memory::Named;
+use super::shield::Telling;
 use super::stage::Onward;
 use crate::decide;
 use crate::exchange::Exchange;
@@ -38,6 +40,8 @@ pub struct Asked {
     pub told: directives::Request,
     /// Its method.
     pub method: Method,
+    /// Who is to be told what is known of the answer.
+    pub telling: Option<Rc<Telling>>,
 }
 
 impl Asked {
@@ -54,6 +58,7 @@ impl Asked {
             fields: exchange.head.headers.clone(),
             told: told(onward, exchange),
             method: exchange.head.method.clone(),
+            telling: onward.hop.telling().cloned(),
         }
     }
 

@@ -57,13 +57,14 @@ pub fn refresh(onward: Onward<'_>, exchange: &Exchange, asked: &Asked, kept: &Ar
     let Some(lead) = cache.fills.lead_behind(asked.key) else { return };
     let (proxy, site) = (Rc::clone(onward.proxy), Rc::clone(onward.site));
     let (route, matched) = (Arc::clone(onward.routed.route), onward.routed.matched);
-    let mut behind = exchange.behind(&proxy);
+    let (hop, mut behind) = (onward.hop.behind(), exchange.behind(&proxy));
     let (asked, kept) = (asked.clone(), Arc::clone(kept));
     task::spawn(async move {
         let _turn = turn;
         let routed = Routed { route: &route, matched };
         let Some(settings) = route.settings.cache.as_ref() else { return };
-        let onward = Onward { proxy: &proxy, site: &site, routed: &routed, permitted: &permitted, settings };
+        let (routed, permitted) = (&routed, &permitted);
+        let onward = Onward { proxy: &proxy, site: &site, routed, permitted, settings, hop: &hop };
         let response =
             stage::fetch(onward, &mut behind, None, &asked, Some(lead), Some(kept), Fwd::Stale).await;
         let status = response.as_ref().map_or(StatusCode::BAD_GATEWAY, Response::status);

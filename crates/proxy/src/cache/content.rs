@@ -57,7 +57,7 @@ pub async fn begin(onward: Onward<'_>, exchange: &mut Exchange) -> Result<Begun,
 
 /// The content; `None`: it is longer than what is kept in a key.
 async fn read(onward: Onward<'_>, exchange: &mut Exchange) -> Result<Option<Bytes>, Refusal> {
-    let Onward { proxy, site, routed, permitted, settings } = onward;
+    let Onward { proxy, site, routed, permitted, settings, .. } = onward;
     let (route, most) = (&routed.route.settings, settings.query_content);
     let announced = exchange.body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
     if announced.is_some_and(|length| length > most) {

@@ -78,7 +78,7 @@ impl Fills {
             None => {
                 let fill = self.fill();
                 under_way.insert(key, Arc::clone(&fill));
-                Role::Lead(Lead { fills: Arc::clone(self), key, fill })
+                Role::Lead(Lead { fills: Arc::clone(self), key, fill, together: true })
             }
         }
     }
@@ -92,13 +92,13 @@ impl Fills {
         }
         let fill = self.fill();
         under_way.insert(key, Arc::clone(&fill));
-        Some(Lead { fills: Arc::clone(self), key, fill })
+        Some(Lead { fills: Arc::clone(self), key, fill, together: true })
     }
 
     /// Asks for itself: nobody joins. What comes may be kept all the same.
     #[must_use]
     pub fn lead_alone(self: &Arc<Fills>, key: Key) -> Lead {
-        Lead { fills: Arc::clone(self), key, fill: self.fill() }
+        Lead { fills: Arc::clone(self), key, fill: self.fill(), together: false }
     }
 
     fn fill(self: &Arc<Fills>) -> Arc<Fill> {
@@ -267,9 +267,16 @@ pub struct Lead {
     fills: Arc<Fills>,
     key: Key,
     fill: Arc<Fill>,
+    together: bool,
 }
 
 impl Lead {
+    /// Whether others may join it.
+    #[must_use]
+    pub fn is_together(&self) -> bool {
+        self.together
+    }
+
     /// The head is there: all who wait may have it, if it is to be shared. Gives the way to bring the pieces, and a seat for
     /// oneself.
     #[must_use]
@@ -408,6 +415,11 @@ impl Seat {
             Poll::Pending
         })
         .await
+    }
+
+    /// What is brought was purged meanwhile: nobody joins any more.
+    pub fn is_outdated(&self, key: Key) {
+        self.fill.fills.end(key, &self.fill);
     }
 
     /// The next piece. `None`: that was all. `Err`: the answer broke off.

@@ -36,6 +36,7 @@ use super::changed;
 use super::fill::{Bringer, Lead, Over};
 use super::kept::{Head, Kept};
 use super::serve;
+use super::shield::FromHome;
 use super::stage::{Onward, note, now, wish};
 use super::write::{TIDEGATE_PURGE, origin};
 use crate::exchange::Exchange;
@@ -59,6 +60,8 @@ pub struct Came {
     /// Whether it is the route's own upstream that answered: an answer of a further rung is better than none, and not
     /// what was asked for.
     pub of_first: bool,
+    /// What is known of it, where it came from its home.
+    pub home: Option<FromHome>,
 }
 
 /// What an answer allows.
@@ -67,6 +70,8 @@ struct Judged {
     head: Head,
     keep: bool,
     share: bool,
+    /// Fields beside those of the head that are for this request alone.
+    own: Fields,
 }
 
 /// Takes out what is said to this cache alone.
@@ -86,7 +91,7 @@ pub fn confirmed(
     came: &Came,
 ) -> Response<Content> {
     // Of what is stored only its own upstream can say that it is still good: another one's word counts once, for this client.
-    let (fresh, mut own) = match came.of_first {
+    let (fresh, own) = match came.of_first {
         true => updated(onward, exchange, asked, kept, response.headers(), came),
         false => (Arc::clone(kept), Fields::default()),
     };
@@ -97,9 +102,17 @@ pub fn confirmed(
     let status =
         Status { fwd: Some(came.fwd), fwd_status: Some(StatusCode::NOT_MODIFIED), ..Status::default() };
     let mut response = serve::stored(&fresh, &wish(onward, asked), now(), status);
-    changed::leave(&mut own, &onward.routed.route.settings.response);
-    response.headers_mut().extend(&own);
+    tell_own(onward, asked, &mut response, own);
     response
+}
+
+/// What is for this request alone. A node that asks on behalf of another client is told that it is.
+fn tell_own(onward: Onward<'_>, asked: &Asked, response: &mut Response<Content>, mut own: Fields) {
+    changed::leave(&mut own, onward.changes());
+    match &asked.telling {
+        Some(telling) => telling.own(&own),
+        None => response.headers_mut().extend(&own),
+    }
 }
 
 /// What is stored with the fields of a newer answer without content: as others get it from now on, and what of these fields
@@ -122,6 +135,9 @@ fn updated(
         validate::freshen(&mut fields, newer);
         own = store::strip(&mut newer.clone(), &told(newer));
         take_ours(&mut own);
+        if let Some(known) = came.home.as_ref().and_then(|home| home.known.as_ref()) {
+            own.extend(&known.own);
+        }
     }
     let told = told(&fields);
     store::strip(&mut fields, &told);
@@ -178,7 +194,7 @@ pub fn take_in(
         }
     };
     if matches!(content, Content::Answer(_)) {
-        apply(&mut head.headers, &onward.routed.route.settings.response);
+        apply(&mut head.headers, onward.changes());
     }
     take_ours(&mut head.headers);
     note(exchange, "miss", why);
@@ -197,8 +213,9 @@ fn store_and_share(
     body: AnswerBody,
     mut status: Status,
 ) -> Response<Content> {
-    let Judged { told, mut head, keep, share } = judged;
+    let Judged { told, mut head, keep, share, own: beside } = judged;
     let mut own = store::strip(&mut head.fields, &told);
+    own.extend(&beside);
     take_ours(&mut head.fields);
     take_ours(&mut own);
     let head = Arc::new(head);
@@ -208,8 +225,10 @@ fn store_and_share(
     status.stored = keep;
     note(exchange, "miss", if keep { "stored" } else { "shared" });
     let mut response = serve::coming(&head, seat, &wish(onward, asked), &status);
-    changed::leave(&mut own, &onward.routed.route.settings.response);
-    response.headers_mut().extend(&own);
+    if let Some(telling) = &asked.telling {
+        telling.allow(keep, share);
+    }
+    tell_own(onward, asked, &mut response, own);
     response
 }
 
@@ -234,7 +253,7 @@ fn judge(
     let told = directives::Response::of(&seen, &onward.settings.targeted);
     let judged = judge_kept(onward, exchange, asked, (status, fields), told, came)?;
     let guessed = judged.head.rules.freshness.heuristic && !judged.told.public;
-    if guessed && is_for_a_session(onward, asked, &judged.head.vary) {
+    if guessed && came.home.is_none() && is_for_a_session(onward, asked, &judged.head.vary) {
         return Err(Why::Cookie);
     }
     Ok(judged)
@@ -249,6 +268,9 @@ fn judge_kept(
     told: directives::Response,
     came: &Came,
 ) -> Result<Judged, Why> {
+    if let Some(home) = &came.home {
+        return judge_of_home(onward, asked, (status, fields), told, home);
+    }
     let settings = onward.settings;
     // By what the route makes of it; what is kept is what the application said.
     let seen = &*changed::judged(fields, &onward.routed.route.settings.response);
@@ -272,7 +294,29 @@ fn judge_kept(
     if !keep && !silent {
         return Err(Why::Silent);
     }
-    Ok(Judged { told, head: Head { tags: tags.into_boxed_slice(), ..head }, keep, share: fresh || silent })
+    let head = Head { tags: tags.into_boxed_slice(), ..head };
+    Ok(Judged { told, head, keep, share: fresh || silent, own: Fields::default() })
+}
+
+/// The same for an answer of which its home has judged: what the application said to caches of our kind alone, the home has
+/// read.
+fn judge_of_home(
+    onward: Onward<'_>,
+    asked: &Asked,
+    (status, fields): (StatusCode, &Fields),
+    told: directives::Response,
+    home: &FromHome,
+) -> Result<Judged, Why> {
+    let known = home.known.as_ref().ok_or(Why::Home)?;
+    let vary = Vary::of(fields).ok_or(Why::VaryAny)?;
+    let mut rules = known.rules;
+    rules.freshness.answered = now();
+    let fresh = rules.freshness.left(now()) > 0 && !rules.validate_always;
+    let (tags, made, took_ms) = (known.tags.as_slice().into(), home.made, known.took_ms);
+    let (fields, variant) = (fields.clone(), vary.variant(&asked.fields));
+    let head = Head { status, fields, rules, tags, made, took_ms, vary, variant };
+    let keep = fresh || (known.keep && is_of_use(&head, onward.settings.reuse.if_error));
+    Ok(Judged { told, head, keep, share: known.share, own: known.own.clone() })
 }
 
 /// Whether an answer was made for whoever holds a cookie, as far as anybody can know: it says nothing of being anybody

@@ -272,6 +272,12 @@ impl Memory {
         true
     }
 
+    /// Whether a purge has taken away, or made stale, what was asked for when this was the newest number.
+    pub(super) fn is_purged(&self, made: u64, named: &Named<'_>, tags: &[Tag]) -> bool {
+        let labels = labels(named.tenant, named.host, named.path, named.key, tags);
+        made < self.newest() && !matches!(self.marks.read().standing(made, labels), Standing::Good)
+    }
+
     /// Keeps an answer in place of what is there. Tells whether there was room for it.
     pub fn keep(
         &self,

@@ -22,6 +22,8 @@ use tidegate_wire::body::BoxError;
 use super::changed;
 use super::fill::Seat;
 use super::kept::{Head, Kept};
+use super::shield::Telling;
+use super::stage::now;
 use crate::settings::HeaderChanges;
 use crate::settle::Content;
 
@@ -88,12 +90,17 @@ pub struct Wish<'a> {
     pub conditional: bool,
     /// What the route changes.
     pub changes: &'a HeaderChanges,
+    /// Who is to be told what is known of the answer: another node.
+    pub telling: Option<&'a Telling>,
 }
 
 /// What is stored, for this client.
 #[must_use]
 pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) -> Response<Content> {
     let rules = kept.rules();
+    if let Some(telling) = wish.telling {
+        telling.kept(kept, now);
+    }
     let mut fields = kept.fields();
     changed::serve(&mut fields, wish.changes);
     let age = rules.freshness.age(now);
@@ -144,6 +151,9 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
 /// An answer that comes, for this client: whole, or only that nothing has changed.
 #[must_use]
 pub fn coming(head: &Head, seat: Seat, wish: &Wish<'_>, status: &Status) -> Response<Content> {
+    if let Some(telling) = wish.telling {
+        telling.coming(head, now());
+    }
     let mut fields = head.fields.clone();
     changed::serve(&mut fields, wish.changes);
     status.tell(&mut fields);
@@ -264,7 +274,8 @@ mod tests {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
         let fields = Fields::from_iter(lines.iter().map(line));
-        let wish = Wish { method, fields: &fields, conditional: true, changes: &HeaderChanges::default() };
+        let no = HeaderChanges::default();
+        let wish = Wish { method, fields: &fields, conditional: true, changes: &no, telling: None };
         let (head, content) = stored(kept, &wish, Wall(NOW.0 + 3), Status::default()).into_parts();
         let bytes = match content {
             Content::Empty => Vec::new(),

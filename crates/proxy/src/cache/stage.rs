@@ -33,6 +33,7 @@ use super::fill::{Lead, Over, Role, Seat};
 use super::intake::{self, Came};
 use super::kept::Kept;
 use super::memory::{Found, Named};
+use super::shield::{self, FromHome, Hop};
 use super::{behind, content, serve};
 use crate::decide::{Decision, decide};
 use crate::exchange::Exchange;
@@ -42,7 +43,7 @@ use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::respond;
 use crate::route::Routed;
-use crate::settings::CacheSettings;
+use crate::settings::{CacheSettings, HeaderChanges};
 use crate::settle::Content;
 use crate::site::Pinned;
 
@@ -65,7 +66,21 @@ pub struct Onward<'a> {
     pub permitted: &'a Permitted,
     /// What the route says of its cache.
     pub settings: &'a CacheSettings,
+    /// Who asks.
+    pub hop: &'a Hop,
 }
+
+impl<'a> Onward<'a> {
+    /// What the route changes of an answer here: nothing for another node, which does it itself.
+    pub fn changes(self) -> &'a HeaderChanges {
+        match self.hop {
+            Hop::Client(_) => &self.routed.route.settings.response,
+            Hop::Peer(_) => &NO_CHANGES,
+        }
+    }
+}
+
+static NO_CHANGES: HeaderChanges = HeaderChanges { remove: Vec::new(), set: Vec::new(), add: Vec::new() };
 
 /// The key of a request for which nothing was found that may be served at once; or why it has none.
 pub type Begun = Result<Key, Past>;
@@ -105,7 +120,8 @@ pub fn at_once(onward: Onward<'_>, exchange: &Exchange) -> Result<Response<Conte
         method: &exchange.head.method,
         fields: &exchange.head.headers,
         conditional: exchange.seen.conditional,
-        changes: &onward.routed.route.settings.response,
+        changes: onward.changes(),
+        telling: onward.hop.telling().map(|telling| &**telling),
     };
     let rules = kept.rules();
     match reuse::decide(&rules, &told, now, &onward.settings.reuse) {
@@ -298,7 +314,9 @@ pub(super) async fn fetch(
             exchange.head.headers.insert(ACCEPT_ENCODING, told);
         }
     }
-    let (response, of_first) = match ask(onward, exchange, instead, asked, stored.as_ref()).await {
+    let together = lead.as_ref().is_some_and(Lead::is_together);
+    let answered = ask_either(onward, exchange, instead, asked, stored.as_ref(), together).await;
+    let (response, of_first, home) = match answered {
         Ok(answered) => answered,
         Err(refusal) => {
             if let Some(lead) = lead {
@@ -317,7 +335,7 @@ pub(super) async fn fetch(
         }
         return Ok(stale);
     }
-    let came = Came { made, began, took: clock::now().since(at), fwd, of_first };
+    let came = Came { made, began, took: clock::now().since(at), fwd, of_first, home };
     match stored {
         Some(kept) if validates && response.status() == StatusCode::NOT_MODIFIED => {
             Ok(intake::confirmed(onward, exchange, asked, lead, &kept, response, &came))
@@ -328,6 +346,22 @@ pub(super) async fn fetch(
         }
         _ => Ok(intake::take_in(onward, exchange, asked, lead, response, &came)),
     }
+}
+
+/// Asks the home of what all who ask for it may have, then the upstream.
+async fn ask_either(
+    onward: Onward<'_>,
+    exchange: &mut Exchange,
+    instead: InItsPlace,
+    asked: &Asked,
+    stored: Option<&Arc<Kept>>,
+    together: bool,
+) -> Result<(Response<Content>, bool, Option<FromHome>), Refusal> {
+    if together && let Some(brought) = Box::pin(shield::ask(onward, exchange, asked)).await {
+        return brought.map(|brought| (brought.response, true, Some(brought.home)));
+    }
+    let (response, of_first) = ask(onward, exchange, instead, asked, stored).await?;
+    Ok((response, of_first, None))
 }
 
 /// Forwards, if load lets it. What is stale stands before all rungs but the first. Tells also whether it is the route's own
@@ -382,6 +416,11 @@ async fn follow(onward: Onward<'_>, exchange: &Exchange, asked: &Asked, seat: Se
         Ok(Err(Over::Refused(refusal))) => return Followed::Refused(refusal),
         Ok(Ok(head)) => head,
     };
+    if onward.site.cache.memory.is_purged(head.made, &asked.named(), &head.tags) {
+        // It was asked for before: who asks now is to have what is newer, and so are those who ask from now on.
+        seat.is_outdated(asked.key);
+        return Followed::Again;
+    }
     if head.vary.variant(&asked.fields) != head.variant {
         return Followed::Alone;
     }
@@ -422,7 +461,7 @@ async fn pass(
     };
     note(exchange, "bypass", detail.unwrap_or(fwd.name()));
     if matches!(response.body(), Content::Answer(_)) {
-        respond::apply(response.headers_mut(), &routed.route.settings.response);
+        respond::apply(response.headers_mut(), onward.changes());
     }
     if is_safe(&exchange.head.method) {
         intake::take_ours(response.headers_mut());
@@ -435,8 +474,13 @@ async fn pass(
 
 /// What is stored for it is asked for as this client gets it.
 pub(super) fn wish<'a>(onward: Onward<'a>, asked: &'a Asked) -> serve::Wish<'a> {
-    let changes = &onward.routed.route.settings.response;
-    serve::Wish { method: &asked.method, fields: &asked.fields, conditional: true, changes }
+    serve::Wish {
+        method: &asked.method,
+        fields: &asked.fields,
+        conditional: true,
+        changes: onward.changes(),
+        telling: asked.telling.as_deref(),
+    }
 }
 
 /// The time by which ages are told.

@@ -193,6 +193,8 @@ impl Reading {
             redis: resolved.redis,
             shared: resolved.shared,
             store: resolved.store,
+            cluster: resolved.cluster,
+            peers: resolved.peers,
             workers,
             drain: raw.drain.time.0,
             upstreams: resolved.upstreams,

@@ -75,6 +75,8 @@ impl Places {
             });
             places.collect::<Vec<_>>()
         });
+        let nodes = raw.cluster.iter();
+        let nodes = nodes.map(|cluster| (cluster.listen.0, tree.at("cluster").at("listen").place.clone()));
         // Where an address is the default, there is no place to show.
         let control = tree.get("control").and_then(|control| control.get("listen"));
         let control = control.into_iter().flat_map(|node| {
@@ -82,7 +84,7 @@ impl Places {
             list.map(|(index, address)| (address.0.clone(), node.nth(index).place.clone()))
         });
         Places {
-            listeners: listeners.collect(),
+            listeners: listeners.chain(nodes).collect(),
             control: control.collect(),
             access_log: tree.get("log").and_then(|log| log.get("access")).map(|node| node.place.clone()),
             store: tree.get("store").and_then(|store| store.get("url")).map(|node| node.place.clone()),

@@ -34,6 +34,10 @@ pub struct Config {
     pub shared: Option<FarSettings>,
     /// Where what must survive a crash is kept.
     pub store: Option<StoreSettings>,
+    /// Where other nodes come in.
+    pub cluster: Option<ClusterListen>,
+    /// The other nodes, as upstreams.
+    pub peers: Vec<UpstreamSettings>,
     /// Threads that carry traffic, each with a runtime of its own.
     pub workers: NonZeroUsize,
     /// How long exchanges may take to finish after SIGTERM.
@@ -75,6 +79,15 @@ pub struct Sources {
     pub named: Vec<PathBuf>,
     /// Patterns of included files, whose directories may get further files.
     pub patterns: Vec<PathBuf>,
+}
+
+/// Where other nodes come in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterListen {
+    /// The listener.
+    pub listener: ListenerSettings,
+    /// What it serves, where it speaks TLS.
+    pub files: Option<CertificateFiles>,
 }
 
 /// Where Tidegate is watched and steered.

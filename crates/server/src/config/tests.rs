@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Config;
 
 mod cache;
+mod cluster;
 mod files;
 mod redis;
 mod store;

@@ -226,7 +226,7 @@ fn parse_method(text: &str) -> Result<Method, String> {
     Method::from_bytes(text.as_bytes()).map_err(|_| format!("`{text}` is no method"))
 }
 
-fn parse_dns(text: &str) -> Result<(String, u16), String> {
+pub(super) fn parse_dns(text: &str) -> Result<(String, u16), String> {
     let (host, port) =
         text.rsplit_once(':').ok_or_else(|| format!("`{text}` has no port: write \"{text}:80\""))?;
     let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(|| format!("`{port}` is no port"))?;

@@ -123,6 +123,8 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::NoRetry(why) => format!("no further try: {why}"),
         Step::Hedged => "a second try was sent beside the slow first one".to_owned(),
         Step::Refreshes(request) => format!("refreshes what is stored, on behalf of request {request}"),
+        Step::AskedHome { node, outcome, because } if because.is_empty() => format!("home {node}: {outcome}"),
+        Step::AskedHome { node, outcome, because } => format!("home {node}: {outcome}: {because}"),
         Step::Cached { outcome, because: "" } => format!("cache: {outcome}"),
         Step::Cached { outcome: "hit", because: tier } => format!("cache: hit, from {tier}"),
         Step::Cached { outcome, because } => format!("cache: {outcome}, because of {because}"),

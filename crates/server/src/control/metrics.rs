@@ -9,6 +9,7 @@ use tidegate_model::fault::Kind;
 use tidegate_model::tenant::Tenants;
 use tidegate_proxy::CoreShield;
 use tidegate_proxy::cache::disk::Standing as DiskStanding;
+use tidegate_proxy::cache::shield::Outcome;
 use tidegate_store::State;
 use tidegate_upstream::{Admin, EndpointStatus, FilesStatus, ShardStatus, UpstreamStatus};
 use tidegate_wire::clock;
@@ -19,15 +20,16 @@ use crate::telemetry::{
     ACCEPT_FAILURES, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD, CACHE_ANSWERS, CACHE_AWAITED,
     CACHE_BYTES, CACHE_BYTES_MAX, CACHE_COMING, CACHE_DISK_ANSWERS, CACHE_DISK_BYTES, CACHE_DISK_EVICTED,
     CACHE_DISK_READS, CACHE_DISK_UP, CACHE_DISK_WRITES, CACHE_EVICTED, CACHE_OUTCOMES, CACHE_PURGED,
-    CACHE_REQUESTS, CLIENT_GONE, CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS,
-    ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition,
-    FAULTS, FAULTS_STRUCK, FILES_ACTIVE, FILES_FAILURES, FILES_REQUESTS, FILES_WAITED, GATE_REFUSED,
-    GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, KEY_OUTCOMES, KEYS, LAG, LEVEL, LINES_DROPPED,
-    LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES,
-    PURGES_LOST, PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells,
-    SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHARED, SHEDDING, STORE_BYTES, STORE_BYTES_MAX,
-    STORE_COMMANDS, STORE_COMMITS, STORE_RECORDS, STORE_SWEPT, STORE_UP, STORE_WAITING, TENANT_REFUSED,
-    TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
+    CACHE_REQUESTS, CLIENT_GONE, CLUSTER_ANSWERED, CLUSTER_ASKED, CLUSTER_NODES_UP, CLUSTER_STRANGERS,
+    CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS,
+    ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK,
+    FILES_ACTIVE, FILES_FAILURES, FILES_REQUESTS, FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED,
+    GATE_WAITING, HELD, HELD_LIMIT, KEY_OUTCOMES, KEYS, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT,
+    LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST,
+    PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS,
+    SENT, SHARD_REFUSED, SHARD_SPILLED, SHARED, SHEDDING, STORE_BYTES, STORE_BYTES_MAX, STORE_COMMANDS,
+    STORE_COMMITS, STORE_RECORDS, STORE_SWEPT, STORE_UP, STORE_WAITING, TENANT_REFUSED, TENANT_REQUESTS,
+    TENANTS, TRIES, UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -90,6 +92,7 @@ pub fn text(process: &Process) -> String {
     }
     redis(&mut out, process);
     store(&mut out, process);
+    cluster(&mut out, process);
     cache(&mut out, process);
     cache_disk(&mut out, process);
     out.family(&RELOADS);
@@ -98,6 +101,25 @@ pub fn text(process: &Process) -> String {
     out.family(&BUILD);
     out.sample(BUILD.name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
     out.finish()
+}
+
+fn cluster(out: &mut Exposition, process: &Process) {
+    let site = process.gate.site();
+    let Some(homes) = &site.homes else { return };
+    let counts = process.gate.standing.cache.peering.counts();
+    let up = homes.standing(clock::now()).filter(|(_, up)| *up != Some(false)).count();
+    out.family(&CLUSTER_NODES_UP);
+    out.sample(CLUSTER_NODES_UP.name, &[], up as u64);
+    out.family(&CLUSTER_ASKED);
+    for (outcome, count) in Outcome::ALL.iter().zip(counts.asked) {
+        out.sample(CLUSTER_ASKED.name, &[("outcome", outcome.name())], count);
+    }
+    out.family(&CLUSTER_ANSWERED);
+    for (outcome, count) in [("answered", counts.answered), ("refused", counts.unanswered)] {
+        out.sample(CLUSTER_ANSWERED.name, &[("outcome", outcome)], count);
+    }
+    out.family(&CLUSTER_STRANGERS);
+    out.sample(CLUSTER_STRANGERS.name, &[], counts.strangers);
 }
 
 fn cache(out: &mut Exposition, process: &Process) {

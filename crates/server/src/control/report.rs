@@ -11,6 +11,7 @@ use tidegate_model::tenant::{RouteLimits, Standing, Tenant};
 use tidegate_model::tick::Tick;
 use tidegate_proxy::cache::Cache;
 use tidegate_proxy::cache::disk::Standing as DiskStanding;
+use tidegate_proxy::cache::shield::Outcome;
 use tidegate_store::State;
 use tidegate_wire::{clock, files};
 
@@ -18,6 +19,7 @@ use crate::control::faults;
 use crate::control::metrics::busiest;
 use crate::protect;
 use crate::run::Process;
+use crate::wiring::{Gate, Side};
 
 /// The state.
 pub fn status(process: &Process) -> Value {
@@ -57,6 +59,7 @@ pub fn status(process: &Process) -> Value {
     let listeners: Vec<Value> = gate
         .listening()
         .iter()
+        .filter(|one| one.side == Side::Clients)
         .map(|one| json!({"address": one.address.to_string(), "tls": one.settings.tls, "proxy_protocol": one.settings.proxy_protocol}))
         .collect();
     let loaded = Wall::of(*process.loaded_at.lock()).0;
@@ -73,6 +76,7 @@ pub fn status(process: &Process) -> Value {
         "listeners": listeners,
         "redis": gate.redis.status(),
         "store": store(process),
+        "cluster": cluster(gate),
         "cache": cache(&gate.standing.cache),
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
@@ -106,6 +110,34 @@ fn store(process: &Process) -> Value {
         "commits": told.commits,
         "commands": {"done": told.done, "failed": told.failed},
         "keys": {"under_way": under_way, "awaited_by": waiting_for_them},
+    })
+}
+
+/// The nodes that ask each other before the upstream; null without a cluster.
+fn cluster(gate: &Gate) -> Value {
+    let site = gate.site();
+    let Some(homes) = &site.homes else { return Value::Null };
+    let now = clock::now();
+    let nodes: Vec<Value> = homes
+        .standing(now)
+        .map(|(name, up)| json!({"name": &**name, "state": up.map_or("self", |up| if up { "up" } else { "away" })}))
+        .collect();
+    let listen =
+        gate.listening().iter().find(|one| one.side == Side::Nodes).map(|one| one.address.to_string());
+    let counts = gate.standing.cache.peering.counts();
+    let asked: serde_json::Map<String, Value> = Outcome::ALL
+        .iter()
+        .zip(counts.asked)
+        .map(|(one, count)| (one.name().to_owned(), count.into()))
+        .collect();
+    json!({
+        "self": &**homes.me(),
+        "listen": listen,
+        "nodes": nodes,
+        "asked": asked,
+        "answered": counts.answered,
+        "unanswered": counts.unanswered,
+        "strangers": counts.strangers,
     })
 }
 

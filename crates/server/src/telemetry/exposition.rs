@@ -50,6 +50,10 @@ metrics! {
     STORE_COMMITS = "tidegate_store_commits_total", "counter", [], "Transactions that the store has written, an fsync each. Only where `[store]` is configured.";
     STORE_COMMANDS = "tidegate_store_commands_total", "counter", ["outcome"], "Commands to the store: `done`, `failed`. Only where `[store]` is configured.";
     STORE_SWEPT = "tidegate_store_swept_total", "counter", [], "Records that came to their end and were removed. Only where `[store]` is configured.";
+    CLUSTER_NODES_UP = "tidegate_cluster_nodes_up", "gauge", [], "Nodes that are asked now, this one included.";
+    CLUSTER_ASKED = "tidegate_cluster_asked_total", "counter", ["outcome"], "Questions to the home nodes of targets: `answered`; and what went to the upstream: `away`, `late`, `refused`, `old` (the home had what a purge has taken away).";
+    CLUSTER_ANSWERED = "tidegate_cluster_answered_total", "counter", ["outcome"], "Questions of other nodes: `answered`, or `refused`, so that they ask the upstream.";
+    CLUSTER_STRANGERS = "tidegate_cluster_strangers_total", "counter", [], "What came to the nodes' listener and was not said by a node of the cluster, to this one, just then and for the first time.";
     REFUSALS = "tidegate_refusals_total", "counter", ["code"], "Refusals; `tidegate explain CODE` tells what a code means.";
     TRIES = "tidegate_upstream_tries_total", "counter", [], "Calls to upstreams, retries and hedges included.";
     ENDPOINT_REQUESTS = "tidegate_endpoint_requests_total", "counter", ["upstream", "endpoint"], "Calls to an endpoint.";

@@ -115,6 +115,12 @@ pub(super) const FIELDS: &[Field] = &[
         "it had no key that counted",
         "What became of its idempotency key: `first`, `replayed`, `joined`, `released`, `unkept`, `unknown`, `unrecorded`; see [idempotency](idempotency.md).",
     ),
+    field(
+        "home",
+        "text",
+        "the target's home node was not asked",
+        "What became of the question to it: `answered`, `away`, `late`, `refused`, `old` (it had what a purge has taken away).",
+    ),
     field("fault", "text", "no injected fault struck it", "The names of the injected faults that struck it."),
     field("load", "number", "there was none", "How overloaded the process or the upstream was, 1 to 3."),
     field(
@@ -167,6 +173,9 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &[u8], query: bo
     }
     if let Some(outcome) = receipt.idempotency {
         line.plain("idempotency", outcome.as_bytes());
+    }
+    if let Some(outcome) = receipt.home {
+        line.plain("home", outcome.as_bytes());
     }
     if let Some(fault) = &receipt.fault {
         line.text("fault", fault.as_bytes());
@@ -343,6 +352,7 @@ mod tests {
         receipt.tries = 1;
         receipt.cache = Some("hit");
         receipt.idempotency = Some("first");
+        receipt.home = Some("answered");
         receipt.fault = Some("f".into());
         receipt.load = 2;
         check(&receipt, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());

@@ -1,8 +1,12 @@
 //! What is served of what is stored: as the route says now, to each client its own.
 
-use tidegate_testkit::{Answer, Gate, ask, until};
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
-use crate::cache::{HIT, MISS, check, origin, status};
+use tidegate_testkit::{Answer, Gate, Origin, ask, connect, until};
+
+use crate::cache::{HIT, MISS, cached, check, origin, status};
 use crate::{app, gate};
 
 /// Asks until the answer comes from the cache and is like this.
@@ -93,4 +97,35 @@ fn a_cookie_that_ties_a_client_to_an_endpoint_is_that_clients_alone() {
     assert!(missed.header("set-cookie").starts_with("node="), "{}", missed.head);
     let hit = hit(&gate, "GET /a", |_| true);
     assert_eq!((hit.header("set-cookie"), &*hit.body), ("", "answer 0"));
+}
+
+#[test]
+fn who_asks_after_a_write_does_not_get_what_was_on_its_way_before() {
+    let (open, count) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+    let shared = Arc::clone(&open);
+    let origin = Origin::scripted(move |visit| {
+        visit.read_body()?;
+        let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 6\r\n\r\n";
+        if count.fetch_add(1, SeqCst) > 0 {
+            return visit.say(format!("{head}newest"));
+        }
+        visit.say(format!("{head}old"))?;
+        until("the rest may come", || shared.load(SeqCst));
+        visit.say("old")
+    });
+    let gate = cached("outdated", &origin, "{}");
+    let mut early = connect(gate.address);
+    early.write_all(b"GET /x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut came = Vec::new();
+    while !came.ends_with(b"\r\n\r\nold") {
+        let mut byte = [0];
+        early.read_exact(&mut byte).unwrap();
+        came.push(byte[0]);
+    }
+    assert_eq!(ask(gate.address, "POST /x", "Content-Length: 0\r\n").status, 200);
+    assert_eq!(ask(gate.address, "GET /x", "").body, "newest");
+    open.store(true, SeqCst);
+    early.read_to_end(&mut came).unwrap();
+    assert!(came.ends_with(b"\r\n\r\noldold"), "who asked before gets what it asked for");
+    assert_eq!(ask(gate.address, "GET /x", "").body, "newest");
 }

@@ -27,6 +27,7 @@ mod robustness;
 mod routing;
 mod running;
 mod seen;
+mod shield;
 mod steering;
 mod streams;
 mod tenants;

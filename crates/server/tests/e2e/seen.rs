@@ -191,7 +191,10 @@ fn what_is_scraped_is_what_is_documented() {
         format!("[cache]\nredis = {{}}\ndisk = {{ path = \"{}\", size = \"64MiB\" }}\n", disk.display());
     let redis = format!("{cache}[redis]\nurl = \"redis://{}\"\n", nobody());
     let files = "[upstream.site]\nfiles = \".\"\n[store]\nurl = \"sqlite:store\"\n";
-    let gate = gate("scraped", &format!("{config}{files}{redis}"));
+    let nodes = "nodes = [\"127.0.0.1:7400\"]\nself = \"127.0.0.1:7400\"";
+    let secret = "secret = \"0123456789abcdef0123456789abcdef\"";
+    let cluster = format!("[cluster]\nlisten = \"127.0.0.1:0\"\n{nodes}\n{secret}\n");
+    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}"));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);
     let keyed = "Idempotency-Key: k\r\nContent-Length: 0\r\n";

@@ -1,6 +1,7 @@
 //! The configuration as it is typed. The comment on each field is the text of the reference; the default of
 //! each is the default of Tidegate. Nothing is looked up here and nothing checked but the shape of each value.
 
+mod cluster;
 mod redis;
 mod route;
 mod store;
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
+pub use cluster::{Cluster, ClusterTls};
 pub use redis::{CacheRedis, Redis};
 pub use route::{
     Add, Degrade, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults,
@@ -63,6 +65,9 @@ pub struct Config {
     /// The Redis through which purges reach all nodes. See `docs/cluster.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+    /// The nodes that ask each other before the upstream. See `docs/cluster.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
     /// How tokens (JWT) are verified, by a name that `tenants.from` uses.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub jwt: BTreeMap<String, Jwt>,

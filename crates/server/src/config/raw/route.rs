@@ -289,6 +289,8 @@ pub struct RouteCache {
     pub headers: Vec<Header>,
     /// Cookies that make another answer.
     pub cookies: Vec<String>,
+    /// Whether the target's home node is asked before the upstream. Without it: where there is a `[cluster]`.
+    pub shield: Option<bool>,
 }
 
 impl Default for RouteCache {
@@ -308,6 +310,7 @@ impl Default for RouteCache {
             query_content: Size(64 << 10),
             headers: Vec::new(),
             cookies: Vec::new(),
+            shield: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From what was typed to what it means: names looked up, defaults filled in, contradictions found. Every
 //! problem is told; only a configuration without any comes out.
 
+mod cluster;
 mod listen;
 mod redis;
 mod route;
@@ -25,7 +26,7 @@ use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 use super::problem::Problem;
 use super::raw;
 use super::scalar::{Size, Time, show_size};
-use super::settings::{ControlSettings, LogSettings, ProtectSettings, RedisSettings};
+use super::settings::{ClusterListen, ControlSettings, LogSettings, ProtectSettings, RedisSettings};
 use super::suggest::nearest;
 use super::tree::Node;
 
@@ -42,6 +43,8 @@ pub struct Resolved {
     pub redis: Option<RedisSettings>,
     pub shared: Option<FarSettings>,
     pub store: Option<StoreSettings>,
+    pub cluster: Option<ClusterListen>,
+    pub peers: Vec<UpstreamSettings>,
     pub upstreams: Vec<UpstreamSettings>,
     pub proxy: ProxySettings,
     /// Files that were named in it and whose change is a change of it.
@@ -62,6 +65,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let redis = redis::redis(&mut context, raw);
     let shared = redis::shared(&mut context, raw);
     let store = store::store(&mut context, raw);
+    let cluster = cluster::cluster(&mut context, raw);
     let upstreams = upstream::upstreams(&mut context, raw);
     let tenants = tenants::tenants(&mut context, raw);
     let routes = route::routes(&mut context, raw);
@@ -74,7 +78,9 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         cache: cache(&raw.cache),
         aliases: aliases(&mut context, &raw.cache.host_aliases),
         disk: disk(&mut context, raw.cache.disk.as_ref()),
+        cluster: cluster.as_ref().map(|cluster| cluster.settings.clone()),
     };
+    let (cluster, peers) = cluster.map(|cluster| (cluster.listen, cluster.peers)).unzip();
     let Context { problems, named, .. } = context;
     if problems.is_empty() {
         Ok(Resolved {
@@ -86,6 +92,8 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
             redis,
             shared,
             store,
+            cluster,
+            peers: peers.unwrap_or_default(),
             upstreams,
             proxy,
             named,

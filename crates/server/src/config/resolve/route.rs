@@ -139,8 +139,13 @@ fn cache(context: &mut Context<'_>, raw: &raw::Route, node: &Node, action: &Acti
             context.tell(node.at(key), "ages are told in whole seconds (RFC 9111 section 1.2.2)");
         }
     }
+    if raw.shield == Some(true) && context.root.get("cluster").is_none() {
+        let help = "add [cluster] with its `listen`, `nodes` and `secret`";
+        context.tell_with(node.at("shield"), "there is no cluster whose nodes could be asked", help);
+    }
     Some(CacheSettings {
         public: raw.public,
+        shield: raw.shield.unwrap_or(true),
         key: KeyRules {
             parameters,
             ordered: raw.query_ordered,
