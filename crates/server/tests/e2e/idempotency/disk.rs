@@ -1,15 +1,19 @@
-//! Disks that are full, and disks that fail: a library before the system's own answers for the database's files as it is
-//! told by files of the test's.
+//! Disks that are full, disks that fail, and power that goes: a library before the system's own answers for the database's
+//! files as it is told by files of the test's.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use tidegate_testkit::{Gate, connect, read_answer, until};
+use parking_lot::Mutex;
+use tidegate_testkit::{Gate, Origin, connect, read_answer, read_answer_or_end, until};
 
-use super::{Data, Gated, check, config, payments, post, request};
+use super::{Data, Gated, check, config, payments, post, receipt, request};
 use crate::{BINARY, control};
 
 /// Writes to a database fail with ENOSPC while there is a file `full`, its fsyncs with EIO while there is one `broken`.
+/// At the fsync whose number is in `before` the machine loses its power: what was not synced is as it was. At that in
+/// `after` it does so once that is on disk.
 const LIBRARY: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,27 +21,72 @@ const LIBRARY: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-static int strikes(int file, const char *fault) {
+static int is_ours(int file) {
     char link[64], path[4096];
-    const char *folder = getenv("TIDEGATE_TEST_FAULTS");
     int saved = errno;
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 0 || folder == NULL) { errno = saved; return 0; }
-    path[length] = 0;
-    int ours = strstr(path, "tidegate.db") != NULL;
-    snprintf(path, sizeof path, "%s/%s", folder, fault);
-    int there = ours && access(path, F_OK) == 0;
     errno = saved;
-    return there;
+    if (length < 0) return 0;
+    path[length] = 0;
+    return strstr(path, "tidegate.db") != NULL;
+}
+
+/* What is in the file of this fault; -1: it does not strike. */
+static int struck(const char *fault) {
+    char path[4096];
+    int saved = errno, number = 0;
+    snprintf(path, sizeof path, "%s/%s", getenv("TIDEGATE_TEST_FAULTS"), fault);
+    FILE *told = fopen(path, "re");
+    errno = saved;
+    if (told == NULL) return -1;
+    if (fscanf(told, "%d", &number) != 1) number = 0;
+    fclose(told);
+    errno = saved;
+    return number;
+}
+
+/* What was written since the last fsync, the newest first. */
+struct unsynced { int file; off_t at, size; size_t count; char *old; struct unsynced *next; };
+static struct unsynced *all;
+
+static void note(int file, off_t at, size_t count) {
+    struct stat now;
+    struct unsynced *one = malloc(sizeof *one);
+    fstat(file, &now);
+    *one = (struct unsynced) { file, at, now.st_size, count, calloc(1, count), all };
+    if (pread(file, one->old, count, at) < 0) one->count = 0;
+    all = one;
+}
+
+static void forget(int file) {
+    for (struct unsynced **at = &all; *at != NULL;) {
+        struct unsynced *one = *at;
+        if (one->file != file) { at = &one->next; continue; }
+        *at = one->next;
+        free(one->old);
+        free(one);
+    }
+}
+
+static void lose_power(void) {
+    ssize_t (*real)(int, const void *, size_t, off_t) = dlsym(RTLD_NEXT, "pwrite");
+    for (struct unsynced *one = all; one != NULL; one = one->next) {
+        if (real(one->file, one->old, one->count, one->at) < 0 || ftruncate(one->file, one->size) < 0) abort();
+    }
+    _exit(137);
 }
 
 #define WRITES(name, offset) \
     ssize_t name(int file, const void *bytes, size_t count, offset at) { \
         ssize_t (*real)(int, const void *, size_t, offset) = dlsym(RTLD_NEXT, #name); \
-        if (strikes(file, "full")) { errno = ENOSPC; return -1; } \
+        if (is_ours(file)) { \
+            if (struck("full") >= 0) { errno = ENOSPC; return -1; } \
+            note(file, at, count); \
+        } \
         return real(file, bytes, count, at); \
     }
 WRITES(pwrite, off_t)
@@ -45,18 +94,28 @@ WRITES(pwrite64, off64_t)
 
 ssize_t write(int file, const void *bytes, size_t count) {
     ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
-    if (strikes(file, "full")) { errno = ENOSPC; return -1; }
+    if (is_ours(file)) {
+        if (struck("full") >= 0) { errno = ENOSPC; return -1; }
+        note(file, lseek(file, 0, SEEK_CUR), count);
+    }
     return real(file, bytes, count);
 }
 
-#define SYNCS(name) \
-    int name(int file) { \
-        int (*real)(int) = dlsym(RTLD_NEXT, #name); \
-        if (strikes(file, "broken")) { errno = EIO; return -1; } \
-        return real(file); \
-    }
-SYNCS(fsync)
-SYNCS(fdatasync)
+static int synced(int file, const char *name) {
+    static int passed;
+    int (*real)(int) = dlsym(RTLD_NEXT, name);
+    if (!is_ours(file)) return real(file);
+    if (struck("broken") >= 0) { errno = EIO; return -1; }
+    int before = struck("before"), after = struck("after");
+    passed += before >= 0 || after >= 0;
+    if (passed == before) lose_power();
+    int done = real(file);
+    if (done == 0) forget(file);
+    if (passed == after) lose_power();
+    return done;
+}
+int fsync(int file) { return synced(file, "fsync"); }
+int fdatasync(int file) { return synced(file, "fdatasync"); }
 "#;
 
 /// A folder of faults, and the library that strikes by it.
@@ -79,8 +138,15 @@ impl Faults {
 
     /// It strikes from now on, or no longer.
     fn strike(&self, fault: &str, on: bool) {
-        let path = self.0.join(fault);
-        if on { std::fs::write(path, "").unwrap() } else { std::fs::remove_file(path).unwrap() }
+        if on { self.strike_at(fault, 0) } else { std::fs::remove_file(self.0.join(fault)).unwrap() }
+    }
+
+    /// It strikes at the event of this number.
+    fn strike_at(&self, fault: &str, number: u32) {
+        // Whole or not at all: the library may look at any moment.
+        let (made, path) = (self.0.join("made"), self.0.join(fault));
+        std::fs::write(&made, number.to_string()).unwrap();
+        std::fs::rename(made, path).unwrap();
     }
 
     fn gate(&self, name: &str, config: &str) -> Gate {
@@ -157,4 +223,49 @@ fn a_failed_fsync_stops_writing_until_a_new_process_and_says_so() {
     let gate = faults.gate("idem-fsync-2", &config);
     assert_eq!(post(&gate, "Idempotency-Key: a\r\n", "ten").header("idempotency-replayed"), "true");
     assert_eq!(post(&gate, "Idempotency-Key: c\r\n", "ten").body, "effect 2");
+}
+
+/// A request has two fsyncs: that of its claim, and that of its answer. At each of them the power goes, before and after.
+#[test]
+fn whenever_the_power_goes_nothing_was_sent_without_a_claim_or_told_without_a_record() {
+    let data = Data::new("power");
+    let effects: Arc<Mutex<Vec<String>>> = Arc::default();
+    let noted = Arc::clone(&effects);
+    let origin = Origin::scripted(move |visit| {
+        visit.read_body()?;
+        let key = visit.field("idempotency-key")?;
+        noted.lock().push(key.clone());
+        receipt(visit, "201 Created", &key)
+    });
+    let faults = Faults::new(&data);
+    let config = config_beside(&data, origin.address, "idempotency = {}");
+    let had_effect = |key: &str| effects.lock().iter().filter(|one| *one == key).count();
+    for (fault, number, sent, repeat) in [
+        ("before", 1, 0, "made"),
+        ("after", 1, 0, "unknown"),
+        ("before", 2, 1, "unknown"),
+        ("after", 2, 1, "replayed"),
+    ] {
+        let key = format!("{fault}-{number}");
+        let mut gate = faults.gate(&format!("idem-power-{key}"), &config);
+        assert_eq!(post(&gate, &format!("Idempotency-Key: well-{key}\r\n"), "ten").status, 201);
+        faults.strike_at(fault, number);
+        let mut stream = connect(gate.address);
+        let asked = request("POST /pay", &format!("Idempotency-Key: {key}\r\n"), "ten");
+        std::io::Write::write_all(&mut stream, asked.as_bytes()).unwrap();
+        assert_eq!(read_answer_or_end(&mut stream), b"", "{key}: it was told nothing");
+        assert_eq!(gate.wait(), Some(137), "{}", gate.said());
+        assert_eq!(had_effect(&key), sent, "{key}");
+        faults.strike(fault, false);
+        let gate = faults.gate(&format!("idem-power-{key}-again"), &config);
+        let well = post(&gate, &format!("Idempotency-Key: well-{key}\r\n"), "ten");
+        assert_eq!(well.header("idempotency-replayed"), "true", "what was told before is there");
+        let again = post(&gate, &format!("Idempotency-Key: {key}\r\n"), "ten");
+        match repeat {
+            "unknown" => check(&again, 409, "idempotency.unknown"),
+            _ => assert_eq!((again.status, &again.body), (201, &key)),
+        }
+        assert_eq!(again.header("idempotency-replayed") == "true", repeat == "replayed", "{key}");
+        assert_eq!(had_effect(&key), if repeat == "made" { 1 } else { sent }, "{key}");
+    }
 }
