@@ -72,19 +72,29 @@ pub(crate) fn apply(
     Ok((told, delta))
 }
 
-/// Removes records that have come to their end, the oldest first, and so many at most.
-pub(crate) fn sweep(connection: &Connection, now: u64, most: usize) -> rusqlite::Result<(usize, Delta)> {
+/// Removes records that have come to their end, the oldest first: so many at most, and none more once these had so many
+/// bytes. How many, and whether there are more.
+pub(crate) fn sweep(
+    connection: &Connection,
+    now: u64,
+    most: usize,
+    bytes_max: u64,
+) -> rusqlite::Result<(usize, Delta, bool)> {
     let mut select = connection
         .prepare_cached("SELECT id, account, bytes FROM claims WHERE until <= ?1 ORDER BY until LIMIT ?2")?;
     let ended = select.query_map(params![whole(now), whole(most as u64)], |row| {
         Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
     })?;
     let ended = ended.collect::<rusqlite::Result<Vec<_>>>()?;
-    let mut delta = Delta::default();
+    let (mut removed, mut delta) = (0, Delta::default());
     for (id, account, bytes) in &ended {
+        if -delta.bytes >= whole(bytes_max) {
+            break;
+        }
         delta.add(remove(connection, *id, account, *bytes)?);
+        removed += 1;
     }
-    Ok((ended.len(), delta))
+    Ok((removed, delta, removed == most || removed < ended.len()))
 }
 
 /// All records, and their bytes.

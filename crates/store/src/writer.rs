@@ -29,8 +29,9 @@ const LOG_BYTES_MAX: u64 = 4 << 20;
 const COMMAND_PAGES: u64 = 8;
 /// How often records that have come to their end are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How many are removed in one transaction.
+/// How many are removed in one transaction, and about how many bytes of them: whoever waits meanwhile waits for no more.
 const SWEEP_MAX: usize = 256;
+const SWEEP_BYTES_MAX: u64 = 8 << 20;
 
 /// The thread's own.
 pub(crate) struct Writer {
@@ -103,8 +104,9 @@ impl Writer {
             }
             self.write_all(batch);
             if clock::now() >= sweep_at {
-                self.sweep();
-                sweep_at = clock::now().after(SWEEP_EVERY);
+                // If there are more, they go by and by, behind each batch of commands.
+                let wait = if self.sweep() { Duration::ZERO } else { SWEEP_EVERY };
+                sweep_at = clock::now().after(wait);
             }
         }
         if self.stopped.is_none() {
@@ -212,19 +214,19 @@ impl Writer {
         }
     }
 
-    /// Removes what has come to its end.
-    fn sweep(&mut self) {
-        while self.stopped.is_none() {
-            let swept = self.transaction(|connection, _| {
-                let (count, delta) = claims::sweep(connection, now(), SWEEP_MAX)?;
-                Ok((count, delta, count as u64))
-            });
-            let Ok(count) = swept else { return };
-            self.told.swept.fetch_add(count as u64, Relaxed);
-            if count < SWEEP_MAX {
-                return;
-            }
+    /// Removes some of what has come to its end. Tells whether there is more.
+    fn sweep(&mut self) -> bool {
+        if self.stopped.is_some() {
+            return false;
         }
+        let swept = self.transaction(|connection, _| {
+            let (count, delta, more) = claims::sweep(connection, now(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
+            Ok(((count, more), delta, count as u64))
+        });
+        // Where it failed, it is tried again later.
+        let Ok((count, more)) = swept else { return false };
+        self.told.swept.fetch_add(count as u64, Relaxed);
+        more
     }
 
     /// A write went well.
