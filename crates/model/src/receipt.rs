@@ -206,6 +206,8 @@ pub enum Step {
         /// Why, where there is more to say.
         because: Cow<'static, str>,
     },
+    /// An interim response of the upstream was passed on.
+    PassedOn(StatusCode),
     /// The cache answered it, or did not.
     Cached {
         /// What it did, as in [`Receipt::cache`].

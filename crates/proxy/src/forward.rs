@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Uri, Version};
 use http_body::Body as _;
 use tidegate_model::deadline::TIDEGATE_DEADLINE_MS;
-use tidegate_model::fields::Value;
+use tidegate_model::fields::{Fields, Value};
 use tidegate_model::gate::Priority;
 use tidegate_model::message::{Request, Response};
 use tidegate_model::own::{OwnFields, Said, TIDEGATE_LOAD};
@@ -22,6 +23,7 @@ use tidegate_model::tick::Tick;
 use tidegate_model::{deadline, headers};
 use tidegate_upstream::{Called, Switched, Terms, Upstream};
 use tidegate_wire::body::{Body, Incoming};
+use tidegate_wire::client::Hearing;
 use tidegate_wire::patience::Patience;
 use tidegate_wire::{clock, task, tunnel};
 
@@ -162,6 +164,13 @@ async fn call(
     let upgrade = own.upgrade;
     let level = proxy.guard.level();
     own.load = Some(level.max(upstream.load()));
+    let (connection, receipt) = (&exchange.connection, exchange.open.receipt_cell());
+    let hear = |context: &mut Context<'_>, status, mut fields: Fields| {
+        respond::interim(&mut fields, &settings.response);
+        if connection.pass_on(context, status, &fields) {
+            receipt.borrow_mut().note(clock::latest(), Step::PassedOn(status));
+        }
+    };
     let terms = Terms {
         now,
         deadline: by,
@@ -175,6 +184,8 @@ async fn call(
         client: exchange.client,
         upgrade,
         own,
+        // What no client waits for has nobody to be told.
+        hearing: Hearing((!exchange.behind).then_some(&hear)),
         further,
         awaited: upload.awaited(),
     };

@@ -17,6 +17,7 @@ use tidegate_upstream::AnswerBody;
 use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
 
+use crate::cache::intake::take_ours;
 use crate::exchange::{Exchange, Open};
 use crate::fault;
 use crate::forward;
@@ -160,6 +161,15 @@ fn passed_on(head: &mut ResponseHead, changes: Option<&HeaderChanges>) {
     }
     // Each connection has a version of its own (RFC 9110 section 2.5).
     head.version = Version::HTTP_11;
+}
+
+/// What the client gets of an interim response: what is said to Tidegate alone and what the route takes out of answers or says
+/// in its own words is left out.
+pub fn interim(fields: &mut Fields, changes: &HeaderChanges) {
+    take_ours(fields);
+    for name in changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name)) {
+        fields.remove(name);
+    }
 }
 
 /// Changes headers as configured.

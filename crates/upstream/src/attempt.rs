@@ -21,7 +21,7 @@ use tidegate_model::retry::{Sent, retry_after};
 use tidegate_model::tenant::Tenant;
 use tidegate_model::tick::{Tick, nanos};
 use tidegate_wire::body::Body;
-use tidegate_wire::client::{self, ConnectError, SendError, SendErrorKind, Target};
+use tidegate_wire::client::{self, ConnectError, Hearing, SendError, SendErrorKind, Target};
 use tidegate_wire::clock;
 use tidegate_wire::settings::Protocol;
 
@@ -90,6 +90,8 @@ pub(crate) struct Plan<'a> {
     pub awaited: &'a Cell<bool>,
     /// What is said beside the client's fields.
     pub own: &'a OwnFields<'a>,
+    /// Who hears interim responses.
+    pub hearing: Hearing<'a>,
 }
 
 impl Plan<'_> {
@@ -280,7 +282,7 @@ impl Caller {
                 false if request.version() == Version::HTTP_2 => to_http1(request),
                 false => {}
             }
-            match sender.forward(request, &own, by).await {
+            match sender.forward(request, &own, plan.hearing, by).await {
                 Ok(response) => {
                     let pause = pause_asked(&response);
                     plan.receipt.borrow_mut().note(clock::latest(), Step::TryAnswered(response.status()));

@@ -27,6 +27,7 @@ use tidegate_model::shard;
 use tidegate_model::tenant::Permit;
 use tidegate_model::tick::Tick;
 use tidegate_wire::body::Body;
+use tidegate_wire::client::Hearing;
 use tidegate_wire::{clock, task};
 
 use crate::answer::Answer;
@@ -69,6 +70,8 @@ pub struct Terms<'a> {
     pub level: u8,
     /// What is said beside the client's fields.
     pub own: &'a OwnFields<'a>,
+    /// Who hears the upstream's interim responses.
+    pub hearing: Hearing<'a>,
     /// Whether the request may be made elsewhere when this fails.
     pub further: bool,
     /// Whether the request's body is waited for now: what takes long then is not the upstream's fault.
@@ -200,6 +203,7 @@ impl Caller {
             trial: Trial::new(&upstream.breaker, probe),
             awaited: terms.awaited,
             own: terms.own,
+            hearing: terms.hearing,
         };
         upstream.budget.earn(settings.retry_budget_percent, settings.retry_budget_min_per_second, now);
         let host = terms.further.then(|| request.headers().get(HOST).map(Value::owned));

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::EXPECT;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -24,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 
+use tidegate_model::fields::Fields;
 use tidegate_model::headers;
 use tidegate_model::message::{Request, Response};
 use tidegate_model::own::TryFields;
@@ -255,7 +257,7 @@ impl Sender {
     /// # Errors
     /// [`SendError`]: what happened, and whether anything was sent.
     pub async fn send(self, request: &mut Request<Body>, by: Tick) -> Result<Response<Reply>, SendError> {
-        self.forward(request, &TryFields::default(), by).await
+        self.forward(request, &TryFields::default(), Hearing::default(), by).await
     }
 
     /// Sends a request, with `own` beside its fields, and waits until `by` for the response's head, without the fields that belong to the connection
@@ -268,15 +270,37 @@ impl Sender {
         self,
         request: &mut Request<Body>,
         own: &TryFields<'_>,
+        hearing: Hearing<'_>,
         by: Tick,
     ) -> Result<Response<Reply>, SendError> {
         match self {
             Sender::Http1(mut connection) => {
-                let response = connection.send(request, own, by).await?;
+                let response = connection.send(request, own, hearing, by).await?;
                 Ok(response.map(|()| Reply::Http1(connection)))
             }
             Sender::Http2(sender, _) => send_http2(sender, request, own, by).await,
         }
+    }
+}
+
+/// Hears an interim response: what it says, and its fields without those of the connection.
+pub type Hear<'a> = dyn Fn(&mut Context<'_>, StatusCode, Fields) + 'a;
+
+/// Who hears interim responses, but for 100, if anybody does. hyper's HTTP/2 tells none of them.
+#[derive(Clone, Copy, Default)]
+pub struct Hearing<'a>(pub Option<&'a Hear<'a>>);
+
+impl Hearing<'_> {
+    fn hear(&self, context: &mut Context<'_>, status: StatusCode, fields: Fields) {
+        if let Some(hear) = self.0 {
+            hear(context, status, fields);
+        }
+    }
+}
+
+impl std::fmt::Debug for Hearing<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Hearing({})", self.0.is_some())
     }
 }
 

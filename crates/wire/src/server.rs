@@ -1,16 +1,18 @@
 //! Connections from clients: accepted, guarded, driven until they end. Each has one task and at most one timer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http_body::Body as HttpBody;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -103,9 +105,32 @@ pub struct Connection {
     pub limits: Arc<ConnectionLimits>,
     /// What the handler remembers of it between two requests.
     pub attached: RefCell<Option<Box<dyn std::any::Any>>>,
+    /// The way to its client for interim responses, where it speaks HTTP/1.1.
+    inbound: OnceCell<Weak<RefCell<Inbound>>>,
 }
 
 impl Connection {
+    /// What is known of one when it has been accepted, here or, as another node tells, there.
+    #[must_use]
+    pub fn of(
+        peer: SocketAddr,
+        listener: SocketAddr,
+        tls: bool,
+        limits: &Arc<ConnectionLimits>,
+    ) -> Connection {
+        let (limits, attached, inbound) = (Arc::clone(limits), RefCell::default(), OnceCell::new());
+        Connection { peer, listener, tls, server_name: None, limits, attached, inbound }
+    }
+
+    /// Passes on an interim response to the client of the request that is being answered, if it can hear it: 103 and the like
+    /// from an upstream. Not over HTTP/2: hyper's server has no way to say any (1.12; `h2` below it has). Tells whether it is.
+    ///
+    /// The request's own exchange alone may ask for it, and before it has answered.
+    pub fn pass_on(&self, context: &mut Context<'_>, status: StatusCode, fields: &Fields) -> bool {
+        let inbound = self.inbound.get().and_then(Weak::upgrade);
+        inbound.is_some_and(|inbound| inbound.borrow_mut().pass_on(context, status, fields))
+    }
+
     /// Notes what is found out before the first request: until then nobody else holds it.
     fn tell(connection: &mut Rc<Connection>, what: impl FnOnce(&mut Connection)) {
         if let Some(connection) = Rc::get_mut(connection) {
@@ -248,14 +273,7 @@ impl<H: Handler> Server<H> {
         settings: &Rc<ListenerSettings>,
     ) {
         let (mut seat, room) = Seat::take(&self.census, &self.drain.seats);
-        let connection = Rc::new(Connection {
-            peer,
-            listener,
-            tls: settings.tls,
-            server_name: None,
-            limits: Arc::clone(&settings.limits),
-            attached: RefCell::default(),
-        });
+        let connection = Rc::new(Connection::of(peer, listener, settings.tls, &settings.limits));
         let mut turned_away = self.turned_away(&room, &settings.limits);
         if turned_away.is_none() && !settings.proxy_protocol {
             turned_away = self.crowded(&mut seat, &connection);
@@ -376,6 +394,7 @@ impl<H: Handler> Server<H> {
 
     async fn drive_h1(self: Rc<Self>, socket: Socket, seat: Seat, connection: Rc<Connection>) {
         let inbound = Inbound::new(socket, &connection.limits);
+        let _ = connection.inbound.set(Rc::downgrade(&inbound));
         let _last = LastHand(&inbound);
         let mut exchanges = 0;
         let ended = loop {

@@ -6,11 +6,12 @@
 //! of its labels has made it invalid, even if the answer was still on its way. No entry is looked for when something is
 //! purged, however many there are; an entry that was compared once is compared again only after a further purge.
 //!
-//! Marks are bounded: when there are too many, the oldest is forgotten, and with it everything that is older than it and of
-//! the same tenant. That purges too much, never too little, and nothing of others: whoever writes to very many targets
-//! shortens the life of what is its own. A label that is marked again has one mark.
+//! Marks are bounded: when there are too many, whoever has most loses the oldest, and with it everything that is older than it
+//! and its own. That purges too much, never too little, and nothing of others: whoever writes to very many targets shortens
+//! the life of what is its own. What is public counts as one owner, and what is nobody's alone as another. A label that is
+//! marked again has one mark.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sha2::{Digest as _, Sha256};
 
@@ -207,8 +208,10 @@ pub struct Marks {
     /// The same of owners that had marks forgotten.
     floors: HashMap<u16, u64>,
     marks: HashMap<Label, Mark>,
-    /// By their newest number.
-    order: BTreeMap<u64, Label>,
+    /// Of each owner by their newest number.
+    order: HashMap<u16, BTreeMap<u64, Label>>,
+    /// Owners by how many they have.
+    sizes: BTreeSet<(usize, u16)>,
     most: usize,
 }
 
@@ -234,7 +237,8 @@ impl Marks {
             floor: 0,
             floors: HashMap::new(),
             marks: HashMap::new(),
-            order: BTreeMap::new(),
+            order: HashMap::new(),
+            sizes: BTreeSet::new(),
             most: most.max(1),
         }
     }
@@ -247,25 +251,52 @@ impl Marks {
 
     /// Purges what has this label. Tells the number after it.
     pub fn purge(&mut self, label: Label, purge: Purge, now: Wall) -> u64 {
+        let (number, owner) = (self.newest, label.owner());
         let mark = self.marks.entry(label).or_default();
-        self.order.remove(&mark.newest());
+        let before = mark.newest();
         match purge {
-            Purge::Hard => mark.hard = self.newest,
-            Purge::Soft => (mark.soft, mark.soft_at) = (self.newest, now),
+            Purge::Hard => mark.hard = number,
+            Purge::Soft => (mark.soft, mark.soft_at) = (number, now),
         }
-        self.order.insert(self.newest, label);
-        while self.order.len() > self.most
-            && let Some((at, label)) = self.order.pop_first()
-        {
-            self.marks.remove(&label);
-            let floor = match label.owner() {
-                0 => &mut self.floor,
-                owner => self.floors.entry(owner).or_default(),
-            };
-            *floor = at.max(*floor);
-        }
+        self.reorder(owner, |order| {
+            order.remove(&before);
+            order.insert(number, label);
+        });
+        while self.marks.len() > self.most && self.forget_oldest() {}
         self.newest += 1;
         self.newest
+    }
+
+    /// Changes the order of an owner's marks.
+    fn reorder(&mut self, owner: u16, change: impl FnOnce(&mut BTreeMap<u64, Label>)) {
+        let order = self.order.entry(owner).or_default();
+        let before = order.len();
+        change(order);
+        let after = order.len();
+        if after == 0 {
+            self.order.remove(&owner);
+        }
+        if before != after {
+            self.sizes.remove(&(before, owner));
+            if after > 0 {
+                self.sizes.insert((after, owner));
+            }
+        }
+    }
+
+    /// Forgets the oldest mark of whoever has most. Tells whether there was one.
+    fn forget_oldest(&mut self) -> bool {
+        let Some(&(_, owner)) = self.sizes.last() else { return false };
+        let mut oldest = None;
+        self.reorder(owner, |order| oldest = order.pop_first());
+        let Some((at, label)) = oldest else { return false };
+        self.marks.remove(&label);
+        let floor = match owner {
+            0 => &mut self.floor,
+            owner => self.floors.entry(owner).or_default(),
+        };
+        *floor = at.max(*floor);
+        true
     }
 
     /// All purges that are remembered, the oldest first: repeated in this order they make the same marks.
@@ -411,6 +442,37 @@ mod tests {
         marks.standing(1, labels(tenant, "h", "/v1/x", KEY, &[])) == Standing::Good
     }
 
+    impl Marks {
+        /// Marks that stand in an order; each owner's are counted right.
+        fn ordered(&self) -> usize {
+            let sizes: BTreeSet<(usize, u16)> =
+                self.order.iter().map(|(owner, order)| (order.len(), *owner)).collect();
+            assert_eq!(sizes, self.sizes);
+            sizes.iter().map(|(size, _)| size).sum()
+        }
+    }
+
+    #[test]
+    fn a_storm_of_one_tenants_writes_makes_no_other_forget() {
+        let mut marks = Marks::new(8);
+        let made = marks.newest();
+        for (tenant, path) in [(Some("umbrella"), "/old"), (None, "/old"), (Some("umbrella"), "/older")] {
+            marks.purge(Label::path_of(tenant, "h", path), Purge::Hard, NOW);
+        }
+        marks.purge(Label::host("other"), Purge::Hard, NOW);
+        for number in 0..1_000 {
+            marks.purge(Label::path_of(Some("acme"), "h", &format!("/{number}")), Purge::Hard, NOW);
+        }
+        let of = |tenant, host, path| marks.standing(made, labels(tenant, host, path, KEY, &[]));
+        assert_eq!(of(Some("umbrella"), "h", "/old"), Standing::Gone);
+        assert_eq!(of(None, "h", "/old"), Standing::Gone);
+        assert_eq!(of(None, "other", "/"), Standing::Gone);
+        for tenant in [Some("umbrella"), None, Some("third")] {
+            assert_eq!(of(tenant, "h", "/new"), Standing::Good, "{tenant:?}");
+        }
+        assert_eq!((of(Some("acme"), "h", "/new"), marks.ordered()), (Standing::Gone, 8));
+    }
+
     #[test]
     fn writes_to_one_target_have_one_mark_however_many_they_are() {
         let mut marks = Marks::new(4);
@@ -418,7 +480,7 @@ mod tests {
             marks.purge(Label::path_of(Some("acme"), "h", "/events"), Purge::Hard, NOW);
         }
         assert!(is_good(&marks, Some("acme")) && is_good(&marks, None));
-        assert_eq!((marks.marks.len(), marks.order.len(), marks.floor()), (1, 1, 0));
+        assert_eq!((marks.marks.len(), marks.ordered(), marks.floor()), (1, 1, 0));
     }
 
     #[test]
@@ -429,7 +491,7 @@ mod tests {
         }
         assert!(!is_good(&marks, Some("acme")));
         assert!(is_good(&marks, Some("umbrella")) && is_good(&marks, None));
-        assert_eq!((marks.marks.len(), marks.order.len()), (4, 4));
+        assert_eq!((marks.marks.len(), marks.ordered()), (4, 4));
         let kept = marks.floor();
         marks.forget(kept);
         assert!(!is_good(&marks, Some("umbrella")), "what is written down of it covers all");
@@ -473,7 +535,7 @@ mod tests {
             let mut made = vec![marks.newest()];
             for (host, hard) in &purges {
                 made.push(marks.purge(label(*host), if *hard { Purge::Hard } else { Purge::Soft }, NOW));
-                prop_assert!(marks.marks.len() <= most && marks.order.len() <= most);
+                prop_assert!(marks.marks.len() <= most && marks.ordered() == marks.marks.len());
             }
             for (turn, made) in made.iter().enumerate() {
                 for host in 0..6u8 {

@@ -50,6 +50,7 @@ use tidegate_model::tick::Tick;
 use tidegate_upstream::settings::RetrySettings;
 use tidegate_upstream::{AnswerBody, Called, Prepared, Terms, Upstream};
 use tidegate_wire::body::Body;
+use tidegate_wire::client::Hearing;
 use tidegate_wire::clock;
 
 pub use self::telling::Telling;
@@ -399,6 +400,7 @@ async fn put(
         client: exchange.client,
         upgrade: false,
         own: &OwnFields::default(),
+        hearing: Hearing::default(),
         further: false,
         awaited: &Cell::new(false),
     };

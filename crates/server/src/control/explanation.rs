@@ -125,6 +125,7 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::Refreshes(request) => format!("refreshes what is stored, on behalf of request {request}"),
         Step::AskedHome { node, outcome, because } if because.is_empty() => format!("home {node}: {outcome}"),
         Step::AskedHome { node, outcome, because } => format!("home {node}: {outcome}: {because}"),
+        Step::PassedOn(status) => format!("passed on an interim {}", status.as_u16()),
         Step::Cached { outcome, because: "" } => format!("cache: {outcome}"),
         Step::Cached { outcome: "hit", because: tier } => format!("cache: hit, from {tier}"),
         Step::Cached { outcome, because } => format!("cache: {outcome}, because of {because}"),

@@ -16,6 +16,7 @@ mod files;
 mod fuzzed;
 mod gate;
 mod idempotency;
+mod interim;
 mod limits;
 mod listeners;
 mod load;

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::coop;
 use tokio_rustls::client::TlsStream;
 
-use super::{SendError, SendErrorKind};
+use super::{Hearing, SendError, SendErrorKind};
 use crate::alarm::Alarm;
 use crate::body::{Body, BoxError};
 
@@ -129,6 +129,7 @@ impl Http1 {
         &mut self,
         request: &mut Request<Body>,
         own: &TryFields<'_>,
+        hearing: Hearing<'_>,
         by: Tick,
     ) -> Result<Response<()>, SendError> {
         let upgrade = own.upgrade().unwrap_or_else(|| request.headers().contains_key(UPGRADE));
@@ -136,7 +137,7 @@ impl Http1 {
         self.uploaded = false;
         self.keep = false;
         let method = request.method();
-        let mut interim = 0;
+        let mut interim = (0, hearing);
         let answered = poll_fn(|context| self.poll_head(context, method, upgrade, &mut interim, by)).await;
         answered.map_err(|error| {
             // A body that has failed is no body any more.
@@ -153,7 +154,7 @@ impl Http1 {
         context: &mut Context<'_>,
         method: &Method,
         upgrade: bool,
-        interim: &mut u32,
+        (interim, hearing): &mut (u32, Hearing<'_>),
         by: Tick,
     ) -> Poll<Result<Response<()>, SendError>> {
         let broken = loop {
@@ -173,12 +174,15 @@ impl Http1 {
                 Ok(Some(head))
                     if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS =>
                 {
-                    if head.status == StatusCode::CONTINUE {
-                        self.upload.held_until = None;
-                    }
                     *interim += 1;
                     if *interim > INTERIM_MAX {
                         break malformed(Malformed("the server sends interim responses without end"));
+                    }
+                    // A client that waits for it hears it when its body is asked for.
+                    if head.status == StatusCode::CONTINUE {
+                        self.upload.held_until = None;
+                    } else {
+                        hearing.hear(context, head.status, head.headers);
                     }
                 }
                 Ok(Some(head)) => return Poll::Ready(Ok(self.begin(head))),

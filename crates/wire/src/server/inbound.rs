@@ -12,8 +12,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
+use http::StatusCode;
 use http_body::Frame;
+use tidegate_model::fields::Fields;
 use tidegate_model::refusal;
 use tidegate_model::tick::Tick;
 use tokio::io::{AsyncReadExt, AsyncWrite};
@@ -35,6 +37,9 @@ const ROOM_MIN: usize = 1024;
 /// there? (RFC 9110 section 15.2 lets a server send an interim response at any time. The kernel of a client that is gone
 /// answers with a reset.)
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// Interim responses of one request that are passed on, and their bytes. What comes beyond is left out: none of them is needed.
+const INTERIMS_MAX: u32 = 16;
+const INTERIM_BYTES_MAX: usize = 16 * 1024;
 const CUT: &str = "the client closed within its request";
 /// How long nothing is written to a client that has shut down its side within its answer, before it counts as gone: it
 /// cannot be asked in the middle of a message, and most who say so have gone.
@@ -59,8 +64,10 @@ pub(crate) struct Inbound {
     pub active_at: Tick,
     /// The client waits for a "100 Continue" before it sends the body.
     owes_continue: bool,
-    /// What is left of an interim response.
-    unsaid: &'static [u8],
+    /// What is left of interim responses.
+    unsaid: BytesMut,
+    /// How many of them may still be passed on to the request's client, and how many bytes.
+    interims_left: (u32, usize),
     /// The answer to the request has begun.
     pub answering: bool,
     /// The client has shut down its side.
@@ -95,7 +102,8 @@ impl Inbound {
             write_by: Tick::MAX,
             active_at: clock::latest(),
             owes_continue: false,
-            unsaid: b"",
+            unsaid: BytesMut::new(),
+            interims_left: (0, 0),
             answering: false,
             half_closed: false,
             held: false,
@@ -107,6 +115,8 @@ impl Inbound {
     /// Begins with a request whose head says so of its body.
     pub(crate) fn begin(&mut self, facts: &Facts) {
         self.answering = false;
+        // Whoever speaks HTTP/1.0 knows none (RFC 9110 section 15.2).
+        self.interims_left = if facts.http10 { (0, 0) } else { (INTERIMS_MAX, INTERIM_BYTES_MAX) };
         self.body = RequestBody::of(facts);
         self.held = !self.is_whole();
         if self.held {
@@ -317,10 +327,29 @@ impl Inbound {
         silent || self.socket.as_ref().is_none_or(Socket::is_gone)
     }
 
+    /// Passes on an interim response to the request that is answered next, if its client is to hear any. Tells whether it is.
+    pub(crate) fn pass_on(&mut self, context: &mut Context<'_>, status: StatusCode, fields: &Fields) -> bool {
+        let (count, bytes) = self.interims_left;
+        if self.answering || count == 0 {
+            return false;
+        }
+        let mut head = Vec::new();
+        let reason = status.canonical_reason().unwrap_or_default();
+        head.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
+        // It has no content, and what frames the answer is said with that.
+        fields
+            .write(&mut head, |name, _| !matches!(name.as_bytes(), b"content-length" | b"transfer-encoding"));
+        head.extend_from_slice(b"\r\n");
+        let Some(left) = bytes.checked_sub(head.len()) else { return false };
+        self.interims_left = (count - 1, left);
+        self.unsaid.extend_from_slice(&head);
+        self.say(context, b"")
+    }
+
     /// Writes an interim response; what does not fit goes out before the answer. `false`: nothing can be written.
     fn say(&mut self, context: &mut Context<'_>, bytes: &'static [u8]) -> bool {
         if self.unsaid.is_empty() {
-            self.unsaid = bytes;
+            self.unsaid.extend_from_slice(bytes);
         }
         let Some(socket) = &mut self.socket else { return false };
         let said = match poll_say(Pin::new(socket), &mut self.unsaid, context) {
@@ -345,13 +374,13 @@ impl Inbound {
 
 fn poll_say(
     mut socket: Pin<&mut Socket>,
-    unsaid: &mut &'static [u8],
+    unsaid: &mut BytesMut,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     while !unsaid.is_empty() {
         match ready!(socket.as_mut().poll_write(context, unsaid))? {
             0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            length => *unsaid = &unsaid[length..],
+            length => unsaid.advance(length),
         }
     }
     Poll::Ready(Ok(()))

@@ -7,7 +7,6 @@
 //! What always holds: whatever is not sealed with the secret, for this node, just now and for the first time is refused,
 //! counted, and its connection closed; nothing of what a peer asks leads to another peer.
 
-use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -261,14 +260,7 @@ fn opened(proxy: &Proxy, ask: Ask, connection: &Connection) -> Box<Exchange> {
     (receipt.method, receipt.target) = (head.method.clone(), Target::from(&head.uri));
     (receipt.host, receipt.version, receipt.tls) = (Arc::clone(&host), version, https);
     receipt.of_peer = true;
-    let client_side = Connection {
-        peer,
-        listener: connection.listener,
-        tls: https,
-        server_name: None,
-        limits: Arc::clone(&connection.limits),
-        attached: RefCell::default(),
-    };
+    let client_side = Connection::of(peer, connection.listener, https, &connection.limits);
     Box::new(Exchange {
         seen: Seen::of(&head.headers),
         head,
