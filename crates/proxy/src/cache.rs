@@ -170,6 +170,7 @@ impl Cache {
     pub fn purge(&self, label: Label, purge: Purge, now: Wall) {
         self.mark(label, purge, now);
         self.purges.issue(label, purge);
+        self.peering.orders.issue(Order { label, purge });
         self.purged.fetch_add(1, Relaxed);
     }
 

@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::cluster;
 use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, TenantLines};
 use crate::jwks;
@@ -151,6 +152,7 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
     process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
     redis::drive(Arc::clone(&process.gate.redis));
+    cluster::drive(Arc::clone(&process.gate));
     task::spawn(follow(Arc::clone(&process), watch, asked));
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {

@@ -211,6 +211,7 @@ impl Gate {
         let cores = (0..workers).map(|number| Core::start(number, workers, &parts)).collect();
         let redis = Arc::new(Redis::new(Arc::clone(&standing.cache)));
         redis.set(config.redis.as_ref(), config.shared);
+        tell_nodes(&standing, &config);
         standing.cache.set_tiers(vec![Arc::new(Arc::clone(redis.far()))]);
         let gate = Arc::new(Gate {
             standing,
@@ -270,6 +271,7 @@ impl Gate {
         of_nodes.into_iter().for_each(|set| self.node_certificates.swap(set));
         upstreams.commit();
         self.redis.set(config.redis.as_ref(), config.shared);
+        tell_nodes(&self.standing, &config);
         for core in &self.cores {
             core.tell(Command::Site(Arc::clone(&site)));
         }
@@ -415,6 +417,14 @@ fn keep_in(standing: &Standing, store: Option<Arc<Store>>) {
     if let Some(store) = store {
         standing.idempotency.keep_in(store);
     }
+}
+
+/// Other nodes are told what is purged here, unless they read it in the log.
+fn tell_nodes(standing: &Standing, config: &Config) {
+    let others = config.proxy.cluster.iter().filter(|_| config.redis.is_none());
+    let others = others.flat_map(|cluster| cluster.nodes.iter().filter(|(_, upstream)| upstream.is_some()));
+    let others: Vec<Arc<str>> = others.map(|(name, _)| Arc::clone(name)).collect();
+    standing.cache.peering.orders.tell(&others);
 }
 
 /// What is served to clients, and what to other nodes.

@@ -16,6 +16,7 @@ use tidegate_model::breaker::{self, Breaker};
 use tidegate_model::gate::level::{Level, RefusedShare, Signals};
 use tidegate_model::retry::{Budget, Latencies};
 use tidegate_model::tick::Tick;
+use tidegate_wire::client::Target;
 use tidegate_wire::client_tls::{ClientTls, ClientTlsError};
 use tidegate_wire::clock;
 use tidegate_wire::settings::Protocol;
@@ -117,6 +118,13 @@ pub struct UpstreamStatus {
 }
 
 impl Upstream {
+    /// Where one of its endpoints is spoken to, for whoever does so without a call: HTTP/1.1. `None`: it has none.
+    #[must_use]
+    pub fn any_target(&self) -> Option<Target> {
+        let address = self.endpoints().endpoints.first()?.address;
+        Some(Target { address, protocol: Protocol::Http1, tls: self.tls() })
+    }
+
     /// Whether it failed so often that it is not called now, or once only, to see whether it is back.
     #[must_use]
     pub fn is_left_alone(&self, now: Tick) -> bool {

@@ -18,6 +18,7 @@
 //! What it does not do: parts and HEAD, which have answers of their own, go straight to the upstream.
 
 pub mod home;
+pub mod orders;
 mod reading;
 mod telling;
 mod times;
@@ -53,6 +54,7 @@ use tidegate_wire::body::Body;
 use tidegate_wire::client::Hearing;
 use tidegate_wire::clock;
 
+use self::orders::Orders;
 pub use self::telling::Telling;
 pub use self::times::PurgeTimes;
 
@@ -170,6 +172,8 @@ pub struct Peering {
     sender: u64,
     number: AtomicU64,
     heard: Mutex<Heard>,
+    /// What other nodes are to purge, where no log tells them.
+    pub orders: Orders,
     asked: [AtomicU64; Outcome::ALL.len()],
     answered: AtomicU64,
     unanswered: AtomicU64,
@@ -184,6 +188,7 @@ impl Default for Peering {
             sender: RandomState::new().hash_one(0),
             number: AtomicU64::new(0),
             heard: Mutex::new(Heard::new(civil_ms())),
+            orders: Orders::default(),
             asked: Default::default(),
             answered: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
@@ -264,6 +269,18 @@ impl Homes {
     #[must_use]
     pub fn me(&self) -> &Arc<str> {
         &self.settings.me
+    }
+
+    /// What all nodes have in common.
+    #[must_use]
+    pub fn secret(&self) -> &Secret {
+        &self.settings.secret
+    }
+
+    /// The other node of this name.
+    #[must_use]
+    pub fn peer(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.nodes.iter().find(|node| *node.name == *name)?.upstream.as_ref()
     }
 
     /// All nodes by name, and whether each is asked now; `None`: it is this one.

@@ -124,7 +124,8 @@ fn cluster(gate: &Gate) -> Value {
         .collect();
     let listen =
         gate.listening().iter().find(|one| one.side == Side::Nodes).map(|one| one.address.to_string());
-    let counts = gate.standing.cache.peering.counts();
+    let peering = &gate.standing.cache.peering;
+    let (counts, orders) = (peering.counts(), peering.orders.counts());
     let asked: serde_json::Map<String, Value> = Outcome::ALL
         .iter()
         .zip(counts.asked)
@@ -138,6 +139,7 @@ fn cluster(gate: &Gate) -> Value {
         "answered": counts.answered,
         "unanswered": counts.unanswered,
         "strangers": counts.strangers,
+        "purges": {"waiting": orders.waiting, "told": orders.told, "heard": orders.heard},
     })
 }
 

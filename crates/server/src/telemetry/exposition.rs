@@ -53,6 +53,8 @@ metrics! {
     CLUSTER_NODES_UP = "tidegate_cluster_nodes_up", "gauge", [], "Nodes that are asked now, this one included.";
     CLUSTER_ASKED = "tidegate_cluster_asked_total", "counter", ["outcome"], "Questions to the home nodes of targets: `answered`; and what went to the upstream: `away`, `late`, `refused`, `old` (the home had what a purge has taken away).";
     CLUSTER_ANSWERED = "tidegate_cluster_answered_total", "counter", ["outcome"], "Questions of other nodes: `answered`, or `refused`, so that they ask the upstream.";
+    CLUSTER_PURGES = "tidegate_cluster_purges_total", "counter", ["direction"], "Purges that other nodes were `told`, or that were `heard` of them, where no Redis has them.";
+    CLUSTER_PURGES_WAITING = "tidegate_cluster_purges_waiting", "gauge", [], "Purges that other nodes are still to be told, for all of them together.";
     CLUSTER_STRANGERS = "tidegate_cluster_strangers_total", "counter", [], "What came to the nodes' listener and was not said by a node of the cluster, to this one, just then and for the first time.";
     REFUSALS = "tidegate_refusals_total", "counter", ["code"], "Refusals; `tidegate explain CODE` tells what a code means.";
     TRIES = "tidegate_upstream_tries_total", "counter", [], "Calls to upstreams, retries and hedges included.";

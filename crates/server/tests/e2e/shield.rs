@@ -28,9 +28,9 @@ fn address() -> SocketAddr {
     SocketAddr::from((ip, u16::try_from(7_400 + number / 250 + (process >> 14) % 1_000).expect("a port")))
 }
 
-/// An application that numbers its answers, which may be kept for a minute.
+/// An application that numbers its answers, which may be kept for longer than any test lasts.
 fn origin() -> Origin {
-    saying("Cache-Control: max-age=60")
+    saying("Cache-Control: max-age=6000")
 }
 
 fn saying(fields: &'static str) -> Origin {
@@ -489,4 +489,43 @@ fn nodes_speak_tls_to_each_other() {
     let [a, b] = [0, 1].map(|me| node(&format!("nodes-tls-{me}"), &origin, &cluster(&addresses, me, &more)));
     let (path, first) = foreign(&a, "/x");
     assert_eq!(get(&b, &path).body, first.body);
+}
+
+fn write(gate: &Gate, path: &str) {
+    let fields = "X-Tenant: acme\r\nContent-Length: 0\r\n";
+    assert_eq!(ask(gate.address, &format!("POST {path}"), fields).status, 200);
+}
+
+#[test]
+fn what_is_written_on_one_node_is_gone_on_all_of_them_without_a_redis() {
+    let origin = origin();
+    let [a, b, c]: [Gate; 3] = nodes("told", &origin);
+    let old = get(&a, "/x").body;
+    for node in [&b, &c] {
+        assert_eq!(get(node, "/x").body, old);
+    }
+    write(&a, "/x");
+    for node in [&a, &b, &c] {
+        until("it is gone", || get(node, "/x").body != old);
+    }
+    assert!(count(&a, "tidegate_cluster_purges_total{direction=\"told\"}") >= 2.0);
+}
+
+#[test]
+fn a_node_that_was_away_is_told_when_it_is_back() {
+    let origin = origin();
+    let addresses = [address(), address()];
+    let more = format!("{SECRET}\n{PATIENT}");
+    let both = |me: usize| cluster(&addresses, me, &more);
+    let [a, b] = [0, 1].map(|me| node(&format!("back-{me}"), &origin, &both(me)));
+    let old = get(&b, "/x").body;
+    // It goes on serving its own clients, and hears nothing.
+    b.rewrite(&config(&origin, ""));
+    until("nobody listens for nodes", || TcpStream::connect(addresses[1]).is_err());
+    write(&a, "/x");
+    until("it waits", || count(&a, "tidegate_cluster_purges_waiting") >= 1.0);
+    assert_eq!(get(&b, "/x").body, old);
+    b.rewrite(&config(&origin, &both(1)));
+    until("it is told", || get(&b, "/x").body != old);
+    until("nothing waits", || count(&a, "tidegate_cluster_purges_waiting") == 0.0);
 }

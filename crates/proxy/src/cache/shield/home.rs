@@ -78,6 +78,7 @@ impl Home {
                 Response::new(PeerBody::asking(answer, every))
             }
             Ok((Said::Purge(orders), _)) => {
+                site.cache.peering.orders.note(0, orders.len());
                 for order in orders {
                     site.cache.purge_for_peer(order);
                 }
