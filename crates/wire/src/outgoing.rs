@@ -21,8 +21,7 @@ const NO_TRAILERS: [HeaderName; 7] =
 /// What is at most kept of the buffer for heads once a message is sent.
 const KEPT: usize = 16 * 1024;
 
-/// What is at most copied behind the lines that go before it: the system takes one piece for less than two (a head of 300 bytes
-/// and 1 KiB on loopback: 0.48 µs instead of 0.58; with 4 KiB there is no difference).
+/// What is at most copied behind the lines that go before it: the system takes one small piece for less than two.
 const COPIED_MAX: usize = 2 * 1024;
 
 /// What is sent of a message, and what is still to be.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! core --- keep ---> list of at most so many ---> writer ---> segments      (full: dropped, and counted)
-//! core --- find ---> index: is it there? ---> list ---> reader ---> core    (full, slow, spoilt: a miss, and counted)
+//! core --- find ---> index: is it there? ---> the system has it in memory: read
+//!                                         '-> list ---> reader ---> core    (full, slow, spoilt: a miss, and counted)
 //! core --- purge --> ledger --------------------> writer ---> journal
 //! ```
 //!
@@ -10,8 +11,8 @@
 //! what goes from memory, many at once, need not be written at once. What is read goes into memory again, whose order of
 //! eviction lets pass what is asked for once.
 //!
-//! What always holds: no core waits for a disk, and none reads or writes one. What was purged, by whatever name, is not found
-//! again, after a restart neither: see `journal`. The key has the tenant in it, and a record is compared with the whole of
+//! What always holds: no core waits for a disk; what one reads itself the system has in memory (`RWF_NOWAIT`), and is small.
+//! What was purged, by whatever name, is not found again, after a restart neither: see `journal`. The key has the tenant in it, and a record is compared with the whole of
 //! it. Whatever is wrong with the directory, traffic goes on without it, and it is tried again each second.
 
 mod ground;
@@ -416,7 +417,7 @@ impl Target {
     }
 }
 
-/// Has a record read, once for all who ask for it meanwhile.
+/// Reads a record, if the system has it in memory, or has it read, once for all who ask for it meanwhile.
 async fn load(
     shared: &Shared,
     reads: &SyncSender<Read>,
@@ -424,6 +425,9 @@ async fn load(
     key: Key,
     place: index::Place,
 ) -> Option<Arc<Loaded>> {
+    if let Some(restored) = open.read_cached(place).filter(|restored| restored.head.key == key) {
+        return Some(Arc::new(Loaded::of(restored)));
+    }
     let (reply, loaded) = oneshot::channel();
     {
         let mut reading = shared.reading.lock();

@@ -10,11 +10,12 @@
 //! up to the first that is not sound.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::io::{ReadWriteFlags, preadv2};
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::vary::Vary;
 
@@ -113,6 +114,21 @@ impl Segment {
         let mut bytes = vec![0; length];
         self.file.read_exact_at(&mut bytes, at)?;
         Ok(Bytes::from(bytes))
+    }
+
+    /// The same, if the system has all of it in memory. `None`: it has not, or cannot tell.
+    #[must_use]
+    pub fn read_cached(&self, at: u64, length: usize) -> Option<Bytes> {
+        let (mut bytes, mut filled) = (vec![0; length], 0);
+        while filled < length {
+            let rest = &mut [IoSliceMut::new(&mut bytes[filled..])];
+            match preadv2(&*self.file, rest, at + filled as u64, ReadWriteFlags::NOWAIT) {
+                Ok(count @ 1..) => filled += count,
+                // Whoever waits for it will be told what is wrong with it.
+                Ok(0) | Err(_) => return None,
+            }
+        }
+        Some(Bytes::from(bytes))
     }
 
     /// All records that are there, in the order they were written, and where the last one ends.
@@ -357,6 +373,21 @@ mod tests {
     fn what_was_written_is_found_with_its_table_and_without() {
         check(|_, _| {}, 3);
         check(|ground, filling| filling.seal(ground).unwrap(), 3);
+    }
+
+    #[test]
+    fn what_the_system_has_in_memory_is_what_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let ground = Ground::new(directory.path().to_owned());
+        let mut filling = Filling::begin(&ground, 3, 9, 1 << 20).unwrap();
+        put(&mut filling, &ground, &item(1, &[&[1; 6_000]], ""));
+        let (segment, row) = (&filling.segment, &filling.rows[0]);
+        let written = segment.read(u64::from(row.at), row.length as usize).unwrap();
+        // A file system that cannot tell has nothing.
+        if let Some(read) = segment.read_cached(u64::from(row.at), row.length as usize) {
+            assert_eq!(read, written);
+        }
+        assert!(segment.read_cached(segment.size - 10, 100).is_none(), "there are no more bytes");
     }
 
     #[test]

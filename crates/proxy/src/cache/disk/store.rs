@@ -35,6 +35,8 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 const ANSWER_BYTES: u64 = 4096;
 /// Answers, whatever the room: some 600 MB of memory.
 const ANSWERS_MAX: u64 = 8 << 20;
+/// What a core reads itself, at most: some microseconds of work.
+const CACHED_BYTES_MAX: u32 = 64 * 1024 + 8 * 1024;
 /// The smallest tier.
 pub const SIZE_MIN: u64 = 4 * SEGMENT_BYTES_MIN;
 const STATE_BYTES: usize = 64;
@@ -107,6 +109,19 @@ impl Open {
             bytes => bytes?,
         };
         Ok(record::read(&bytes).filter(|restored| restored.head.generation == segment.generation))
+    }
+}
+
+impl Open {
+    /// The same without waiting: if the system has it in memory, and it is not so large that a core should leave it to others.
+    #[must_use]
+    pub fn read_cached(&self, place: Place) -> Option<record::Restored> {
+        if place.length > CACHED_BYTES_MAX {
+            return None;
+        }
+        let segment = self.segments.read().get(&place.segment).cloned()?;
+        let bytes = segment.read_cached(u64::from(place.at), place.length as usize)?;
+        record::read(&bytes).filter(|restored| restored.head.generation == segment.generation)
     }
 }
 
