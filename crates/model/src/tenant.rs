@@ -375,6 +375,26 @@ fn enter(in_flight: &AtomicU32, max: Option<u32>) -> Result<(), Closed> {
     }
 }
 
+/// Stands by for an exchange that was permitted and whose answer needs more than one request to the upstream: what a client
+/// is reading is not refused in its middle.
+#[derive(Clone, Debug)]
+pub struct Standby {
+    tenant: Arc<Tenant>,
+    counted: bool,
+}
+
+impl Standby {
+    /// A permit. It counts as an exchange under way, spends of no rate, and is given whatever is under way. `None`: the tenant
+    /// was evicted, since nothing of its was under way.
+    #[must_use]
+    pub fn permit(&self) -> Option<Permit> {
+        if self.counted {
+            enter(&self.tenant.account().in_flight, None).ok()?;
+        }
+        Some(Permit { tenant: Arc::clone(&self.tenant), route: None, counted: self.counted })
+    }
+}
+
 impl Permit {
     /// Whose it is.
     #[must_use]
@@ -396,6 +416,12 @@ impl Permit {
     #[must_use]
     pub fn of_peer(tenant: &Arc<Tenant>) -> Permit {
         Permit { tenant: Arc::clone(tenant), route: None, counted: false }
+    }
+
+    /// The way to a further one later, when this one is over or in somebody else's hands.
+    #[must_use]
+    pub fn standby(&self) -> Standby {
+        Standby { tenant: Arc::clone(&self.tenant), counted: self.counted }
     }
 
     /// Enters the tenant, then the route, then spends of all rates. `None`: the tenant was evicted meanwhile.

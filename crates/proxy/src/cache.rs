@@ -3,9 +3,9 @@
 //! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key ([`content`] reads what of it is in
 //! a body), [`memory`] keeps and the tiers below ([`tier`], [`disk`], [`far`]) keep more, as bytes that `known` makes,
 //! [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes of what is kept what one client asked for
-//! (`changed` is the route's part in that), `behind` refreshes, [`mod@write`] takes away, [`purges`] reach all nodes, [`shield`] asks
-//! the key's home node before the upstream;
-//! [`stage`] is the way of a request through all of it.
+//! (`changed` is the route's part in that), [`slices`] keep and serve what is large, `behind` refreshes, [`mod@write`] takes
+//! away, [`purges`] reach all nodes, [`shield`] asks the key's home node before the upstream; [`stage`] is the way of a
+//! request through all of it.
 //!
 //! What always holds: the tenant is in the key unless the route declares its content public; nothing that sets a cookie is
 //! kept; nothing is served before the tenant's limits have let the request pass.
@@ -26,6 +26,7 @@ pub mod memory;
 pub mod purges;
 pub mod serve;
 pub mod shield;
+pub mod slices;
 pub mod stage;
 pub mod tier;
 pub mod write;
@@ -49,6 +50,7 @@ use self::kept::Kept;
 use self::memory::Memory;
 use self::purges::Purges;
 use self::shield::{Peering, PurgeTimes};
+use self::slices::Slices;
 use self::stage::now;
 use self::tier::{Brought, Tier};
 
@@ -69,6 +71,8 @@ pub struct Cache {
     pub peering: Peering,
     /// When it has purged.
     purge_times: PurgeTimes,
+    /// Large answers.
+    pub slices: Slices,
     tiers: ArcSwap<Vec<Arc<dyn Tier>>>,
     fills: Arc<Fills>,
     refreshing: Arc<AtomicUsize>,
@@ -84,15 +88,19 @@ pub struct Cache {
 pub struct CacheBounds {
     /// In all, and of one tenant.
     pub bounds: Bounds,
-    /// The largest content that is kept, in bytes.
+    /// The largest content that is kept as one, in bytes.
     pub object_bytes_max: u64,
+    /// The largest content that is kept in slices, in bytes. Zero: none is.
+    pub large_bytes_max: u64,
+    /// The bytes of a slice.
+    pub slice_bytes: u64,
 }
 
 impl Default for CacheBounds {
     fn default() -> CacheBounds {
         const MIB: u64 = 1024 * 1024;
         let bounds = Bounds { bytes: 64 * MIB, tenant_bytes: 32 * MIB, tenant_entries: 1_000_000 };
-        CacheBounds { bounds, object_bytes_max: 8 * MIB }
+        CacheBounds { bounds, object_bytes_max: 8 * MIB, large_bytes_max: 1024 * MIB, slice_bytes: MIB / 4 }
     }
 }
 
@@ -126,6 +134,7 @@ impl Cache {
             purge_times: PurgeTimes::new(memory.newest()),
             memory,
             peering: Peering::default(),
+            slices: Slices::default(),
             purges: Arc::default(),
             tiers: ArcSwap::default(),
             fills: Arc::default(),
@@ -153,11 +162,12 @@ impl Cache {
     }
 
     fn apply(&self) {
-        let CacheBounds { bounds, object_bytes_max } = **self.bounds.load();
+        let CacheBounds { bounds, object_bytes_max, large_bytes_max, slice_bytes } = **self.bounds.load();
         let bytes = bounds.bytes.min(self.spare.load(Relaxed));
         let tenant_bytes = bounds.tenant_bytes.min(bytes);
         self.memory.bound(Bounds { bytes, tenant_bytes, ..bounds });
         self.fills.bound(bytes / ON_THE_WAY);
+        self.slices.bound(large_bytes_max, slice_bytes, bytes / ON_THE_WAY);
         self.object_bytes_max.store(object_bytes_max, Relaxed);
     }
 
@@ -197,8 +207,8 @@ impl Cache {
             bytes_max: self.bounds.load().bounds.bytes.min(self.spare.load(Relaxed)),
             entries,
             evicted: self.memory.evicted(),
-            coming_bytes: self.fills.held(),
-            under_way: self.fills.under_way(),
+            coming_bytes: self.fills.held() + self.slices.runs.held(),
+            under_way: self.fills.under_way() + self.slices.runs.under_way(),
             refreshing: self.refreshing.load(Relaxed),
             purged: self.purged.load(Relaxed),
         }
@@ -237,20 +247,25 @@ impl Cache {
     /// Keeps an answer, here and below.
     fn keep(&self, asked: &Asked, vary: &Vary, kept: &Arc<Kept>) {
         self.memory.keep(&asked.named(), asked.room, &asked.fields, vary, Arc::clone(kept));
-        self.each_below(|tier| tier.keep(&asked.named(), asked.room, &asked.fields, vary, kept));
+        self.each_below(kept, |tier| tier.keep(&asked.named(), asked.room, &asked.fields, vary, kept));
     }
 
     /// Keeps an answer of which only the freshness is new.
     fn keep_fresher(&self, asked: &Asked, vary: &Vary, kept: &Arc<Kept>) {
         self.memory.keep(&asked.named(), asked.room, &asked.fields, vary, Arc::clone(kept));
-        self.each_below(|tier| tier.keep_fresher(&asked.named(), asked.room, &asked.fields, vary, kept));
+        self.each_below(kept, |tier| {
+            tier.keep_fresher(&asked.named(), asked.room, &asked.fields, vary, kept);
+        });
     }
 
-    fn each_below(&self, mut tell: impl FnMut(&dyn Tier)) {
+    fn each_below(&self, kept: &Kept, mut tell: impl FnMut(&dyn Tier)) {
         if let Some(disk) = self.memory.disk() {
             tell(&*disk);
         }
-        self.tiers.load().iter().for_each(|tier| tell(&**tier));
+        // Slices are on this node alone: who found their manifest elsewhere would find nothing of them.
+        if !kept.is_sliced() {
+            self.tiers.load().iter().for_each(|tier| tell(&**tier));
+        }
     }
 
     /// The tiers below memory, the nearest first.

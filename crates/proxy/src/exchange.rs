@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use tidegate_model::fault::Struck;
 use tidegate_model::headers::Seen;
@@ -63,25 +64,34 @@ pub struct Exchange {
     pub open: Open,
 }
 
-impl Exchange {
-    /// One that asks for the same and that no client waits for: it refreshes what is stored.
+/// What further exchanges are made of that ask for the same, when this one may have ended.
+pub struct Pattern {
+    head: RequestHead,
+    seen: Seen,
+    /// What was read of its content, whole.
+    content: Option<Bytes>,
+    connection: Rc<Connection>,
+    host: Arc<str>,
+    client: IpAddr,
+    form: Form,
+    trusted: bool,
+    /// With the id of the exchange that it is of.
+    receipt: Box<Receipt>,
+}
+
+impl Pattern {
+    /// One more exchange, which begins now.
     #[must_use]
-    pub fn behind(&self, proxy: &Proxy) -> Exchange {
-        let (started, seen) = (clock::now(), self.open.receipt());
-        let id = RequestId(proxy.entropy.id());
-        let mut receipt = Receipt::open(id, started, self.client, self.connection.listener);
-        (receipt.method, receipt.target) = (seen.method.clone(), seen.target.clone());
-        (receipt.host, receipt.version, receipt.tls) = (Arc::clone(&self.host), seen.version, seen.tls);
-        (receipt.route, receipt.tenant) = (seen.route.clone(), seen.tenant.clone());
-        receipt.note(started, Step::Refreshes(seen.request_id));
+    pub fn exchange(&self, proxy: &Proxy) -> Exchange {
+        let started = clock::now();
+        let mut receipt = Receipt::clone(&self.receipt);
+        (receipt.request_id, receipt.started) = (RequestId(proxy.entropy.id()), started);
+        receipt.note(started, Step::Refreshes(self.receipt.request_id));
         Exchange {
             head: self.head.clone(),
             seen: self.seen,
             body: None,
-            ahead: match self.ahead.as_deref() {
-                Some(Ahead::Whole(content, _)) => Some(Box::new(Ahead::Whole(content.clone(), None))),
-                Some(Ahead::Begun(..)) | None => None,
-            },
+            ahead: self.content.clone().map(|content| Box::new(Ahead::Whole(content, None))),
             connection: Rc::clone(&self.connection),
             host: Arc::clone(&self.host),
             client: self.client,
@@ -94,9 +104,41 @@ impl Exchange {
             upgraded: None,
             sticky: None,
             fault: None,
-            behind: true,
+            behind: false,
             open: Open::new(receipt, Rc::clone(&proxy.recorder)),
         }
+    }
+}
+
+impl Exchange {
+    /// What asks for the same, with this head.
+    #[must_use]
+    pub fn pattern(&self, head: RequestHead) -> Pattern {
+        let seen = self.open.receipt();
+        let mut receipt = Receipt::open(seen.request_id, seen.started, self.client, self.connection.listener);
+        (receipt.method, receipt.target) = (seen.method.clone(), seen.target.clone());
+        (receipt.host, receipt.version, receipt.tls) = (Arc::clone(&self.host), seen.version, seen.tls);
+        (receipt.route, receipt.tenant) = (seen.route.clone(), seen.tenant.clone());
+        Pattern {
+            head,
+            seen: self.seen,
+            content: match self.ahead.as_deref() {
+                Some(Ahead::Whole(content, _)) => Some(content.clone()),
+                _ => None,
+            },
+            connection: Rc::clone(&self.connection),
+            host: Arc::clone(&self.host),
+            client: self.client,
+            form: self.form,
+            trusted: self.trusted,
+            receipt: Box::new(receipt),
+        }
+    }
+
+    /// One that asks for the same and that no client waits for: it refreshes what is stored.
+    #[must_use]
+    pub fn behind(&self, proxy: &Proxy) -> Exchange {
+        Exchange { behind: true, ..self.pattern(self.head.clone()).exchange(proxy) }
     }
 
     /// What is answered from now on, by somebody who does not end with this one's client: the request, and the receipt.

@@ -9,7 +9,7 @@ use tidegate_model::plan::Plan;
 use tidegate_model::problem::{Left, Quota, rate_limit, rate_limit_policy};
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::Refusal;
-use tidegate_model::tenant::{Permit, Standing, Tenant};
+use tidegate_model::tenant::{self, Permit, Standing, Tenant};
 
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
@@ -54,10 +54,27 @@ impl Permitted {
         Permitted { permit: Permit::of_peer(tenant), told: None }
     }
 
+    /// The way to do more of what this exchange asks for, as long as somebody reads its answer.
+    #[must_use]
+    pub fn standby(&self) -> Standby {
+        Standby(self.permit.standby())
+    }
+
     /// What is held, and how the tenant stands.
     #[must_use]
     pub fn into_parts(self) -> (Permit, Option<Told>) {
         (self.permit, self.told)
+    }
+}
+
+/// Evidence that the tenant's limits let an exchange pass whose answer needs more than one request to the upstream.
+pub struct Standby(tenant::Standby);
+
+impl Standby {
+    /// For one more. `None`: the tenant is not known any more.
+    #[must_use]
+    pub fn permitted(&self) -> Option<Permitted> {
+        Some(Permitted { permit: self.0.permit()?, told: None })
     }
 }
 

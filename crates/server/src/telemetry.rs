@@ -31,12 +31,13 @@ pub use writer::{LogWriter, LogWriterError};
 pub const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// What the cache does with an exchange.
-pub const CACHE_OUTCOMES: [&str; 7] = ["hit", "stale", "revalidated", "collapsed", "miss", "bypass", BEHIND];
+pub const CACHE_OUTCOMES: [&str; 8] =
+    ["hit", "stale", "revalidated", "collapsed", "miss", "bypass", BEHIND[0], BEHIND[1]];
+/// An exchange that no client asked for: what is stored is refreshed, or what is missing of it is fetched.
+const BEHIND: [&str; 2] = ["refresh", "slices"];
 /// What becomes of an exchange's idempotency key.
 pub const KEY_OUTCOMES: [&str; 7] =
     ["first", "replayed", "joined", "released", "unkept", "unknown", "unrecorded"];
-/// An exchange that no client asked for: what is stored is refreshed.
-const BEHIND: &str = "refresh";
 /// Routes with metrics of their own; the names of a thousand reloads must not pile up.
 const ROUTES_MAX: usize = 10_000;
 /// Bytes of a request's target that are kept of a recent exchange.
@@ -230,7 +231,7 @@ impl RouteCells {
             if let Some(place) = CACHE_OUTCOMES.iter().position(|name| *name == outcome) {
                 self.cache[place] += 1;
             }
-            if outcome == BEHIND {
+            if BEHIND.contains(&outcome) {
                 return;
             }
         }

@@ -5,8 +5,8 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Method;
 use http::header::{FORWARDED, HOST};
+use http::{Method, Uri};
 use http_body::Body as _;
 use tidegate_model::address::X_FORWARDED_FOR;
 use tidegate_model::cache::directives;
@@ -14,6 +14,7 @@ use tidegate_model::cache::key::{self, Key, Target};
 use tidegate_model::cache::status::Fwd;
 use tidegate_model::fields::{Fields, Value};
 use tidegate_model::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use tidegate_model::message::RequestHead;
 
 use super::memory::Named;
 use super::shield::Telling;
@@ -42,6 +43,8 @@ pub struct Asked {
     pub method: Method,
     /// Who is to be told what is known of the answer.
     pub telling: Option<Rc<Telling>>,
+    /// Its target.
+    pub uri: Uri,
 }
 
 impl Asked {
@@ -59,6 +62,7 @@ impl Asked {
             told: told(onward, exchange),
             method: exchange.head.method.clone(),
             telling: onward.hop.telling().cloned(),
+            uri: exchange.head.uri.clone(),
         }
     }
 
@@ -66,6 +70,13 @@ impl Asked {
     #[must_use]
     pub fn named(&self) -> Named<'_> {
         Named { tenant: self.tenant.as_deref(), host: &self.host, path: &self.path, key: self.key }
+    }
+
+    /// Its head, as it was before it was forwarded.
+    #[must_use]
+    pub fn head(&self) -> RequestHead {
+        let (method, uri) = (self.method.clone(), self.uri.clone());
+        RequestHead { method, uri, headers: self.fields.clone(), ..RequestHead::default() }
     }
 
     /// Whether it asks for no content.

@@ -45,8 +45,10 @@ use tidegate_model::cache::purge::{Label, Marks, Noted, Purge, Standing as Purge
 use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
 use tidegate_model::fields::Fields;
+use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
-use tokio::sync::oneshot;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot};
 
 use self::ground::Ground;
 use self::index::variant_key;
@@ -112,6 +114,8 @@ struct Shared {
     /// Who waits for what is being read.
     reading: Mutex<HashMap<Key, Vec<Reply>>>,
     waiting_bytes: AtomicU64,
+    /// An answer has been taken from the list, written or not.
+    wrote: Notify,
     /// It is not to be used again.
     removed: AtomicBool,
     /// What tells one run of the system from the next; zero: that is not known.
@@ -217,6 +221,7 @@ impl Disk {
             standing: Mutex::new(Standing::Opening),
             reading: Mutex::default(),
             waiting_bytes: AtomicU64::new(0),
+            wrote: Notify::new(),
             removed: AtomicBool::new(false),
             boot,
             again,
@@ -265,7 +270,57 @@ impl Disk {
         self.shared.ledger.settled(most).await
     }
 
-    /// Keeps an answer. `again`: where one is kept under its key, its content is there.
+    /// Whether the directory is open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared.open.load().is_some()
+    }
+
+    /// Whether there is an answer under this key.
+    #[must_use]
+    pub fn has(&self, key: Key) -> bool {
+        self.shared.open.load().as_ref().is_some_and(|open| open.index.has(key))
+    }
+
+    /// The largest slice of a large answer that has room here, and some beside it.
+    #[must_use]
+    pub fn slice_bytes_max(&self) -> u64 {
+        store::segment_bytes(self.settings.size) / 2
+    }
+
+    /// Finds a slice of a large answer, for whoever waits for it so long.
+    pub fn find_slice(&self, named: &Named<'_>, most: Duration) -> Option<Finding> {
+        self.look(named, &Fields::default(), most)
+    }
+
+    /// Keeps a slice. Tells whether it was taken. Large answers leave half of the list to others.
+    pub fn keep_slice(&self, named: &Named<'_>, room: u64, kept: &Arc<Kept>) -> bool {
+        self.shared.waiting_bytes.load(Relaxed) <= WRITES_BYTES_MAX / 2
+            && self.take(named, room, &Fields::default(), &Vary::default(), kept, false)
+    }
+
+    /// Waits until an answer has been written.
+    pub fn wrote(&self) -> Notified<'_> {
+        self.shared.wrote.notified()
+    }
+
+    /// Waits until this holds, or that time has come; it is looked at again whenever an answer has been written. Tells
+    /// whether it holds.
+    pub async fn holds_by(&self, by: Tick, mut holds: impl FnMut() -> bool) -> bool {
+        loop {
+            let mut wrote = std::pin::pin!(self.shared.wrote.notified());
+            // What is written between the look and the wait counts.
+            wrote.as_mut().enable();
+            if holds() {
+                return true;
+            }
+            if clock::timeout_at(by, wrote).await.is_err() {
+                return holds();
+            }
+        }
+    }
+
+    /// Keeps an answer. Tells whether it is to be written. `again`: where one is kept under its key, its content is there.
     fn take(
         &self,
         named: &Named<'_>,
@@ -274,24 +329,25 @@ impl Disk {
         vary: &Vary,
         kept: &Arc<Kept>,
         again: bool,
-    ) {
+    ) -> bool {
         let open = self.shared.open.load();
         if open.is_none() && matches!(*self.shared.standing.lock(), Standing::Away(_)) {
-            return;
+            return false;
         }
         // What the target's answers have once varied with they go on to be told apart by, as in memory.
         let known = open.as_ref().and_then(|open| open.index.varying(named.key));
         let vary = known.and_then(|known| known.and(vary)).unwrap_or_else(|| vary.clone());
         let key = if vary.is_empty() { named.key } else { variant_key(named.key, &vary, request) };
         if let Some(open) = open.as_ref() {
-            if again && open.index.has(key) {
-                return;
+            if again && !kept.is_sliced() && open.index.has(key) {
+                return false;
             }
             // Whether this one is written or not: what was before it is not served any more.
             open.index.forget(key);
         }
-        if kept.own_rules().freshness.lifetime < FRESH_SECONDS_MIN {
-            return;
+        // A manifest is small, and what it stands for is not.
+        if kept.own_rules().freshness.lifetime < FRESH_SECONDS_MIN && !kept.is_sliced() {
+            return false;
         }
         let bytes = kept.size();
         let waiting = self.shared.waiting_bytes.fetch_add(bytes, Relaxed).saturating_add(bytes);
@@ -299,7 +355,9 @@ impl Disk {
         if waiting > WRITES_BYTES_MAX || self.jobs.try_send(Job::Keep(item)).is_err() {
             self.shared.waiting_bytes.fetch_sub(bytes, Relaxed);
             self.shared.counts.dropped.fetch_add(1, Relaxed);
+            return false;
         }
+        true
     }
 
     /// Closes the directory, so that all of it is there at the next start, and waits for that at most so long.
@@ -359,7 +417,7 @@ impl Tier for Disk {
         let (key, place) = open.index.peek(named.key, request)?;
         let (shared, reads, target) = (Arc::clone(&self.shared), self.reads.clone(), Target::of(named));
         Some(Box::pin(async move {
-            let loaded = load(&shared, &reads, &open, key, place).await?;
+            let loaded = load(&shared, &reads, &open, key, place, READ_WAIT).await?;
             let kept = Arc::new(judged(&open, &target.named(), &loaded)?);
             let at = format!("segment {}, byte {}", place.segment, place.at);
             Some(Lies { kept, at, bytes: place.length.into() })
@@ -367,22 +425,7 @@ impl Tier for Disk {
     }
 
     fn find(&self, named: &Named<'_>, request: &Fields) -> Option<Finding> {
-        let open = self.shared.open.load_full()?;
-        let Some((key, place)) = open.index.find(named.key, request) else {
-            self.shared.counts.misses.fetch_add(1, Relaxed);
-            return None;
-        };
-        let (shared, reads, target) = (Arc::clone(&self.shared), self.reads.clone(), Target::of(named));
-        Some(Box::pin(async move {
-            let loaded = load(&shared, &reads, &open, key, place).await;
-            let kept = loaded.as_deref().and_then(|loaded| judged(&open, &target.named(), loaded));
-            let (Some(loaded), Some(kept)) = (loaded, kept) else {
-                shared.counts.misses.fetch_add(1, Relaxed);
-                return None;
-            };
-            shared.counts.hits.fetch_add(1, Relaxed);
-            Some(Brought { kept: Arc::new(kept), vary: loaded.vary.clone() })
-        }))
+        self.look(named, request, READ_WAIT)
     }
 
     fn keep(&self, named: &Named<'_>, room: u64, request: &Fields, vary: &Vary, kept: &Arc<Kept>) {
@@ -395,6 +438,28 @@ impl Tier for Disk {
 
     /// Memory has told it already, in the order of the numbers: [`Disk::purged`].
     fn purge(&self, _: Label, _: Purge, _: u64, _: Wall) {}
+}
+
+impl Disk {
+    /// Finds what answers a request, for whoever waits for it so long.
+    fn look(&self, named: &Named<'_>, request: &Fields, most: Duration) -> Option<Finding> {
+        let open = self.shared.open.load_full()?;
+        let Some((key, place)) = open.index.find(named.key, request) else {
+            self.shared.counts.misses.fetch_add(1, Relaxed);
+            return None;
+        };
+        let (shared, reads, target) = (Arc::clone(&self.shared), self.reads.clone(), Target::of(named));
+        Some(Box::pin(async move {
+            let loaded = load(&shared, &reads, &open, key, place, most).await;
+            let kept = loaded.as_deref().and_then(|loaded| judged(&open, &target.named(), loaded));
+            let (Some(loaded), Some(kept)) = (loaded, kept) else {
+                shared.counts.misses.fetch_add(1, Relaxed);
+                return None;
+            };
+            shared.counts.hits.fetch_add(1, Relaxed);
+            Some(Brought { kept: Arc::new(kept), vary: loaded.vary.clone() })
+        }))
+    }
 }
 
 /// What is asked for, when the request is somewhere else.
@@ -424,6 +489,7 @@ async fn load(
     open: &Arc<Open>,
     key: Key,
     place: index::Place,
+    most: Duration,
 ) -> Option<Arc<Loaded>> {
     if let Some(restored) = open.read_cached(place).filter(|restored| restored.head.key == key) {
         return Some(Arc::new(Loaded::of(restored)));
@@ -442,7 +508,7 @@ async fn load(
             }
         }
     }
-    match clock::timeout_at(clock::now().after(READ_WAIT), loaded).await {
+    match clock::timeout_at(clock::now().after(most), loaded).await {
         Ok(loaded) => loaded.ok().flatten(),
         Err(_) => {
             shared.counts.unread.fetch_add(1, Relaxed);

@@ -13,10 +13,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, COOKIE, ETAG, LAST_MODIFIED};
+use http::header::{COOKIE, ETAG, LAST_MODIFIED};
 use http::{HeaderName, StatusCode};
 use http_body::Body as _;
 use tidegate_model::cache::Wall;
+use tidegate_model::cache::assemble::{Manifest, TIDEGATE_SLICES};
 use tidegate_model::cache::directives;
 use tidegate_model::cache::freshness::{Freshness, Heuristic, Times};
 use tidegate_model::cache::purge::{Label, Purge};
@@ -35,8 +36,9 @@ use super::asked::{Asked, is_written_anew};
 use super::changed;
 use super::fill::{Bringer, Lead, Over};
 use super::kept::{Head, Kept};
-use super::serve;
+use super::serve::{self, Shared};
 use super::shield::FromHome;
+use super::slices::{self, ask, take};
 use super::stage::{Onward, note, now, wish};
 use super::write::{TIDEGATE_PURGE, origin};
 use crate::exchange::Exchange;
@@ -65,17 +67,22 @@ pub struct Came {
 }
 
 /// What an answer allows.
-struct Judged {
-    told: directives::Response,
-    head: Head,
-    keep: bool,
-    share: bool,
+pub struct Judged {
+    /// What it says of being kept.
+    pub told: directives::Response,
+    /// What is known of it.
+    pub head: Head,
+    /// Whether it is kept.
+    pub keep: bool,
+    /// Whether those who wait get it.
+    pub share: bool,
     /// Fields beside those of the head that are for this request alone.
-    own: Fields,
+    pub own: Fields,
 }
 
-/// Takes out what is said to this cache alone.
+/// Takes out what is said to this cache alone, and what only this cache says.
 pub fn take_ours(fields: &mut Fields) {
+    fields.remove(TIDEGATE_SLICES);
     fields.remove(TIDEGATE_CACHE_CONTROL);
     fields.remove(TIDEGATE_PURGE);
 }
@@ -101,13 +108,13 @@ pub fn confirmed(
     note(exchange, "revalidated", "");
     let status =
         Status { fwd: Some(came.fwd), fwd_status: Some(StatusCode::NOT_MODIFIED), ..Status::default() };
-    let mut response = serve::stored(&fresh, &wish(onward, asked), now(), status);
+    let mut response = slices::stored(onward, exchange, asked, &fresh, status);
     tell_own(onward, asked, &mut response, own);
     response
 }
 
 /// What is for this request alone. A node that asks on behalf of another client is told that it is.
-fn tell_own(onward: Onward<'_>, asked: &Asked, response: &mut Response<Content>, mut own: Fields) {
+pub fn tell_own(onward: Onward<'_>, asked: &Asked, response: &mut Response<Content>, mut own: Fields) {
     changed::leave(&mut own, onward.changes());
     match &asked.telling {
         Some(telling) => telling.own(&own),
@@ -149,6 +156,9 @@ fn updated(
         return (Arc::clone(kept), own);
     };
     take_ours(&mut head.fields);
+    if let Some(manifest) = Manifest::of(&kept.fields()) {
+        manifest.put(&mut head.fields);
+    }
     let fresh = Arc::new(kept.under(&head));
     cache.keep_fresher(asked, &head.vary, &fresh);
     (fresh, own)
@@ -182,9 +192,29 @@ pub fn take_in(
     let status = Status { fwd: Some(came.fwd), fwd_status: Some(response.status()), ..Status::default() };
     let judged = judge(onward, exchange, asked, &response, came);
     let (mut head, content) = response.into_parts();
+    let mut stored = false;
     let (why, content) = match (judged, content, lead) {
-        (Ok(judged), Content::Answer(body), Some(lead)) => {
+        (Ok(judged), Content::Answer(body), Some(lead)) if !is_large(onward, &judged.head.fields) => {
             return store_and_share(onward, exchange, asked, lead, judged, body, status);
+        }
+        (Ok(judged), Content::Answer(body), Some(lead)) => {
+            match take::begin(onward, exchange, asked, judged) {
+                Some(begun) => return begun.go_on(onward, exchange, asked, lead, body, status),
+                None => {
+                    lead.end(Over::Alone, clock::now());
+                    (Why::Large.name(), Content::Answer(body))
+                }
+            }
+        }
+        (Err(Why::Part), Content::Answer(body), None) => {
+            match take::part(onward, exchange, asked, &head, came) {
+                Some(passing) => {
+                    stored = true;
+                    let passing = Box::new(passing.of(body));
+                    (slices::NAME, Content::Cached(Box::new(Shared::Passing(passing))))
+                }
+                None => (Why::Part.name(), Content::Answer(body)),
+            }
         }
         (judged, content, lead) => {
             if let Some(lead) = lead {
@@ -193,15 +223,20 @@ pub fn take_in(
             (judged.err().map_or("part", Why::name), content)
         }
     };
-    if matches!(content, Content::Answer(_)) {
+    if matches!(content, Content::Answer(_) | Content::Cached(_)) {
         apply(&mut head.headers, onward.changes());
     }
     take_ours(&mut head.headers);
     note(exchange, "miss", why);
-    let status = Status { detail: Some(why), ..status };
+    let status = Status { detail: Some(why), stored, ..status };
     let said = status.value(head.headers.get_all(CACHE_STATUS));
     head.headers.insert(CACHE_STATUS, said);
     Response::from_parts(head, content)
+}
+
+/// Whether an answer is larger than what is kept as one.
+fn is_large(onward: Onward<'_>, fields: &Fields) -> bool {
+    ask::length(fields).is_some_and(|length| length > onward.site.cache.object_bytes_max())
 }
 
 fn store_and_share(
@@ -245,22 +280,31 @@ fn judge(
     if !came.of_first || asked.is_head() || status == StatusCode::PARTIAL_CONTENT {
         return Err(Why::Part);
     }
-    let length = fields.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > onward.site.cache.object_bytes_max()) {
-        return Err(Why::Large);
-    }
-    let seen = changed::judged(fields, &onward.routed.route.settings.response);
-    let told = directives::Response::of(&seen, &onward.settings.targeted);
+    let told = told(onward, fields);
     let judged = judge_kept(onward, exchange, asked, (status, fields), told, came)?;
-    let guessed = judged.head.rules.freshness.heuristic && !judged.told.public;
-    if guessed && came.home.is_none() && is_for_a_session(onward, asked, &judged.head.vary) {
+    if came.home.is_none() && is_guessed_for_a_session(onward, asked, &judged) {
         return Err(Why::Cookie);
     }
     Ok(judged)
 }
 
+/// What an answer says of being kept, as the route has changed it.
+pub fn told(onward: Onward<'_>, fields: &Fields) -> directives::Response {
+    let seen = changed::judged(fields, &onward.routed.route.settings.response);
+    directives::Response::of(&seen, &onward.settings.targeted)
+}
+
+/// Whether a lifetime is guessed of an answer that may be of one session.
+pub fn is_guessed_for_a_session(onward: Onward<'_>, asked: &Asked, judged: &Judged) -> bool {
+    let guessed = judged.head.rules.freshness.heuristic && !judged.told.public;
+    guessed && is_for_a_session(onward, asked, &judged.head.vary)
+}
+
 /// The same as far as status and fields tell.
-fn judge_kept(
+///
+/// # Errors
+/// Why not.
+pub fn judge_kept(
     onward: Onward<'_>,
     exchange: &Exchange,
     asked: &Asked,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 use http::StatusCode;
 use tidegate_model::cache::Wall;
+use tidegate_model::cache::assemble::TIDEGATE_SLICES;
 use tidegate_model::cache::evict::Place;
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::reuse::Rules;
@@ -52,6 +53,8 @@ pub struct Kept {
     /// How old it was, in seconds, when a purge made it stale.
     stale_at: AtomicU32,
     used: AtomicU8,
+    /// Its content is kept elsewhere: see [`super::slices`].
+    is_sliced: bool,
 }
 
 /// What is known of an answer when its head has come.
@@ -107,6 +110,7 @@ impl Kept {
         let known = u32::try_from(block.len()).expect("a head has less than 4 GiB");
         let length = length(&body);
         let in_block = length <= PIECE_BYTES as u64;
+        let is_sliced = length == 0 && Known::of(&block).fields().contains_key(TIDEGATE_SLICES);
         if in_block {
             block.reserve_exact(length as usize);
             body.iter().for_each(|piece| block.extend_from_slice(piece));
@@ -122,6 +126,7 @@ impl Kept {
             checked: AtomicU64::new(made),
             stale_at: AtomicU32::new(NEVER),
             used: AtomicU8::new(0),
+            is_sliced,
         }
     }
 
@@ -137,6 +142,12 @@ impl Kept {
     #[must_use]
     pub fn known(&self) -> Known<'_> {
         Known::of(&self.block[..self.known as usize])
+    }
+
+    /// Whether its content is kept elsewhere, and a manifest stands in its place.
+    #[must_use]
+    pub fn is_sliced(&self) -> bool {
+        self.is_sliced
     }
 
     /// Its status.

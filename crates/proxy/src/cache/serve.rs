@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use smallvec::SmallVec;
 use tidegate_model::cache::Wall;
+use tidegate_model::cache::assemble::{Manifest, TIDEGATE_SLICES};
 use tidegate_model::cache::range::{self, Asked, Part};
 use tidegate_model::cache::status::Status;
 use tidegate_model::cache::validate;
@@ -23,6 +24,8 @@ use super::changed;
 use super::fill::Seat;
 use super::kept::{Head, Kept};
 use super::shield::Telling;
+use super::slices::ask::Passing;
+use super::slices::reader::{Segment, SliceBody};
 use super::stage::now;
 use crate::settings::HeaderChanges;
 use crate::settle::Content;
@@ -33,6 +36,10 @@ pub enum Shared {
     Pieces(VecDeque<Bytes>),
     /// It comes; its length, where that is known.
     Coming(Seat, Option<u64>),
+    /// It is read slice by slice.
+    Slices(SliceBody),
+    /// It passes, and slices of it are kept.
+    Passing(Box<Passing>),
 }
 
 impl Shared {
@@ -58,6 +65,8 @@ impl HttpBody for Shared {
                 }
                 Poll::Ready(piece.map(|piece| piece.map(Frame::data).map_err(Into::into)))
             }
+            Shared::Slices(slices) => slices.poll_frame(context),
+            Shared::Passing(passing) => passing.poll_frame(context),
         }
     }
 
@@ -65,6 +74,8 @@ impl HttpBody for Shared {
         match self {
             Shared::Pieces(pieces) => pieces.is_empty(),
             Shared::Coming(seat, left) => *left == Some(0) || seat.is_end(),
+            Shared::Slices(slices) => slices.left() == 0,
+            Shared::Passing(passing) => passing.is_end_stream(),
         }
     }
 
@@ -73,6 +84,8 @@ impl HttpBody for Shared {
             Shared::Pieces(pieces) => SizeHint::with_exact(Shared::left(pieces)),
             Shared::Coming(_, Some(left)) => SizeHint::with_exact(*left),
             Shared::Coming(_, None) => SizeHint::new(),
+            Shared::Slices(slices) => SizeHint::with_exact(slices.left()),
+            Shared::Passing(passing) => passing.size_hint(),
         }
     }
 }
@@ -96,7 +109,72 @@ pub struct Wish<'a> {
 
 /// What is stored, for this client.
 #[must_use]
-pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) -> Response<Content> {
+pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, status: Status) -> Response<Content> {
+    let length = kept.length;
+    let (mut response, asked) = begin(kept, length, wish, now, status);
+    let Some(asked) = asked else { return response };
+    let whole = asked == Asked::Whole;
+    let pieces = match asked {
+        Asked::Whole => kept.pieces().collect(),
+        Asked::Nothing => {
+            nothing(&mut response, length);
+            Pieces::new()
+        }
+        Asked::Parts(parts) => {
+            let mut pieces = Pieces::new();
+            for segment in in_parts(&mut response, kept.made, length, &parts) {
+                match segment {
+                    Segment::Text(text) => pieces.push(text),
+                    Segment::Part(part) => pieces.extend(cut(kept, part)),
+                }
+            }
+            pieces
+        }
+    };
+    let told = whole && response.headers().contains_key(CONTENT_LENGTH);
+    if !told && !matches!(kept.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        let length = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        response.headers_mut().insert(CONTENT_LENGTH, length);
+    }
+    *response.body_mut() = content(pieces, wish.method == Method::HEAD);
+    response
+}
+
+/// The same for what is stored in slices: the head, and what of it is to follow.
+#[must_use]
+pub fn sliced(
+    kept: &Kept,
+    manifest: &Manifest,
+    wish: &Wish<'_>,
+    now: Wall,
+    status: Status,
+) -> (Response<Content>, VecDeque<Segment>) {
+    let length = manifest.grid.whole;
+    let (mut response, asked) = begin(kept, length, wish, now, status);
+    response.headers_mut().remove(TIDEGATE_SLICES);
+    let segments: VecDeque<Segment> = match asked {
+        None => return (response, VecDeque::new()),
+        Some(Asked::Whole) => VecDeque::from([Segment::Part(Part { from: 0, to: length })]),
+        Some(Asked::Nothing) => {
+            nothing(&mut response, length);
+            VecDeque::new()
+        }
+        Some(Asked::Parts(parts)) => in_parts(&mut response, kept.made, length, &parts),
+    };
+    let length: u64 = segments.iter().map(Segment::len).sum();
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    (response, if wish.method == Method::HEAD { VecDeque::new() } else { segments })
+}
+
+/// The head of what is stored, whose content is so long, and what the client asks for of it. `None`: it is told that nothing
+/// has changed.
+fn begin(
+    kept: &Kept,
+    length: u64,
+    wish: &Wish<'_>,
+    now: Wall,
+    mut status: Status,
+) -> (Response<Content>, Option<Asked>) {
     let rules = kept.rules();
     if let Some(telling) = wish.telling {
         telling.kept(kept, now);
@@ -114,38 +192,26 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, mut status: Status) 
         not_modified(&mut fields);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.headers_mut() = fields;
-        return response;
+        return (response, None);
     }
-    let asked = if good && wish.conditional {
-        range::asked(wish.method, wish.fields, &fields, kept.length)
-    } else {
-        Asked::Whole
+    let asked = match good && wish.conditional {
+        true => range::asked(wish.method, wish.fields, &fields, length),
+        false => Asked::Whole,
     };
     *response.status_mut() = status_code;
-    let whole = asked == Asked::Whole;
-    let pieces = match asked {
-        Asked::Whole => kept.pieces().collect(),
-        Asked::Nothing => {
-            *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
-            fields.insert(CONTENT_RANGE, value(&format!("bytes */{}", kept.length)));
-            fields.remove(CONTENT_TYPE);
-            Pieces::new()
-        }
-        Asked::Parts(parts) => {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            in_parts(kept, &parts, &mut fields)
-        }
-    };
     if good && !fields.contains_key(ACCEPT_RANGES) {
         fields.append(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
-    let told = whole && fields.contains_key(CONTENT_LENGTH);
-    if !told && !matches!(status_code, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        fields.insert(CONTENT_LENGTH, pieces.iter().map(|piece| piece.len() as u64).sum::<u64>());
-    }
     *response.headers_mut() = fields;
-    *response.body_mut() = content(pieces, wish.method == Method::HEAD);
-    response
+    (response, Some(asked))
+}
+
+/// Nothing that was asked for is there.
+fn nothing(response: &mut Response<Content>, length: u64) {
+    *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_RANGE, value(&format!("bytes */{length}")));
+    fields.remove(CONTENT_TYPE);
 }
 
 /// An answer that comes, for this client: whole, or only that nothing has changed.
@@ -186,28 +252,35 @@ fn not_modified(fields: &mut Fields) {
     }
 }
 
-fn in_parts(kept: &Arc<Kept>, parts: &SmallVec<[Part; 1]>, fields: &mut Fields) -> Pieces {
+/// What parts are told with: one under the head, several each under their own.
+fn in_parts(
+    response: &mut Response<Content>,
+    made: u64,
+    length: u64,
+    parts: &SmallVec<[Part; 1]>,
+) -> VecDeque<Segment> {
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    let fields = response.headers_mut();
     if let [part] = parts.as_slice() {
-        fields.insert(CONTENT_RANGE, value(&part.content_range(kept.length)));
-        return cut(kept, *part);
+        fields.insert(CONTENT_RANGE, value(&part.content_range(length)));
+        return VecDeque::from([Segment::Part(*part)]);
     }
     // What separates the parts must not be in them: nobody can know it beforehand.
-    let chance = || RandomState::new().hash_one(kept.made);
+    let chance = || RandomState::new().hash_one(made);
     let boundary = format!("tidegate-{:016x}{:016x}", chance(), chance());
     let of = fields.get(CONTENT_TYPE).and_then(|of| of.to_str().ok()).map(str::to_owned);
-    let mut pieces = Pieces::new();
+    let mut segments = VecDeque::new();
     for part in parts {
         let mut head = format!("\r\n--{boundary}\r\n");
         if let Some(of) = &of {
             head.push_str(&format!("Content-Type: {of}\r\n"));
         }
-        head.push_str(&format!("Content-Range: {}\r\n\r\n", part.content_range(kept.length)));
-        pieces.push(Bytes::from(head));
-        pieces.extend(cut(kept, *part));
+        head.push_str(&format!("Content-Range: {}\r\n\r\n", part.content_range(length)));
+        segments.extend([Segment::Text(Bytes::from(head)), Segment::Part(*part)]);
     }
-    pieces.push(Bytes::from(format!("\r\n--{boundary}--\r\n")));
+    segments.push_back(Segment::Text(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
     fields.insert(CONTENT_TYPE, value(&format!("multipart/byteranges; boundary={boundary}")));
-    pieces
+    segments
 }
 
 /// The bytes of a part, none of them copied.
@@ -282,7 +355,7 @@ mod tests {
             Content::Full(bytes) => bytes.to_vec(),
             Content::Cached(shared) => match *shared {
                 Shared::Pieces(pieces) => pieces.into_iter().flatten().collect(),
-                Shared::Coming(..) => panic!("it is there"),
+                _ => panic!("it is there"),
             },
             _ => panic!("it is stored"),
         };

@@ -34,7 +34,7 @@ use super::intake::{self, Came};
 use super::kept::Kept;
 use super::memory::{Found, Named};
 use super::shield::{self, FromHome, Hop};
-use super::{behind, content, serve};
+use super::{behind, content, serve, slices};
 use crate::decide::{Decision, decide};
 use crate::exchange::Exchange;
 use crate::fault::{InItsPlace, Replaced};
@@ -115,6 +115,9 @@ pub fn at_once(onward: Onward<'_>, exchange: &Exchange) -> Result<Response<Conte
     let Found::Answer(kept) = onward.site.cache.memory.find(&named, &exchange.head.headers) else {
         return Err(Ok(key));
     };
+    if kept.is_sliced() {
+        return Err(Ok(key));
+    }
     let (told, now) = (asked::told(onward, exchange), now());
     let wish = serve::Wish {
         method: &exchange.head.method,
@@ -160,9 +163,9 @@ pub async fn answer(
         let (fwd, held) = match cache.memory.find(&asked.named(), &asked.fields) {
             Found::Nothing => (Fwd::UriMiss, None),
             Found::Variants => (Fwd::VaryMiss, None),
-            Found::Answer(kept) => match used(onward, exchange, &asked, &kept, MEMORY)? {
+            Found::Answer(kept) => match used(onward, exchange, &asked, kept, MEMORY).await? {
                 Used::Served(response) => return Ok(response),
-                Used::Ask(fwd) => (fwd, Some(kept)),
+                Used::Ask(fwd, kept) => (fwd, kept),
             },
         };
         stored = held;
@@ -231,32 +234,43 @@ async fn with_content(onward: Onward<'_>, exchange: &mut Exchange, begun: Begun)
 /// What became of a request for which something is stored.
 enum Used {
     Served(Response<Content>),
-    /// The upstream is to be asked.
-    Ask(Fwd),
+    /// The upstream is to be asked, whether this is still good if there is anything.
+    Ask(Fwd, Option<Arc<Kept>>),
 }
 
 /// Uses what is stored, if it may be used.
-fn used(
+async fn used(
     onward: Onward<'_>,
     exchange: &Exchange,
     asked: &Asked,
-    kept: &Arc<Kept>,
+    kept: Arc<Kept>,
     tier: &'static str,
 ) -> Result<Used, Refusal> {
     let (outcome, because) = match reuse::decide(&kept.rules(), &asked.told, now(), &onward.settings.reuse) {
         Use::Serve | Use::ServeStale => ("hit", tier),
         Use::ServeAndRefresh => {
-            behind::refresh(onward, exchange, asked, kept);
+            behind::refresh(onward, exchange, asked, &kept);
             ("stale", "stale-while-revalidate")
         }
         Use::Refuse => return Err(only_if_cached()),
-        Use::Validate(Because::Request) => return Ok(Used::Ask(Fwd::Request)),
-        Use::Validate(_) => return Ok(Used::Ask(Fwd::Stale)),
+        Use::Validate(because) => {
+            let fwd = if because == Because::Request { Fwd::Request } else { Fwd::Stale };
+            // What is confirmed is to be served.
+            let readable = slices::is_readable(onward, exchange, asked, &kept, true);
+            return Ok(Used::Ask(fwd, readable.then_some(kept)));
+        }
     };
+    let response = if kept.is_sliced() {
+        slices::answer(onward, exchange, asked, &kept).await
+    } else {
+        // Of what is found where most is found nothing more is said.
+        let status = Status { detail: (tier != MEMORY).then_some(tier), ..Status::default() };
+        Some(serve::stored(&kept, &wish(onward, asked), now(), status))
+    };
+    let Some(response) = response else { return Ok(Used::Ask(Fwd::Partial, None)) };
+    let because = if kept.is_sliced() && because == tier { slices::NAME } else { because };
     note(exchange, outcome, because);
-    // Of what is found where most is found nothing more is said.
-    let status = Status { detail: (tier != MEMORY).then_some(tier), ..Status::default() };
-    Ok(Used::Served(serve::stored(kept, &wish(onward, asked), now(), status)))
+    Ok(Used::Served(response))
 }
 
 /// Asks the tiers below memory, and then the upstream.
@@ -271,7 +285,7 @@ async fn bring(
     if stored.is_none()
         && let Some((kept, tier)) = onward.site.cache.look_below(asked).await
     {
-        match used(onward, exchange, asked, &kept, tier)? {
+        match used(onward, exchange, asked, kept, tier).await? {
             Used::Served(response) => {
                 // Those who wait find it in memory now.
                 if let Some(lead) = lead {
@@ -279,7 +293,7 @@ async fn bring(
                 }
                 return Ok(response);
             }
-            Used::Ask(why) => (fwd, stored) = (why, Some(kept)),
+            Used::Ask(why, kept) => (fwd, stored) = (why, kept),
         }
     }
     if stored.is_none() && onward.settings.reuse.request_directives && asked.told.only_if_cached {
@@ -366,7 +380,7 @@ async fn ask_either(
 
 /// Forwards, if load lets it. What is stale stands before all rungs but the first. Tells also whether it is the route's own
 /// upstream that answered.
-async fn ask(
+pub(super) async fn ask(
     onward: Onward<'_>,
     exchange: &mut Exchange,
     instead: InItsPlace,
@@ -438,10 +452,12 @@ fn stand_in(
 ) -> Option<Response<Content>> {
     let kept = stored.filter(|kept| {
         reuse::may_serve_on_error(&kept.rules(), &asked.told, now(), &onward.settings.reuse)
+            // The upstream that failed would not bring what is missing.
+            && slices::is_readable(onward, exchange, asked, kept, false)
     })?;
     note(exchange, "stale", "error");
     let status = Status { detail: Some("stale-if-error"), ..Status::default() };
-    Some(serve::stored(kept, &wish(onward, asked), now(), status))
+    Some(slices::stored(onward, exchange, asked, kept, status))
 }
 
 /// Goes past the cache.

@@ -168,6 +168,15 @@ fn cache(cache: &Cache) -> Value {
     });
     let mut told = super::cache::standing(&cache.standing());
     told["disk"] = json!(disk);
+    let slices = cache.slices.counts();
+    told["slices"] = json!({
+        "kept": slices.kept,
+        "dropped": slices.dropped,
+        "read": slices.read,
+        "asked": slices.asked,
+        "changed": slices.changed,
+        "broken": slices.broken,
+    });
     told
 }
 

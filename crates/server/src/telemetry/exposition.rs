@@ -33,7 +33,7 @@ metrics! {
     RECEIVED = "tidegate_request_body_bytes_total", "counter", ["route"], "Request body bytes received.";
     SENT = "tidegate_response_body_bytes_total", "counter", ["route"], "Response body bytes sent.";
     CLIENT_GONE = "tidegate_client_gone_total", "counter", ["route"], "Exchanges that the client left before their end.";
-    CACHE_REQUESTS = "tidegate_cache_requests_total", "counter", ["route", "outcome"], "Exchanges on cached routes by what the cache did: `hit`; `stale` (served, though no longer fresh); `revalidated` (the upstream said 304); `collapsed` (another one's answer); `miss`; `bypass`; and `refresh`, which no client asked for and no other metric of routes counts.";
+    CACHE_REQUESTS = "tidegate_cache_requests_total", "counter", ["route", "outcome"], "Exchanges on cached routes by what the cache did: `hit`; `stale` (served, though no longer fresh); `revalidated` (the upstream said 304); `collapsed` (another one's answer); `miss`; `bypass`; and `refresh` and `slices` (of a large answer, that were missing), which no client asked for and no other metric of routes counts.";
     CACHE_BYTES = "tidegate_cache_bytes", "gauge", [], "Bytes that stored answers take in memory.";
     CACHE_BYTES_MAX = "tidegate_cache_limit_bytes", "gauge", [], "The most they may take: `[cache] memory`, at most half of what the process may take.";
     CACHE_ANSWERS = "tidegate_cache_answers", "gauge", [], "Answers stored in memory.";
@@ -103,6 +103,7 @@ metrics! {
     PURGES_WAITING = "tidegate_purges_waiting", "gauge", [], "Purges of this node that wait to be sent to all others. Only where `[redis]` is configured.";
     PURGES_LOST = "tidegate_purges_lost_total", "counter", [], "Times this node could not know which purges it has missed, and took all that it had for stale; the first time is its start. Only where `[redis]` is configured.";
     SHARED = "tidegate_cache_shared_total", "counter", ["outcome"], "What became of the tier of the cache that all nodes share. Questions: `hit`, `miss`, `late` (no answer within `wait`), `unusable` (purged, perhaps purged, or not as it was written); answers: `kept` (handed over); both: `dropped` (too many waited). Only where `[cache] redis` is configured.";
+    CACHE_SLICES = "tidegate_cache_slices_total", "counter", ["outcome"], "Slices of large answers: `kept`; `dropped`, since the disk did not take them in time; `read` from memory or disk. `asked`: requests to upstreams for slices that were missing; `changed`: those that met another representation; `broken`: answers that ended in their middle, since a slice was missing and could not be had.";
     CACHE_DISK_UP = "tidegate_cache_disk_up", "gauge", [], "1: the cache's disk tier reads and writes. 0: it only reads, or is skipped: `/status` says why. Only where `[cache] disk` is configured.";
     CACHE_DISK_BYTES = "tidegate_cache_disk_bytes", "gauge", [], "Bytes of the answers on disk. Only where `[cache] disk` is configured.";
     CACHE_DISK_ANSWERS = "tidegate_cache_disk_answers", "gauge", [], "Answers on disk. Only where `[cache] disk` is configured.";

@@ -107,7 +107,7 @@ pub(super) const FIELDS: &[Field] = &[
         "cache",
         "text",
         "its route is not cached",
-        "What the cache did: `hit`, `stale`, `revalidated`, `collapsed`, `miss`, `bypass`; `refresh`: no client asked for it.",
+        "What the cache did: `hit`, `stale`, `revalidated`, `collapsed`, `miss`, `bypass`; `refresh`, `slices`: no client asked for it.",
     ),
     field(
         "idempotency",

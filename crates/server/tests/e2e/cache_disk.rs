@@ -7,14 +7,14 @@ use tidegate_testkit::{Gate, Origin, ask, until};
 use crate::{app, control, gate};
 
 /// A directory that is removed with the test.
-struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Directory {
+    pub(crate) fn new(name: &str) -> Directory {
         Directory(Gate::folder(&format!("{name}-files")))
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.0.join("cache")
     }
 }

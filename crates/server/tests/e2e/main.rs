@@ -4,6 +4,7 @@ mod abuse;
 mod cache;
 mod cache_disk;
 mod cache_keys;
+mod cache_large;
 mod cache_rules;
 mod cache_served;
 mod cluster;

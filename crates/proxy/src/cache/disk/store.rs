@@ -147,8 +147,7 @@ impl Store {
         };
         let state = ground.open("state")?;
         State { session, clean: false, boot }.write(&ground, &state)?;
-        let segment_bytes =
-            (size / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) & !(record::ALIGN as u64 - 1);
+        let segment_bytes = segment_bytes(size);
         let past = journal.marks().clone();
         let open =
             Open { index: Index::new(), session, past, place: journal.place(), segments: RwLock::default() };
@@ -478,6 +477,12 @@ impl State {
         ground.write(file, &bytes, 0)?;
         file.sync_data()
     }
+}
+
+/// The bytes of a segment, of this room.
+#[must_use]
+pub fn segment_bytes(size: u64) -> u64 {
+    (size / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) & !(record::ALIGN as u64 - 1)
 }
 
 /// Removes all that was kept. The state goes first: what is left without it is not believed.

@@ -117,6 +117,7 @@ fn serve(shared: &Shared, jobs: &Receiver<Job>, mut store: Store, spoilt: &mut b
                 } else if !keep(shared, &mut store, &item) {
                     writes_again = clock::now().after(shared.again);
                 }
+                shared.wrote.notify_waiters();
             }
             Ok(Job::Purges) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Job::Close(done)) => {

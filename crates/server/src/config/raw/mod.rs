@@ -253,8 +253,12 @@ pub struct CacheRoom {
     /// Answers of one tenant.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub tenant_entries: u32,
-    /// The largest content of one answer that is kept.
+    /// The largest content of one answer that is kept as one.
     pub object: Size,
+    /// The largest content that is kept in slices: on disk, and of it a quarter of the disk at most; in memory, where there is no disk, an eighth of it. `0`: what is larger than `object` is passed on and not kept.
+    pub large: Size,
+    /// The bytes of a slice: what is read at once, and what a client that asks for a part makes the upstream send at least.
+    pub slice: Size,
     /// Hosts whose answers are those of another one: `{ "www.example.com" = "example.com" }`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub host_aliases: BTreeMap<String, String>,
@@ -288,6 +292,8 @@ impl Default for CacheRoom {
             tenant_share: Percent(50),
             tenant_entries: 1_000_000,
             object: Size(8 << 20),
+            large: Size(1 << 30),
+            slice: Size(256 << 10),
             host_aliases: BTreeMap::new(),
             redis: None,
             disk: None,

@@ -118,7 +118,8 @@ fn cache(raw: &raw::CacheRoom) -> CacheBounds {
     let bytes = raw.memory.0;
     let tenant_bytes = bytes / 100 * u64::from(raw.tenant_share.0);
     let bounds = Bounds { bytes, tenant_bytes, tenant_entries: raw.tenant_entries };
-    CacheBounds { bounds, object_bytes_max: raw.object.0 }
+    let (large_bytes_max, slice_bytes) = (raw.large.0, raw.slice.0);
+    CacheBounds { bounds, object_bytes_max: raw.object.0, large_bytes_max, slice_bytes }
 }
 
 /// Hosts that are the same for the cache. Each is one name, and says at once what it stands for.
