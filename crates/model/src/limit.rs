@@ -72,6 +72,12 @@ impl Word {
         self.lower(share_nanos(rate));
     }
 
+    /// Forgets what was spent: it is for another limit now.
+    pub fn forget(&self) {
+        self.at.store(0, Relaxed);
+        self.burst.store(0, Relaxed);
+    }
+
     /// Whether nothing is spent any more.
     #[must_use]
     pub fn is_full(&self, now: Tick) -> bool {

@@ -50,33 +50,41 @@ pub fn is_reserved(id: &str) -> bool {
 }
 
 /// One tenant.
+///
+/// Its memory is in this order because there may be a million of them, and each request is for another one: what all
+/// requests need lies in the first 128 bytes, counts of references included, and nothing of it behind a pointer but what
+/// tenants of one plan have in common.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Tenant {
     id: Arc<str>,
     /// Whose limits count for it, where it found no room in the table.
     overflow: Option<Arc<Tenant>>,
+    entitlement: ArcSwap<Entitlement>,
+    in_flight: AtomicU32,
     /// Nobody vouched for its id.
     claimed: bool,
     /// It stands in a queue for eviction. Changed by whoever holds the table's lock.
     queued: AtomicBool,
-    entitlement: ArcSwap<Entitlement>,
-    in_flight: AtomicU32,
-    /// Bytes that its bodies may make Tidegate hold.
-    held: AtomicU64,
+    admitted: AtomicU64,
+    /// What was spent of the rates of its plan: [`Entitlement::places`].
+    words: [Word; RATES_MAX],
     request_bytes: Word,
     response_bytes: Word,
-    routes: OnceLock<papaya::HashMap<Arc<str>, Arc<RouteState>>>,
-    admitted: AtomicU64,
+    /// Bytes that its bodies may make Tidegate hold.
+    held: AtomicU64,
+    routes: OnceLock<Box<papaya::HashMap<Arc<str>, Arc<RouteState>>>>,
     refused: AtomicU64,
     told: [AtomicU64; 2],
 }
 
-/// A plan with the words of its rates, in the plan's order.
+/// What a tenant is entitled to. Tenants of one plan that came in as such share it.
 #[derive(Debug)]
 struct Entitlement {
     plan: Arc<Plan>,
     listed: bool,
-    words: Vec<Arc<Word>>,
+    /// The place among a tenant's words of each rate, in the plan's order.
+    places: [u8; RATES_MAX],
 }
 
 /// What a tenant has spent of one route's limits.
@@ -124,19 +132,20 @@ pub enum Direction {
 }
 
 impl Tenant {
-    fn new(id: Arc<str>, entitlement: Entitlement, claimed: bool) -> Tenant {
+    fn new(id: Arc<str>, entitlement: Arc<Entitlement>, claimed: bool) -> Tenant {
         Tenant {
             id,
             overflow: None,
+            entitlement: ArcSwap::new(entitlement),
+            in_flight: AtomicU32::new(0),
             claimed,
             queued: AtomicBool::new(false),
-            entitlement: ArcSwap::from_pointee(entitlement),
-            in_flight: AtomicU32::new(0),
-            held: AtomicU64::new(0),
+            admitted: AtomicU64::new(0),
+            words: Default::default(),
             request_bytes: Word::default(),
             response_bytes: Word::default(),
+            held: AtomicU64::new(0),
             routes: OnceLock::new(),
-            admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             told: Default::default(),
         }
@@ -144,7 +153,7 @@ impl Tenant {
 
     /// One that is itself to the application and in the records, and part of `overflow` to the limits.
     fn within(id: Arc<str>, overflow: Arc<Tenant>) -> Tenant {
-        let entitlement = Entitlement::new(overflow.plan(), false, None);
+        let entitlement = overflow.entitlement.load_full();
         Tenant { overflow: Some(overflow), ..Tenant::new(id, entitlement, true) }
     }
 
@@ -230,9 +239,9 @@ impl Tenant {
     /// How it stands with each rate of its plan. Spends nothing.
     #[must_use]
     pub fn standings(&self, now: Tick) -> Vec<Standing> {
-        let held = self.account().entitlement.load();
-        let rates = held.plan.rates.iter().zip(&held.words);
-        rates.map(|(rate, word)| standing(rate, word, now)).collect()
+        let account = self.account();
+        let held = account.entitlement.load();
+        account.rates(&held).map(|(rate, word)| standing(rate, word, now)).collect()
     }
 
     /// How it stands with a route's rates, and its exchanges under way there. Spends nothing.
@@ -286,18 +295,33 @@ impl Tenant {
         self.entitlement.load().listed
     }
 
-    fn swap_plan(&self, plan: &Arc<Plan>, listed: bool) {
+    /// The rates of what it is entitled to, and what was spent of each.
+    fn rates<'a>(&'a self, held: &'a Entitlement) -> impl Iterator<Item = (&'a Rate, &'a Word)> + Clone {
+        held.plan.rates.iter().zip(&held.places).map(|(rate, &place)| (rate, &self.words[usize::from(place)]))
+    }
+
+    /// Entitles it to something else, if it is. `last` is what was last made for another one, mostly the same.
+    fn swap_plan(&self, plan: &Arc<Plan>, listed: bool, last: &mut Option<Arc<Entitlement>>) {
         let held = self.entitlement.load();
-        if held.plan != *plan || held.listed != listed {
-            self.entitlement.store(Arc::new(Entitlement::new(Arc::clone(plan), listed, Some(&held))));
+        if held.plan == *plan && held.listed == listed {
+            return;
         }
+        let (next, fresh) = Entitlement::after(&held, Arc::clone(plan), listed);
+        // Whoever was let in by the plan before may still spend of a word as it was: of one request the rate that has it
+        // now is told too much then, once.
+        fresh.for_each(|place| self.words[usize::from(place)].forget());
+        let next = match last {
+            Some(last) if last.is(&next) => Arc::clone(last),
+            _ => Arc::clone(last.insert(Arc::new(next))),
+        };
+        self.entitlement.store(next);
     }
 
     /// All that it has spent has come back.
     fn is_full(&self, now: Tick) -> bool {
         let routes_full =
             || self.routes.get().is_none_or(|routes| routes.pin().values().all(|route| route.is_full(now)));
-        self.entitlement.load().words.iter().all(|word| word.is_full(now))
+        self.rates(&self.entitlement.load()).all(|(_, word)| word.is_full(now))
             && self.request_bytes.is_full(now)
             && self.response_bytes.is_full(now)
             && routes_full()
@@ -317,7 +341,7 @@ impl Tenant {
     }
 
     fn route(&self, limits: &RouteLimits) -> Arc<RouteState> {
-        let routes = self.routes.get_or_init(papaya::HashMap::new).pin();
+        let routes = self.routes.get_or_init(Box::default).pin();
         Arc::clone(routes.get_or_insert_with(Arc::clone(&limits.name), Arc::default))
     }
 
@@ -336,15 +360,35 @@ impl RouteState {
 }
 
 impl Entitlement {
-    /// A plan's words; a rate that the plan before had by the same name keeps what was spent.
-    fn new(plan: Arc<Plan>, listed: bool, before: Option<&Entitlement>) -> Entitlement {
+    /// For tenants that have spent nothing yet.
+    fn new(plan: Arc<Plan>, listed: bool) -> Entitlement {
+        assert!(plan.rates.len() <= RATES_MAX, "the configuration bounds the rates of a plan");
+        Entitlement { plan, listed, places: std::array::from_fn(|place| place as u8) }
+    }
+
+    /// For one that had another plan: a rate that this had by the same name keeps its word. And the places of those that
+    /// others get.
+    fn after(
+        before: &Entitlement,
+        plan: Arc<Plan>,
+        listed: bool,
+    ) -> (Entitlement, impl Iterator<Item = u8> + use<>) {
         let kept = |rate: &Rate| {
-            let before = before?;
             let place = before.plan.rates.iter().position(|held| held.name == rate.name)?;
-            before.words.get(place).cloned()
+            Some(before.places[place])
         };
-        let words = plan.rates.iter().map(|rate| kept(rate).unwrap_or_default()).collect();
-        Entitlement { plan, listed, words }
+        let mut places = [None; RATES_MAX];
+        places.iter_mut().zip(&plan.rates).for_each(|(place, rate)| *place = kept(rate));
+        let mut free = (0..RATES_MAX as u8).filter(move |place| !places.contains(&Some(*place)));
+        let fresh = free.clone();
+        let next = Entitlement::new(plan, listed);
+        let places = places.map(|kept| kept.or_else(|| free.next()).expect("each has a place"));
+        (Entitlement { places, ..next }, fresh)
+    }
+
+    /// Whether it is one and the same.
+    fn is(&self, other: &Entitlement) -> bool {
+        Arc::ptr_eq(&self.plan, &other.plan) && (self.listed, self.places) == (other.listed, other.places)
     }
 }
 
@@ -451,10 +495,11 @@ impl Permit {
         limits: &RouteLimits,
         now: Tick,
     ) -> Result<Option<Standing>, Refusal> {
+        let account = self.tenant.account();
         if limits.is_empty() {
-            return take_all(held.plan.rates.iter().zip(&held.words), now);
+            return take_all(account.rates(held), now);
         }
-        let state = self.tenant.account().route(limits);
+        let state = account.route(limits);
         if enter(&state.in_flight, limits.concurrency).is_err() {
             return Err(too_many_at_once("the route"));
         }
@@ -465,7 +510,8 @@ impl Permit {
             .iter()
             .map(|rate| Arc::clone(words.get_or_insert_with(Arc::clone(&rate.name), Arc::default)))
             .collect();
-        take_all(held.plan.rates.iter().zip(&held.words).chain(limits.rates.iter().zip(&own)), now)
+        let own = limits.rates.iter().zip(own.iter().map(|word| &**word));
+        take_all(account.rates(held).chain(own), now)
     }
 }
 
@@ -487,7 +533,7 @@ fn standing(rate: &Rate, word: &Word, now: Tick) -> Standing {
 
 /// Spends of all rates or, if one refuses, of none. How it stands with the one that has the least left.
 fn take_all<'a>(
-    rates: impl Iterator<Item = (&'a Rate, &'a Arc<Word>)> + Clone,
+    rates: impl Iterator<Item = (&'a Rate, &'a Word)> + Clone,
     now: Tick,
 ) -> Result<Option<Standing>, Refusal> {
     // All are asked before one is spent: requests that one limit refuses take nothing of another one, not even for
@@ -519,7 +565,7 @@ fn take_all<'a>(
 
 /// The rate that lets nothing pass for longest.
 fn longest_wait<'a>(
-    rates: impl Iterator<Item = (&'a Rate, &'a Arc<Word>)>,
+    rates: impl Iterator<Item = (&'a Rate, &'a Word)>,
     now: Tick,
 ) -> Option<(&'a Rate, Duration)> {
     let waits = rates.map(|(rate, word)| (rate, word.wait(rate, now)));

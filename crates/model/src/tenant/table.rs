@@ -42,8 +42,8 @@ struct Unlisted {
     vouched: VecDeque<Arc<Tenant>>,
     claimed: VecDeque<Arc<Tenant>>,
     max: usize,
-    /// The plan of unlisted tenants in the configuration in force.
-    plan: Option<Arc<Plan>>,
+    /// What unlisted tenants are entitled to in the configuration in force.
+    entitlement: Option<Arc<Entitlement>>,
 }
 
 impl Unlisted {
@@ -90,16 +90,18 @@ impl Tenants {
     ) {
         let listed: HashMap<&Arc<str>, &Arc<Plan>> = listed.into_iter().collect();
         let table = self.table.pin();
+        let mut last = unknown.map(|plan| Arc::new(Entitlement::new(Arc::clone(plan), false)));
         {
             // From here on whoever comes in has the new plan; nobody waits while those that are there get it.
             let mut unlisted = self.unlisted.lock();
-            unlisted.plan = unknown.cloned();
+            unlisted.entitlement.clone_from(&last);
             for (id, plan) in &listed {
                 let make = || {
-                    let entitlement = Entitlement::new(Arc::clone(plan), true, None);
+                    let entitlement = Arc::new(Entitlement::new(Arc::clone(plan), true));
                     Arc::new(Tenant::new(Arc::clone(id), entitlement, false))
                 };
-                table.get_or_insert_with(Arc::clone(id), make).swap_plan(plan, true);
+                let tenant = table.get_or_insert_with(Arc::clone(id), make);
+                tenant.swap_plan(plan, true, &mut None);
             }
         }
         let mut delisted = Vec::new();
@@ -108,7 +110,7 @@ impl Tenants {
                 continue;
             }
             let held = tenant.entitlement.load();
-            tenant.swap_plan(unknown.unwrap_or(&held.plan), false);
+            tenant.swap_plan(unknown.unwrap_or(&held.plan), false, &mut last);
             if held.listed {
                 delisted.push(Arc::clone(tenant));
             }
@@ -116,7 +118,7 @@ impl Tenants {
         let mut unlisted = self.unlisted.lock();
         delisted.iter().for_each(|tenant| unlisted.queue_up(tenant));
         for overflow in [self.overflow.get(), self.overflow_claimed.get()].into_iter().flatten() {
-            overflow.swap_plan(unknown.unwrap_or(&overflow.plan()), false);
+            overflow.swap_plan(unknown.unwrap_or(&overflow.plan()), false, &mut last);
         }
     }
 
@@ -178,9 +180,9 @@ impl Tenants {
             return Arc::clone(tenant);
         }
         // An exchange that pinned the configuration before must not bring back its plan.
-        let plan = unlisted.plan.clone().unwrap_or_else(|| Arc::clone(plan));
-        let make =
-            |id: &str| Arc::new(Tenant::new(Arc::from(id), Entitlement::new(plan, false, None), claimed));
+        let own = || Arc::new(Entitlement::new(Arc::clone(plan), false));
+        let entitlement = unlisted.entitlement.clone().unwrap_or_else(own);
+        let make = |id: &str| Arc::new(Tenant::new(Arc::from(id), entitlement, claimed));
         if !unlisted.has_room(claimed) {
             self.sweep(&mut unlisted, claimed, now);
             if !claimed && !unlisted.has_room(false) {

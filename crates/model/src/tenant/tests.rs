@@ -123,6 +123,48 @@ fn a_reload_keeps_what_was_spent_by_name() {
 }
 
 #[test]
+fn each_rate_keeps_what_was_spent_of_it_wherever_a_plan_names_it() {
+    let named = |names: &str| {
+        let rate = |name: &str| Rate { name: Arc::from(name), limit: 100, window: SECOND, burst: 100 };
+        let rates = names.split_whitespace().map(rate).collect();
+        Arc::new(Plan { rates, ..Plan::clone(&plan(1, 1, None)) })
+    };
+    let tenants = Tenants::new(10);
+    let id = Arc::from("a");
+    let mut spent = std::collections::HashMap::from([("a", 0), ("b", 0), ("c", 0), ("d", 0), ("e", 0)]);
+    for names in ["a b c d", "d a", "e d b", "", "c e a d", "d c a e"] {
+        let plan = named(names);
+        tenants.apply([(&id, &plan)], None);
+        // What a plan does not name is forgotten.
+        spent.iter_mut().filter(|(name, _)| !names.contains(**name)).for_each(|(_, spent)| *spent = 0);
+        assert_eq!(check(&tenants, "a", &plan, &no_limits(), 3, Tick(1)), 3);
+        names.split_whitespace().for_each(|name| *spent.get_mut(name).unwrap() += 3);
+        for standing in tenants.find("a").unwrap().standings(Tick(1)) {
+            assert_eq!(standing.remaining, 100 - spent[&*standing.name], "{} of {names:?}", standing.name);
+        }
+    }
+}
+
+#[test]
+fn tenants_that_are_entitled_to_the_same_share_that_after_a_reload_too() {
+    let (tenants, old, new) = (Tenants::new(10), plan(1, 1, None), plan(2, 2, None));
+    tenants.apply([], Some(&old));
+    let both = ["a", "b"].map(|id| tenants.find_or_add(id, &old, Tick(1)));
+    for plan in [old, new] {
+        tenants.apply([], Some(&plan));
+        let [first, second] = both.each_ref().map(|tenant| tenant.entitlement.load_full());
+        assert!(Arc::ptr_eq(&first, &second) && first.plan == plan);
+    }
+}
+
+#[test]
+fn what_all_requests_need_of_a_tenant_lies_together() {
+    // Two counts of references come first.
+    let end = std::mem::offset_of!(Tenant, words) + size_of::<[Word; RATES_MAX]>();
+    assert_eq!(2 * size_of::<usize>() + end, 128);
+}
+
+#[test]
 fn a_tenant_no_longer_listed_may_leave() {
     let (tenants, plan) = (Tenants::new(1), plan(1, 1, None));
     tenants.apply([(&Arc::from("a"), &plan)], Some(&plan));
