@@ -23,6 +23,8 @@ use crate::receipt::RequestId;
 const ROOM: usize = 128;
 /// The same, in lines.
 const LINES_ROOM: usize = 4;
+/// Lines for which there is room from the first on: a head that is read seldom has more.
+const LINES: usize = 16;
 
 /// The header fields of a message, in order.
 #[derive(Clone, Default)]
@@ -33,7 +35,7 @@ pub struct Fields {
 }
 
 /// A line in the text. Its name begins it, its value follows after a colon and a space, and a line end follows that.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Line {
     from: u32,
     /// Where the value ends.
@@ -63,39 +65,28 @@ impl Fields {
         Fields { text: Vec::with_capacity(ROOM + lines * 32), lines: Vec::with_capacity(lines) }
     }
 
-    /// None yet: `head` is what was read, in which [`Fields::keep`] tells of so many.
+    /// Those that were found in a head that was read.
     #[must_use]
-    pub fn within(head: &[u8], lines: usize) -> Fields {
+    pub fn of_lines(head: &[u8], found: Lines) -> Fields {
         let mut text = Vec::with_capacity(head.len() + ROOM);
         text.extend_from_slice(head);
-        Fields { text, lines: Vec::with_capacity(lines + LINES_ROOM) }
-    }
-
-    /// Takes a line of the head that was read for a field: its name, a token, and its value, without white space around
-    /// it, are in these places. `false`: the name is too long.
-    pub fn keep(&mut self, name: Range<usize>, value: Range<usize>) -> bool {
-        let Ok(name_length) = u16::try_from(name.len()) else { return false };
-        self.text[name.clone()].make_ascii_lowercase();
-        let written = value.start == name.end + 2
-            && self.text[name.end..].starts_with(b": ")
-            && self.text[value.end..].starts_with(b"\r\n");
-        if written {
-            self.lines.push(Line { from: place(name.start), to: place(value.end), name_length });
-        } else {
-            let line = self.rewrite(name, value);
-            self.lines.push(line);
+        for line in &found.lines {
+            let from = line.from as usize;
+            lower(&mut text[from..from + usize::from(line.name_length)]);
         }
-        true
+        let mut fields = Fields { text, lines: found.lines };
+        for (place, value) in found.odd {
+            fields.rewrite(place, value);
+        }
+        fields
     }
 
     /// Writes anew what is not written as all lines are.
     #[cold]
-    fn rewrite(&mut self, name: Range<usize>, value: Range<usize>) -> Line {
-        let mut line = Vec::with_capacity(name.len() + value.len() + 2);
-        line.extend_from_slice(&self.text[name.clone()]);
-        line.extend_from_slice(&self.text[value]);
-        let (name, value) = line.split_at(name.len());
-        self.write_line(name, |text| text.extend_from_slice(value))
+    fn rewrite(&mut self, place: usize, value: Range<usize>) {
+        let name = self.lines[place].name(&self.text).0.to_vec();
+        let value = self.text[value].to_vec();
+        self.lines[place] = self.write_line(&name, |text| text.extend_from_slice(&value));
     }
 
     fn write_line(&mut self, name: &[u8], say: impl FnOnce(&mut Vec<u8>)) -> Line {
@@ -248,6 +239,69 @@ impl Fields {
         }
         map
     }
+}
+
+/// The lines of a head, found one after the other in the bytes that it was read into.
+#[derive(Debug, Default)]
+pub struct Lines {
+    lines: Vec<Line>,
+    /// Those that are not written as all lines are: which, and where its value is.
+    odd: Vec<(usize, Range<usize>)>,
+}
+
+impl Lines {
+    /// Takes a line of `head` for a field: its name, a token, and its value, without white space around it, are in these
+    /// places. `false`: the name is too long.
+    #[inline]
+    pub fn keep(&mut self, head: &[u8], name: Range<usize>, value: Range<usize>) -> bool {
+        let Ok(name_length) = u16::try_from(name.len()) else { return false };
+        let written = value.start == name.end + 2
+            && head[name.end..].starts_with(b": ")
+            && head[value.end..].starts_with(b"\r\n");
+        let line = Line { from: place(name.start), to: place(value.end), name_length };
+        if !written {
+            self.odd.push((self.lines.len(), value));
+        }
+        if self.lines.is_empty() {
+            self.lines.reserve(LINES);
+        }
+        self.lines.push(line);
+        true
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+}
+
+/// Brings a name to lower case. Names are short: what a search by vectors prepares would cost more than it saves.
+fn lower(name: &mut [u8]) {
+    let (words, rest) = name.as_chunks_mut();
+    for word in words {
+        *word = lowered(*word);
+    }
+    rest.make_ascii_lowercase();
+}
+
+/// Eight bytes in lower case.
+fn lowered(word: [u8; 8]) -> [u8; 8] {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let word = u64::from_le_bytes(word);
+    let low = word & !HIGH;
+    // The high bit of a byte that is `A` or comes after it; of one that comes after `Z`.
+    let from_a = low + ONES * u64::from(0x80 - b'A');
+    let after_z = low + ONES * u64::from(0x7f - b'Z');
+    let upper = from_a & !after_z & !word & HIGH;
+    (word | upper >> 2).to_le_bytes()
 }
 
 /// A place in the text. Heads are bounded, and what is said beside them is short.
@@ -404,6 +458,12 @@ impl<'a> Name<'a> {
             b"vary" => header::VARY,
             other => HeaderName::from_bytes(other).expect("a field's name is one"),
         }
+    }
+}
+
+impl<'a> From<&'a HeaderName> for Name<'a> {
+    fn from(name: &'a HeaderName) -> Name<'a> {
+        Name(name.as_str().as_bytes())
     }
 }
 

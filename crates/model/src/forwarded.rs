@@ -33,28 +33,15 @@ pub struct Forwarding {
     last: Option<(HeaderValue, Rc<Told>)>,
 }
 
-/// What the upstream is told with one request.
+/// What the upstream is told with one request. Scheme or host are not among it where a trusted proxy has told them.
 #[derive(Clone, Debug)]
-pub struct Told {
-    addresses: HeaderValue,
-    /// `None`: a trusted proxy has told it.
-    scheme: Option<HeaderValue>,
-    /// `None`: a trusted proxy has told it, or there is none.
-    host: Option<HeaderValue>,
-    forwarded: HeaderValue,
-}
+pub struct Told(Fields);
 
 impl Told {
-    /// Calls with each field of it.
-    pub fn each(&self, mut say: impl FnMut(&HeaderName, &[u8])) {
-        say(&X_FORWARDED_FOR, self.addresses.as_bytes());
-        if let Some(scheme) = &self.scheme {
-            say(&X_FORWARDED_PROTO, scheme.as_bytes());
-        }
-        if let Some(host) = &self.host {
-            say(&X_FORWARDED_HOST, host.as_bytes());
-        }
-        say(&FORWARDED, self.forwarded.as_bytes());
+    /// The fields.
+    #[must_use]
+    pub fn fields(&self) -> &Fields {
+        &self.0
     }
 }
 
@@ -99,21 +86,27 @@ impl Forwarding {
             text.push_str(";host=");
             push_value(&mut text, host);
         }
-        let host = host.map(Value::owned);
-        let told = Rc::new(Told {
-            addresses: self.peer.clone(),
-            scheme: Some(self.scheme.clone()),
-            host: host.clone(),
-            forwarded: HeaderValue::try_from(text).expect("printable text is a header value"),
-        });
-        self.last = host.map(|host| (host, Rc::clone(&told)));
+        let mut told = Fields::with_capacity(4);
+        told.append(X_FORWARDED_FOR, &self.peer);
+        told.append(X_FORWARDED_PROTO, &self.scheme);
+        if let Some(host) = host {
+            told.append(X_FORWARDED_HOST, host);
+        }
+        told.append(FORWARDED, HeaderValue::try_from(text).expect("printable text is a header value"));
+        // It lives as long as its connection.
+        let told = Rc::new(Told(told.compact()));
+        self.last = host.map(|host| (host.owned(), Rc::clone(&told)));
         told
     }
 
     /// What is told where a trusted proxy has told some of it.
     fn beside(&self, headers: &Fields, own: &Told) -> Told {
-        let (addresses, forwarded) = if headers.contains_key(&X_FORWARDED_FOR) {
-            let forwarded = list(headers, &X_FORWARDED_FOR, &own.forwarded, |out, element| {
+        let own = own.fields();
+        let forwarded = own.get(FORWARDED).expect("it is told to all");
+        let copy = |out: &mut Vec<u8>, element: &[u8]| out.extend_from_slice(element);
+        let mut told = Fields::with_capacity(4);
+        if headers.contains_key(&X_FORWARDED_FOR) {
+            let standard = list(headers, &X_FORWARDED_FOR, forwarded, |out, element| {
                 // Writing into a vector cannot fail.
                 let _ = match node(element) {
                     Some(IpAddr::V4(address)) => write!(out, "for={address}"),
@@ -121,29 +114,27 @@ impl Forwarding {
                     None => write!(out, "for=unknown"),
                 };
             });
-            let copy = |out: &mut Vec<u8>, element: &[u8]| out.extend_from_slice(element);
-            (list(headers, &X_FORWARDED_FOR, &self.peer, copy), forwarded)
+            told.append(X_FORWARDED_FOR, list(headers, &X_FORWARDED_FOR, Value::from(&self.peer), copy));
+            told.append(FORWARDED, standard);
         } else if headers.contains_key(FORWARDED) {
-            let addresses = list(headers, &FORWARDED, &self.peer, |out, element| {
+            let plain = list(headers, &FORWARDED, Value::from(&self.peer), |out, element| {
                 let _ = match forwarded_for(element) {
                     Some(address) => write!(out, "{address}"),
                     None => write!(out, "unknown"),
                 };
             });
-            let copy = |out: &mut Vec<u8>, element: &[u8]| out.extend_from_slice(element);
-            (addresses, list(headers, &FORWARDED, &own.forwarded, copy))
+            told.append(X_FORWARDED_FOR, plain);
+            told.append(FORWARDED, list(headers, &FORWARDED, forwarded, copy));
         } else {
-            (own.addresses.clone(), own.forwarded.clone())
-        };
-        let untold = |name: &HeaderName, value: &Option<HeaderValue>| {
-            value.clone().filter(|_| !headers.contains_key(name))
-        };
-        Told {
-            addresses,
-            scheme: untold(&X_FORWARDED_PROTO, &own.scheme),
-            host: untold(&X_FORWARDED_HOST, &own.host),
-            forwarded,
+            told.append(X_FORWARDED_FOR, &self.peer);
+            told.append(FORWARDED, forwarded);
         }
+        for name in [X_FORWARDED_PROTO, X_FORWARDED_HOST] {
+            if let (Some(value), false) = (own.get(&name), headers.contains_key(&name)) {
+                told.append(name, value);
+            }
+        }
+        Told(told)
     }
 }
 
@@ -166,7 +157,7 @@ fn push_value(out: &mut String, value: &str) {
 fn list(
     headers: &Fields,
     name: &HeaderName,
-    last: &HeaderValue,
+    last: Value<'_>,
     mut tell: impl FnMut(&mut Vec<u8>, &[u8]),
 ) -> HeaderValue {
     let mut list: Vec<u8> = Vec::with_capacity(128);
@@ -190,10 +181,10 @@ mod tests {
         let seen = Seen::of(headers);
         let told = forwarding.tell(host, (trusted && seen.forwarded).then_some(&*headers));
         seen.take_request(headers, trusted, false);
-        told.each(|name, value| {
+        for (name, value) in told.fields() {
             assert!(!headers.contains_key(name), "{name} is told twice");
-            headers.insert(name, HeaderValue::from_bytes(value).expect("a value"));
-        });
+            headers.insert(name, value);
+        }
     }
 
     /// What is forwarded as `for | proto | host | forwarded`.

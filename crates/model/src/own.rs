@@ -11,7 +11,7 @@ use http::header::VIA;
 use http::{HeaderName, HeaderValue, Version};
 
 use crate::deadline;
-use crate::fields::Fields;
+use crate::fields::{Fields, Name};
 use crate::forwarded::Told;
 use crate::problem::X_REQUEST_ID;
 use crate::receipt::RequestId;
@@ -54,21 +54,55 @@ pub struct Said<'a> {
     pub tenant: &'a str,
 }
 
+/// What is said of each exchange, as it is over HTTP/1.1, with zeros where one differs from the other.
+const LINES: &[u8; 137] = b"via: 1.1 tidegate\r\n\
+    x-request-id: 00000000000000000000000000000000\r\n\
+    traceparent: 0000000000000000000000000000000000000000000000000000000\r\n";
+const MINOR_AT: usize = "via: 1.".len();
+const ID_AT: usize = "via: 1.1 tidegate\r\nx-request-id: ".len();
+const TRACE_AT: usize = LINES.len() - 2 - TRACEPARENT_BYTES;
+
 impl Said<'_> {
-    fn each(&self, mut say: impl FnMut(&HeaderName, &[u8])) {
-        self.told.each(&mut say);
+    fn each(&self, mut say: impl FnMut(Name<'_>, &[u8])) {
+        for (name, value) in self.told.fields() {
+            say(name, value.as_bytes());
+        }
         let via: &[u8] = match self.via {
             Version::HTTP_10 => b"1.0 tidegate",
             Version::HTTP_2 => b"2.0 tidegate",
             _ => b"1.1 tidegate",
         };
-        say(&VIA, via);
-        say(&X_REQUEST_ID, &self.request_id.hex());
-        say(&TRACEPARENT, &self.trace);
-        // An id that no field can hold is not told.
-        if self.tenant.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
-            say(&TIDEGATE_TENANT, self.tenant.as_bytes());
+        say(Name::from(&VIA), via);
+        say(Name::from(&X_REQUEST_ID), &self.request_id.hex());
+        say(Name::from(&TRACEPARENT), &self.trace);
+        if let Some(tenant) = self.tenant() {
+            say(Name::from(&TIDEGATE_TENANT), tenant);
         }
+    }
+
+    /// Writes what [`Said::each`] tells, as it is over HTTP/1.1.
+    fn write(&self, out: &mut Vec<u8>) {
+        self.told.fields().write(out, |_, _| true);
+        let mut lines = *LINES;
+        match self.via {
+            Version::HTTP_10 => lines[MINOR_AT] = b'0',
+            Version::HTTP_2 => lines[MINOR_AT - 2..=MINOR_AT].copy_from_slice(b"2.0"),
+            _ => {}
+        }
+        lines[ID_AT..ID_AT + 32].copy_from_slice(&self.request_id.hex());
+        lines[TRACE_AT..TRACE_AT + TRACEPARENT_BYTES].copy_from_slice(&self.trace);
+        out.extend_from_slice(&lines);
+        if let Some(tenant) = self.tenant() {
+            out.extend_from_slice(b"tidegate-tenant: ");
+            out.extend_from_slice(tenant);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// The tenant's id. One that no field can hold is not told.
+    fn tenant(&self) -> Option<&[u8]> {
+        let fits = self.tenant.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+        fits.then_some(self.tenant.as_bytes())
     }
 }
 
@@ -84,7 +118,7 @@ impl OwnFields<'_> {
     pub fn find<T>(&self, name: &HeaderName, call: impl Fn(&[u8]) -> T) -> Option<T> {
         let mut found = None;
         self.said.as_ref()?.each(|said, value| {
-            if said == name {
+            if said == *name {
                 found = Some(call(value));
             }
         });
@@ -112,17 +146,34 @@ impl TryFields<'_> {
         self.own.map(|own| own.upgrade)
     }
 
-    /// Calls with each of them, for HTTP/1.1.
-    pub fn each(&self, mut say: impl FnMut(&HeaderName, &[u8])) {
+    /// Calls with each of them.
+    pub fn each(&self, mut say: impl FnMut(Name<'_>, &[u8])) {
         if let Some(said) = self.own.and_then(|own| own.said.as_ref()) {
             said.each(&mut say);
         }
         if let Some(load) = self.own.and_then(|own| own.load) {
-            say(&TIDEGATE_LOAD, &[b'0' + load.min(9)]);
+            say(Name::from(&TIDEGATE_LOAD), &[digit(load)]);
         }
         if let Some(left) = self.left {
             let left = deadline::remaining_ms(left);
-            say(&deadline::TIDEGATE_DEADLINE_MS, itoa::Buffer::new().format(left).as_bytes());
+            say(Name::from(&deadline::TIDEGATE_DEADLINE_MS), itoa::Buffer::new().format(left).as_bytes());
+        }
+    }
+
+    /// Writes them as they are over HTTP/1.1: each request has them, in large parts alike.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        if let Some(said) = self.own.and_then(|own| own.said.as_ref()) {
+            said.write(out);
+        }
+        if let Some(load) = self.own.and_then(|own| own.load) {
+            let mut line = *b"tidegate-load: 0\r\n";
+            line["tidegate-load: ".len()] = digit(load);
+            out.extend_from_slice(&line);
+        }
+        if let Some(left) = self.left {
+            out.extend_from_slice(b"tidegate-deadline-ms: ");
+            out.extend_from_slice(itoa::Buffer::new().format(deadline::remaining_ms(left)).as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
     }
 
@@ -132,10 +183,14 @@ impl TryFields<'_> {
     }
 }
 
+fn digit(load: u8) -> u8 {
+    b'0' + load.min(9)
+}
+
 /// `Via` tells of one more on the way; what Tidegate alone may say replaces what is there.
-fn put(headers: &mut Fields, name: &HeaderName, value: &[u8]) {
+fn put(headers: &mut Fields, name: Name<'_>, value: &[u8]) {
     let value = HeaderValue::from_bytes(value).expect("it is made of the bytes of a value");
-    if *name == VIA {
+    if name == VIA {
         headers.append(name, value);
     } else {
         headers.insert(name, value);
@@ -149,11 +204,11 @@ mod tests {
     use crate::forwarded::Forwarding;
 
     /// The fields of a try for this tenant, by name.
-    fn check(tenant: &str, expected: &[(&str, &str)]) {
+    fn check(via: (Version, &str), tenant: &str, expected: &[(&str, &str)]) {
         let mut forwarding = Forwarding::new("192.0.2.1".parse().expect("an address"), true);
         let said = Said {
             told: forwarding.tell(Some(Value::from(&HeaderValue::from_static("a.example"))), None),
-            via: Version::HTTP_2,
+            via: via.0,
             request_id: RequestId(10),
             trace: [b'7'; TRACEPARENT_BYTES],
             tenant,
@@ -169,13 +224,17 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "a.example"),
             ("forwarded", "for=192.0.2.1;proto=https;host=a.example"),
-            ("via", "2.0 tidegate"),
+            ("via", via.1),
             ("x-request-id", "0000000000000000000000000000000a"),
             ("traceparent", &trace),
         ];
         let expected: Vec<_> =
             common.iter().chain(expected).map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         assert_eq!(told, expected);
+        let mut written = Vec::new();
+        own.of_try(Duration::from_millis(1_500)).write(&mut written);
+        let lines: String = expected.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        assert_eq!(String::from_utf8(written).expect("text"), lines);
         for (name, value) in &expected {
             let name: HeaderName = name.parse().expect("a name");
             let found = own.find(&name, |found| found == value.as_bytes());
@@ -186,21 +245,26 @@ mod tests {
         headers.insert(X_REQUEST_ID, HeaderValue::from_static("replaced"));
         own.of_try(Duration::from_millis(1_500)).put(&mut headers);
         assert_eq!(headers.len(), expected.len() + 1);
-        assert_eq!(headers.get_all(VIA).iter().collect::<Vec<_>>(), ["1.0 before", "2.0 tidegate"]);
+        assert_eq!(headers.get_all(VIA).iter().collect::<Vec<_>>(), ["1.0 before", via.1]);
         assert!(headers.get(X_REQUEST_ID).is_some_and(|id| id == "0000000000000000000000000000000a"));
     }
 
     #[test]
-    fn the_same_is_told_over_both_versions() {
-        check(
-            "acme",
-            &[("tidegate-tenant", "acme"), ("tidegate-load", "2"), ("tidegate-deadline-ms", "1500")],
-        );
+    fn the_same_is_told_over_all_versions() {
+        for via in [
+            (Version::HTTP_10, "1.0 tidegate"),
+            (Version::HTTP_11, "1.1 tidegate"),
+            (Version::HTTP_2, "2.0 tidegate"),
+        ] {
+            let own = [("tidegate-tenant", "acme"), ("tidegate-load", "2"), ("tidegate-deadline-ms", "1500")];
+            check(via, "acme", &own);
+        }
     }
 
     #[test]
     fn a_tenant_that_no_field_can_name_is_not_told() {
-        check("a\r\nx: y", &[("tidegate-load", "2"), ("tidegate-deadline-ms", "1500")]);
+        let via = (Version::HTTP_2, "2.0 tidegate");
+        check(via, "a\r\nx: y", &[("tidegate-load", "2"), ("tidegate-deadline-ms", "1500")]);
     }
 
     #[test]
@@ -217,6 +281,6 @@ mod tests {
         let mut headers = Fields::default();
         own.put(&mut headers);
         assert_eq!(headers.len(), 7);
-        own.of_try(Duration::ZERO).each(|name, _| assert_eq!(*name, deadline::TIDEGATE_DEADLINE_MS));
+        own.of_try(Duration::ZERO).each(|name, _| assert_eq!(name, deadline::TIDEGATE_DEADLINE_MS));
     }
 }

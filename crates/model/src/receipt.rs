@@ -97,6 +97,29 @@ pub struct Receipt {
     pub events_dropped: u32,
 }
 
+/// What is known of a request when its receipt is opened.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// See [`Receipt::request_id`].
+    pub request_id: RequestId,
+    /// When its head had arrived.
+    pub started: Tick,
+    /// Its method.
+    pub method: Method,
+    /// Its target, as received.
+    pub target: Target,
+    /// Its authority, lower case; `None`: it has none.
+    pub host: Option<Arc<str>>,
+    /// Its HTTP version.
+    pub version: Version,
+    /// The address of the client, after trusted proxies were believed.
+    pub client: IpAddr,
+    /// The listener's address it came in by.
+    pub listener: SocketAddr,
+    /// Whether it came over TLS.
+    pub tls: bool,
+}
+
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -232,17 +255,18 @@ pub enum Step {
 impl Receipt {
     /// Opens a receipt for a request whose head has just arrived.
     #[must_use]
-    pub fn open(request_id: RequestId, started: Tick, client: IpAddr, listener: SocketAddr) -> Receipt {
+    pub fn of(opening: Opening) -> Receipt {
+        let Opening { request_id, started, method, target, host, version, client, listener, tls } = opening;
         Receipt {
             request_id,
             started,
-            method: Method::GET,
-            target: Target::of_path("/"),
-            host: empty(),
-            version: Version::HTTP_11,
+            method,
+            target,
+            host: host.unwrap_or_else(empty),
+            version,
             client,
             listener,
-            tls: false,
+            tls,
             route: None,
             tenant: None,
             upstream: None,
@@ -270,6 +294,78 @@ impl Receipt {
         }
     }
 
+    /// Opens it for another request, in the memory that it has: a receipt is too large to be moved about for each. Nothing
+    /// of the one before is left.
+    pub fn reopen(&mut self, opening: Opening) {
+        let Opening { request_id, started, method, target, host, version, client, listener, tls } = opening;
+        // Each field is named: one that is added is not forgotten here.
+        let Receipt {
+            request_id: own_id,
+            started: own_started,
+            method: own_method,
+            target: own_target,
+            host: own_host,
+            version: own_version,
+            client: own_client,
+            listener: own_listener,
+            tls: own_tls,
+            route,
+            tenant,
+            upstream,
+            endpoint,
+            tries,
+            status,
+            refusal,
+            request_bytes,
+            response_bytes,
+            ended,
+            answered,
+            gate_wait,
+            upstream_time,
+            load,
+            sampled_out,
+            cache,
+            end,
+            fault,
+            events,
+            events_dropped,
+            idempotency,
+            reached,
+            home,
+            of_peer,
+        } = self;
+        (*own_id, *own_started, *own_version) = (request_id, started, version);
+        (*own_client, *own_listener, *own_tls) = (client, listener, tls);
+        (*own_method, *own_target, *own_host) = (method, target, host.unwrap_or_else(empty));
+        (*route, *tenant, *upstream, *endpoint, *fault) = (None, None, None, None, None);
+        (*tries, *load, *sampled_out, *events_dropped) = (0, 0, false, 0);
+        (*status, *refusal, *cache, *end) = (None, None, None, End::Open);
+        (*idempotency, *reached, *home, *of_peer) = (None, false, None, false);
+        (*request_bytes, *response_bytes, *ended, *answered) = (0, 0, started, None);
+        (*gate_wait, *upstream_time) = (Duration::ZERO, Duration::ZERO);
+        if events.spilled() {
+            *events = SmallVec::new();
+        } else {
+            events.clear();
+        }
+    }
+
+    /// The same for `GET /`, of which no more is known.
+    #[must_use]
+    pub fn open(request_id: RequestId, started: Tick, client: IpAddr, listener: SocketAddr) -> Receipt {
+        Receipt::of(Opening {
+            request_id,
+            started,
+            method: Method::GET,
+            target: Target::of_path("/"),
+            host: None,
+            version: Version::HTTP_11,
+            client,
+            listener,
+            tls: false,
+        })
+    }
+
     /// Notes that something happened.
     pub fn note(&mut self, at: Tick, step: Step) {
         if self.events.len() < EVENTS_MAX {
@@ -286,25 +382,21 @@ fn empty() -> Arc<str> {
 }
 
 /// A request's id: 128 bits, shown as 32 hexadecimal digits.
+///
+/// Packed, so that what holds it is aligned to no more than a word: a receipt full of events is the smaller for it, and
+/// allocators hand out what is aligned so without further ado.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(Rust, packed(8))]
 pub struct RequestId(pub u128);
 
 impl RequestId {
     /// The 32 lower-case hexadecimal digits.
     #[must_use]
     pub fn hex(self) -> [u8; 32] {
-        const PAIRS: [[u8; 2]; 256] = {
-            let (digits, mut pairs, mut byte) = (b"0123456789abcdef", [[0; 2]; 256], 0);
-            while byte < 256 {
-                pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
-                byte += 1;
-            }
-            pairs
-        };
-        let mut out = [0u8; 32];
-        for (pair, byte) in out.chunks_exact_mut(2).zip(self.0.to_be_bytes()) {
-            pair.copy_from_slice(&PAIRS[usize::from(byte)]);
-        }
+        let mut out = [0; 32];
+        let (upper, lower) = out.split_at_mut(16);
+        upper.copy_from_slice(&hex((self.0 >> 64) as u64));
+        lower.copy_from_slice(&hex(self.0 as u64));
         out
     }
 
@@ -315,8 +407,100 @@ impl RequestId {
     }
 }
 
+/// The 16 lower-case hexadecimal digits of a word.
+#[must_use]
+pub fn hex(word: u64) -> [u8; 16] {
+    let mut out = [0; 16];
+    let (upper, lower) = out.split_at_mut(8);
+    upper.copy_from_slice(&digits((word >> 32) as u32));
+    lower.copy_from_slice(&digits(word as u32));
+    out
+}
+
+/// Eight digits at once: each half-byte of the number becomes a byte of a word, and each of these a digit.
+fn digits(number: u32) -> [u8; 8] {
+    let word = u64::from(number);
+    let word = (word | word << 16) & 0x0000_ffff_0000_ffff;
+    let word = (word | word << 8) & 0x00ff_00ff_00ff_00ff;
+    let word = (word | word << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // One in each byte that is more than nine.
+    let letters = (word + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+    (word + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'9' - 1)).to_be_bytes()
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:032x}", self.0)
+        write!(out, "{:032x}", { self.0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opening() -> Opening {
+        Opening {
+            request_id: RequestId(1),
+            started: Tick(2),
+            method: Method::PUT,
+            target: Target::of_path("/a"),
+            host: None,
+            version: Version::HTTP_2,
+            client: "192.0.2.1".parse().unwrap(),
+            listener: "127.0.0.1:80".parse().unwrap(),
+            tls: true,
+        }
+    }
+
+    #[test]
+    fn one_that_is_opened_again_holds_nothing_of_the_one_before() {
+        let used = Receipt {
+            route: Some("r".into()),
+            tenant: Some("t".into()),
+            upstream: Some("u".into()),
+            endpoint: Some("127.0.0.1:1".parse().unwrap()),
+            tries: 1,
+            status: Some(StatusCode::OK),
+            refusal: Some(&crate::refusal::LIMIT_RATE),
+            request_bytes: 1,
+            response_bytes: 1,
+            ended: Tick(9),
+            answered: Some(Tick(9)),
+            gate_wait: Duration::MAX,
+            upstream_time: Duration::MAX,
+            load: 1,
+            sampled_out: true,
+            cache: Some("hit"),
+            idempotency: Some("first"),
+            reached: true,
+            home: Some("away"),
+            of_peer: true,
+            end: End::Complete,
+            fault: Some("f".into()),
+            events_dropped: 1,
+            ..Receipt::of(Opening { host: Some("h".into()), ..opening() })
+        };
+        for events in [0, 1, EVENTS_MAX] {
+            let mut receipt = used.clone();
+            (0..events).for_each(|_| receipt.note(Tick(3), Step::Routed));
+            receipt.reopen(opening());
+            assert_eq!(format!("{receipt:?}"), format!("{:?}", Receipt::of(opening())));
+            assert!(!receipt.events.spilled(), "nor the memory that it took");
+        }
+    }
+
+    #[test]
+    fn a_receipt_fits_where_small_things_are_allocated() {
+        assert!(size_of::<std::cell::RefCell<Receipt>>() <= 1024);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_id_is_shown_in_lower_case_digits(id: u128) {
+            let shown = RequestId(id).to_string();
+            proptest::prop_assert_eq!(&RequestId(id).hex()[..], shown.as_bytes());
+            proptest::prop_assert_eq!(RequestId::parse(&shown), Some(RequestId(id)));
+            proptest::prop_assert_eq!(&hex(id as u64)[..], &shown.as_bytes()[16..]);
+        }
     }
 }

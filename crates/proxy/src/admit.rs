@@ -12,7 +12,7 @@ use tidegate_model::forwarded::Forwarding;
 use tidegate_model::headers::Seen;
 use tidegate_model::message::{Request, RequestHead};
 use tidegate_model::problem::{Form, X_REQUEST_ID};
-use tidegate_model::receipt::{Receipt, RequestId, Target};
+use tidegate_model::receipt::{Opening, RequestId, Target};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::{host, path};
 use tidegate_wire::body::Incoming;
@@ -47,16 +47,23 @@ pub fn admit(
     let asked_id = (trusted && seen.request_id).then(|| head.headers.get(&X_REQUEST_ID));
     let id = asked_id.flatten().and_then(|value| RequestId::parse(value.to_str().ok()?));
     let id = id.unwrap_or_else(|| RequestId(proxy.entropy.id()));
-    let mut receipt = Receipt::open(id, started, client, connection.listener);
-    receipt.method = head.method.clone();
-    receipt.target = Target::from(&head.uri);
-    receipt.version = head.version;
-    receipt.tls = connection.tls;
-    let open = Open::new(receipt, Rc::clone(&proxy.recorder));
+    // As received: the exchange has it in its one form.
+    let target = Target::from(&head.uri);
     let found = one_host(&mut head, &connection).and_then(|host| one_path(&mut head).map(|()| host));
+    let opening = Opening {
+        request_id: id,
+        started,
+        method: head.method.clone(),
+        target,
+        host: found.as_ref().ok().map(Arc::clone),
+        version: head.version,
+        client,
+        listener: connection.listener,
+        tls: connection.tls,
+    };
+    let open = Open::new(opening, &proxy.recorder);
     match found {
         Ok(host) => {
-            open.receipt_mut().host = Arc::clone(&host);
             let form = if seen.form { Form::of(&head.headers) } else { Form::default() };
             let timing = trusted && seen.foreign && head.headers.contains_key(SERVER_TIMING_ASKED);
             let body = Some(body);

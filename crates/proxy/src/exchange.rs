@@ -11,7 +11,7 @@ use tidegate_model::fault::Struck;
 use tidegate_model::headers::Seen;
 use tidegate_model::message::RequestHead;
 use tidegate_model::problem::Form;
-use tidegate_model::receipt::{End, Receipt, RequestId, Step};
+use tidegate_model::receipt::{End, Opening, Receipt, RequestId, Step};
 use tidegate_model::refusal::Refusal;
 use tidegate_model::tick::Tick;
 use tidegate_upstream::Switched;
@@ -83,10 +83,24 @@ impl Pattern {
     /// One more exchange, which begins now.
     #[must_use]
     pub fn exchange(&self, proxy: &Proxy) -> Exchange {
-        let started = clock::now();
-        let mut receipt = Receipt::clone(&self.receipt);
-        (receipt.request_id, receipt.started) = (RequestId(proxy.entropy.id()), started);
-        receipt.note(started, Step::Refreshes(self.receipt.request_id));
+        let (started, seen) = (clock::now(), &*self.receipt);
+        let opening = Opening {
+            request_id: RequestId(proxy.entropy.id()),
+            started,
+            method: seen.method.clone(),
+            target: seen.target.clone(),
+            host: Some(Arc::clone(&seen.host)),
+            version: seen.version,
+            client: seen.client,
+            listener: seen.listener,
+            tls: seen.tls,
+        };
+        let open = Open::new(opening, &proxy.recorder);
+        {
+            let mut receipt = open.receipt_mut();
+            (receipt.route, receipt.tenant) = (seen.route.clone(), seen.tenant.clone());
+            receipt.note(started, Step::Refreshes(seen.request_id));
+        }
         Exchange {
             head: self.head.clone(),
             seen: self.seen,
@@ -105,7 +119,7 @@ impl Pattern {
             sticky: None,
             fault: None,
             behind: false,
-            open: Open::new(receipt, Rc::clone(&proxy.recorder)),
+            open,
         }
     }
 }
@@ -191,10 +205,17 @@ pub struct Open {
 }
 
 impl Open {
-    /// Opens a receipt that will be handed to `recorder`.
+    /// Opens a receipt that will be handed to `recorder`, in the memory of one that it has to spare.
     #[must_use]
-    pub fn new(receipt: Receipt, recorder: Rc<dyn Recorder>) -> Open {
-        Open { receipt: Some(Box::new(RefCell::new(receipt))), request_bytes: OnceCell::new(), recorder }
+    pub fn new(opening: Opening, recorder: &Rc<dyn Recorder>) -> Open {
+        let receipt = match recorder.spare() {
+            Some(mut spare) => {
+                spare.get_mut().reopen(opening);
+                spare
+            }
+            None => Box::new(RefCell::new(Receipt::of(opening))),
+        };
+        Open { receipt: Some(receipt), request_bytes: OnceCell::new(), recorder: Rc::clone(recorder) }
     }
 
     /// The cell itself, for the stages that write to it while they wait.

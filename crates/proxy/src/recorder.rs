@@ -8,4 +8,9 @@ use tidegate_model::receipt::Receipt;
 pub trait Recorder {
     /// Takes a settled receipt, in the cell where it was written.
     fn record(&self, receipt: Box<RefCell<Receipt>>);
+
+    /// A receipt that nobody needs any more, to be opened again.
+    fn spare(&self) -> Option<Box<RefCell<Receipt>>> {
+        None
+    }
 }

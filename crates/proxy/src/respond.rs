@@ -10,7 +10,7 @@ use tidegate_model::headers;
 use tidegate_model::message::{Response, ResponseHead};
 use tidegate_model::path::redirect_target;
 use tidegate_model::problem::{self, Form, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID};
-use tidegate_model::receipt::{End, Receipt, RequestId, Target};
+use tidegate_model::receipt::{End, Opening, Receipt, RequestId, Target};
 use tidegate_model::refusal::{Blame, Kind, Refusal, Repeat};
 use tidegate_model::tenant::Permit;
 use tidegate_upstream::AnswerBody;
@@ -217,14 +217,25 @@ pub fn refuse_bytes(
     fields: Option<&Fields>,
 ) -> Response<Bytes> {
     let id = RequestId(proxy.entropy.id());
-    let mut receipt = Receipt::open(id, clock::now(), connection.peer.ip(), connection.listener);
-    receipt.tls = connection.tls;
     // It had no request line that could be relied on: none is told.
-    (receipt.method, receipt.target) = (unread_method(), Target::of_path(""));
+    let opening = Opening {
+        request_id: id,
+        started: clock::now(),
+        method: unread_method(),
+        target: Target::of_path(""),
+        host: None,
+        version: Version::HTTP_11,
+        client: connection.peer.ip(),
+        listener: connection.listener,
+        tls: connection.tls,
+    };
     let response = problem::respond(refusal, fields.map_or(Form::Json, Form::of), id);
-    receipt.status = Some(response.status());
-    receipt.response_bytes = response.body().len() as u64;
-    let open = Open::new(receipt, std::rc::Rc::clone(&proxy.recorder));
+    let open = Open::new(opening, &proxy.recorder);
+    {
+        let mut receipt = open.receipt_mut();
+        receipt.status = Some(response.status());
+        receipt.response_bytes = response.body().len() as u64;
+    }
     open.refused(refusal);
     open.settle(End::Complete);
     response

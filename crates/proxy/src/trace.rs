@@ -5,7 +5,7 @@
 
 use tidegate_model::fields::{Fields, Value};
 use tidegate_model::own::{TRACEPARENT, TRACEPARENT_BYTES as LENGTH};
-use tidegate_model::receipt::RequestId;
+use tidegate_model::receipt::{RequestId, hex};
 
 use crate::entropy::Entropy;
 
@@ -27,8 +27,7 @@ pub fn span(headers: Option<&Fields>, entropy: &Entropy) -> ([u8; LENGTH], bool)
             out[53..].copy_from_slice(b"00");
         }
     }
-    let id = RequestId(u128::from(entropy.word().max(1))).hex();
-    out[36..52].copy_from_slice(&id[16..]);
+    out[36..52].copy_from_slice(&hex(entropy.word().max(1)));
     (out, parent.is_some())
 }
 

@@ -42,6 +42,8 @@ pub const KEY_OUTCOMES: [&str; 7] =
 const ROUTES_MAX: usize = 10_000;
 /// Bytes of a request's target that are kept of a recent exchange.
 const TARGET_KEPT_MAX: usize = 1024;
+/// Receipts that a core has to spare: as many exchanges as begin before another one of the same turn ends.
+const SPARE_MAX: usize = 64;
 /// Bytes of access log that a core gathers before it hands them on.
 const CHUNK: usize = 32 * 1024;
 /// How long a line waits at most for others.
@@ -96,12 +98,13 @@ struct Ring {
 }
 
 impl Ring {
-    fn push(&mut self, mut receipt: Box<RefCell<Receipt>>) {
+    /// Takes one in the place of the oldest, which it gives back.
+    fn push(&mut self, mut receipt: Box<RefCell<Receipt>>) -> Option<Box<RefCell<Receipt>>> {
         receipt.get_mut().target.shorten(TARGET_KEPT_MAX);
-        if self.receipts.len() >= self.max {
-            self.receipts.pop_front();
-        }
+        let full = self.receipts.len() >= self.max;
+        let oldest = if full { self.receipts.pop_front() } else { None };
         self.receipts.push_back(receipt);
+        oldest
     }
 
     fn find(&self, id: RequestId) -> Option<Receipt> {
@@ -159,6 +162,7 @@ impl Telemetry {
             telemetry: Arc::clone(self),
             cells: Arc::clone(&self.cores[core]),
             chunk: RefCell::new(Chunk::default()),
+            spare: RefCell::default(),
         });
         let weak = Rc::downgrade(&recorder);
         task::spawn(async move {
@@ -270,6 +274,12 @@ struct CoreRecorder {
     telemetry: Arc<Telemetry>,
     cells: Arc<Mutex<Cells>>,
     chunk: RefCell<Chunk>,
+    /// What fell out of a ring, for the next exchanges.
+    #[expect(
+        clippy::vec_box,
+        reason = "the rings and the exchanges hold them in boxes, and that none is moved is the point"
+    )]
+    spare: RefCell<Vec<Box<RefCell<Receipt>>>>,
 }
 
 #[derive(Default)]
@@ -323,7 +333,16 @@ impl Recorder for CoreRecorder {
             400..500 => &mut cells.refused,
             _ => &mut cells.recent,
         };
-        ring.push(settled);
+        if let Some(oldest) = ring.push(settled) {
+            let mut spare = self.spare.borrow_mut();
+            if spare.len() < SPARE_MAX {
+                spare.push(oldest);
+            }
+        }
+    }
+
+    fn spare(&self) -> Option<Box<RefCell<Receipt>>> {
+        self.spare.borrow_mut().pop()
     }
 }
 

@@ -54,6 +54,7 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
+    #[cold]
     fn before_sending(refusal: Refusal, counts: bool) -> Failed {
         Failed { refusal, sent: Sent::Nothing, unsent: true, endpoint: None, counts }
     }
@@ -402,6 +403,7 @@ impl Caller {
 }
 
 /// Why there is no endpoint for a call.
+#[cold]
 fn none_to_pick(plan: &Plan<'_>, ask: &Ask<'_>) -> Refusal {
     let second = Duration::from_secs(1);
     let (kind, why, wait) = match plan.local.picker.shard(ask) {
@@ -450,6 +452,7 @@ struct Bounds {
 }
 
 /// HTTP/2 has the host and the scheme in the target (RFC 9113 section 8.3.1).
+#[inline(never)]
 fn to_http2(request: &mut Request<Body>, endpoint: &Endpoint, tls: bool) {
     let host = request.headers().get(HOST);
     let authority = host
@@ -467,6 +470,7 @@ fn to_http2(request: &mut Request<Body>, endpoint: &Endpoint, tls: bool) {
 }
 
 /// A request that was meant for HTTP/2, for an endpoint that speaks HTTP/1.1.
+#[cold]
 pub(crate) fn to_http1(request: &mut Request<Body>) {
     let parts = std::mem::take(request.uri_mut()).into_parts();
     if let Some(host) = parts.authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
@@ -477,11 +481,13 @@ pub(crate) fn to_http1(request: &mut Request<Body>) {
 }
 
 /// The time of this try, or of the whole call, is over.
+#[cold]
 fn late(plan: &Plan<'_>, bounds: &Bounds) -> Failed {
     let (refusal, counts) = out_of_time(plan, bounds);
     Failed { refusal, sent: Sent::Perhaps, unsent: false, endpoint: None, counts }
 }
 
+#[cold]
 fn out_of_time(plan: &Plan<'_>, bounds: &Bounds) -> (Refusal, bool) {
     let detail = match bounds.by >= plan.deadline {
         true => "the upstream did not answer before the deadline".to_owned(),
@@ -492,6 +498,7 @@ fn out_of_time(plan: &Plan<'_>, bounds: &Bounds) -> (Refusal, bool) {
 }
 
 /// There is no connection in time, though it was tried since `began`.
+#[cold]
 fn not_in_time(plan: &Plan<'_>, bounds: &Bounds, began: Tick) -> (Refusal, bool) {
     if began.after(plan.settings.connect_timeout) > bounds.by {
         return out_of_time(plan, bounds);
@@ -514,6 +521,7 @@ fn no_file() -> (Refusal, bool) {
 }
 
 /// The connection broke before the answer's head.
+#[cold]
 fn broken(plan: &Plan<'_>, endpoint: &Endpoint, error: &SendError) -> Failed {
     tracing::debug!(upstream = %plan.settings.name, endpoint = %endpoint.address, error = ?error.source, "try failed");
     plan.note_cause(error);
@@ -527,6 +535,7 @@ fn broken(plan: &Plan<'_>, endpoint: &Endpoint, error: &SendError) -> Failed {
     }
 }
 
+#[cold]
 fn not_connected(plan: &Plan<'_>, error: &ConnectError) -> Refusal {
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     tracing::debug!(upstream = %plan.settings.name, %error, source, "not connected");

@@ -258,9 +258,14 @@ fn reachable(upstream: &Upstream, deadline: Tick, now: Tick) -> Result<(), Refus
     if !left.is_zero() && left >= fastest / 2 {
         return Ok(());
     }
+    Err(too_late(left, fastest))
+}
+
+#[cold]
+fn too_late(left: Duration, fastest: Duration) -> Refusal {
     let detail =
         format!("{} ms are left, and the upstream has never answered that fast lately", left.as_millis());
-    Err(Refusal::new(&refusal::DEADLINE_UNREACHABLE, detail).retry_after(fastest))
+    Refusal::new(&refusal::DEADLINE_UNREACHABLE, detail).retry_after(fastest)
 }
 
 /// The key of consistent hashing, and the cookie that is to carry it.
@@ -277,9 +282,15 @@ fn hash_key<'a>(
     tenant: &str,
     terms: &Terms<'_>,
 ) -> HashKey<'a> {
-    let Balance::RingHash(on) = &settings.balance else {
-        return HashKey { key: 0, cookie: None, secure: false };
-    };
+    match &settings.balance {
+        Balance::RingHash(on) => ring_key(on, headers, tenant, terms),
+        _ => HashKey { key: 0, cookie: None, secure: false },
+    }
+}
+
+/// The key on the ring.
+#[inline(never)]
+fn ring_key<'a>(on: &'a HashOn, headers: &Fields, tenant: &str, terms: &Terms<'_>) -> HashKey<'a> {
     let of =
         |bytes: &[u8]| bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| mix(hash ^ u64::from(byte)));
     let by_address = || match terms.client {

@@ -278,7 +278,8 @@ impl Sender {
                 let response = connection.send(request, own, hearing, by).await?;
                 Ok(response.map(|()| Reply::Http1(connection)))
             }
-            Sender::Http2(sender, _) => send_http2(sender, request, own, by).await,
+            // In memory of its own: what HTTP/1.1 takes would be as large.
+            Sender::Http2(sender, _) => Box::pin(send_http2(sender, request, own, by)).await,
         }
     }
 }

@@ -164,7 +164,12 @@ impl<B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Outgoing<B> {
         self.lines_at += of_lines;
         written -= of_lines;
         let of_data = written.min(self.data.len());
-        self.data.advance(of_data);
+        if of_data == self.data.len() {
+            // Let go of what it was read into: it is read into anew.
+            self.data = Bytes::new();
+        } else {
+            self.data.advance(of_data);
+        }
         self.tail = &self.tail[written - of_data..];
         if self.lines_at == self.lines.len() {
             self.lines.clear();

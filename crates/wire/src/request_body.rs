@@ -73,7 +73,7 @@ impl RequestBody {
                 }
                 RequestBody::Trailers(reader) => {
                     let Some(end) = reader.read(read)? else { return Ok(Next::More) };
-                    let trailers = reader.take_fields(&read.split_to(end))?;
+                    let trailers = reader.take_fields(&read.split_to(end));
                     *self = RequestBody::Ended;
                     return Ok(if trailers.is_empty() {
                         Next::End

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use http::{Extensions, Method, Uri, Version};
 use memchr::memchr;
-use tidegate_model::fields::Fields;
+use tidegate_model::fields::{Fields, Lines};
 use tidegate_model::message::{Request, RequestHead};
 use tidegate_model::refusal::{self, Kind};
 
@@ -105,8 +105,7 @@ pub struct HeadReader {
     authority: Option<Span>,
     host: Option<Span>,
     facts: Facts,
-    /// Names and values.
-    fields: Vec<(Span, Span)>,
+    fields: Lines,
 }
 
 impl HeadReader {
@@ -125,7 +124,7 @@ impl HeadReader {
             authority: None,
             host: None,
             facts: Facts::default(),
-            fields: Vec::new(),
+            fields: Lines::default(),
         }
     }
 
@@ -176,7 +175,7 @@ impl HeadReader {
                     return Ok(Some(end));
                 }
                 Due::Trailers if line.is_empty() => return Ok(Some(end)),
-                Due::Fields | Due::Trailers => self.field(line, from)?,
+                Due::Fields | Due::Trailers => self.field(line, from, bytes)?,
             }
         }
     }
@@ -197,7 +196,7 @@ impl HeadReader {
             method: Method::from_bytes(self.method.of(head)).map_err(|_| bad)?,
             uri: Uri::try_from(self.target.of(head)).map_err(|_| bad)?,
             version: if self.facts.http10 { Version::HTTP_10 } else { Version::HTTP_11 },
-            headers: self.take_fields(head)?,
+            headers: self.take_fields(head),
             extensions: Extensions::default(),
         };
         self.facts = Facts::default();
@@ -207,28 +206,30 @@ impl HeadReader {
     }
 
     /// The fields that were read out of these bytes.
-    ///
-    /// # Errors
-    /// A name is too long.
-    pub fn take_fields(&mut self, bytes: &[u8]) -> Result<Fields, Violation> {
-        let mut fields = Fields::within(bytes, self.fields.len());
-        for (name, value) in self.fields.drain(..) {
-            if !fields.keep(name.range(), value.range()) {
-                return Err(too_large("a field name is too long"));
-            }
-        }
-        Ok(fields)
+    #[must_use]
+    pub fn take_fields(&mut self, bytes: &[u8]) -> Fields {
+        Fields::of_lines(bytes, std::mem::take(&mut self.fields))
     }
 
     fn request_line(&mut self, line: &[u8], from: usize) -> Result<(), Violation> {
         let bad = malformed("the request line is not `METHOD TARGET HTTP/1.1`");
-        let method_end = memchr(b' ', line).ok_or(bad)?;
+        let method_end = run(line, TOKEN);
+        if line.get(method_end) != Some(&b' ') {
+            return Err(if memchr(b' ', line).is_some() {
+                malformed("the method is not a token")
+            } else {
+                bad
+            });
+        }
         let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
-        let target_end = memchr(b' ', rest).ok_or(bad)?;
-        let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
-        if method.is_empty() || method.len() > 32 || run(method, TOKEN) < method.len() {
+        if method.is_empty() || method.len() > 32 {
             return Err(malformed("the method is not a token"));
         }
+        let target_end = target_length(rest);
+        if rest.get(target_end) != Some(&b' ') {
+            return Err(if memchr(b' ', rest).is_some() { BAD_TARGET } else { bad });
+        }
+        let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
         self.facts.http10 = match version {
             b"HTTP/1.1" => false,
             b"HTTP/1.0" => true,
@@ -237,8 +238,8 @@ impl HeadReader {
         if target.len() > TARGET_MAX {
             return Err(too_large("the target is too long"));
         }
-        if !is_target(target) {
-            return Err(malformed("the target has bytes that must be percent-encoded, or a fragment"));
+        if target.is_empty() {
+            return Err(BAD_TARGET);
         }
         if method == b"CONNECT" {
             return Err(Violation { kind: &refusal::REQUEST_METHOD, why: "CONNECT is for forward proxies" });
@@ -260,7 +261,7 @@ impl HeadReader {
         Ok(())
     }
 
-    fn field(&mut self, line: &[u8], from: usize) -> Result<(), Violation> {
+    fn field(&mut self, line: &[u8], from: usize, bytes: &[u8]) -> Result<(), Violation> {
         if self.fields.len() == self.limits.count {
             return Err(too_large("the head has too many fields"));
         }
@@ -268,7 +269,9 @@ impl HeadReader {
         // Where the trimmed value begins and ends.
         let begin = value.as_ptr() as usize - line.as_ptr() as usize;
         let value_at = span(from, begin, begin + value.len());
-        self.fields.push((span(from, 0, name.len()), value_at));
+        if !self.fields.keep(bytes, from..from + name.len(), value_at.range()) {
+            return Err(too_large("a field name is too long"));
+        }
         if self.due == Due::Trailers {
             return match is_forbidden_trailer(name) {
                 true => Err(framing("a trailer that only a header may be")),
@@ -346,9 +349,11 @@ fn span(from: usize, begin: usize, end: usize) -> Span {
 }
 
 /// A decimal number without a sign, or with anything else but digits.
-fn number(value: &[u8]) -> Option<u64> {
-    let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
-    digits.then(|| value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit & 15)))
+pub(crate) fn number(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 18 {
+        return None;
+    }
+    value.iter().try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + u64::from(digit & 15)))
 }
 
 /// Splits a field line into its name and its trimmed value.
@@ -388,29 +393,43 @@ fn is_forbidden_trailer(name: &[u8]) -> bool {
 
 /// A host name, an IPv4 or a bracketed IPv6 address, with or without port; never empty, never with userinfo.
 fn is_authority(value: &[u8]) -> bool {
-    let (name, port) = match value.iter().rposition(|&byte| byte == b':') {
-        Some(colon) if !value[colon..].contains(&b']') => (&value[..colon], &value[colon + 1..]),
-        _ => (value, &value[value.len()..]),
-    };
-    let port_fits = port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
-    let name_fits = match name {
-        [b'[', inside @ .., b']'] => {
-            inside.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+    let name = match value {
+        [b'[', inside @ ..] => {
+            let inside_length = run(inside, ADDRESS);
+            if inside.get(inside_length) != Some(&b']') {
+                return false;
+            }
+            inside_length + 2
         }
-        _ => name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')),
+        _ => run(value, NAME),
     };
-    !name.is_empty() && name.len() <= 255 && port_fits && name_fits
+    let port_fits = match &value[name..] {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    (1..=255).contains(&name) && port_fits
 }
 
 /// What RFC 3986 lets stand in a path and query, and what browsers send unencoded all the same. `#` is not among it: a
 /// fragment is the client's own.
 pub(crate) fn is_target(target: &[u8]) -> bool {
-    // `?` may stand in a path as far as its class tells, and begins the query.
-    let path = memchr(b'?', target).unwrap_or(target.len());
-    !target.is_empty()
-        && run(&target[..path], PATH) == path
-        && run(&target[path..], QUERY) == target.len() - path
+    !target.is_empty() && target_length(target) == target.len()
 }
+
+/// How many bytes from the first on may be a target.
+fn target_length(bytes: &[u8]) -> usize {
+    let path = run(bytes, PATH);
+    match bytes.get(path) {
+        Some(b'?') => path + run(&bytes[path..], QUERY),
+        _ => path,
+    }
+}
+
+const BAD_TARGET: Violation = Violation {
+    kind: &refusal::REQUEST_MALFORMED,
+    why: "the target has bytes that must be percent-encoded, or a fragment",
+};
 
 fn malformed(why: &'static str) -> Violation {
     Violation { kind: &refusal::REQUEST_MALFORMED, why }
@@ -432,6 +451,8 @@ fn too_large(why: &'static str) -> Violation {
 const TOKEN: u8 = 1;
 const PATH: u8 = 2;
 const QUERY: u8 = 4;
+const NAME: u8 = 8;
+const ADDRESS: u8 = 16;
 const CLASSES: [u8; 256] = {
     let mut classes = [0; 256];
     let tokens = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -446,8 +467,15 @@ const CLASSES: [u8; 256] = {
         if common {
             classes[byte as usize] |= QUERY;
         }
-        if byte == b'"' || (common && byte != b'`') {
+        // The first `?` begins the query.
+        if byte == b'"' || (common && byte != b'`' && byte != b'?') {
             classes[byte as usize] |= PATH;
+        }
+        if byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-' || byte == b'_' {
+            classes[byte as usize] |= NAME;
+        }
+        if byte.is_ascii_hexdigit() || byte == b':' || byte == b'.' {
+            classes[byte as usize] |= ADDRESS;
         }
         byte += 1;
     }

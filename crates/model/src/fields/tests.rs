@@ -19,9 +19,9 @@ fn read(lines: &[(&str, &str, &str)]) -> Fields {
         places.push((name_at..name_end, value_at..head.len()));
         head.extend_from_slice(end.as_bytes());
     }
-    let mut fields = Fields::within(&head, places.len());
-    assert!(places.into_iter().all(|(name, value)| fields.keep(name, value)));
-    fields
+    let mut found = Lines::default();
+    assert!(places.into_iter().all(|(name, value)| found.keep(&head, name, value)));
+    Fields::of_lines(&head, found)
 }
 
 /// What is written of these fields, without those of this name.
@@ -54,6 +54,17 @@ fn what_is_said_anew_stands_where_the_first_stood() {
     fields.remove("b");
     fields.insert("d", 7);
     check(&fields, "c", "a: 5\r\nd: 7\r\n");
+}
+
+#[test]
+fn eight_bytes_at_once_become_what_each_becomes() {
+    for byte in 0..=u8::MAX {
+        for place in 0..8 {
+            let mut word = *b"A-[@z`Z{";
+            word[place] = byte;
+            assert_eq!(lowered(word), word.map(|byte| byte.to_ascii_lowercase()), "{word:?}");
+        }
+    }
 }
 
 #[test]

@@ -267,6 +267,32 @@ fn a_byte_may_stand_where_its_class_says() {
     }
 }
 
+#[test]
+fn an_authority_is_a_host_and_perhaps_a_port() {
+    let long = "a".repeat(255);
+    for good in [
+        "a",
+        "a.b-c_d",
+        "a:",
+        "a:80",
+        "a:65535",
+        "127.0.0.1:8080",
+        "[::1]",
+        "[::ffff:1.2.3.4]:80",
+        "[]",
+        &long,
+    ] {
+        assert!(is_authority(good.as_bytes()), "{good:?}");
+    }
+    let longer = "a".repeat(256);
+    for bad in [
+        "", ":80", "a:123456", "a:8x", "a:80:80", "a b", "u@a", "a/", "[::1", "::1]", "[::1]80", "[g]",
+        "[]]", &longer,
+    ] {
+        assert!(!is_authority(bad.as_bytes()), "{bad:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_split_of_the_bytes_gives_the_same_verdict(

@@ -29,7 +29,7 @@ use tidegate_model::fields::Fields;
 use tidegate_model::headers::Seen;
 use tidegate_model::message::{Request, RequestHead, Response};
 use tidegate_model::problem::Form;
-use tidegate_model::receipt::{End, Receipt, Step, Target};
+use tidegate_model::receipt::{End, Opening, Step, Target};
 use tidegate_model::refusal::Refusal;
 use tidegate_model::tick::Tick;
 use tidegate_wire::alarm::Alarm;
@@ -254,13 +254,22 @@ fn opened(proxy: &Proxy, ask: Ask, connection: &Connection) -> Box<Exchange> {
         left_ms,
         ..
     } = ask;
-    let mut receipt = Receipt::open(id, started, client, connection.listener);
     let head =
         RequestHead { method, uri: Uri::from(target), version, headers: fields, ..RequestHead::default() };
     let host: Arc<str> = Arc::from(host);
-    (receipt.method, receipt.target) = (head.method.clone(), Target::from(&head.uri));
-    (receipt.host, receipt.version, receipt.tls) = (Arc::clone(&host), version, https);
-    receipt.of_peer = true;
+    let opening = Opening {
+        request_id: id,
+        started,
+        method: head.method.clone(),
+        target: Target::from(&head.uri),
+        host: Some(Arc::clone(&host)),
+        version,
+        client,
+        listener: connection.listener,
+        tls: https,
+    };
+    let open = Open::new(opening, &proxy.recorder);
+    open.receipt_mut().of_peer = true;
     let client_side = Connection::of(peer, connection.listener, https, &connection.limits);
     Box::new(Exchange {
         seen: Seen::of(&head.headers),
@@ -280,7 +289,7 @@ fn opened(proxy: &Proxy, ask: Ask, connection: &Connection) -> Box<Exchange> {
         sticky: None,
         fault: None,
         behind,
-        open: Open::new(receipt, Rc::clone(&proxy.recorder)),
+        open,
     })
 }
 

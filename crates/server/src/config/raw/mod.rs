@@ -379,7 +379,7 @@ pub struct Log {
     pub level: Level,
     /// The form of Tidegate's own log.
     pub format: LogFormat,
-    /// Recent requests kept per worker, for `GET /explain/REQUEST_ID`.
+    /// Recent requests kept per worker, for `GET /explain/REQUEST_ID`, at a KiB each. Those that a core's cache holds cost least.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub recent: u32,
     /// A request that took longer counts as slow. Slow and failed ones, refused ones, and the rest are kept apart.
@@ -394,7 +394,7 @@ impl Default for Log {
             query: false,
             level: Level::Info,
             format: LogFormat::Text,
-            recent: 4096,
+            recent: 1024,
             slow: Time(std::time::Duration::from_secs(1)),
         }
     }

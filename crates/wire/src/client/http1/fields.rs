@@ -6,18 +6,17 @@
 use std::ops::Range;
 
 use http::header::{CONTENT_LENGTH, UPGRADE};
-use smallvec::SmallVec;
-use tidegate_model::fields::{Fields as Lines, Value};
+use tidegate_model::fields::{Fields as Told, Lines, Value};
 use tidegate_model::headers;
 
 use super::response::{HEADERS_MAX, Malformed};
-use crate::request_head::{token_length, value_length};
+use crate::request_head::{number, token_length, value_length};
 
 /// Fields, and what some of them say of the message itself.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     /// Those that are told on.
-    pub headers: Lines,
+    pub headers: Told,
     /// Content-Length.
     pub length: Option<u64>,
     /// Transfer-Encoding.
@@ -103,15 +102,27 @@ impl Fields {
         begin: usize,
         upgrade: bool,
     ) -> Result<Option<(Fields, usize)>, Malformed> {
-        let Some((places, end)) = places(bytes, begin)? else { return Ok(None) };
-        let headers = Lines::within(&bytes[..end], places.len());
-        let mut fields = Fields { headers, ..Fields::default() };
-        let mut nominates = false;
-        for Place { name, value } in places {
+        let (mut fields, mut lines) = (Fields::default(), Lines::default());
+        let (mut at, mut count, mut nominates, mut again) = (begin, 0, false, false);
+        let end = loop {
+            let (Place { name, value }, next) = match next(bytes, at)? {
+                Next::Field(place, next) => (place, next),
+                Next::End(end) => break end,
+                Next::More => return Ok(None),
+            };
+            count += 1;
+            if count > HEADERS_MAX {
+                return Err(TOO_MANY);
+            }
+            at = next;
             let said = &bytes[value.clone()];
             let kept = match kind(&bytes[name.clone()]) {
                 Kind::Message => true,
-                Kind::Length => fields.announce(said)?,
+                Kind::Length => {
+                    let first = fields.length.is_none();
+                    again |= !first | fields.announce(said)?;
+                    first
+                }
                 Kind::Connection => {
                     let nominating = fields.connect(said);
                     nominates |= nominating;
@@ -128,9 +139,13 @@ impl Fields {
                 Kind::Upgrade => upgrade,
                 Kind::Hop => false,
             };
-            if kept && !fields.headers.keep(name, value) {
+            if kept && !lines.keep(bytes, name, value) {
                 return Err(BAD_NAME);
             }
+        };
+        fields.headers = Told::of_lines(&bytes[..end], lines);
+        if let Some(length) = fields.length.filter(|_| again) {
+            fields.headers.insert(CONTENT_LENGTH, length);
         }
         if nominates {
             fields.leave_nominated();
@@ -138,28 +153,26 @@ impl Fields {
         Ok(Some((fields, end)))
     }
 
-    /// Content-Length. Said twice alike is said once, and told so (RFC 9110 section 8.6). Whether it is the first.
+    /// Content-Length. Said twice alike is said once, and told so (RFC 9110 section 8.6): whether one value says it twice.
     fn announce(&mut self, value: &[u8]) -> Result<bool, Malformed> {
-        let (first, mut once) = (self.length.is_none(), true);
+        let mut times = 0;
         for one in value.split(|&byte| byte == b',') {
-            let one = one.trim_ascii();
-            let digits = !one.is_empty() && one.len() <= 18 && one.iter().all(u8::is_ascii_digit);
-            let number = one.iter().filter(|_| digits).fold(0, |sum, digit| sum * 10 + u64::from(digit & 15));
-            if !digits || self.length.is_some_and(|length| length != number) {
+            let length = number(one.trim_ascii());
+            if length.is_none() || self.length.is_some_and(|length_before| Some(length_before) != length) {
                 return Err(Malformed("the response's Content-Length is not one number"));
             }
-            once = self.length.is_none();
-            self.length = Some(number);
+            (self.length, times) = (length, times + 1);
         }
-        if let Some(length) = self.length.filter(|_| !once) {
-            self.headers.insert(CONTENT_LENGTH, length);
-            return Ok(false);
-        }
-        Ok(first)
+        Ok(times > 1)
     }
 
     /// Connection. Whether it nominates a field.
     fn connect(&mut self, value: &[u8]) -> bool {
+        if value == b"keep-alive" {
+            // What nearly all say who say anything.
+            self.keep_alive = true;
+            return false;
+        }
         let mut nominates = false;
         for option in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
             if option.eq_ignore_ascii_case(b"keep-alive") {
@@ -186,19 +199,25 @@ impl Fields {
 ///
 /// # Errors
 /// A line is no field, or there are too many.
-pub(super) fn all(block: &[u8]) -> Result<Lines, Malformed> {
-    let (places, end) = places(block, 0)?.ok_or(BAD_NAME)?;
-    // An empty line that not everybody takes for one would hide what follows.
-    let mut kept = end == block.len();
-    let mut lines = Lines::within(block, places.len());
-    for Place { name, value } in places {
-        kept &= lines.keep(name, value);
+pub(super) fn all(block: &[u8]) -> Result<Told, Malformed> {
+    let (mut lines, mut at) = (Lines::default(), 0);
+    loop {
+        match next(block, at)? {
+            Next::Field(Place { name, value }, next) => {
+                if lines.len() == HEADERS_MAX {
+                    return Err(TOO_MANY);
+                }
+                if !lines.keep(block, name, value) {
+                    return Err(BAD_NAME);
+                }
+                at = next;
+            }
+            Next::End(end) if end == block.len() => return Ok(Told::of_lines(block, lines)),
+            // An empty line that not everybody takes for one would hide what follows.
+            Next::End(_) | Next::More => return Err(BAD_NAME),
+        }
     }
-    if kept { Ok(lines) } else { Err(BAD_NAME) }
 }
-
-/// The lines of a block.
-type Places = SmallVec<[Place; 16]>;
 
 /// Where a name and its value are.
 struct Place {
@@ -206,36 +225,44 @@ struct Place {
     value: Range<usize>,
 }
 
-/// Takes apart lines up to an empty one: where names and values are, and where that ends. `None`: it has not come yet.
-fn places(bytes: &[u8], mut at: usize) -> Result<Option<(Places, usize)>, Malformed> {
-    let mut places = Places::new();
-    loop {
-        match line_end(bytes, at) {
-            None => return Ok(None),
-            Some(Ok(end)) => return Ok(Some((places, end))),
-            Some(Err(NoEnd)) => {}
+/// What comes next in a block of lines.
+enum Next {
+    /// A field, and where the next line begins.
+    Field(Place, usize),
+    /// The empty line, and where it ends.
+    End(usize),
+    /// The line has not come whole.
+    More,
+}
+
+/// Takes the line apart that begins here.
+#[inline]
+fn next(bytes: &[u8], at: usize) -> Result<Next, Malformed> {
+    let name_end = at + token_length(&bytes[at..]);
+    match bytes.get(name_end) {
+        Some(b':') if name_end > at => {}
+        _ if name_end == at => {
+            return match line_end(bytes, at) {
+                None => Ok(Next::More),
+                Some(Ok(end)) => Ok(Next::End(end)),
+                Some(Err(NoEnd)) => Err(BAD_NAME),
+            };
         }
-        let name_end = at + token_length(&bytes[at..]);
-        match bytes.get(name_end) {
-            None => return Ok(None),
-            Some(b':') if name_end > at => {}
-            Some(_) => return Err(BAD_NAME),
+        None => return Ok(Next::More),
+        Some(_) => return Err(BAD_NAME),
+    }
+    let begin = name_end + 1;
+    let end = begin + value_length(&bytes[begin..]);
+    match line_end(bytes, end) {
+        None => Ok(Next::More),
+        Some(Ok(next)) => {
+            Ok(Next::Field(Place { name: at..name_end, value: trimmed(bytes, begin, end) }, next))
         }
-        let begin = name_end + 1;
-        let end = begin + value_length(&bytes[begin..]);
-        let next = match line_end(bytes, end) {
-            None => return Ok(None),
-            Some(Ok(next)) => next,
-            Some(Err(NoEnd)) => return Err(Malformed("a field value of the response is malformed")),
-        };
-        if places.len() == HEADERS_MAX {
-            return Err(Malformed("the response has too many header fields"));
-        }
-        places.push(Place { name: at..name_end, value: trimmed(bytes, begin, end) });
-        at = next;
+        Some(Err(NoEnd)) => Err(Malformed("a field value of the response is malformed")),
     }
 }
 
+const TOO_MANY: Malformed = Malformed("the response has too many header fields");
 const BAD_NAME: Malformed = Malformed("a field name of the response is malformed");
 
 /// Whom a field tells something.

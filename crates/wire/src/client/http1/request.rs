@@ -100,7 +100,7 @@ fn head(out: &mut Vec<u8>, request: &Request<Body>, own: &TryFields<'_>, framing
         }
         name => name != b"transfer-encoding",
     });
-    own.each(|name, value| field(out, name.as_str(), value));
+    own.write(out);
     // A method that expects a body says that there is none (RFC 9110 section 8.6).
     let told = announced || matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     framing.write(out, told);
