@@ -91,8 +91,8 @@ pub struct Receipt {
     pub end: End,
     /// The names of the injected faults that struck it.
     pub fault: Option<Arc<str>>,
-    /// What happened, in order.
-    pub events: SmallVec<[Event; 8]>,
+    /// What happened, in order. As many as an ordinary exchange has are in the receipt itself, which stays below a KiB.
+    pub events: SmallVec<[Event; 7]>,
     /// Events that did not fit.
     pub events_dropped: u32,
 }
