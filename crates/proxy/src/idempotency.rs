@@ -6,8 +6,8 @@
 //!                          '--- others: wait for the first, and tell what it was told
 //! ```
 //!
-//! `tidegate_model::idempotency` decides, `tidegate_store` remembers; [`desk`] knows what is under way in this process,
-//! [`stage`] is the way of a request through it, [`gather`] takes in the answer, [`kept`] makes one of a record.
+//! `tidegate_model::idempotency` decides, `tidegate_store` remembers; `desk` knows what is under way in this process,
+//! [`stage`] is the way of a request through it, `gather` takes in the answer, `kept` makes one of a record.
 //!
 //! What always holds: nothing goes upstream before its claim is on disk, and nothing is told before its record is; whoever
 //! leaves does not stop what was begun for it; a record is found by its tenant and route alone. What a crash left open is

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use tidegate_model::cache::Wall;
+use tidegate_model::cache::assemble::{Manifest, TIDEGATE_SLICES};
 use tidegate_model::cache::key::{Key, Target};
 use tidegate_model::cache::reuse::Rules;
 use tidegate_model::fields::Fields;
 use tidegate_model::route::Found as Matched;
 
+use super::Cache;
 use super::kept::Kept;
 use super::memory::{Found, Named};
 use super::stage::{MEMORY, now};
@@ -82,6 +84,8 @@ pub struct Entry {
     pub hot: bool,
     /// How many tags it has.
     pub tags: usize,
+    /// How many of its slices are there, if its content is kept in slices, and how many it has.
+    pub slices: Option<(u64, u64)>,
 }
 
 /// Looks: at memory now, and at the tiers below it when it is awaited.
@@ -104,7 +108,7 @@ pub async fn inspect(site: Arc<Site>, question: &Question<'_>) -> Inspected {
     let found = site.cache.memory.find(&named, question.fields);
     let variants = matches!(found, Found::Variants);
     let in_memory = match found {
-        Found::Answer(kept) => Some(entry(&kept, String::new(), kept.size())),
+        Found::Answer(kept) => Some(entry(&site.cache, &named, &kept, String::new(), kept.size())),
         Found::Variants | Found::Nothing => None,
     };
     let mut tiers = vec![(MEMORY, in_memory)];
@@ -115,7 +119,8 @@ pub async fn inspect(site: Arc<Site>, question: &Question<'_>) -> Inspected {
         };
         // What was purged in this process, or is known to have been on another node, is not there for anybody.
         let lies = lies.filter(|lies| site.cache.memory.is_good(&lies.kept, &named));
-        tiers.push((tier.name(), lies.map(|Lies { kept, at, bytes }| entry(&kept, at, bytes))));
+        let entry = lies.map(|Lies { kept, at, bytes }| entry(&site.cache, &named, &kept, at, bytes));
+        tiers.push((tier.name(), entry));
     }
     Inspected::Looked(Box::new(Looked { route: name, key, variants, tiers, now: now() }))
 }
@@ -142,15 +147,19 @@ fn key(route: &Route, question: &Question<'_>, host: &str, tenant: Option<&str>)
     Key::of(&target, question.fields, &rules)
 }
 
-fn entry(kept: &Kept, at: String, bytes: u64) -> Entry {
+fn entry(cache: &Cache, named: &Named<'_>, kept: &Kept, at: String, bytes: u64) -> Entry {
+    let mut fields = kept.fields();
+    let manifest = Manifest::of(&fields).filter(|_| kept.is_sliced());
+    fields.remove(TIDEGATE_SLICES);
     Entry {
         status: kept.status(),
-        fields: kept.fields(),
-        length: kept.length,
+        fields,
+        length: manifest.map_or(kept.length, |manifest| manifest.grid.whole),
         at,
         bytes,
         rules: kept.rules(),
         hot: kept.is_hot(),
         tags: kept.known().tags().len(),
+        slices: manifest.map(|manifest| (cache.slices_there(named, &manifest), manifest.grid.count())),
     }
 }

@@ -162,21 +162,25 @@ impl Cache {
     /// Whether a slice is in a tier, as far as indices tell.
     #[must_use]
     pub fn has_slice(&self, whose: &Whose, slice: u64) -> bool {
-        let (named, disk) = (whose.named(slice), self.memory.disk());
+        self.has_slice_of(&whose.asked.named(), &whose.manifest, slice)
+    }
+
+    /// How many of the slices of an answer to this request are there.
+    #[must_use]
+    pub fn slices_there(&self, named: &Named<'_>, manifest: &Manifest) -> u64 {
+        (0..manifest.grid.count()).filter(|slice| self.has_slice_of(named, manifest, *slice)).count() as u64
+    }
+
+    fn has_slice_of(&self, named: &Named<'_>, manifest: &Manifest, slice: u64) -> bool {
+        let (named, disk) = (Named { key: manifest.key(slice), ..*named }, self.memory.disk());
         let in_memory = || matches!(self.memory.find(&named, &Fields::default()), Found::Answer(_));
         disk.as_ref().is_some_and(|disk| disk.has(named.key))
-            || (self.is_in_memory(whose, disk.is_some()) && in_memory())
+            || (self.is_in_memory(manifest, disk.is_some()) && in_memory())
     }
 
     /// Whether slices of this answer are kept in memory.
-    fn is_in_memory(&self, whose: &Whose, there_is_a_disk: bool) -> bool {
-        !there_is_a_disk || whose.manifest.grid.whole <= self.object_bytes_max()
-    }
-
-    /// How many of an answer's slices are there.
-    #[must_use]
-    pub fn slices_there(&self, whose: &Whose) -> u64 {
-        (0..whose.manifest.grid.count()).filter(|slice| self.has_slice(whose, *slice)).count() as u64
+    fn is_in_memory(&self, manifest: &Manifest, there_is_a_disk: bool) -> bool {
+        !there_is_a_disk || manifest.grid.whole <= self.object_bytes_max()
     }
 
     /// Reads a slice. `None`: it is not there, or not as it was written.
@@ -201,7 +205,7 @@ impl Cache {
         let (named, vary, none) = (whose.named(slice), Vary::default(), Fields::default());
         let disk = self.memory.disk();
         let mut taken = false;
-        if self.is_in_memory(whose, disk.is_some()) {
+        if self.is_in_memory(&whose.manifest, disk.is_some()) {
             taken = self.memory.keep(&named, whose.asked.room, &none, &vary, Arc::clone(kept));
         }
         taken | disk.is_some_and(|disk| disk.keep_slice(&named, whose.asked.room, kept))

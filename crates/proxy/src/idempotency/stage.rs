@@ -1,7 +1,7 @@
 //! The way of a request through its idempotency.
 //!
 //! Its body is read first: it is part of what tells it from another. From then on the request is made by a task of its
-//! own ([`Work`]), which nobody's leaving ends: what was claimed is finished, or known to have had no effect. The exchange
+//! own (`Work`), which nobody's leaving ends: what was claimed is finished, or known to have had no effect. The exchange
 //! is lent to it, receipt and all, and comes back with the answer.
 
 use std::rc::Rc;

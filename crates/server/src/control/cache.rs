@@ -248,6 +248,7 @@ fn shown_entry(entry: &Entry, now: Wall) -> Value {
         "content_bytes": entry.length,
         "often_asked_for": entry.hot,
         "tags": entry.tags,
+        "slices": entry.slices.map(|(there, all)| json!({"there": there, "all": all})),
         "fields": fields,
     })
 }
