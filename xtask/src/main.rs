@@ -1,7 +1,7 @@
 //! Developer commands, the same here and in CI: `cargo xtask test`.
 //!
-//! Everything runs with what a Rust toolchain, a C compiler and git give, but for other servers: `test` installs the Redis that
-//! tests run, `bench` the proxies that Tidegate is measured beside, where they are missing and may be installed.
+//! Everything runs with what a Rust toolchain, a C compiler and git give, but for other servers: `test` installs the Redis and the PostgreSQL
+//! that tests run, `bench` the proxies that Tidegate is measured beside, where they are missing and may be installed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -59,6 +59,7 @@ fn test() -> Result<(), String> {
     step("redis-server, for the tests of several nodes", || {
         bench::package("redis-server", "redis-server").map(drop)
     })?;
+    step("PostgreSQL, for the tests of the store", || bench::package("initdb", "postgresql").map(drop))?;
     step("unit, property and end-to-end tests", suite::run)
 }
 

@@ -9,6 +9,7 @@ mod h2_peers;
 mod names;
 mod origin;
 mod port;
+mod postgres;
 mod raw;
 mod redis;
 pub mod tls;
@@ -22,6 +23,7 @@ pub use h2_peers::{
 pub use names::{NameServer, Record};
 pub use origin::{Origin, Recorded, Reply, Visit};
 pub use port::{Port, nobody};
+pub use postgres::{Ends, Postgres};
 pub use raw::{Answer, ask, ask_on, connect, read_answer, read_answer_or_end, send, send_all};
 pub use redis::Redis;
 pub use tls_origin::TlsOrigin;
