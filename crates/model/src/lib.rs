@@ -10,6 +10,7 @@ pub mod cache;
 pub mod cluster;
 pub mod credential;
 pub mod deadline;
+pub mod delivery;
 pub mod fault;
 pub mod fields;
 pub mod files;

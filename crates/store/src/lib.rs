@@ -19,6 +19,7 @@
 
 mod claims;
 mod database;
+pub mod deliveries;
 mod standing;
 mod store;
 #[cfg(test)]
