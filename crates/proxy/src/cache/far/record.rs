@@ -7,6 +7,7 @@
 //! ```
 
 use bytes::Bytes;
+use tidegate_model::cache::assemble::TIDEGATE_SLICES;
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::orders::Place;
 use tidegate_model::cache::vary::Vary;
@@ -85,7 +86,12 @@ pub fn read(bytes: Bytes) -> Option<Record> {
             let place = Place { millis: take.u64()?, number: take.u64()? };
             let vary = known::read_vary(&mut take)?;
             let length = take.u32()? as usize;
-            let known = bytes.slice_ref(Known::read(take.bytes(length)?)?.bytes());
+            let known = Known::read(take.bytes(length)?)?;
+            // Slices are on the node that made them alone: what speaks of some was written by nobody of ours.
+            if known.fields().contains_key(TIDEGATE_SLICES) {
+                return None;
+            }
+            let known = bytes.slice_ref(known.bytes());
             let content = bytes.slice_ref(take.0);
             Some(Record::Answer(Box::new(Answer { key, place, vary, known, content })))
         }
@@ -137,6 +143,15 @@ mod tests {
             panic!("it says with what its answers vary")
         };
         assert_eq!(read, names);
+    }
+
+    #[test]
+    fn what_speaks_of_slices_is_none_of_ours() {
+        let mut head = head("");
+        head.fields.append(TIDEGATE_SLICES, http::HeaderValue::from_static("1-ffffffffffffffff-1"));
+        let kept = Kept::with(&head, Box::default());
+        let written = answer(Key(7), Place { millis: 8, number: 9 }, &head.vary, &kept).unwrap();
+        assert!(read(Bytes::from(written)).is_none());
     }
 
     proptest! {
