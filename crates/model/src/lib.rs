@@ -23,6 +23,7 @@ pub mod idempotency;
 pub mod limit;
 pub mod message;
 pub mod method;
+pub mod numbers;
 pub mod own;
 pub mod path;
 pub mod plan;

@@ -12,7 +12,6 @@
 
 pub mod asked;
 mod behind;
-mod bytes;
 mod changed;
 pub mod content;
 pub mod disk;

@@ -1,8 +1,11 @@
 //! Whether what is stored may answer a request (RFC 9111 section 4), fresh or stale (section 4.2.4, RFC 5861).
 
+use bytes::BufMut as _;
+
 use crate::cache::Wall;
 use crate::cache::directives::{self, MaxStale, Scope, Told};
 use crate::cache::freshness::Freshness;
+use crate::numbers::Take;
 
 /// What a stored response allows, as it is kept beside it: small, and read from its fields once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,39 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// What they take where they are kept.
+    pub const BYTES: usize = 25;
+
+    /// Appends them to what is kept, or told to another node.
+    pub fn pack(&self, out: &mut Vec<u8>) {
+        let Rules { freshness, validate_always, never_stale, while_revalidate, if_error, immutable } = *self;
+        let Freshness { initial_age, lifetime, answered, heuristic } = freshness;
+        out.put_u32_le(initial_age);
+        out.put_u32_le(lifetime);
+        out.put_u64_le(answered.0);
+        out.put_u32_le(while_revalidate);
+        out.put_u32_le(if_error.unwrap_or(0));
+        let flags = [heuristic, validate_always, never_stale, immutable, if_error.is_some()];
+        out.put_u8(flags.iter().rev().fold(0, |bits, &flag| bits << 1 | u8::from(flag)));
+    }
+
+    /// Reads what was packed. `None`: it is too short.
+    #[must_use]
+    pub fn unpack(take: &mut Take<'_>) -> Option<Rules> {
+        let (initial_age, lifetime, answered) = (take.u32()?, take.u32()?, Wall(take.u64()?));
+        let (while_revalidate, if_error) = (take.u32()?, take.u32()?);
+        let bits = take.u8()?;
+        let flag = |at: u8| bits >> at & 1 == 1;
+        Some(Rules {
+            freshness: Freshness { initial_age, lifetime, answered, heuristic: flag(0) },
+            validate_always: flag(1),
+            never_stale: flag(2),
+            while_revalidate,
+            if_error: flag(4).then_some(if_error),
+            immutable: flag(3),
+        })
+    }
+
     /// The rules of a response.
     #[must_use]
     pub fn of(told: &directives::Response, freshness: Freshness) -> Rules {

@@ -6,11 +6,12 @@ use bytes::{BufMut as _, Bytes};
 use http::uri::PathAndQuery;
 use http::{Method, Version};
 
-use super::bytes::{Take, put_fields, put_text};
+use super::bytes::{Texts as _, put_fields, put_text};
 use crate::cache::key::Key;
 use crate::cache::orders::Order;
 use crate::cache::purge::{Label, Purge};
 use crate::fields::Fields;
+use crate::numbers::Take;
 use crate::receipt::RequestId;
 
 /// The most bytes of what is asked: what heads of requests may have, and a little.
@@ -162,16 +163,16 @@ impl Ask {
             version,
             trusted,
             behind,
-            client: take.ip()?,
-            peer: take.socket()?,
+            client: take.parsed()?,
+            peer: take.parsed()?,
             host: take.text()?.to_owned(),
-            method: Method::from_bytes(take.bytes()?).ok()?,
+            method: Method::from_bytes(take.sized()?).ok()?,
             target: take.parsed()?,
             wait_ms: take.u32()?,
             left_ms: take.u32()?,
             fields: take.fields()?,
             content: match take.flag()? {
-                true => Some(Bytes::copy_from_slice(take.bytes()?)),
+                true => Some(Bytes::copy_from_slice(take.sized()?)),
                 false => None,
             },
         })

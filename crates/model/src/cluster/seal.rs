@@ -9,7 +9,9 @@ use bytes::BufMut as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::bytes::{Take, put_text};
+use crate::numbers::Take;
+
+use super::bytes::{Texts as _, put_text};
 
 /// The least bytes of a secret: as many as the seal has.
 pub const SECRET_BYTES_MIN: usize = 32;

@@ -9,12 +9,13 @@
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use http::StatusCode;
 
-use super::bytes::{Take, put_fields, put_text};
+use super::bytes::{Texts as _, put_fields, put_text};
 use super::seal::{Secret, TAG_BYTES, Tag};
+use crate::cache::Wall;
 use crate::cache::reuse::Rules;
 use crate::cache::tags::{TAGS_MAX, Tag as CacheTag};
-use crate::cache::{Wall, freshness::Freshness};
 use crate::fields::Fields;
+use crate::numbers::Take;
 
 /// It is still asking.
 pub const STILL: &[u8] = &[0];
@@ -110,45 +111,24 @@ impl Told {
 
 impl Known {
     fn put(&self, out: &mut Vec<u8>) {
-        let Rules { freshness, validate_always, never_stale, while_revalidate, if_error, immutable } =
-            self.rules;
-        let Freshness { initial_age, lifetime, answered: _, heuristic } = freshness;
-        let took = [self.took_ms, self.asked_ago];
-        for number in [initial_age, lifetime, while_revalidate, if_error.unwrap_or(0)].into_iter().chain(took)
-        {
-            out.put_u32_le(number);
-        }
-        let flags =
-            [heuristic, validate_always, never_stale, immutable, if_error.is_some(), self.keep, self.share];
-        flags.into_iter().for_each(|flag| out.put_u8(flag.into()));
+        self.rules.pack(out);
+        out.put_u32_le(self.took_ms);
+        out.put_u32_le(self.asked_ago);
+        out.put_u8(self.keep.into());
+        out.put_u8(self.share.into());
         out.put_u16_le(u16::try_from(self.tags.len()).unwrap_or(u16::MAX));
         self.tags.iter().for_each(|tag| out.put_u128_le(tag.0));
         put_fields(out, &self.own);
     }
 
     fn take(take: &mut Take<'_>) -> Option<Known> {
-        let [initial_age, lifetime, while_revalidate, if_error, took_ms, asked_ago] =
-            [take.u32()?, take.u32()?, take.u32()?, take.u32()?, take.u32()?, take.u32()?];
-        let flags = take.array::<7>()?.map(|flag| flag == 1);
-        let [heuristic, validate_always, never_stale, immutable, says, keep, share] = flags;
+        let mut rules = Rules::unpack(take)?;
+        // By its clock. Whoever asked counts back by its own.
+        rules.freshness.answered = Wall(0);
+        let (took_ms, asked_ago, keep, share) = (take.u32()?, take.u32()?, take.flag()?, take.flag()?);
         let count = take.u16().filter(|count| usize::from(*count) <= TAGS_MAX)?;
         let tags = (0..count).map(|_| Some(CacheTag(take.u128()?))).collect::<Option<_>>()?;
-        Some(Known {
-            rules: Rules {
-                freshness: Freshness { initial_age, lifetime, answered: Wall(0), heuristic },
-                validate_always,
-                never_stale,
-                while_revalidate,
-                if_error: says.then_some(if_error),
-                immutable,
-            },
-            tags,
-            took_ms,
-            asked_ago,
-            keep,
-            share,
-            own: take.fields()?,
-        })
+        Some(Known { rules, tags, took_ms, asked_ago, keep, share, own: take.fields()? })
     }
 }
 
@@ -186,6 +166,7 @@ pub fn take(came: &mut BytesMut, secret: &Secret, asked: &Tag) -> Result<Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::freshness::Freshness;
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 

@@ -9,21 +9,20 @@
 //! something of this kind at all is seen before they are believed ([`Known::read`]). What an answer varies with stands
 //! beside them: a target's answers may vary with more elsewhere than this one says.
 
+use bytes::BufMut as _;
 use http::header::VARY;
 use http::{HeaderName, HeaderValue, StatusCode};
-use tidegate_model::cache::Wall;
-use tidegate_model::cache::freshness::Freshness;
 use tidegate_model::cache::reuse::Rules;
 use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
 use tidegate_model::fields::Fields;
 
-use super::bytes::{Put, Take};
 use super::kept::Head;
+use tidegate_model::numbers::Take;
 
 const TOOK_AT: usize = 2;
 const RULES_AT: usize = TOOK_AT + 4;
-const TAGS_AT: usize = RULES_AT + 25;
+const TAGS_AT: usize = RULES_AT + Rules::BYTES;
 /// The most tags that there is a number for. Answers with so many are not kept.
 const TAGS_MAX: usize = u16::MAX as usize;
 
@@ -34,12 +33,12 @@ pub struct Known<'b>(&'b [u8]);
 /// Appends what is known of an answer.
 pub fn write(out: &mut Vec<u8>, head: &Head) {
     assert!(head.tags.len() <= TAGS_MAX, "tags were counted when they were read");
-    out.put_u16(head.status.as_u16());
-    out.put_u32(head.took_ms);
-    write_rules(out, &head.rules);
-    out.put_u16(head.tags.len() as u16);
+    out.put_u16_le(head.status.as_u16());
+    out.put_u32_le(head.took_ms);
+    head.rules.pack(out);
+    out.put_u16_le(head.tags.len() as u16);
     for tag in &head.tags {
-        out.put_u128(tag.0);
+        out.put_u128_le(tag.0);
     }
     head.fields.pack(out);
 }
@@ -57,7 +56,7 @@ impl<'b> Known<'b> {
         let mut take = Take(bytes);
         StatusCode::from_u16(take.u16()?).ok()?;
         take.u32()?;
-        read_rules(&mut take)?;
+        Rules::unpack(&mut take)?;
         let tags = usize::from(take.u16()?);
         take.bytes(tags * size_of::<u128>())?;
         Fields::read(take.0).map(|_| Known(bytes))
@@ -85,7 +84,7 @@ impl<'b> Known<'b> {
     /// When the answer may be used.
     #[must_use]
     pub fn rules(self) -> Rules {
-        read_rules(&mut self.from(RULES_AT)).expect("it is sound")
+        Rules::unpack(&mut self.from(RULES_AT)).expect("it is sound")
     }
 
     /// By what names it can be purged.
@@ -116,8 +115,8 @@ impl<'b> Known<'b> {
 #[must_use]
 pub fn write_vary(out: &mut Vec<u8>, vary: &Vary) -> Option<()> {
     let names = names(vary);
-    out.put_u16(u16::try_from(names.len()).ok()?);
-    out.put(names.as_bytes());
+    out.put_u16_le(u16::try_from(names.len()).ok()?);
+    out.put_slice(names.as_bytes());
     Some(())
 }
 
@@ -137,37 +136,12 @@ pub fn names(vary: &Vary) -> String {
     vary.names().map(HeaderName::as_str).collect::<Vec<_>>().join(",")
 }
 
-fn write_rules(out: &mut Vec<u8>, rules: &Rules) {
-    let Rules { freshness, validate_always, never_stale, while_revalidate, if_error, immutable } = *rules;
-    let Freshness { initial_age, lifetime, answered, heuristic } = freshness;
-    out.put_u32(initial_age);
-    out.put_u32(lifetime);
-    out.put_u64(answered.0);
-    out.put_u32(while_revalidate);
-    out.put_u32(if_error.unwrap_or(0));
-    let flags = [heuristic, validate_always, never_stale, immutable, if_error.is_some()];
-    out.put(&[flags.iter().rev().fold(0, |bits, &flag| bits << 1 | u8::from(flag))]);
-}
-
-fn read_rules(take: &mut Take<'_>) -> Option<Rules> {
-    let (initial_age, lifetime, answered) = (take.u32()?, take.u32()?, Wall(take.u64()?));
-    let (while_revalidate, if_error) = (take.u32()?, take.u32()?);
-    let bits = take.u8()?;
-    let flag = |at: u8| bits >> at & 1 == 1;
-    Some(Rules {
-        freshness: Freshness { initial_age, lifetime, answered, heuristic: flag(0) },
-        validate_always: flag(1),
-        never_stale: flag(2),
-        while_revalidate,
-        if_error: flag(4).then_some(if_error),
-        immutable: flag(3),
-    })
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tidegate_model::cache::Wall;
+    use tidegate_model::cache::freshness::Freshness;
 
     /// The fields that an answer varies with which says so.
     pub fn vary(names: &str) -> Vary {

@@ -12,13 +12,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use bytes::BufMut as _;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::orders::{LogPlace, Place};
 use tidegate_model::cache::purge::{Label, Marks, Noted, Purge};
 
 use super::ground::Ground;
 use super::ledger::Waiting;
-use crate::cache::bytes::{Put, Take};
+use tidegate_model::numbers::Take;
 
 /// Purges that are remembered one by one. As many as in memory.
 #[cfg(not(test))]
@@ -159,10 +160,10 @@ impl Journal {
         ground.write(file, &[0; HEAD_BYTES], 0)?;
         ground.write(file, &bytes, HEAD_BYTES as u64)?;
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        head.put_u32(MAGIC);
-        head.put_u32(0);
-        head.put_u64(generation);
-        head.put_u64(self.marks.floor());
+        head.put_u32_le(MAGIC);
+        head.put_u32_le(0);
+        head.put_u64_le(generation);
+        head.put_u64_le(self.marks.floor());
         head.resize(HEAD_BYTES, 0);
         let sum = crc32fast::hash(&head[8..]);
         head[4..8].copy_from_slice(&sum.to_le_bytes());
@@ -212,18 +213,18 @@ enum Row {
 /// generation, too.
 fn put(out: &mut Vec<u8>, generation: u64, row: Row) {
     let begin = out.len();
-    out.put_u32(0);
+    out.put_u32_le(0);
     let (kind, first, second, third) = match row {
         Row::Purge(Noted { number, label, purge, when }) => {
             (if purge == Purge::Hard { 1 } else { 2 }, number, when.0, label.number())
         }
         Row::Place(LogPlace { log, place }) => (3, log, place.millis, u128::from(place.number)),
     };
-    out.put_u32(kind);
-    out.put_u64(first);
-    out.put_u64(second);
-    out.put_u128(third);
-    out.put_u64(0);
+    out.put_u32_le(kind);
+    out.put_u64_le(first);
+    out.put_u64_le(second);
+    out.put_u128_le(third);
+    out.put_u64_le(0);
     let sum = sum_of(generation, &out[begin + 4..]);
     out[begin..begin + 4].copy_from_slice(&sum.to_le_bytes());
 }

@@ -9,13 +9,13 @@
 //! The checksum of the head covers what stands before the content, too; each piece of the content has its own. The generation is that of the
 //! segment: what is left of a segment's earlier use is not taken for its present one. All of it is read as foreign bytes.
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::vary::Vary;
 
-use crate::cache::bytes::{Put, Take};
 use crate::cache::kept::Kept;
 use crate::cache::known::{self, Known};
+use tidegate_model::numbers::Take;
 
 /// The bytes of a record's head.
 pub const HEAD_BYTES: usize = 80;
@@ -121,28 +121,28 @@ pub fn write(out: &mut Vec<u8>, item: &Item, generation: u64, made: u64) -> Opti
     out.resize(begin + HEAD_BYTES, 0);
     known::write_vary(out, &item.vary)?;
     for sum in sums(item.kept.content()) {
-        out.put_u32(sum);
+        out.put_u32_le(sum);
     }
-    out.put(item.kept.known().bytes());
+    out.put_slice(item.kept.known().bytes());
     let known = out.len() - begin - HEAD_BYTES;
     if known > KNOWN_BYTES_MAX as usize {
         return None;
     }
     let mut head = Vec::with_capacity(HEAD_BYTES);
-    head.put_u32(MAGIC);
-    head.put_u32(0);
-    head.put_u64(generation);
-    head.put_u128(item.key.0);
-    head.put_u128(item.target.0);
-    head.put_u64(item.room);
-    head.put_u64(made);
-    head.put_u32(known as u32);
-    head.put_u32(content);
+    head.put_u32_le(MAGIC);
+    head.put_u32_le(0);
+    head.put_u64_le(generation);
+    head.put_u128_le(item.key.0);
+    head.put_u128_le(item.target.0);
+    head.put_u64_le(item.room);
+    head.put_u64_le(made);
+    head.put_u32_le(known as u32);
+    head.put_u32_le(content);
     out[begin..begin + head.len()].copy_from_slice(&head);
     let sum = crc32fast::hash(&out[begin + 8..]);
     out[begin + 4..begin + 8].copy_from_slice(&sum.to_le_bytes());
     for piece in item.kept.content() {
-        out.put(piece);
+        out.put_slice(piece);
     }
     out.resize(begin + (out.len() - begin).next_multiple_of(ALIGN), 0);
     Some(())

@@ -14,15 +14,15 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use rustix::io::{ReadWriteFlags, preadv2};
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::vary::Vary;
 
 use super::ground::Ground;
 use super::record::{self, ALIGN, HEAD_BYTES};
-use crate::cache::bytes::{Put, Take};
 use crate::cache::known;
+use tidegate_model::numbers::Take;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TGs1");
 const TAIL_MAGIC: u32 = u32::from_le_bytes(*b"TGt1");
@@ -246,10 +246,10 @@ impl Filling {
         let file = ground.open(&name(number))?;
         ground.reserve(&file, size)?;
         let mut head = Vec::with_capacity(ALIGN);
-        head.put_u32(MAGIC);
-        head.put_u32(0);
-        head.put_u64(generation);
-        head.put_u64(size);
+        head.put_u32_le(MAGIC);
+        head.put_u32_le(0);
+        head.put_u64_le(generation);
+        head.put_u64_le(size);
         head.resize(ALIGN, 0);
         let sum = crc32fast::hash(&head[8..]);
         head[4..8].copy_from_slice(&sum.to_le_bytes());
@@ -321,24 +321,24 @@ impl Filling {
             known::write_vary(&mut table, list).expect("a record with them was written");
         }
         for row in &self.rows {
-            table.put_u128(row.key.0);
-            table.put_u128(row.target.0);
-            table.put_u64(row.room);
-            table.put_u32(row.at);
-            table.put_u32(row.length);
+            table.put_u128_le(row.key.0);
+            table.put_u128_le(row.target.0);
+            table.put_u64_le(row.room);
+            table.put_u32_le(row.at);
+            table.put_u32_le(row.length);
             table.push(lists.iter().position(|list| **list == row.vary).map_or(0, |at| at as u8 + 1));
         }
         let mut tail = Vec::with_capacity(TAIL_BYTES as usize);
-        tail.put_u32(TAIL_MAGIC);
-        tail.put_u32(0);
-        tail.put_u64(self.segment.generation);
-        tail.put_u32(table.len() as u32);
-        tail.put_u32(self.rows.len() as u32);
-        tail.put_u64(self.at);
+        tail.put_u32_le(TAIL_MAGIC);
+        tail.put_u32_le(0);
+        tail.put_u64_le(self.segment.generation);
+        tail.put_u32_le(table.len() as u32);
+        tail.put_u32_le(self.rows.len() as u32);
+        tail.put_u64_le(self.at);
         let sum = sum_of(&table, &tail[8..]);
         tail[4..8].copy_from_slice(&sum.to_le_bytes());
         let at = self.segment.size - TAIL_BYTES - table.len() as u64;
-        table.put(&tail);
+        table.put_slice(&tail);
         ground.write(&self.segment.file, &table, at)
     }
 }

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use bytes::BufMut as _;
 use parking_lot::RwLock;
 use tidegate_model::cache::orders::LogPlace;
 use tidegate_model::cache::purge::Marks;
@@ -25,7 +26,7 @@ use super::journal::{Journal, Spoilt, on_disk};
 use super::ledger::Waiting;
 use super::record::{self, Item};
 use super::segment::{self, Filling, Row, Segment};
-use crate::cache::bytes::{Put, Take};
+use tidegate_model::numbers::Take;
 
 /// Segments that the room is divided into.
 const SEGMENTS: u64 = 32;
@@ -465,12 +466,12 @@ impl State {
 
     fn write(self, ground: &Ground, file: &File) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(STATE_BYTES);
-        bytes.put_u32(MAGIC);
-        bytes.put_u32(0);
-        bytes.put(&1u32.to_ne_bytes());
-        bytes.put_u32(self.session);
-        bytes.put_u32(u32::from(self.clean));
-        bytes.put_u128(self.boot);
+        bytes.put_u32_le(MAGIC);
+        bytes.put_u32_le(0);
+        bytes.put_slice(&1u32.to_ne_bytes());
+        bytes.put_u32_le(self.session);
+        bytes.put_u32_le(u32::from(self.clean));
+        bytes.put_u128_le(self.boot);
         bytes.resize(STATE_BYTES, 0);
         let sum = crc32fast::hash(&bytes[8..]);
         bytes[4..8].copy_from_slice(&sum.to_le_bytes());

@@ -6,16 +6,16 @@
 //!                        answer:  key, place of the log, names of varying fields, what is known (`cache::known`), content
 //! ```
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use tidegate_model::cache::assemble::TIDEGATE_SLICES;
 use tidegate_model::cache::key::Key;
 use tidegate_model::cache::orders::Place;
 use tidegate_model::cache::vary::Vary;
 use tidegate_model::credential::Digest;
 
-use crate::cache::bytes::{Put, Take};
 use crate::cache::kept::Kept;
 use crate::cache::known::{self, Known};
+use tidegate_model::numbers::Take;
 
 /// The forms. Another version of Tidegate that writes others takes these for nothing, and the other way round.
 const VARYING: u8 = 3;
@@ -57,14 +57,14 @@ pub fn varying(vary: &Vary) -> Option<Vec<u8>> {
 #[must_use]
 pub fn answer(key: Key, place: Place, vary: &Vary, kept: &Kept) -> Option<Vec<u8>> {
     let mut out = begin(ANSWER);
-    out.put_u128(key.0);
-    out.put_u64(place.millis);
-    out.put_u64(place.number);
+    out.put_u128_le(key.0);
+    out.put_u64_le(place.millis);
+    out.put_u64_le(place.number);
     known::write_vary(&mut out, vary)?;
     let known = kept.known().bytes();
-    out.put_u32(u32::try_from(known.len()).ok()?);
-    out.put(known);
-    kept.content().for_each(|piece| out.put(piece));
+    out.put_u32_le(u32::try_from(known.len()).ok()?);
+    out.put_slice(known);
+    kept.content().for_each(|piece| out.put_slice(piece));
     Some(end(out))
 }
 

@@ -1,36 +1,5 @@
-//! Numbers as they stand in records: little-endian, one after the other.
-
-/// Appends numbers.
-pub trait Put {
-    /// Appends these bytes.
-    fn put(&mut self, bytes: &[u8]);
-
-    /// Appends a number.
-    fn put_u16(&mut self, number: u16) {
-        self.put(&number.to_le_bytes());
-    }
-
-    /// Appends a number.
-    fn put_u32(&mut self, number: u32) {
-        self.put(&number.to_le_bytes());
-    }
-
-    /// Appends a number.
-    fn put_u64(&mut self, number: u64) {
-        self.put(&number.to_le_bytes());
-    }
-
-    /// Appends a number.
-    fn put_u128(&mut self, number: u128) {
-        self.put(&number.to_le_bytes());
-    }
-}
-
-impl Put for Vec<u8> {
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-}
+//! Numbers as they stand in records, on disk and between nodes: little-endian, one after the other. They are written by
+//! [`bytes::BufMut`], and read here.
 
 /// Takes numbers from the front; `None`: there are not that many bytes.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +13,11 @@ impl<'a> Take<'a> {
         Some(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.bytes(N)?.try_into().ok()
+    /// So many bytes.
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*taken)
     }
 
     /// One byte.
