@@ -6,70 +6,17 @@
 //! and the content that follows an answer has none: where the network can be read or written to, peers speak TLS.
 
 use bytes::BufMut as _;
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 
 use crate::numbers::Take;
 
 use super::bytes::{Texts as _, put_text};
 
+pub use crate::hmac::{Secret, TAG_BYTES, Tag};
+
 /// The least bytes of a secret: as many as the seal has.
 pub const SECRET_BYTES_MIN: usize = 32;
-/// Bytes of a seal.
-pub const TAG_BYTES: usize = 32;
 /// The first bytes of all that is said. Another version of it is another first byte.
 const VERSION: u8 = 1;
-/// The block of SHA-256.
-const BLOCK: usize = 64;
-
-/// A seal.
-pub type Tag = [u8; TAG_BYTES];
-
-/// The secret that all nodes of a cluster have.
-#[derive(Clone)]
-pub struct Secret {
-    /// The hashes begun with the key's two pads.
-    inner: Sha256,
-    outer: Sha256,
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Secret(hidden)")
-    }
-}
-
-impl Secret {
-    /// A secret of these bytes.
-    #[must_use]
-    pub fn new(bytes: &[u8]) -> Secret {
-        let mut key = [0; BLOCK];
-        if bytes.len() > BLOCK {
-            key[..TAG_BYTES].copy_from_slice(&Sha256::digest(bytes));
-        } else {
-            key[..bytes.len()].copy_from_slice(bytes);
-        }
-        let begun = |pad: u8| Sha256::new_with_prefix(key.map(|byte| byte ^ pad));
-        Secret { inner: begun(0x36), outer: begun(0x5c) }
-    }
-
-    /// The seal of these bytes, one after the other.
-    #[must_use]
-    pub fn tag(&self, parts: &[&[u8]]) -> Tag {
-        let mut inner = self.inner.clone();
-        parts.iter().for_each(|part| inner.update(part));
-        let mut outer = self.outer.clone();
-        outer.update(inner.finalize());
-        outer.finalize().into()
-    }
-
-    /// Whether this is their seal. It takes the same time wherever two seals differ.
-    #[must_use]
-    pub fn is_tag(&self, tag: &[u8], parts: &[&[u8]]) -> bool {
-        self.tag(parts).ct_eq(tag).into()
-    }
-}
-
 /// What stands before all that is said, and makes it one thing said once to one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
@@ -131,28 +78,6 @@ mod tests {
     use proptest::prelude::*;
 
     const SAID: Envelope<'static> = Envelope { to: "b:1", sender: 2, number: 3, sent_ms: 4 };
-
-    fn check(key: &[u8], data: &[u8], expected: &str) {
-        let (whole, halves) = (Secret::new(key).tag(&[data]), data.split_at(data.len() / 2));
-        let hex: String = whole.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, expected);
-        assert_eq!(whole, Secret::new(key).tag(&[halves.0, halves.1]));
-    }
-
-    #[test]
-    fn seals_as_rfc_4231_has_it() {
-        check(&[0x0b; 20], b"Hi There", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
-        check(
-            b"Jefe",
-            b"what do ya want for nothing?",
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
-        );
-        check(
-            &[0xaa; 131],
-            b"Test Using Larger Than Block-Size Key - Hash Key First",
-            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
-        );
-    }
 
     #[test]
     fn what_was_sealed_is_opened_by_the_same_secret_alone() {

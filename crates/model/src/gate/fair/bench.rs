@@ -226,7 +226,7 @@ impl Bench {
         assert_eq!(fair.waiting(), self.waiting.len());
         assert!(fair.waiting() <= fair.terms.waiters_max);
         let bytes: usize = self.waiting.values().map(|asking| asking.bytes).sum();
-        assert_eq!(bytes, fair.bytes.iter().sum());
+        assert_eq!(bytes, fair.bytes.iter().sum::<usize>());
         assert!(bytes <= fair.terms.bytes_max);
         for asking in self.waiting.values() {
             let own = self.waiting.values().filter(|other| other.tenant == asking.tenant).count();
