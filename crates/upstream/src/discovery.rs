@@ -20,6 +20,8 @@ use tidegate_model::balance::mix;
 use tidegate_wire::{clock, task};
 use tokio::sync::oneshot;
 
+pub(crate) use dns::lookup;
+
 use crate::health;
 use crate::settings::{Discovery, EndpointSettings};
 use crate::upstreams::{Upstream, Upstreams};

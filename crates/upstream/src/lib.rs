@@ -7,6 +7,7 @@
 mod answer;
 mod attempt;
 mod caller;
+pub mod dial;
 mod discovery;
 mod endpoint;
 mod files;

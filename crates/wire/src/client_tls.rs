@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::settings::{ClientTlsSettings, Protocol};
@@ -80,12 +83,57 @@ impl ClientTls {
         })
     }
 
+    /// TLS by the same authorities to a host of this name (or address), who may be shown a certificate.
+    ///
+    /// # Errors
+    /// Not a server's name.
+    pub fn to(&self, host: &str, identity: Option<&Identity>) -> Result<ClientTls, ClientTlsError> {
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|_| ClientTlsError::Name(host.to_owned()))?;
+        let showing = |config: &Arc<ClientConfig>| match identity {
+            None => Arc::clone(config),
+            Some(identity) => {
+                let mut config = ClientConfig::clone(config);
+                config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.0)));
+                // A session that one identity has begun is not another's to go on with.
+                config.resumption = Resumption::disabled();
+                Arc::new(config)
+            }
+        };
+        let [http1, h2, both] = [&self.http1, &self.h2, &self.both].map(showing);
+        Ok(ClientTls { name: Some(name), http1, h2, both })
+    }
+
     pub(crate) fn config(&self, protocol: Protocol) -> &Arc<ClientConfig> {
         match protocol {
             Protocol::Http1 => &self.http1,
             Protocol::H2 => &self.h2,
             Protocol::Auto => &self.both,
         }
+    }
+}
+
+/// A certificate with its key, by which a client says who it is.
+#[derive(Clone, Debug)]
+pub struct Identity(Arc<CertifiedKey>);
+
+impl Identity {
+    /// Reads a chain, the leaf first, and its key, both PEM.
+    ///
+    /// # Errors
+    /// Why they cannot be used.
+    pub fn read(chain: &str, key: &str) -> Result<Identity, String> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+        let chain = chain.map_err(|error| pem_reason(&error))?;
+        if chain.is_empty() {
+            return Err("there is no certificate in it".to_owned());
+        }
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| pem_reason(&error))?;
+        let key = aws_lc_rs::sign::any_supported_type(&key)
+            .map_err(|error| format!("it is no usable key: {error}"))?;
+        let certified = CertifiedKey::new(chain, key);
+        certified.keys_match().map_err(|_| "the key is not the certificate's".to_owned())?;
+        Ok(Identity(Arc::new(certified)))
     }
 }
 

@@ -143,6 +143,11 @@ fn asking(servers: Vec<NameServerConfig>) -> ResolverBuilder<TokioRuntimeProvide
     TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
 }
 
+/// The addresses of a name, asked now.
+pub(crate) async fn lookup(server: Option<SocketAddr>, host: &str) -> Result<Vec<IpAddr>, String> {
+    Ok(addresses(&ask(server)?, host).await?.0)
+}
+
 async fn addresses(resolver: &TokioResolver, host: &str) -> Result<(Vec<IpAddr>, Instant), String> {
     let answer = resolver.lookup_ip(host).await.map_err(|error| format!("{host}: {error}"))?;
     Ok((answer.iter().collect(), answer.valid_until()))
