@@ -20,7 +20,8 @@ pub(crate) const BYTES_MIN: u64 = 1 << 17;
 const NFS: i64 = 0x6969;
 
 /// What each version adds to the one before, the first to nothing.
-const VERSIONS: [&str; 1] = ["
+const VERSIONS: [&str; 2] = [
+    "
     CREATE TABLE claims (
         id INTEGER PRIMARY KEY,
         tenant TEXT NOT NULL,
@@ -43,7 +44,9 @@ const VERSIONS: [&str; 1] = ["
         records INTEGER NOT NULL,
         bytes INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    crate::documents::TABLES,
+];
 
 /// Where the store is, and how large it may become.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@
 //!
 //! SQLite holds it, in a directory of its own (`synchronous=FULL`, write-ahead log, checkpoints by the writing thread alone).
 //! Whatever is decided about a record is decided in `tidegate_model`; here it is read, decided and written within one
-//! transaction. The one family of operations there is now is that of *claims*: unique keys, and what became of
-//! what was done under them.
+//! transaction. Two families of operations are served: *claims*, unique keys and what became of
+//! what was done under them; and *documents*, what is administered rather than made ([`documents`]).
 //!
 //! What always holds: nobody is told that something is done before it is on disk; the list of commands, the log and the
 //! database have named maxima; a disk that is full refuses what is new and is tried again, an fsync that failed stops all
@@ -20,6 +20,7 @@
 mod claims;
 mod database;
 pub mod deliveries;
+pub mod documents;
 mod standing;
 mod store;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use tidegate_model::idempotency::{Command, Key, Told};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::database::{BYTES_MIN, Database, OpenError, StoreSettings};
+use crate::documents::{Answer, Document, Listing, Place, Question, Write, Written};
 use crate::standing::{self, Standing, State};
 use crate::writer::Writer;
 
@@ -37,7 +38,6 @@ pub struct Named {
 }
 
 /// One command, and who waits for what it comes to.
-#[expect(clippy::large_enum_variant, reason = "all but the last are of the large kind")]
 pub(crate) enum Job {
     /// To a record.
     Claims {
@@ -47,6 +47,8 @@ pub(crate) enum Job {
         command: Command,
         told: oneshot::Sender<Result<Told, Unavailable>>,
     },
+    /// To documents.
+    Documents { question: Question, told: oneshot::Sender<Result<Answer, Unavailable>> },
     /// The process ends.
     Close,
 }
@@ -121,6 +123,46 @@ impl Store {
     pub async fn tell(&self, named: Named, account: Arc<str>, command: Command) -> Result<Told, Unavailable> {
         let (told, answer) = oneshot::channel();
         let job = Job::Claims { named, account, command, told };
+        self.commands.send(job).await.map_err(|_| Unavailable::Stopped)?;
+        answer.await.unwrap_or(Err(Unavailable::Stopped))
+    }
+
+    /// Changes documents, all of these or none.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn write(&self, writes: Vec<Write>) -> Result<Written, Unavailable> {
+        match self.question(Question::Write(writes)).await? {
+            Answer::Written(written) => Ok(written),
+            Answer::Read(_) | Answer::Listed(_) => Err(Unavailable::Failing),
+        }
+    }
+
+    /// The document at this place.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn document(&self, place: Place) -> Result<Option<Document>, Unavailable> {
+        match self.question(Question::Read(place)).await? {
+            Answer::Read(found) => Ok(found),
+            Answer::Written(_) | Answer::Listed(_) => Err(Unavailable::Failing),
+        }
+    }
+
+    /// Documents, a page of them.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn documents(&self, listing: Listing) -> Result<Vec<Document>, Unavailable> {
+        match self.question(Question::List(listing)).await? {
+            Answer::Listed(found) => Ok(found),
+            Answer::Written(_) | Answer::Read(_) => Err(Unavailable::Failing),
+        }
+    }
+
+    async fn question(&self, question: Question) -> Result<Answer, Unavailable> {
+        let (told, answer) = oneshot::channel();
+        let job = Job::Documents { question, told };
         self.commands.send(job).await.map_err(|_| Unavailable::Stopped)?;
         answer.await.unwrap_or(Err(Unavailable::Stopped))
     }

@@ -310,3 +310,26 @@ proptest! {
         store.close();
     }
 }
+
+#[test]
+fn documents_are_there_after_a_new_start() {
+    use crate::documents::{Expect, Listing, Place, Room, Write, Written};
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let place = || Place { kind: "thing", tenant: "a".into(), name: "x".into() };
+    let put = |expect, body| {
+        let room = Room { count: 10, bytes: 1000 };
+        vec![Write::Put { place: place(), expect, at: 7, until: None, body, room }]
+    };
+    let store = open(&directory);
+    let written = runtime.block_on(store.write(put(Expect::Absent, Bytes::from_static(b"1"))));
+    assert_eq!(written, Ok(Written::Done(vec![1])));
+    let stale = runtime.block_on(store.write(put(Expect::Absent, Bytes::from_static(b"2"))));
+    assert_eq!(stale, Ok(Written::Unexpected(0, Some(1))));
+    store.close();
+    let store = open(&directory);
+    let found = runtime.block_on(store.document(place())).unwrap().unwrap();
+    assert_eq!((found.version, found.at, &found.body[..]), (1, 7, &b"1"[..]));
+    let listing = Listing { kind: "thing", tenant: "a".into(), after: None, since: 0, most: 5 };
+    assert_eq!(runtime.block_on(store.documents(listing)), Ok(vec![found]));
+}

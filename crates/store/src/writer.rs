@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::claims::{self, Asked, Delta};
 use crate::database::{Database, PAGE_BYTES, Trouble};
+use crate::documents;
 use crate::standing::{self, State};
 use crate::store::{Job, Named, Unavailable};
 
@@ -44,6 +45,9 @@ pub(crate) struct Writer {
     /// Why nothing may be written any more.
     stopped: Option<Arc<str>>,
 }
+
+/// What is asked of documents, and who waits for it.
+type Inquiry = (documents::Question, oneshot::Sender<Result<documents::Answer, Unavailable>>);
 
 /// A command that waits to be on disk.
 struct Waiting {
@@ -91,11 +95,13 @@ impl Writer {
                 self.runtime.block_on(clock::timeout_at(sweep_at, jobs.recv_many(&mut got, BATCH_MAX)));
             open = waited != Ok(0);
             let mut batch = Vec::with_capacity(got.len());
+            let mut asked = Vec::new();
             for job in got.drain(..) {
                 match job {
                     Job::Claims { named, account, command, told } => {
                         batch.push(Waiting { named, account, command, told });
                     }
+                    Job::Documents { question, told } => asked.push((question, told)),
                     Job::Close => {
                         // What waits already is carried out yet.
                         jobs.close();
@@ -103,6 +109,9 @@ impl Writer {
                 }
             }
             self.write_all(batch);
+            if !asked.is_empty() {
+                self.answer(asked);
+            }
             if clock::now() >= sweep_at {
                 // If there are more, they go by and by, behind each batch of commands.
                 let wait = if self.sweep() { Duration::ZERO } else { SWEEP_EVERY };
@@ -149,6 +158,40 @@ impl Writer {
             }
             Err(Unavailable::Full) if let Some(smaller) = smaller(&mut group) => self.write(vec![smaller]),
             Err(why) => self.refuse(group, why),
+        }
+    }
+
+    /// Answers questions about documents together or, where that fails, one by one.
+    fn answer(&mut self, mut asked: Vec<Inquiry>) {
+        if self.stopped.is_some() {
+            return asked.into_iter().for_each(|(_, told)| drop(told.send(Err(Unavailable::Stopped))));
+        }
+        let answered = self.transaction(|connection, _| {
+            let (mut answers, mut pages) = (Vec::with_capacity(asked.len()), 0);
+            for (question, _) in &asked {
+                let (answer, bytes) = documents::apply(connection, question)?;
+                if matches!(answer, documents::Answer::Written(documents::Written::Done(_))) {
+                    pages += COMMAND_PAGES + bytes / PAGE_BYTES;
+                }
+                answers.push(answer);
+            }
+            Ok((answers, Delta::default(), pages))
+        });
+        match answered {
+            Ok(answers) => {
+                self.told.done.fetch_add(answers.len() as u64, Relaxed);
+                for ((_, told), answer) in asked.into_iter().zip(answers) {
+                    // Whoever asked may have gone; what was written stands.
+                    let _ = told.send(Ok(answer));
+                }
+            }
+            Err(_) if asked.len() > 1 && self.stopped.is_none() => {
+                asked.drain(..).for_each(|one| self.answer(vec![one]));
+            }
+            Err(why) => {
+                self.told.failed.fetch_add(asked.len() as u64, Relaxed);
+                asked.into_iter().for_each(|(_, told)| drop(told.send(Err(why))));
+            }
         }
     }
 
@@ -221,7 +264,8 @@ impl Writer {
         }
         let swept = self.transaction(|connection, _| {
             let (count, delta, more) = claims::sweep(connection, now(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
-            Ok(((count, more), delta, count as u64))
+            let (gone, further) = documents::sweep(connection, now() * 1000, SWEEP_MAX)?;
+            Ok(((count, more || further), delta, (count + gone) as u64))
         });
         // Where it failed, it is tried again later.
         let Ok((count, more)) = swept else { return false };
