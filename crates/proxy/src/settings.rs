@@ -10,11 +10,13 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_model::address::AddressSet;
 use tidegate_model::cache::key::Aliases;
 use tidegate_model::credential::Digest;
+use tidegate_model::delivery::Ms;
 use tidegate_model::gate::Priority;
 use tidegate_model::gate::level::Degrade;
 use tidegate_model::plan::{Plan, Rate};
 use tidegate_model::route::{Match, Split};
 use tidegate_model::tenant::RouteLimits;
+use tidegate_store::deliveries::Room;
 use tidegate_upstream::settings::RetrySettings;
 
 use crate::idempotency::IdempotencySettings;
@@ -175,6 +177,29 @@ pub struct RouteSettings {
     pub cache: Option<CacheSettings>,
     /// Whether and how repeats have one effect.
     pub idempotency: Option<IdempotencySettings>,
+    /// Whether and how requests are accepted now and made later.
+    pub defer: Option<DeferSettings>,
+}
+
+/// How a route's requests are accepted now and made later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeferSettings {
+    /// All of them; else those whose clients prefer it.
+    pub always: bool,
+    /// The queue that they are put into.
+    pub queue: Arc<str>,
+    /// The priority of their deliveries.
+    pub priority: Priority,
+    /// How much earlier one counts as due for each step of its priority.
+    pub aging: Ms,
+    /// What a tenant may have waiting.
+    pub room: Room,
+    /// For how long a request under the same `Idempotency-Key` is the same.
+    pub unique_for: Ms,
+    /// Whether a request must bring such a key, if its method is not idempotent by itself.
+    pub key_required: bool,
+    /// How long what was cancelled is kept.
+    pub cancelled_for: Ms,
 }
 
 /// How a route's answers are kept.

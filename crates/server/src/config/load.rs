@@ -198,6 +198,8 @@ impl Reading {
             workers,
             drain: raw.drain.time.0,
             upstreams: resolved.upstreams,
+            queues: resolved.queues,
+            schedules: resolved.schedules,
             proxy: resolved.proxy,
             sources: Sources { files, named: resolved.named, patterns: self.patterns },
             effective: Arc::from(effective(&raw)),

@@ -6,7 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Method;
+use tidegate_dispatch::QueueSettings;
 use tidegate_model::credential::Digest;
+use tidegate_model::fields::Fields;
+use tidegate_model::schedule::{Missed, Times};
 use tidegate_proxy::cache::far::FarSettings;
 use tidegate_proxy::settings::ProxySettings;
 use tidegate_store::StoreSettings;
@@ -44,6 +49,10 @@ pub struct Config {
     pub drain: Duration,
     /// The upstreams, by name in order.
     pub upstreams: Vec<UpstreamSettings>,
+    /// What waits for its turn, those queues included that routes have made.
+    pub queues: Vec<QueueSettings>,
+    /// What is made again and again.
+    pub schedules: Vec<ScheduleSettings>,
     /// What the stages of an exchange read.
     pub proxy: ProxySettings,
     /// The files that were read.
@@ -79,6 +88,37 @@ pub struct Sources {
     pub named: Vec<PathBuf>,
     /// Patterns of included files, whose directories may get further files.
     pub patterns: Vec<PathBuf>,
+}
+
+/// A delivery that is made again and again.
+#[derive(Clone, Debug)]
+pub struct ScheduleSettings {
+    /// Its name: what is remembered of it is found by that.
+    pub name: Arc<str>,
+    /// When.
+    pub times: Times,
+    /// The cron line, as it was written.
+    pub cron: Arc<str>,
+    /// The time zone's name.
+    pub zone: Arc<str>,
+    /// What becomes of runs that were missed.
+    pub missed: Missed,
+    /// The queue that each run is put into.
+    pub queue: Arc<str>,
+    /// Whose the deliveries are.
+    pub tenant: Arc<str>,
+    /// What they have in common.
+    pub key: Option<Arc<str>>,
+    /// The request's method; `None`: as the queue says.
+    pub method: Option<Method>,
+    /// Its path and query; `None`: as the queue says.
+    pub target: Option<Arc<str>>,
+    /// Its fields.
+    pub fields: Fields,
+    /// Its content.
+    pub body: Bytes,
+    /// No run is made.
+    pub paused: bool,
 }
 
 /// Where other nodes come in.

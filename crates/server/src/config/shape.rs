@@ -110,9 +110,6 @@ impl Checker<'_> {
     }
 
     fn value(&mut self, schema: &Schema, node: &mut Node, context: Context<'_>) {
-        if let Some(message) = later::value(context.table, context.key, node) {
-            return self.tell(node, message, None);
-        }
         let (schema, name) = follow(schema);
         if schema.get("anyOf").or(schema.get("oneOf")).is_some() {
             return self.alternative(schema, node, context);

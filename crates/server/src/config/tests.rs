@@ -7,6 +7,7 @@ use super::Config;
 mod cache;
 mod cluster;
 mod files;
+mod queues;
 mod redis;
 mod store;
 mod tenants;
@@ -135,7 +136,7 @@ error: unknown key `softly`
 fn a_feature_that_is_not_in_this_version_is_refused_as_such() {
     check(
         r#"
-[queue.emails]
+[topic.emails]
 upstream = "app"
 [plan.a]
 quota = [{ name = "daily", limit = "10000/day" }]
@@ -144,13 +145,12 @@ endpoints = ["127.0.0.1:3000"]
 concurrency = { max = 4 }
 [[route]]
 path = "/b"
-upstream = "app"
-defer = "always""#,
+upstream = "app""#,
         r#"
-error: `queue` is not in this version
+error: `topic` is not in this version
  --> t.toml:1:2
   |
-1 | [queue.emails]
+1 | [topic.emails]
   |  ^^^^^
 
 error: `quota` is not in this version
@@ -159,13 +159,7 @@ error: `quota` is not in this version
 4 | quota = [{ name = "daily", limit = "10000/day" }]
   | ^^^^^
 
-error: `defer = "always"` is not in this version
-  --> t.toml:11:9
-   |
-11 | defer = "always"
-   |         ^^^^^^^^
-
-3 problems"#,
+2 problems"#,
     );
 }
 

@@ -219,7 +219,7 @@ name = "c"
 path = "/c"
 upstream = "app"
 deadline = 5
-defer = "always"
+[saga.a]
 "#;
     std::fs::write(&file, text).unwrap();
     for command in ["run", "check"] {
@@ -235,7 +235,7 @@ defer = "always"
             ("14:12", "there is no upstream `ap`", "did you mean \"app\"?"),
             ("15:1", "routes `a` and `b` match the same requests", "bad.toml:11:1"),
             ("23:12", "`deadline`", "\"5s\""),
-            ("24:9", "`defer = \"always\"` is not in this version", ""),
+            ("24:2", "`saga` is not in this version", ""),
         ] {
             let place = format!("bad.toml:{place}\n");
             let problem = said.split("\n\n").find(|problem| problem.contains(&place));

@@ -2,6 +2,7 @@
 //! each is the default of Tidegate. Nothing is looked up here and nothing checked but the shape of each value.
 
 mod cluster;
+mod queue;
 mod redis;
 mod route;
 mod store;
@@ -15,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
 pub use cluster::{Cluster, ClusterTls};
+pub use queue::{Backoff, Missed, Queue, Schedule};
 pub use redis::{CacheRedis, Redis};
 pub use route::{
-    Add, Degrade, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route, RouteDefaults,
-    SetTo, Share,
+    Add, Defer, Degrade, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route,
+    RouteDefaults, SetTo, Share,
 };
 pub use store::{RouteIdempotency, Store};
 pub use tenants::{Plan, Rates, Tenant, TenantFrom, Tenants, Whose};
@@ -82,6 +84,12 @@ pub struct Config {
     /// The services behind Tidegate, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub upstream: BTreeMap<String, Upstream>,
+    /// What waits for its turn, by the queue's name. It needs a `[store]`. See `docs/queues.md`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub queue: BTreeMap<String, Queue>,
+    /// What is made again and again, by the schedule's name. See `docs/schedules.md`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub schedule: BTreeMap<String, Schedule>,
     /// What is done with which requests. The order in the file never matters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Route>,

@@ -53,7 +53,8 @@ macro_rules! with_inherited {
             /// Whether requests with the same `Idempotency-Key` have one effect: `{}`, `true`, or a table. It needs a
             /// `name` and a `[store]`. See `docs/idempotency.md`.
             pub idempotency: Switch<RouteIdempotency>,
-            /// Whether a request may be accepted now and made later.
+            /// Whether a request may be accepted now and made later: `"on-request"` (a client asks for it by `Prefer:
+            /// respond-async`) or `"always"`. It needs a `name` and a `[store]`. See `docs/queues.md`.
             pub defer: Defer,
         }
     };
@@ -81,6 +82,9 @@ with_inherited! {
         pub redirect: Option<Redirect>,
         /// Answers by itself.
         pub respond: Option<Respond>,
+        /// The queue of requests that are made later. Without it: the one that is called as the route, which need not be in
+        /// the file.
+        pub queue: Option<Name>,
         /// What stands for the matched part of the path when it is forwarded: with `path = "/v1"` and
         /// `rewrite = "/api"`, `/v1/x` is `/api/x`.
         pub rewrite: Option<PlainPath>,
@@ -127,6 +131,7 @@ impl Default for Route {
             to: None,
             redirect: None,
             respond: None,
+            queue: None,
             rewrite: None,
             deadline: inherited.deadline,
             retry: inherited.retry,
@@ -429,11 +434,16 @@ impl AtLevel {
 }
 
 /// Whether a request may be accepted now and made later.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Defer {
     /// It is made now.
+    #[default]
     Never,
+    /// It is made later if its client prefers that.
+    OnRequest,
+    /// It is made later.
+    Always,
 }
 
 /// Changes to headers: removed, then set, then added.

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod listen;
+mod queue;
 mod redis;
 mod route;
 mod store;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tidegate_dispatch::QueueSettings;
 use tidegate_model::cache::evict::Bounds;
 use tidegate_model::cache::key::Aliases;
 use tidegate_proxy::cache::CacheBounds;
@@ -26,7 +28,9 @@ use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 use super::problem::Problem;
 use super::raw;
 use super::scalar::{Size, Time, show_size};
-use super::settings::{ClusterListen, ControlSettings, LogSettings, ProtectSettings, RedisSettings};
+use super::settings::{
+    ClusterListen, ControlSettings, LogSettings, ProtectSettings, RedisSettings, ScheduleSettings,
+};
 use super::suggest::nearest;
 use super::tree::Node;
 
@@ -46,6 +50,8 @@ pub struct Resolved {
     pub cluster: Option<ClusterListen>,
     pub peers: Vec<UpstreamSettings>,
     pub upstreams: Vec<UpstreamSettings>,
+    pub queues: Vec<QueueSettings>,
+    pub schedules: Vec<ScheduleSettings>,
     pub proxy: ProxySettings,
     /// Files that were named in it and whose change is a change of it.
     pub named: Vec<PathBuf>,
@@ -68,7 +74,9 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let cluster = cluster::cluster(&mut context, raw);
     let upstreams = upstream::upstreams(&mut context, raw);
     let tenants = tenants::tenants(&mut context, raw);
-    let routes = route::routes(&mut context, raw);
+    let mut queues = queue::queues(&mut context, raw);
+    let schedules = queue::schedules(&mut context, raw);
+    let routes = route::routes(&mut context, &mut queues, raw);
     context.positive(tree.at("drain"), "time", &raw.drain.time);
     let proxy = ProxySettings {
         trusted_proxies: raw.listen.trusted_proxies.iter().map(|network| network.0).collect(),
@@ -95,6 +103,8 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
             cluster,
             peers: peers.unwrap_or_default(),
             upstreams,
+            queues,
+            schedules,
             proxy,
             named,
         })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, StatusCode};
+use tidegate_dispatch::QueueSettings;
 use tidegate_model::cache::freshness::Heuristic;
 use tidegate_model::cache::key::{Parameters, Rules as KeyRules};
 use tidegate_model::cache::reuse::Terms as ReuseTerms;
@@ -34,7 +35,11 @@ const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control
 /// Header fields that belong to Tidegate.
 const OWN_HEADERS: &str = "tidegate-";
 
-pub fn routes(context: &mut Context<'_>, raw: &raw::Config) -> Vec<Arc<RouteSettings>> {
+pub fn routes(
+    context: &mut Context<'_>,
+    queues: &mut Vec<QueueSettings>,
+    raw: &raw::Config,
+) -> Vec<Arc<RouteSettings>> {
     let node = context.entry("route");
     if raw.route.is_empty() && context.root.get("route").is_none() {
         context.tell_whole("there is no route", "add [[route]] path = \"/\", upstream = \"…\"");
@@ -42,7 +47,7 @@ pub fn routes(context: &mut Context<'_>, raw: &raw::Config) -> Vec<Arc<RouteSett
     let mut routes = Vec::new();
     let mut nodes = Vec::new();
     for (index, route) in raw.route.iter().enumerate() {
-        if let Some(settings) = one(context, route, node.nth(index)) {
+        if let Some(settings) = one(context, queues, route, node.nth(index)) {
             routes.push(Arc::new(settings));
             nodes.push(node.nth(index));
         }
@@ -73,7 +78,12 @@ pub fn routes(context: &mut Context<'_>, raw: &raw::Config) -> Vec<Arc<RouteSett
     routes
 }
 
-fn one(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> Option<RouteSettings> {
+fn one(
+    context: &mut Context<'_>,
+    queues: &mut Vec<QueueSettings>,
+    raw: &raw::Route,
+    node: &Node,
+) -> Option<RouteSettings> {
     let matches = matches(context, raw, node);
     let name = raw.name.as_ref().map_or_else(|| name_of(&matches), |name| name.0.clone());
     let action = action(context, raw, node)?;
@@ -107,6 +117,7 @@ fn one(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> Option<Route
         },
         cache: cache(context, raw, node, &action),
         idempotency: super::store::idempotency(context, raw, node, &action),
+        defer: super::queue::defer(context, queues, raw, node, &action),
         action,
     })
 }
