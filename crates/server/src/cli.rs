@@ -225,7 +225,9 @@ fn new_key(id: &str) -> io::Result<ExitCode> {
 }
 
 fn generate(directory: &Path) -> io::Result<ExitCode> {
-    for (name, text) in config::generated().into_iter().chain(crate::telemetry::generated()) {
+    let openapi = ("openapi.json", crate::control::published_openapi());
+    for (name, text) in config::generated().into_iter().chain(crate::telemetry::generated()).chain([openapi])
+    {
         std::fs::write(directory.join(name), text)?;
     }
     Ok(ExitCode::SUCCESS)

@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidegate_model::credential::Digest;
 use tidegate_model::receipt::RequestId;
@@ -29,13 +29,16 @@ use crate::config::{ControlAddress, ControlSettings, ControlToken, Failure, Scop
 use crate::run::Process;
 
 mod cache;
+mod endpoints;
 mod explanation;
 mod faults;
 mod metrics;
+mod openapi;
 mod report;
 
 pub use faults::end_all as end_all_faults;
 pub use metrics::TenantLines;
+pub use openapi::published as published_openapi;
 
 /// Bytes of a request's body.
 const BODY_MAX: usize = 64 * 1024;
@@ -167,29 +170,10 @@ async fn as_unix(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// All there is, as `docs/control.md` has it.
-fn endpoints() -> [(&'static str, MethodRouter<Control>); 13] {
-    [
-        ("/healthz", get(|| async { "ok\n" })),
-        ("/readyz", get(ready)),
-        ("/metrics", get(scrape)),
-        ("/status", get(status)),
-        ("/config", get(config)),
-        ("/explain/{id}", get(explain)),
-        ("/cache/inspect", get(cache::inspect)),
-        ("/purge", post(cache::purge)),
-        ("/reload", post(reload)),
-        ("/upstreams/{name}/endpoints/{address}", post(set_endpoint)),
-        ("/upstreams/{name}/shards/{tenant}", get(shard)),
-        ("/faults", get(faults::list).post(faults::begin)),
-        ("/faults/{name}", delete(faults::end)),
-    ]
-}
-
 fn router(control: Control) -> Router {
-    endpoints()
+    endpoints::all()
         .into_iter()
-        .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
+        .fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.handler))
         .fallback(|| async {
             problem(StatusCode::NOT_FOUND, "control.not-found", "there is nothing at this path")
         })
@@ -212,13 +196,11 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
             "this Host is not a name of the control API",
         );
     }
-    let need = match (request.method().is_safe(), request.uri().path()) {
-        (true, "/healthz" | "/readyz" | "/metrics") => None,
-        (true, _) => Some(Scope::Read),
-        (false, path) if path == "/faults" || path.starts_with("/faults/") => Some(Scope::Faults),
-        (false, "/purge") => Some(Scope::Purge),
-        (false, _) => Some(Scope::Write),
-    };
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let found = path.and_then(|path| endpoints::operation(path, request.method().as_str()));
+    // Of what there is not, only who may look hears so.
+    let safe = if request.method().is_safe() { Scope::Read } else { Scope::Write };
+    let need = found.map_or(Some(safe), |found| found.scope);
     match may(peer, need, request.headers(), &control.settings.tokens) {
         Ok(who) => {
             if !request.method().is_safe() {
@@ -269,7 +251,9 @@ fn may(
     let has = |scope: Scope| held.scopes.contains(&scope);
     match need {
         Some(Scope::Read) if held.scopes.is_empty() => Err(Box::new(lacks_scope())),
-        Some(scope @ (Scope::Write | Scope::Faults | Scope::Purge)) if !has(scope) => {
+        // Who may change everything may also deliver.
+        Some(Scope::Deliver) if has(Scope::Write) => Ok(held.name.to_string()),
+        Some(scope @ (Scope::Write | Scope::Faults | Scope::Purge | Scope::Deliver)) if !has(scope) => {
             Err(Box::new(lacks_scope()))
         }
         _ => Ok(held.name.to_string()),
@@ -323,6 +307,10 @@ async fn scrape(State(control): State<Control>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
+async fn openapi() -> Response {
+    axum::Json(openapi::document()).into_response()
+}
+
 async fn status(State(control): State<Control>) -> Response {
     axum::Json(report::status(&control.process)).into_response()
 }
@@ -366,9 +354,16 @@ async fn explain(
     axum::Json(explanation::json(&receipt)).into_response()
 }
 
+/// The configuration was read again.
+#[derive(JsonSchema, Serialize)]
+struct Reloaded {
+    /// It is in force on every core.
+    reloaded: bool,
+}
+
 async fn reload(State(control): State<Control>) -> Response {
     match control.process.reload().await {
-        Ok(()) => axum::Json(json!({"reloaded": true})).into_response(),
+        Ok(()) => axum::Json(Reloaded { reloaded: true }).into_response(),
         Err(problems) => problem(StatusCode::UNPROCESSABLE_ENTITY, "control.config", &problems),
     }
 }
@@ -435,6 +430,7 @@ mod tests {
             token_of("writer", &[Scope::Write]),
             token_of("rehearser", &[Scope::Faults]),
             token_of("purger", &[Scope::Purge]),
+            token_of("deliverer", &[Scope::Deliver]),
         ];
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
@@ -467,6 +463,11 @@ mod tests {
             (far, Some(Scope::Purge), Some("purger"), 200),
             (far, Some(Scope::Purge), Some("writer"), 403),
             (far, Some(Scope::Write), Some("purger"), 403),
+            (loopback, Some(Scope::Deliver), None, 401),
+            (far, Some(Scope::Deliver), Some("deliverer"), 200),
+            (far, Some(Scope::Deliver), Some("writer"), 200),
+            (far, Some(Scope::Deliver), Some("purger"), 403),
+            (far, Some(Scope::Write), Some("deliverer"), 403),
             ("unix", Some(Scope::Faults), None, 200),
             ("unix", Some(Scope::Write), None, 200),
         ] {
@@ -480,11 +481,11 @@ mod tests {
             [include_str!("control.rs"), include_str!("control/faults.rs"), include_str!("control/cache.rs")];
         let page = include_str!("../../../docs/control.md");
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## `")).collect();
-        for (path, _) in endpoints() {
+        for path in endpoints::all().iter().map(|endpoint| endpoint.path) {
             let told = headings.iter().any(|heading| heading.contains(&format!(" {path}`")));
             assert!(told, "docs/control.md has no `{path}`");
         }
-        assert_eq!(headings.len(), endpoints().len(), "{headings:?}");
+        assert_eq!(headings.len(), endpoints::all().len(), "{headings:?}");
         let codes = |text: &str| {
             let parts = text.split(['"', '`']).filter(|part| part.starts_with("control."));
             let codes = parts

@@ -174,6 +174,22 @@ pub enum Scope {
     Faults,
     /// Purge what is cached.
     Purge,
+    /// Hand in deliveries, and take those of queues that are pulled.
+    Deliver,
+}
+
+impl Scope {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scope::Read => "read",
+            Scope::Write => "write",
+            Scope::Faults => "faults",
+            Scope::Purge => "purge",
+            Scope::Deliver => "deliver",
+        }
+    }
 }
 
 /// When the process refuses to save itself.

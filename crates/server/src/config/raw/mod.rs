@@ -371,6 +371,8 @@ pub enum Scope {
     Faults,
     /// Purge what is cached, and nothing else.
     Purge,
+    /// Hand in deliveries and take those of queues that are pulled, and nothing else.
+    Deliver,
 }
 
 /// What is written where.

@@ -185,6 +185,7 @@ pub fn control(context: &mut Context<'_>, raw: &raw::Control) -> ControlSettings
             raw::Scope::Write => Scope::Write,
             raw::Scope::Faults => Scope::Faults,
             raw::Scope::Purge => Scope::Purge,
+            raw::Scope::Deliver => Scope::Deliver,
         });
         tokens.push(ControlToken {
             name: Arc::from(token.name.0.as_str()),
