@@ -17,10 +17,11 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("testkit", &[]),
 ];
 /// Crates that only some may import: the sockets and TLS have one home.
-const ONLY_IN: [(&str, &[&str]); 4] = [
+const ONLY_IN: [(&str, &[&str]); 5] = [
     ("hyper", &["wire", "testkit"]),
     ("rustls", &["wire", "testkit"]),
     ("rusqlite", &["store"]),
+    ("tokio_postgres", &["store"]),
     ("jsonwebtoken", &["proxy"]),
 ];
 /// A file that is longer does not hold one thing.

@@ -14,7 +14,7 @@
 //!
 //! What always holds: of all that claim one key for one request, one is told [`Told::Claimed`] until that one has released
 //! it, or its record has come to its end. Whether somebody still works on a record that is held is known by whoever calls
-//! [`step`], not here: it asks for nobody else.
+//! [`step`], not here: it asks for nobody else. Where several nodes share records, [`step_among`] is told who holds one.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -129,6 +129,11 @@ pub enum Command {
         /// By whom it was claimed.
         claim: u64,
     },
+    /// The request is under way no more, and how it ended nobody knows: for those who cannot see that nobody works on it.
+    Leave {
+        /// By whom it was claimed.
+        claim: u64,
+    },
 }
 
 /// What becomes of the record.
@@ -140,6 +145,8 @@ pub enum Change {
     Put(Record),
     /// There is none any more.
     Remove,
+    /// It stays as it is, and is nobody's.
+    Leave,
 }
 
 /// What whoever asked is told.
@@ -155,6 +162,8 @@ pub enum Told {
     Mismatch,
     /// It was begun, and how it ended nobody knows.
     Unknown,
+    /// It was begun by another node, which has not ended it.
+    Elsewhere,
     /// The tenant has as many records as it may.
     Full,
     /// The record is another's by now: nothing was changed.
@@ -192,6 +201,57 @@ pub fn step(record: Option<Record>, command: Command, records: u64, now: u64) ->
             Some(_) => (Change::None, Told::Lost),
             None => (Change::None, Told::Done),
         },
+        Command::Leave { claim } => match record {
+            Some(found) if found.claim == claim && found.state == State::Held => (Change::Leave, Told::Done),
+            Some(_) | None => (Change::None, Told::Lost),
+        },
+    }
+}
+
+/// Whose a record is that is held, where nodes share records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Whoever asks. It knows by itself whether it works on it.
+    Asking,
+    /// Another node, which is there.
+    Another,
+    /// Nobody: its node has ended, or has left it.
+    Nobody,
+}
+
+/// [`step`] where nodes share records: nobody takes up what another may be working on, nor ends what is not its own.
+#[must_use]
+pub fn step_among(
+    record: Option<Record>,
+    holder: Holder,
+    command: Command,
+    records: u64,
+    now: u64,
+) -> (Change, Told) {
+    let held = record.as_ref().filter(|record| record.until > now && record.state == State::Held);
+    match (held, holder, &command) {
+        (Some(held), Holder::Another, Command::Claim { fingerprint, .. })
+            if held.fingerprint == *fingerprint =>
+        {
+            (Change::None, Told::Elsewhere)
+        }
+        (
+            Some(_),
+            Holder::Another | Holder::Nobody,
+            Command::Finish { .. } | Command::Release { .. } | Command::Leave { .. },
+        ) => (Change::None, Told::Lost),
+        _ => step(record, command, records, now),
+    }
+}
+
+/// What a command of whoever holds the record has come to, if it was carried out before: for one of which nobody knows
+/// whether it was.
+#[must_use]
+pub fn already(record: &Record, command: &Command) -> Option<Told> {
+    match (command, &record.state) {
+        (Command::Claim { claim, .. }, State::Held) if *claim == record.claim => Some(Told::Claimed),
+        (Command::Finish { claim, .. }, State::Answered(_)) if *claim == record.claim => Some(Told::Done),
+        _ => None,
     }
 }
 

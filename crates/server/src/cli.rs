@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tidegate_model::credential::Digest;
 use tidegate_model::refusal;
+use tidegate_store::Location;
 
 use crate::config::{self, Config, Problems};
 use crate::drill::{DrillArgs, drill};
@@ -155,8 +156,21 @@ fn check(args: &ConfigArgs, print: bool) -> io::Result<ExitCode> {
         write!(out, "{}", config.effective)?;
     } else {
         writeln!(out, "{}: ok: {}", args.config.display(), config.summary())?;
+        advise(&config);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a configuration cannot know of what it names. It is right all the same: that a server is away now says nothing of later.
+fn advise(config: &Config) {
+    let Some(Location::Postgres(settings)) = config.store.as_ref().map(|store| &store.location) else {
+        return;
+    };
+    let place = settings.url.shown();
+    match tidegate_store::advise(settings) {
+        Ok(advice) => advice.iter().for_each(|advice| eprintln!("warning: {place}: {advice}")),
+        Err(error) => eprintln!("warning: {place} could not be asked: {error}"),
+    }
 }
 
 fn explain(code: Option<&str>) -> io::Result<ExitCode> {

@@ -53,7 +53,7 @@ pub(crate) fn apply(
 ) -> rusqlite::Result<(Told, Option<Delta>)> {
     let found = load(connection, asked.named)?;
     let (records, bytes) = match &command {
-        Command::Release { .. } => (0, 0),
+        Command::Release { .. } | Command::Leave { .. } => (0, 0),
         Command::Claim { .. } | Command::Finish { .. } => taken(connection, asked.account)?,
     };
     let command = match command {
@@ -65,7 +65,8 @@ pub(crate) fn apply(
     };
     let (change, told) = step(found.as_ref().map(|lying| lying.record.clone()), command, records, asked.now);
     let delta = match (change, found) {
-        (Change::None, _) | (Change::Remove, None) => None,
+        // Whose a record is, this store has no need to know: it has one process.
+        (Change::None | Change::Leave, _) | (Change::Remove, None) => None,
         (Change::Remove, Some(lying)) => Some(remove(connection, lying.id, &lying.account, lying.bytes)?),
         (Change::Put(record), found) => Some(put(connection, asked, &record, found.as_ref())?),
     };
@@ -146,8 +147,7 @@ fn put(
         Some(Kept::Whole(answer)) => Some(answer),
         _ => None,
     };
-    let names = tenant.len() + scope.len() + key.as_str().len() + asked.account.len();
-    let bytes = (RECORD_BYTES + names) as i64 + kept.map_or(0, |kept| whole(kept.bytes()));
+    let bytes = record_bytes(asked.named, asked.account, record);
     let mut statement = connection.prepare_cached(
         "INSERT INTO claims
              (tenant, scope, key, account, fingerprint, claim, until, status, told_to, fields, body, bytes)
@@ -212,7 +212,17 @@ fn bump(connection: &Connection, account: &str, delta: Delta) -> rusqlite::Resul
     Ok(())
 }
 
-/// A number as SQLite has them.
-fn whole(number: u64) -> i64 {
+/// What a record takes of its account.
+pub(crate) fn record_bytes(named: &Named, account: &str, record: &Record) -> i64 {
+    let names = named.tenant.len() + named.scope.len() + named.key.as_str().len() + account.len();
+    let kept = match &record.state {
+        State::Held => 0,
+        State::Answered(kept) => kept.bytes(),
+    };
+    (RECORD_BYTES + names) as i64 + whole(kept)
+}
+
+/// A number as databases have them.
+pub(crate) fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
+use crate::postgres::{Away, PostgresSettings};
+
 /// The database's name in its directory.
 const NAME: &str = "tidegate.db";
 /// The file that whoever uses the directory holds a lock on.
@@ -51,17 +53,44 @@ const VERSIONS: [&str; 2] = [
 /// Where the store is, and how large it may become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
-    /// Its directory.
-    pub directory: PathBuf,
-    /// The most bytes of the database. The log beside it has a few more.
+    /// Where it is.
+    pub location: Location,
+    /// The most bytes of the database, where it is this process's own: the log beside it has a few more. Else of what all
+    /// records in it count for.
     pub bytes_max: u64,
     /// The most bytes of them for one tenant.
     pub tenant_bytes_max: u64,
 }
 
+/// Where a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// In this directory, by SQLite.
+    Directory(PathBuf),
+    /// In a PostgreSQL.
+    Postgres(PostgresSettings),
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Location::Directory(path) => write!(out, "{}", path.display()),
+            Location::Postgres(settings) => out.write_str(settings.url.shown()),
+        }
+    }
+}
+
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// PostgreSQL will not have it.
+    #[error("the store in {place} cannot be opened: {source}")]
+    Postgres {
+        /// Where, without any secret.
+        place: String,
+        /// Why.
+        source: Away,
+    },
     /// The directory cannot be used.
     #[error("the store's directory {} cannot be used: {source}", path.display())]
     Directory {
@@ -108,13 +137,12 @@ pub(crate) struct Database {
 
 impl Database {
     /// Opens it, makes it where there is none, and brings it to the newest version.
-    pub(crate) fn open(settings: &StoreSettings) -> Result<Database, OpenError> {
-        let path = &settings.directory;
+    pub(crate) fn open(path: &Path, bytes_max: u64) -> Result<Database, OpenError> {
         let _lock = take(path)?;
-        let connection = connect(path, settings.bytes_max).map_err(|source| match source {
-            Unopened::Foreign => OpenError::Foreign(path.clone()),
-            Unopened::Newer(version) => OpenError::Newer { path: path.clone(), version },
-            Unopened::Database(source) => OpenError::Database { path: path.clone(), source },
+        let connection = connect(path, bytes_max).map_err(|source| match source {
+            Unopened::Foreign => OpenError::Foreign(path.to_owned()),
+            Unopened::Newer(version) => OpenError::Newer { path: path.to_owned(), version },
+            Unopened::Database(source) => OpenError::Database { path: path.to_owned(), source },
         })?;
         Ok(Database { connection, _lock })
     }

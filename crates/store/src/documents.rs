@@ -18,7 +18,7 @@ pub const LISTED_MAX: usize = 1000;
 /// Writes of one transaction.
 pub const WRITES_MAX: usize = 256;
 /// What a document takes beside its own bytes: row and indices, about.
-const DOCUMENT_BYTES: usize = 200;
+pub(crate) const DOCUMENT_BYTES: usize = 200;
 
 /// The tables of documents.
 pub(crate) const TABLES: &str = "

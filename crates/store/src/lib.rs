@@ -5,7 +5,8 @@
 //!       <-- told, once that is on disk -------'
 //! ```
 //!
-//! SQLite holds it, in a directory of its own (`synchronous=FULL`, write-ahead log, checkpoints by the writing thread alone).
+//! SQLite holds it, in a directory of its own (`synchronous=FULL`, write-ahead log, checkpoints by the writing thread alone);
+//! or a PostgreSQL that several nodes share ([`postgres`]), with the same answers, commands and bounds.
 //! Whatever is decided about a record is decided in `tidegate_model`; here it is read, decided and written within one
 //! transaction. Two families of operations are served: *claims*, unique keys and what became of
 //! what was done under them; and *documents*, what is administered rather than made ([`documents`]).
@@ -15,18 +16,20 @@
 //! writing until the process is started anew, since what the kernel has thrown away then nobody knows. One process has a
 //! directory at a time.
 //!
-//! What it does not do: it serves no other node (that is PostgreSQL's part, and not in this version).
+//! What it does not do: on SQLite it serves no other node; nowhere does it copy anything to a second place.
 
 mod claims;
 mod database;
 pub mod deliveries;
 pub mod documents;
+mod postgres;
 mod standing;
 mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub use database::{OpenError, StoreSettings};
+pub use database::{Location, OpenError, StoreSettings};
+pub use postgres::{Away, PostgresSettings, PostgresUrl, advise};
 pub use standing::{Standing, State};
 pub use store::{Named, Store, Unavailable};

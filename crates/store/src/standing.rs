@@ -77,6 +77,17 @@ impl Told {
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
+    /// There are so many records, and bytes of them.
+    pub(crate) fn set(&self, records: i64, bytes: i64) {
+        self.records.store(records, Relaxed);
+        self.bytes.store(bytes, Relaxed);
+    }
+
+    /// Bytes of all records.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::try_from(self.bytes.load(Relaxed)).unwrap_or_default()
+    }
+
     /// It stands so now. Tells how it stood before.
     pub(crate) fn stand(&self, state: State) -> State {
         std::mem::replace(&mut self.state.lock(), state)

@@ -1,5 +1,6 @@
 //! The store as the rest of the process sees it: commands go over a bounded list to the writing thread.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -8,13 +9,14 @@ use parking_lot::Mutex;
 use tidegate_model::idempotency::{Command, Key, Told};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::database::{BYTES_MIN, Database, OpenError, StoreSettings};
+use crate::database::{BYTES_MIN, Database, Location, OpenError, StoreSettings};
 use crate::documents::{Answer, Document, Listing, Place, Question, Write, Written};
+use crate::postgres::{self, PostgresSettings, Unopened};
 use crate::standing::{self, Standing, State};
 use crate::writer::Writer;
 
 /// Commands that may wait for the writing thread.
-const WAITING_MAX: usize = 4096;
+pub(crate) const WAITING_MAX: usize = 4096;
 
 /// The store of a process.
 pub struct Store {
@@ -77,16 +79,12 @@ impl Store {
     /// [`OpenError`].
     pub fn open(settings: StoreSettings) -> Result<Store, OpenError> {
         let settings = StoreSettings { bytes_max: settings.bytes_max.max(BYTES_MIN), ..settings };
-        let database = Database::open(&settings)?;
         let told = Arc::<standing::Told>::default();
-        let unreadable = |source| OpenError::Database { path: settings.directory.clone(), source };
-        let (writer, last) =
-            Writer::new(database, settings.tenant_bytes_max, Arc::clone(&told)).map_err(unreadable)?;
         let (commands, waiting) = mpsc::channel(WAITING_MAX);
-        let thread = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || writer.run(waiting))
-            .map_err(OpenError::Thread)?;
+        let (thread, last) = match &settings.location {
+            Location::Directory(path) => sqlite(path, &settings, &told, waiting)?,
+            Location::Postgres(postgres) => (in_postgres(postgres, &settings, &told, waiting)?, 0),
+        };
         Ok(Store { commands, told, settings, claims: AtomicU64::new(last), thread: Mutex::new(Some(thread)) })
     }
 
@@ -167,6 +165,18 @@ impl Store {
         answer.await.unwrap_or(Err(Unavailable::Stopped))
     }
 
+    /// Says that a request which was begun under a claim is under way no more, and that nobody knows how it ended. Where
+    /// several processes share the store, the others cannot see that; alone, whoever asks knows it by itself.
+    pub fn leave(&self, named: Named, account: Arc<str>, claim: u64) {
+        if matches!(self.settings.location, Location::Directory(_)) {
+            return;
+        }
+        let (told, _) = oneshot::channel();
+        // Where too many wait already, others are told that it is under way until this process has ended.
+        let _ =
+            self.commands.try_send(Job::Claims { named, account, command: Command::Leave { claim }, told });
+    }
+
     /// How it stands.
     #[must_use]
     pub fn standing(&self) -> Standing {
@@ -190,8 +200,37 @@ impl Store {
     }
 }
 
+/// The writing thread over a directory, and the last number that a claim may have had.
+fn sqlite(
+    path: &Path,
+    settings: &StoreSettings,
+    told: &Arc<standing::Told>,
+    waiting: mpsc::Receiver<Job>,
+) -> Result<(JoinHandle<()>, u64), OpenError> {
+    let database = Database::open(path, settings.bytes_max)?;
+    let unreadable = |source| OpenError::Database { path: path.to_owned(), source };
+    let (writer, last) =
+        Writer::new(database, settings.tenant_bytes_max, Arc::clone(told)).map_err(unreadable)?;
+    let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(waiting));
+    Ok((thread.map_err(OpenError::Thread)?, last))
+}
+
+fn in_postgres(
+    postgres: &PostgresSettings,
+    settings: &StoreSettings,
+    told: &Arc<standing::Told>,
+    waiting: mpsc::Receiver<Job>,
+) -> Result<JoinHandle<()>, OpenError> {
+    let StoreSettings { bytes_max, tenant_bytes_max, .. } = *settings;
+    let started = postgres::start(postgres.clone(), tenant_bytes_max, bytes_max, Arc::clone(told), waiting);
+    started.map_err(|why| match why {
+        Unopened::Away(source) => OpenError::Postgres { place: settings.location.to_string(), source },
+        Unopened::Thread(error) => OpenError::Thread(error),
+    })
+}
+
 impl std::fmt::Debug for Store {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "Store({})", self.settings.directory.display())
+        write!(out, "Store({})", self.settings.location)
     }
 }

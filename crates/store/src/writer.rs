@@ -61,7 +61,7 @@ impl Waiting {
     fn bytes(&self) -> u64 {
         match &self.command {
             Command::Finish { kept, .. } => kept.bytes(),
-            Command::Claim { .. } | Command::Release { .. } => 0,
+            Command::Claim { .. } | Command::Release { .. } | Command::Leave { .. } => 0,
         }
     }
 }

@@ -59,17 +59,7 @@ impl ClientTls {
             ),
             None => None,
         };
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?;
-        let config = if settings.insecure {
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
-                .with_no_client_auth()
-        } else {
-            builder.with_root_certificates(authorities(settings)?).with_no_client_auth()
-        };
+        let config = config(settings)?;
         let speaking = |protocols: &[&[u8]]| {
             let mut config = config.clone();
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
@@ -135,6 +125,21 @@ impl Identity {
         certified.keys_match().map_err(|_| "the key is not the certificate's".to_owned())?;
         Ok(Identity(Arc::new(certified)))
     }
+}
+
+/// How TLS is spoken to whom these settings trust, whatever is spoken above it.
+pub(crate) fn config(settings: &ClientTlsSettings) -> Result<ClientConfig, ClientTlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    Ok(if settings.insecure {
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+            .with_no_client_auth()
+    } else {
+        builder.with_root_certificates(authorities(settings)?).with_no_client_auth()
+    })
 }
 
 fn authorities(settings: &ClientTlsSettings) -> Result<RootCertStore, ClientTlsError> {

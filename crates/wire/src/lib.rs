@@ -24,6 +24,7 @@ pub mod request_body;
 pub mod request_head;
 mod seat;
 pub mod server;
+pub mod session_tls;
 pub mod settings;
 mod socket;
 mod streams;

@@ -34,12 +34,53 @@ fn check(commands: &[(u64, Command)], expected: &[Told]) {
         let (change, told) = step(record.clone(), command.clone(), records, *now);
         assert_eq!(told, *expected, "{command:?} at {now}, of {record:?}");
         match change {
-            Change::None => {}
+            Change::None | Change::Leave => {}
             Change::Put(put) => record = Some(put),
             Change::Remove => record = None,
         }
     }
     assert_eq!(commands.len(), expected.len());
+}
+
+/// What a command to a record that is held is told, by who holds it.
+fn check_among(command: &Command, expected: [Told; 3]) {
+    let held = Record { fingerprint: FIRST, claim: 1, until: 100, state: State::Held };
+    for (holder, expected) in [Holder::Asking, Holder::Another, Holder::Nobody].into_iter().zip(expected) {
+        let (change, told) = step_among(Some(held.clone()), holder, command.clone(), 1, 50);
+        assert_eq!(told, expected, "{command:?}, held by {holder:?}");
+        let changes = matches!(told, Told::Claimed | Told::Done);
+        assert_eq!(change != Change::None, changes, "{command:?}, held by {holder:?}");
+        // What has come to its end is nobody's.
+        let (_, ended) = step_among(Some(held.clone()), holder, command.clone(), 1, 100);
+        assert_eq!(ended, step(None, command.clone(), 0, 100).1, "{command:?}, held by {holder:?}");
+    }
+}
+
+#[test]
+fn nobody_takes_up_what_another_node_may_be_working_on() {
+    let again = Command::Claim { fingerprint: FIRST, claim: 3, again: true, records_max: 10, until: 200 };
+    check_among(&claim(FIRST, 2), [Told::Unknown, Told::Elsewhere, Told::Unknown]);
+    check_among(&again, [Told::Claimed, Told::Elsewhere, Told::Claimed]);
+    check_among(&claim(OTHER, 2), [Told::Mismatch, Told::Mismatch, Told::Mismatch]);
+}
+
+#[test]
+fn nobody_ends_what_is_not_its_own_though_the_number_is_the_same() {
+    for command in [finish(1, whole("a")), Command::Release { claim: 1 }, Command::Leave { claim: 1 }] {
+        check_among(&command, [Told::Done, Told::Lost, Told::Lost]);
+    }
+}
+
+#[test]
+fn what_was_carried_out_before_is_told_again() {
+    let record = |state| Record { fingerprint: FIRST, claim: 1, until: 100, state };
+    let (held, answered) = (record(State::Held), record(State::Answered(whole("a"))));
+    assert_eq!(already(&held, &claim(FIRST, 1)), Some(Told::Claimed));
+    assert_eq!(already(&held, &claim(FIRST, 2)), None);
+    assert_eq!(already(&held, &finish(1, whole("a"))), None);
+    assert_eq!(already(&answered, &finish(1, whole("a"))), Some(Told::Done));
+    assert_eq!(already(&answered, &finish(2, whole("a"))), None);
+    assert_eq!(already(&answered, &claim(FIRST, 1)), None);
 }
 
 #[test]
@@ -208,7 +249,7 @@ proptest! {
                 prop_assert_eq!(before, after.claim, "nobody ends what another has begun");
             }
             match change {
-                Change::None => {}
+                Change::None | Change::Leave => {}
                 Change::Put(put) => record = Some(put),
                 Change::Remove => {
                     prop_assert_eq!(held, Some(chosen));

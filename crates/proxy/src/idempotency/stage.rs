@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER};
@@ -39,6 +40,10 @@ use crate::request_body::{self, Fault, Read};
 use crate::route::Routed;
 use crate::settle::Content;
 use crate::site::{Pinned, Route};
+
+/// How long is waited before a key that another node has is asked for again: at first, and at most.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(250);
 
 /// What the stages before have found out.
 #[derive(Clone, Copy)]
@@ -95,7 +100,8 @@ pub async fn answer(
             Joined::Follow(follower) => follower,
             Joined::Lead(lead) => {
                 let (proxy, site, route) = (Rc::clone(proxy), Rc::clone(site), Arc::clone(routed.route));
-                let work = Work { proxy, site, route, matched: routed.matched, store, asked, lead };
+                let matched = routed.matched;
+                let work = Work { proxy, site, route, matched, store, asked, lead, patience };
                 return work.begin(exchange, permitted, instead).await;
             }
         };
@@ -181,6 +187,25 @@ struct Work {
     store: Arc<Store>,
     asked: Asked,
     lead: Lead,
+    /// Until when another node is waited for that has the key.
+    patience: Tick,
+}
+
+/// A claim that was given. If it is dropped before it was ended, whoever shares the store is told that nobody works on it.
+struct Claim {
+    store: Arc<Store>,
+    named: Named,
+    account: Arc<str>,
+    number: u64,
+    ended: bool,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.store.leave(self.named.clone(), Arc::clone(&self.account), self.number);
+        }
+    }
 }
 
 impl Work {
@@ -204,8 +229,8 @@ impl Work {
     }
 
     async fn make(self, exchange: &mut Exchange, permitted: Permitted, instead: InItsPlace) -> Made {
-        let claim = self.store.next_claim();
-        let told = self.claim(claim).await.map_err(|why| unavailable(&self.proxy, why))?;
+        let number = self.store.next_claim();
+        let told = self.claim_in_turn(number).await.map_err(|why| unavailable(&self.proxy, why))?;
         match told {
             Told::Claimed => {}
             Told::Answered(kept) => {
@@ -216,8 +241,12 @@ impl Work {
             }
             Told::Mismatch => return Err(mismatch()),
             Told::Full => return Err(full(&self.proxy)),
+            Told::Elsewhere => return Err(in_progress(&self.proxy)),
             Told::Unknown | Told::Done | Told::Lost => return Err(unknown()),
         }
+        let Asked { named, account, .. } = &self.asked;
+        let (named, account) = (named.clone(), Arc::clone(account));
+        let mut claim = Claim { store: Arc::clone(&self.store), named, account, number, ended: false };
         note(exchange, "first");
         let routed = Routed { route: &self.route, matched: self.matched };
         let made = self.proxy.effect(&self.site, exchange, &routed, &permitted, instead).await;
@@ -232,7 +261,8 @@ impl Work {
                 Ok((self.keep(claim, exchange, response, &permitted).await?, permitted))
             }
             (Becomes::Free, made) => {
-                let freed = self.command(Command::Release { claim }).await;
+                claim.ended = true;
+                let freed = self.command(Command::Release { claim: number }).await;
                 note(exchange, if freed.is_ok() { "released" } else { "unrecorded" });
                 Ok((made?, permitted))
             }
@@ -250,6 +280,20 @@ impl Work {
     /// When a record that is written now is forgotten.
     fn until(&self) -> u64 {
         clock::latest_wall().0.saturating_add(self.settings().ttl.as_secs())
+    }
+
+    /// Claims the key. Where another node has it, it is asked for again, for as long as a repeat waits.
+    async fn claim_in_turn(&self, claim: u64) -> Result<Told, Unavailable> {
+        let mut wait = LOOK_AGAIN;
+        loop {
+            let told = self.claim(claim).await?;
+            let next = clock::now().after(wait);
+            if told != Told::Elsewhere || next >= self.patience {
+                return Ok(told);
+            }
+            clock::sleep_until(next).await;
+            wait = (wait * 2).min(LOOK_AGAIN_MAX);
+        }
     }
 
     async fn claim(&self, claim: u64) -> Result<Told, Unavailable> {
@@ -273,7 +317,7 @@ impl Work {
     /// Records the upstream's answer, and hands it on.
     async fn keep(
         self,
-        claim: u64,
+        mut claim: Claim,
         exchange: &Exchange,
         response: Response<Content>,
         permitted: &Permitted,
@@ -307,7 +351,8 @@ impl Work {
             note(exchange, "unkept");
         }
         let (fingerprint, until) = (self.asked.fingerprint, self.until());
-        let finish = Command::Finish { fingerprint, claim, kept: kept.clone(), until };
+        claim.ended = true;
+        let finish = Command::Finish { fingerprint, claim: claim.number, kept: kept.clone(), until };
         if !matches!(self.command(finish).await, Ok(Told::Done)) {
             // The client is told what has happened all the same; repeats will hear that nobody knows.
             note(exchange, "unrecorded");

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tidegate_model::address::Network;
 use tidegate_model::route::{HostPattern, PathPattern};
 use tidegate_model::tenant;
+use tidegate_store::PostgresUrl;
 use tidegate_upstream::settings::HashOn;
 
 use super::scalar::{self, Format, scalar};
@@ -88,9 +89,18 @@ scalar!(
 );
 
 scalar!(
-    /// Where the store is, as its directory.
-    StoreUrl(PathBuf), "store-url", "sqlite:tidegate-data", "where the store is", parse_store_url, show_store_url
+    /// Where the store is.
+    StoreUrl(StoreAt), "store-url", "sqlite:tidegate-data", "where the store is", parse_store_url, show_store_url
 );
+
+/// Where the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreAt {
+    /// In this directory.
+    Directory(PathBuf),
+    /// In this PostgreSQL.
+    Postgres(PostgresUrl),
+}
 
 /// Where a JSON Web Key Set is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -371,18 +381,23 @@ fn parse_log_target(text: &str) -> Result<String, String> {
     parse_file(text).map(|_| text.to_owned())
 }
 
-fn parse_store_url(text: &str) -> Result<PathBuf, String> {
+/// Where a store of this URL is.
+///
+/// # Errors
+/// What is wrong with it, in words and without any secret.
+pub fn parse_store_url(text: &str) -> Result<StoreAt, String> {
     match text.split_once(':') {
-        Some(("sqlite", directory)) => parse_file(directory),
-        Some(("postgres" | "postgresql", _)) => {
-            Err("`postgres://` is not in this version: write \"sqlite:DIRECTORY\"".to_owned())
-        }
-        _ => Err("write \"sqlite:DIRECTORY\"".to_owned()),
+        Some(("sqlite", directory)) => parse_file(directory).map(StoreAt::Directory),
+        Some(("postgres" | "postgresql", _)) => PostgresUrl::parse(text).map(StoreAt::Postgres),
+        _ => Err("write \"sqlite:DIRECTORY\", or \"postgres://USER@HOST/DATABASE\"".to_owned()),
     }
 }
 
-fn show_store_url(directory: &std::path::Path) -> String {
-    format!("sqlite:{}", directory.display())
+fn show_store_url(at: &StoreAt) -> String {
+    match at {
+        StoreAt::Directory(directory) => format!("sqlite:{}", directory.display()),
+        StoreAt::Postgres(url) => url.shown().to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -412,7 +427,7 @@ mod tests {
         check::<Host>("a.example:80", "a host is matched without its port");
         check::<Path>("v1", "the path must begin with a slash");
         check::<Verb>("get", "methods are upper case: write \"GET\"");
-        check::<StoreUrl>("data", "write \"sqlite:DIRECTORY\"");
+        check::<StoreUrl>("data", "write \"sqlite:DIRECTORY\", or \"postgres://USER@HOST/DATABASE\"");
         check::<StoreUrl>("sqlite:", "a path is not empty");
         check::<DnsName>("app", "`app` has no port: write \"app:80\"");
         check::<DnsName>("10.0.0.1:80", "`10.0.0.1` is an address: write endpoints = [\"10.0.0.1:80\"]");

@@ -100,7 +100,7 @@ fn store(process: &Process) -> Value {
     };
     let (under_way, waiting_for_them) = idempotency.under_way();
     json!({
-        "path": store.settings().directory.display().to_string(),
+        "path": store.settings().location.to_string(),
         "state": told.state.name(),
         "error": error,
         "records": told.records,

@@ -3,6 +3,7 @@
 
 mod crashes;
 mod disk;
+mod nodes;
 
 use std::io::Write as _;
 use std::net::SocketAddr;

@@ -22,7 +22,7 @@ pub use route::{
     Add, Defer, Degrade, Fallback, HeaderChanges, HeaderIs, Priority, Redirect, Respond, Route,
     RouteDefaults, SetTo, Share,
 };
-pub use store::{RouteIdempotency, Store};
+pub use store::{RouteIdempotency, Store, StorePlace};
 pub use tenants::{Plan, Rates, Tenant, TenantFrom, Tenants, Whose};
 pub use upstream::{
     Adaptive, Balance, Between, Concurrency, Endpoint, FilesTable, Health, Protocol, Upstream, WhenDown,

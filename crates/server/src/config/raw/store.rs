@@ -5,22 +5,42 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{EnvSecret, FileSecret};
 use crate::config::scalar::{Percent, Size, Time};
-use crate::config::text::StoreUrl;
+use crate::config::text::{File, StoreUrl};
 
 /// Where what must survive a crash is kept.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Store {
-    /// `sqlite:` and a directory for this alone, on a disk of this machine. It is made where there is none; one process
-    /// has it at a time.
-    pub url: StoreUrl,
-    /// The most bytes of its database.
+    /// `sqlite:` and a directory for this alone, on a disk of this machine: it is made where there is none, and one process
+    /// has it at a time. Or `postgres://USER[:PASSWORD]@HOST/DATABASE`, which nodes may share: see `docs/store.md`.
+    pub url: StorePlace,
+    /// The most bytes of its database. Of one in PostgreSQL, of the records in it.
     #[serde(default = "size")]
     pub size: Size,
     /// The share of it that one tenant's answers may have. What goes beyond is told once and not kept.
     #[serde(default = "tenant_share")]
     pub tenant_share: Percent,
+    /// The authority that signs PostgreSQL's certificate, a PEM file. Without it: the system's authorities.
+    pub ca: Option<File>,
+    /// How long a request waits for PostgreSQL: 5 s. What has happened already waits twice as long to be recorded.
+    pub timeout: Option<Time>,
+    /// How long a node that PostgreSQL has not heard of is believed to be at work: 10 s. What it had begun is unknown from
+    /// then on.
+    pub lease: Option<Time>,
+}
+
+/// Where the store is: a URL, the name of an environment variable that holds it, or a file.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum StorePlace {
+    /// The URL itself.
+    Url(StoreUrl),
+    /// In the environment.
+    Env(EnvSecret),
+    /// In a file.
+    File(FileSecret),
 }
 
 fn size() -> Size {

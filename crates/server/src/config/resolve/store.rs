@@ -1,17 +1,27 @@
 //! Where what must survive a crash is kept, and what routes keep there.
 
+use std::time::Duration;
+
 use tidegate_proxy::idempotency::IdempotencySettings;
 use tidegate_proxy::settings::Action;
-use tidegate_store::StoreSettings;
+use tidegate_store::{Location, PostgresSettings, StoreSettings};
 
 use super::Context;
 use super::route::statuses;
 use crate::config::raw;
 use crate::config::scalar::{Size, show_duration, show_size};
+use crate::config::text::{StoreAt, parse_store_url};
 use crate::config::tree::Node;
 
 /// The least that a store has room in for anything.
 const SIZE_MIN: u64 = 1 << 20;
+/// What there is where nothing else is said: over a restart of PostgreSQL, and over some bad seconds of a node.
+const TIMEOUT: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(10);
+/// The shortest time for a transaction: a disk may have a bad moment.
+const TIMEOUT_MIN: Duration = Duration::from_millis(500);
+/// The shortest lease: it is put off three times before it ends.
+const LEASE_MIN: Duration = Duration::from_secs(1);
 /// The most bytes of a body that is held in memory.
 const BODY_MAX: u64 = 64 << 20;
 
@@ -21,11 +31,55 @@ pub(super) fn store(context: &mut Context<'_>, raw: &raw::Config) -> Option<Stor
         let node = context.entry("store").at("size");
         context.tell(node, format!("`size` must be at least {}", show_size(&SIZE_MIN)));
     }
+    let location = location(context, raw)?;
+    let postgres = matches!(location, Location::Postgres(_));
+    let node = context.entry("store");
+    for key in ["ca", "timeout", "lease"] {
+        if !postgres && node.get(key).is_some() {
+            context
+                .tell(node.at(key), format!("`{key}` is for a store in PostgreSQL: this one is a directory"));
+        }
+    }
+    for (key, time, least) in [("timeout", &raw.timeout, TIMEOUT_MIN), ("lease", &raw.lease, LEASE_MIN)] {
+        if time.as_ref().is_some_and(|time| time.0 < least) {
+            context.tell(node.at(key), format!("`{key}` must be at least {}", show_duration(&least)));
+        }
+    }
+    if let Some(ca) = &raw.ca {
+        context.name_file(&ca.0);
+    }
     Some(StoreSettings {
-        directory: raw.url.0.clone(),
+        location,
         bytes_max: raw.size.0,
         tenant_bytes_max: raw.size.0 / 100 * u64::from(raw.tenant_share.0),
     })
+}
+
+fn location(context: &mut Context<'_>, raw: &raw::Store) -> Option<Location> {
+    let node = context.entry("store").at("url");
+    let told = match &raw.url {
+        raw::StorePlace::Url(url) => Ok(url.0.clone()),
+        raw::StorePlace::Env(env) => at(&context.secret(&raw::Secret::Env(env.clone()), node)),
+        raw::StorePlace::File(file) => at(&context.secret(&raw::Secret::File(file.clone()), node)),
+    };
+    match told {
+        Ok(StoreAt::Directory(path)) => Some(Location::Directory(path)),
+        Ok(StoreAt::Postgres(url)) => Some(Location::Postgres(PostgresSettings {
+            url,
+            ca: raw.ca.as_ref().map(|file| file.0.clone()),
+            lease: raw.lease.as_ref().map_or(LEASE, |lease| lease.0),
+            timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.0),
+        })),
+        Err(why) => {
+            context.tell(node, why);
+            None
+        }
+    }
+}
+
+fn at(secret: &[u8]) -> Result<StoreAt, String> {
+    let text = std::str::from_utf8(secret).map_err(|_| "the URL is not UTF-8".to_owned())?;
+    parse_store_url(text)
 }
 
 pub(super) fn idempotency(

@@ -47,20 +47,6 @@ fn a_store_is_a_directory_and_has_room_for_something() {
     check(
         r#"
 [store]
-url = "postgres://user:hush@db/app"
-size = "100KiB""#,
-        r#"
-error: `postgres://` is not in this version: write "sqlite:DIRECTORY"
- --> t.toml:2:7
-  |
-2 | url = "postgres://*********@db/app"
-  |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-
-1 problem"#,
-    );
-    check(
-        r#"
-[store]
 url = "sqlite:data"
 size = "100KiB""#,
         r#"
@@ -69,6 +55,58 @@ error: `size` must be at least 1MiB
   |
 3 | size = "100KiB"
   |        ^^^^^^^^
+
+1 problem"#,
+    );
+}
+
+#[test]
+fn a_store_in_postgresql_has_a_whole_url_and_a_directory_has_no_lease() {
+    check(
+        r#"
+[store]
+url = "postgres://user:hush@db""#,
+        r#"
+error: this is no URL of a PostgreSQL: it names no database: postgres://HOST/DATABASE
+ --> t.toml:2:7
+  |
+2 | url = "postgres://*********@db"
+  |       ^^^^^^^^^^^^^^^^^^^^^^^^^
+
+1 problem"#,
+    );
+    check(
+        r#"
+[store]
+url = "postgres://user:hush@db/app"
+timeout = "1ms"
+lease = "10ms""#,
+        r#"
+error: `timeout` must be at least 500ms
+ --> t.toml:3:11
+  |
+3 | timeout = "1ms"
+  |           ^^^^^
+
+error: `lease` must be at least 1s
+ --> t.toml:4:9
+  |
+4 | lease = "10ms"
+  |         ^^^^^^
+
+2 problems"#,
+    );
+    check(
+        r#"
+[store]
+url = "sqlite:data"
+lease = "20s""#,
+        r#"
+error: `lease` is for a store in PostgreSQL: this one is a directory
+ --> t.toml:3:9
+  |
+3 | lease = "20s"
+  |         ^^^^^
 
 1 problem"#,
     );

@@ -1,0 +1,241 @@
+//! What is so of a PostgreSQL alone: several nodes, servers that end, and connections that are lost.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use tidegate_testkit::Ends;
+
+use super::*;
+
+/// Longer than any test: a lease ends when the test says so.
+const LEASE: Duration = Duration::from_secs(3600);
+
+/// What is waited for a server that ends: well above what one takes that works.
+const IMPATIENT: Duration = Duration::from_secs(2);
+
+fn open(url: &str) -> Store {
+    Store::open(settings(at(url, LEASE))).unwrap()
+}
+
+/// A node that waits for a server no longer than a test can.
+fn open_impatient(url: &str) -> Store {
+    let Location::Postgres(postgres) = at(url, LEASE) else { unreachable!() };
+    let postgres = PostgresSettings { timeout: IMPATIENT, ..postgres };
+    Store::open(settings(Location::Postgres(postgres))).unwrap()
+}
+
+/// What each of these commands by each of these nodes comes to.
+fn check_nodes(named: &Named, commands: &[(&Store, Command, Told)]) {
+    for (store, command, told) in commands {
+        assert_eq!(say(store, named, command.clone()).as_ref(), Ok(told), "{command:?}");
+    }
+}
+
+#[test]
+fn what_one_node_works_on_no_other_begins() {
+    let url = Postgres::shared().database();
+    let (one, other) = (open(&url), open(&url));
+    let named = named("a", "1");
+    let again =
+        Command::Claim { fingerprint: fingerprint(1), claim: 7, again: true, records_max: 100, until: LATER };
+    check_nodes(
+        &named,
+        &[
+            (&one, claim(1, LATER), Told::Claimed),
+            (&other, claim(1, LATER), Told::Elsewhere),
+            (&other, again.clone(), Told::Elsewhere),
+            (&other, finish(1, whole(1), LATER), Told::Lost),
+            (&other, Command::Release { claim: 1 }, Told::Lost),
+            (&one, finish(1, whole(40_000), LATER), Told::Done),
+            (&other, claim(2, LATER), Told::Answered(whole(40_000))),
+            (&one, claim(2, LATER), Told::Answered(whole(40_000))),
+        ],
+    );
+    let named = super::named("a", "2");
+    check_nodes(&named, &[(&one, claim(3, LATER), Told::Claimed)]);
+    one.leave(named.clone(), "a".into(), 3);
+    until("it is known to be nobody's", || say(&other, &named, claim(4, LATER)) == Ok(Told::Unknown));
+    check_nodes(&named, &[(&other, again, Told::Claimed), (&one, finish(3, whole(1), LATER), Told::Lost)]);
+}
+
+#[test]
+fn of_all_that_claim_a_key_at_once_one_is_told_so() {
+    const KEYS: usize = 40;
+    let url = Postgres::shared().database();
+    let nodes: Vec<Store> = (0..3).map(|_| open(&url)).collect();
+    let claimed: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    std::thread::scope(|scope| {
+        for store in &nodes {
+            let claimed = &claimed;
+            scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(async {
+                    let all = claimed.iter().enumerate().map(|(key, claimed)| async move {
+                        let named = named("a", &key.to_string());
+                        let told = store.ask(named, "a".into(), claim(store.next_claim(), LATER)).await;
+                        match told.unwrap() {
+                            Told::Claimed => drop(claimed.fetch_add(1, SeqCst)),
+                            told => assert_eq!(told, Told::Elsewhere),
+                        }
+                    });
+                    futures_util::future::join_all(all).await;
+                });
+            });
+        }
+    });
+    assert!(claimed.iter().all(|claimed| claimed.load(SeqCst) == 1), "{claimed:?}");
+    until("all are counted once", || nodes.iter().map(|node| node.standing().done).sum::<u64>() == 120);
+    let counted = "SELECT sum(records) FROM tidegate.accounts";
+    assert_eq!(Postgres::shared().say_in(&url, counted), KEYS.to_string());
+}
+
+#[test]
+fn who_was_not_heard_of_loses_what_it_had_begun_and_what_it_writes_of_that_is_refused() {
+    let (server, named) = (Postgres::shared(), named("a", "1"));
+    let url = server.database();
+    let (one, other) = (open(&url), open(&url));
+    check_nodes(
+        &named,
+        &[(&one, claim(1, LATER), Told::Claimed), (&other, claim(1, LATER), Told::Elsewhere)],
+    );
+    let lapse = "UPDATE tidegate.nodes SET until = clock_timestamp() WHERE epoch = 1";
+    let _ = server.say_in(&url, lapse);
+    // Nobody has missed it: it goes on.
+    check_nodes(&super::named("a", "2"), &[(&one, claim(9, LATER), Told::Claimed)]);
+    check_nodes(
+        &named,
+        &[
+            (&other, claim(2, LATER), Told::Unknown),
+            (&one, finish(1, whole(1), LATER), Told::Lost),
+            (&one, Command::Release { claim: 1 }, Told::Lost),
+            (&other, claim(3, LATER), Told::Unknown),
+        ],
+    );
+    // From then on it writes under another epoch, and what it begins is its own again.
+    let next = super::named("a", "3");
+    check_nodes(
+        &next,
+        &[
+            (&one, claim(4, LATER), Told::Claimed),
+            (&other, claim(5, LATER), Told::Elsewhere),
+            (&one, finish(4, whole(1), LATER), Told::Done),
+        ],
+    );
+    assert_eq!(server.say_in(&url, "SELECT count(*) FROM tidegate.nodes WHERE ended IS NOT NULL"), "1");
+}
+
+#[test]
+fn nodes_that_start_at_once_make_the_tables_once_and_newer_ones_are_refused() {
+    let server = Postgres::shared();
+    let url = server.database();
+    std::thread::scope(|scope| {
+        let nodes: Vec<_> = (0..4).map(|_| scope.spawn(|| open(&url))).collect();
+        for (number, node) in nodes.into_iter().enumerate() {
+            let key = named("a", &number.to_string());
+            check_nodes(&key, &[(&node.join().unwrap(), claim(1, LATER), Told::Claimed)]);
+        }
+    });
+    assert_eq!(server.say_in(&url, "SELECT count(*) FROM tidegate.versions"), "1");
+    let _ = server.say_in(&url, "INSERT INTO tidegate.versions (version) VALUES (99)");
+    let refused = Store::open(settings(at(&url, LEASE))).err().map(|error| error.to_string());
+    assert!(refused.is_some_and(|why| why.contains("version 99")));
+}
+
+#[test]
+fn a_database_that_there_is_not_is_told_at_once_and_a_server_that_is_away_is_waited_for() {
+    let mut server = Postgres::start("away");
+    let nowhere = Store::open(settings(at(&server.url("nowhere"), LEASE)));
+    assert!(matches!(nowhere, Err(OpenError::Postgres { .. })), "{nowhere:?}");
+    let url = server.database();
+    server.stop(Ends::InOrder);
+    let store = open(&url);
+    assert!(matches!(store.state(), State::Failing(_)));
+    server.start_again();
+    until("it is there", || say(&store, &named("a", "1"), claim(1, LATER)) == Ok(Told::Claimed));
+    assert_eq!(store.state(), State::Serving);
+}
+
+#[test]
+fn what_was_told_to_be_done_outlives_the_server_and_what_is_asked_meanwhile_is_told_so() {
+    let mut server = Postgres::start("outlives");
+    let url = server.database();
+    let store = open_impatient(&url);
+    let (answered, held) = (named("a", "1"), named("a", "2"));
+    until("it is claimed", || say(&store, &answered, claim(1, LATER)) == Ok(Told::Claimed));
+    until("it is answered", || say(&store, &answered, finish(1, whole(3), LATER)) == Ok(Told::Done));
+    until("it is held", || say(&store, &held, claim(2, LATER)) == Ok(Told::Claimed));
+    server.stop(Ends::Killed);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| say(&store, &named("a", "3"), claim(3, LATER)));
+        let told = scope.spawn(|| say(&store, &held, finish(2, whole(4), LATER)));
+        assert_eq!(asked.join().unwrap(), Err(Unavailable::Failing));
+        assert_eq!(told.join().unwrap(), Err(Unavailable::Failing));
+    });
+    assert!(matches!(store.state(), State::Failing(_)));
+    server.start_again();
+    // That it was answered was told to its client: it is written now, though nobody waits for it any more.
+    let known = || say(&store, &held, claim(4, LATER)) == Ok(Told::Answered(whole(4)));
+    until("what was owed is written", known);
+    until("it is told again", || say(&store, &answered, claim(5, LATER)) == Ok(Told::Answered(whole(3))));
+    // Nothing was sent for it: it is free.
+    until("it is free", || say(&store, &named("a", "3"), claim(6, LATER)) == Ok(Told::Claimed));
+}
+
+#[test]
+fn connections_that_are_lost_under_load_lose_nothing_and_leave_no_doubt() {
+    const WRITERS: u64 = 4;
+    let server = Postgres::start("lost");
+    let url = server.database();
+    let (one, other) = (open(&url), open(&url));
+    let (ended, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let written: Vec<Vec<Named>> = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (store, ended, done) = (if writer % 2 == 0 { &one } else { &other }, &ended, &done);
+                scope.spawn(move || {
+                    let mut written = Vec::new();
+                    for number in 0.. {
+                        if ended.load(SeqCst) {
+                            break;
+                        }
+                        // None of a tenant has more than it may.
+                        let named = named(&format!("{writer}-{}", number / 50), &number.to_string());
+                        let mine = store.next_claim();
+                        // Whatever becomes of a connection meanwhile, who asks is told the truth.
+                        assert_eq!(say(store, &named, claim(mine, LATER)), Ok(Told::Claimed));
+                        assert_eq!(say(store, &named, finish(mine, whole(10), LATER)), Ok(Told::Done));
+                        written.push(named);
+                        done.fetch_add(1, SeqCst);
+                    }
+                    written
+                })
+            })
+            .collect();
+        for _ in 0..5 {
+            let before = done.load(SeqCst);
+            until("some were written", || done.load(SeqCst) >= before + WRITERS);
+            server.end_connections();
+        }
+        ended.store(true, SeqCst);
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    for named in written.iter().flatten() {
+        assert_eq!(say(&one, named, claim(0, LATER)), Ok(Told::Answered(whole(10))));
+    }
+    let counted = server.say_in(&url, "SELECT sum(records) FROM tidegate.accounts");
+    assert_eq!(counted, server.say_in(&url, "SELECT count(*) FROM tidegate.claims"));
+}
+
+#[test]
+fn a_server_that_hangs_is_not_waited_for_without_end() {
+    let server = Postgres::start("hangs");
+    let url = server.database();
+    let store = open_impatient(&url);
+    until("it is claimed", || say(&store, &named("a", "1"), claim(1, LATER)) == Ok(Told::Claimed));
+    server.hang(true);
+    assert_eq!(say(&store, &named("a", "2"), claim(2, LATER)), Err(Unavailable::Failing));
+    server.hang(false);
+    until("it is there again", || say(&store, &named("a", "3"), claim(3, LATER)) == Ok(Told::Claimed));
+    until("what nobody was told of is free", || {
+        say(&store, &named("a", "2"), claim(4, LATER)) == Ok(Told::Claimed)
+    });
+}
