@@ -34,10 +34,11 @@ use http::Method;
 use crate::fields::Fields;
 use crate::gate::Priority;
 
+pub mod lane;
 pub mod outcome;
 mod step;
 
-pub use step::{Change, Command, Told, step};
+pub use step::{Becomes, Change, Command, Told, step};
 
 /// Milliseconds since the Unix epoch.
 pub type Ms = u64;

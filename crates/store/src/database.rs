@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
+use crate::deliveries::schema;
 use crate::postgres::{Away, PostgresSettings};
 
 /// The database's name in its directory.
@@ -17,12 +18,16 @@ const APPLICATION: i32 = 0x5469_6465;
 /// Bytes of a page of the database.
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// The smallest database: its tables, and some room.
-pub(crate) const BYTES_MIN: u64 = 1 << 17;
+pub(crate) const BYTES_MIN: u64 = 1 << 18;
+/// KiB of pages that are kept in memory.
+const CACHE_KIB: i64 = 32 << 10;
+/// Statements that are kept prepared: all that there are.
+const STATEMENTS: usize = 128;
 /// What `statfs` says of a file system whose locks and fsyncs are another machine's word.
 const NFS: i64 = 0x6969;
 
 /// What each version adds to the one before, the first to nothing.
-const VERSIONS: [&str; 2] = [
+const VERSIONS: [&str; 3] = [
     "
     CREATE TABLE claims (
         id INTEGER PRIMARY KEY,
@@ -48,6 +53,7 @@ const VERSIONS: [&str; 2] = [
     ) STRICT, WITHOUT ROWID;
 ",
     crate::documents::TABLES,
+    schema::TABLES,
 ];
 
 /// Where the store is, and how large it may become.
@@ -205,6 +211,8 @@ fn connect(directory: &Path, bytes_max: u64) -> Result<Connection, Unopened> {
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "mmap_size", 0)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(
         None,

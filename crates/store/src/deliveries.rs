@@ -3,6 +3,23 @@
 //! Three families of operations: *append* (any node: a promise is accepted once it is on disk), *commit* (the owner of a
 //! shard alone: commands to deliveries, each decided by [`tidegate_model::delivery::step`] within the transaction that
 //! reads and writes it), and looking. The owner's *epoch* goes with each commit; one that another has taken over is refused.
+//! What a change brings about (the next of its key, those that come after it, its callback) is in the same transaction.
+//! Times are told by whoever asks: the store looks at no clock for them, but to forget what is to be forgotten.
+
+mod append;
+mod commit;
+mod door;
+mod ends;
+pub(crate) mod ledger;
+mod lines;
+mod look;
+mod news;
+mod pauses;
+pub(crate) mod prune;
+mod rows;
+pub(crate) mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -10,6 +27,11 @@ use bytes::Bytes;
 use http::Method;
 use tidegate_model::delivery::{Command, Id, Kind, Lane, Ms, Record, Request, Seq, Token, Told};
 use tidegate_model::gate::Priority;
+
+pub(crate) use door::Errand;
+pub use door::TOGETHER_MAX;
+pub use news::Follower;
+pub(crate) use news::Followers;
 
 /// A delivery that is to be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,9 @@
 //! SQLite holds it, in a directory of its own (`synchronous=FULL`, write-ahead log, checkpoints by the writing thread alone);
 //! or a PostgreSQL that several nodes share ([`postgres`]), with the same answers, commands and bounds.
 //! Whatever is decided about a record is decided in `tidegate_model`; here it is read, decided and written within one
-//! transaction. Two families of operations are served: *claims*, unique keys and what became of
-//! what was done under them; and *documents*, what is administered rather than made ([`documents`]).
+//! transaction. Three families of operations are served: *claims*, unique keys and what became of
+//! what was done under them; *deliveries*, requests that were promised and are made later ([`deliveries`]); and
+//! *documents*, what is administered rather than made ([`documents`]).
 //!
 //! What always holds: nobody is told that something is done before it is on disk; the list of commands, the log and the
 //! database have named maxima; a disk that is full refuses what is new and is tried again, an fsync that failed stops all

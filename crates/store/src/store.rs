@@ -10,6 +10,7 @@ use tidegate_model::idempotency::{Command, Key, Told};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::database::{BYTES_MIN, Database, Location, OpenError, StoreSettings};
+use crate::deliveries::{Errand, Followers};
 use crate::documents::{Answer, Document, Listing, Place, Question, Write, Written};
 use crate::postgres::{self, PostgresSettings, Unopened};
 use crate::standing::{self, Standing, State};
@@ -20,7 +21,10 @@ pub(crate) const WAITING_MAX: usize = 4096;
 
 /// The store of a process.
 pub struct Store {
-    commands: mpsc::Sender<Job>,
+    pub(crate) commands: mpsc::Sender<Job>,
+    /// Bytes of deliveries that wait to be accepted.
+    pub(crate) appending: Arc<AtomicU64>,
+    pub(crate) followers: Arc<Followers>,
     told: Arc<standing::Told>,
     settings: StoreSettings,
     /// The last claim's number.
@@ -51,6 +55,8 @@ pub(crate) enum Job {
     },
     /// To documents.
     Documents { question: Question, told: oneshot::Sender<Result<Answer, Unavailable>> },
+    /// To deliveries.
+    Deliveries(Box<dyn Errand>),
     /// The process ends.
     Close,
 }
@@ -70,6 +76,12 @@ pub enum Unavailable {
     /// It has stopped.
     #[error("the store has stopped writing")]
     Stopped,
+    /// Another has taken the shard over.
+    #[error("another owns the shard now")]
+    Fenced,
+    /// This kind of store does not do it.
+    #[error("this store keeps no deliveries")]
+    Unserved,
 }
 
 impl Store {
@@ -79,13 +91,21 @@ impl Store {
     /// [`OpenError`].
     pub fn open(settings: StoreSettings) -> Result<Store, OpenError> {
         let settings = StoreSettings { bytes_max: settings.bytes_max.max(BYTES_MIN), ..settings };
-        let told = Arc::<standing::Told>::default();
+        let (told, followers) = (Arc::<standing::Told>::default(), Arc::<Followers>::default());
         let (commands, waiting) = mpsc::channel(WAITING_MAX);
         let (thread, last) = match &settings.location {
-            Location::Directory(path) => sqlite(path, &settings, &told, waiting)?,
+            Location::Directory(path) => sqlite(path, &settings, &told, &followers, waiting)?,
             Location::Postgres(postgres) => (in_postgres(postgres, &settings, &told, waiting)?, 0),
         };
-        Ok(Store { commands, told, settings, claims: AtomicU64::new(last), thread: Mutex::new(Some(thread)) })
+        Ok(Store {
+            commands,
+            appending: Arc::default(),
+            followers,
+            told,
+            settings,
+            claims: AtomicU64::new(last),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Where it is, and how large it may become.
@@ -205,12 +225,14 @@ fn sqlite(
     path: &Path,
     settings: &StoreSettings,
     told: &Arc<standing::Told>,
+    followers: &Arc<Followers>,
     waiting: mpsc::Receiver<Job>,
 ) -> Result<(JoinHandle<()>, u64), OpenError> {
     let database = Database::open(path, settings.bytes_max)?;
     let unreadable = |source| OpenError::Database { path: path.to_owned(), source };
     let (writer, last) =
-        Writer::new(database, settings.tenant_bytes_max, Arc::clone(told)).map_err(unreadable)?;
+        Writer::new(database, settings.tenant_bytes_max, Arc::clone(told), Arc::clone(followers))
+            .map_err(unreadable)?;
     let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(waiting));
     Ok((thread.map_err(OpenError::Thread)?, last))
 }

@@ -16,6 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::claims::{self, Asked, Delta};
 use crate::database::{Database, PAGE_BYTES, Trouble};
+use crate::deliveries::ledger::{Book, Ledger};
+use crate::deliveries::{Errand, Followers, News, prune};
 use crate::documents;
 use crate::standing::{self, State};
 use crate::store::{Job, Named, Unavailable};
@@ -39,6 +41,9 @@ pub(crate) struct Writer {
     database: Database,
     tenant_bytes_max: u64,
     told: Arc<standing::Told>,
+    followers: Arc<Followers>,
+    /// What is known of the deliveries.
+    book: Book,
     runtime: Runtime,
     /// Bytes of the log, about.
     logged: u64,
@@ -46,18 +51,28 @@ pub(crate) struct Writer {
     stopped: Option<Arc<str>>,
 }
 
-/// What is asked of documents, and who waits for it.
-type Inquiry = (documents::Question, oneshot::Sender<Result<documents::Answer, Unavailable>>);
-
 /// A command that waits to be on disk.
-struct Waiting {
+enum Waiting {
+    Claims(Claim),
+    Documents(Inquiry),
+    Deliveries(Box<dyn Errand>),
+}
+
+/// What is asked of documents.
+struct Inquiry {
+    question: documents::Question,
+    answer: Option<documents::Answer>,
+    told: oneshot::Sender<Result<documents::Answer, Unavailable>>,
+}
+
+struct Claim {
     named: Named,
     account: Arc<str>,
     command: Command,
     told: oneshot::Sender<Result<Told, Unavailable>>,
 }
 
-impl Waiting {
+impl Claim {
     fn bytes(&self) -> u64 {
         match &self.command {
             Command::Finish { kept, .. } => kept.bytes(),
@@ -66,12 +81,47 @@ impl Waiting {
     }
 }
 
+impl Waiting {
+    fn bytes(&self) -> u64 {
+        match self {
+            Waiting::Claims(claim) => claim.bytes(),
+            Waiting::Documents(_) => 0,
+            Waiting::Deliveries(errand) => errand.weight(),
+        }
+    }
+
+    fn tell(self, how: Result<Option<Told>, Unavailable>) {
+        match self {
+            Waiting::Claims(claim) => {
+                let told = how.and_then(|told| told.ok_or(Unavailable::Stopped));
+                // Whoever asked may have gone; the record stands.
+                let _ = claim.told.send(told);
+            }
+            Waiting::Documents(Inquiry { answer, told, .. }) => {
+                let _ = told.send(how.and_then(|_| answer.ok_or(Unavailable::Stopped)));
+            }
+            Waiting::Deliveries(errand) => errand.tell(how.map(|_| ())),
+        }
+    }
+}
+
+/// What a transaction has come to, beside what it was for.
+#[derive(Default)]
+struct Brought {
+    delta: Delta,
+    /// Pages that it has changed, about. What has changed none has told nothing of the disk.
+    pages: u64,
+    /// What whoever follows the deliveries is told.
+    news: Vec<News>,
+}
+
 impl Writer {
     /// The writer of this database, and the last number that a claim may have had.
     pub(crate) fn new(
         database: Database,
         tenant_bytes_max: u64,
         told: Arc<standing::Told>,
+        followers: Arc<Followers>,
     ) -> rusqlite::Result<(Writer, u64)> {
         let Delta { records, bytes } = claims::all(&database.connection)?;
         told.more(records, bytes);
@@ -82,26 +132,32 @@ impl Writer {
         // Numbers only need to differ within a process; that later ones are greater helps whoever looks.
         let last = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let last = u64::try_from(last).unwrap_or_default();
-        Ok((Writer { database, tenant_bytes_max, told, runtime, logged: 0, stopped: None }, last))
+        let book = Book::default();
+        let writer =
+            Writer { database, tenant_bytes_max, told, followers, book, runtime, logged: 0, stopped: None };
+        Ok((writer, last))
     }
 
     /// Writes until it is told to end, or nobody is left who could tell.
     pub(crate) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut got = Vec::with_capacity(BATCH_MAX);
         let mut sweep_at = clock::now().after(SWEEP_EVERY);
-        let mut open = true;
+        let (mut open, mut busy) = (true, false);
         while open {
-            let waited =
-                self.runtime.block_on(clock::timeout_at(sweep_at, jobs.recv_many(&mut got, BATCH_MAX)));
+            // What commands have left to be done is done behind those that wait, without a pause.
+            let until = if busy { clock::now() } else { sweep_at };
+            let waited = self.runtime.block_on(clock::timeout_at(until, jobs.recv_many(&mut got, BATCH_MAX)));
             open = waited != Ok(0);
             let mut batch = Vec::with_capacity(got.len());
-            let mut asked = Vec::new();
             for job in got.drain(..) {
                 match job {
                     Job::Claims { named, account, command, told } => {
-                        batch.push(Waiting { named, account, command, told });
+                        batch.push(Waiting::Claims(Claim { named, account, command, told }));
                     }
-                    Job::Documents { question, told } => asked.push((question, told)),
+                    Job::Documents { question, told } => {
+                        batch.push(Waiting::Documents(Inquiry { question, answer: None, told }));
+                    }
+                    Job::Deliveries(errand) => batch.push(Waiting::Deliveries(errand)),
                     Job::Close => {
                         // What waits already is carried out yet.
                         jobs.close();
@@ -109,9 +165,8 @@ impl Writer {
                 }
             }
             self.write_all(batch);
-            if !asked.is_empty() {
-                self.answer(asked);
-            }
+            // Where that failed, it is tried again later.
+            busy = self.book.has_work() && self.work();
             if clock::now() >= sweep_at {
                 // If there are more, they go by and by, behind each batch of commands.
                 let wait = if self.sweep() { Duration::ZERO } else { SWEEP_EVERY };
@@ -145,13 +200,11 @@ impl Writer {
         if self.stopped.is_some() {
             return self.refuse(group, Unavailable::Stopped);
         }
-        match self.transaction(|connection, this| this.apply(connection, &group)) {
+        let bytes_max = self.tenant_bytes_max;
+        match self.transaction(|connection, book| apply(connection, book, &mut group, bytes_max)) {
             Ok(answers) => {
                 self.told.done.fetch_add(group.len() as u64, Relaxed);
-                for (waiting, told) in group.into_iter().zip(answers) {
-                    // Whoever asked may have gone; the record stands.
-                    let _ = waiting.told.send(Ok(told));
-                }
+                group.into_iter().zip(answers).for_each(|(waiting, told)| waiting.tell(Ok(told)));
             }
             Err(_) if group.len() > 1 && self.stopped.is_none() => {
                 group.into_iter().for_each(|waiting| self.write(vec![waiting]));
@@ -161,81 +214,29 @@ impl Writer {
         }
     }
 
-    /// Answers questions about documents together or, where that fails, one by one.
-    fn answer(&mut self, mut asked: Vec<Inquiry>) {
-        if self.stopped.is_some() {
-            return asked.into_iter().for_each(|(_, told)| drop(told.send(Err(Unavailable::Stopped))));
-        }
-        let answered = self.transaction(|connection, _| {
-            let (mut answers, mut pages) = (Vec::with_capacity(asked.len()), 0);
-            for (question, _) in &asked {
-                let (answer, bytes) = documents::apply(connection, question)?;
-                if matches!(answer, documents::Answer::Written(documents::Written::Done(_))) {
-                    pages += COMMAND_PAGES + bytes / PAGE_BYTES;
-                }
-                answers.push(answer);
-            }
-            Ok((answers, Delta::default(), pages))
-        });
-        match answered {
-            Ok(answers) => {
-                self.told.done.fetch_add(answers.len() as u64, Relaxed);
-                for ((_, told), answer) in asked.into_iter().zip(answers) {
-                    // Whoever asked may have gone; what was written stands.
-                    let _ = told.send(Ok(answer));
-                }
-            }
-            Err(_) if asked.len() > 1 && self.stopped.is_none() => {
-                asked.drain(..).for_each(|one| self.answer(vec![one]));
-            }
-            Err(why) => {
-                self.told.failed.fetch_add(asked.len() as u64, Relaxed);
-                asked.into_iter().for_each(|(_, told)| drop(told.send(Err(why))));
-            }
-        }
-    }
-
     fn refuse(&self, group: Vec<Waiting>, why: Unavailable) {
         self.told.failed.fetch_add(group.len() as u64, Relaxed);
-        for waiting in group {
-            let _ = waiting.told.send(Err(why));
-        }
+        group.into_iter().for_each(|waiting| waiting.tell(Err(why)));
     }
 
-    fn apply(&self, connection: &Connection, group: &[Waiting]) -> rusqlite::Result<(Vec<Told>, Delta, u64)> {
-        let now = now();
-        let mut delta = Delta::default();
-        let mut answers = Vec::with_capacity(group.len());
-        let mut pages = 0;
-        for waiting in group {
-            let Waiting { named, account, command, .. } = waiting;
-            let asked = Asked { named, account, bytes_max: self.tenant_bytes_max, now };
-            let (told, change) = claims::apply(connection, asked, command.clone())?;
-            answers.push(told);
-            if let Some(change) = change {
-                delta.add(change);
-                pages += COMMAND_PAGES + waiting.bytes() / PAGE_BYTES;
-            }
-        }
-        Ok((answers, delta, pages))
-    }
-
-    /// Does something in one transaction, and tells what it came to once that is on disk. The work tells beside how many
-    /// pages it has changed, about; what changed none has told nothing of the disk.
+    /// Does something in one transaction, and tells what it came to once that is on disk.
     fn transaction<T>(
         &mut self,
-        work: impl FnOnce(&Connection, &Writer) -> rusqlite::Result<(T, Delta, u64)>,
+        work: impl FnOnce(&Connection, &mut Book) -> rusqlite::Result<(T, Brought)>,
     ) -> Result<T, Unavailable> {
+        let book = &mut self.book;
         let result = begin(&self.database.connection).and_then(|transaction| {
-            let (made, delta, pages) = work(&transaction, self)?;
+            let done = work(&transaction, book)?;
             transaction.commit()?;
-            Ok((made, delta, pages))
+            Ok(done)
         });
+        book.settled();
         match result {
-            Ok((made, _, 0)) => Ok(made),
-            Ok((made, delta, pages)) => {
+            Ok((made, Brought { pages: 0, .. })) => Ok(made),
+            Ok((made, Brought { delta, pages, news })) => {
                 self.told.commits.fetch_add(1, Relaxed);
                 self.told.more(delta.records, delta.bytes);
+                self.followers.tell(&news);
                 self.well();
                 self.logged += pages * PAGE_BYTES;
                 if self.logged >= LOG_BYTES_MAX {
@@ -243,7 +244,10 @@ impl Writer {
                 }
                 Ok(made)
             }
-            Err(error) => Err(self.ill(&error)),
+            Err(error) => {
+                self.book.forget();
+                Err(self.ill(&error))
+            }
         }
     }
 
@@ -262,15 +266,33 @@ impl Writer {
         if self.stopped.is_some() {
             return false;
         }
-        let swept = self.transaction(|connection, _| {
+        let swept = self.transaction(|connection, book| {
             let (count, delta, more) = claims::sweep(connection, now(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
-            let (gone, further) = documents::sweep(connection, now() * 1000, SWEEP_MAX)?;
-            Ok(((count, more || further), delta, (count + gone) as u64))
+            let (gone, further) = documents::sweep(connection, now_ms(), SWEEP_MAX)?;
+            let mut ledger = Ledger::new(connection, book)?;
+            let (pruned, left) = prune::prune(&mut ledger, now_ms(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
+            let pages = ledger.pages + (count + gone) as u64;
+            let brought = Brought { delta, pages, news: ledger.close()? };
+            Ok(((count + pruned, more || further || left), brought))
         });
         // Where it failed, it is tried again later.
         let Ok((count, more)) = swept else { return false };
         self.told.swept.fetch_add(count as u64, Relaxed);
         more
+    }
+
+    /// Does some of what commands have left to be done. Tells whether it went well.
+    fn work(&mut self) -> bool {
+        if self.stopped.is_some() {
+            return false;
+        }
+        let done = self.transaction(|connection, book| {
+            let mut ledger = Ledger::new(connection, book)?;
+            ledger.work(now_ms())?;
+            let pages = ledger.pages;
+            Ok(((), Brought { delta: Delta::default(), pages, news: ledger.close()? }))
+        });
+        done.is_ok()
     }
 
     /// A write went well.
@@ -319,15 +341,76 @@ impl Drop for Writer {
 /// The one command of a group that found no room, without what needs the most: that a request has been answered is worth
 /// more than with what.
 fn smaller(group: &mut Vec<Waiting>) -> Option<Waiting> {
-    let waiting = group.first_mut()?;
-    let Command::Finish { kept, .. } = &mut waiting.command else { return None };
-    let Kept::Whole(answer) = kept else { return None };
-    *kept = Kept::Status(answer.status);
-    group.pop()
+    let is_smaller = match group.first_mut()? {
+        Waiting::Deliveries(errand) => errand.shrink(),
+        Waiting::Claims(Claim { command: Command::Finish { kept, .. }, .. }) => match kept {
+            Kept::Whole(answer) => {
+                *kept = Kept::Status(answer.status);
+                true
+            }
+            Kept::Status(_) => false,
+        },
+        Waiting::Claims(_) | Waiting::Documents(_) => false,
+    };
+    is_smaller.then(|| group.pop()).flatten()
+}
+
+/// Carries out a group of commands. What became of those that are to claims.
+fn apply(
+    connection: &Connection,
+    book: &mut Book,
+    group: &mut [Waiting],
+    bytes_max: u64,
+) -> rusqlite::Result<(Vec<Option<Told>>, Brought)> {
+    let now = now();
+    let mut answers = Vec::with_capacity(group.len());
+    let (mut brought, mut ledger) = (Brought::default(), None);
+    for waiting in group {
+        match waiting {
+            Waiting::Claims(claim) => {
+                let Claim { named, account, command, .. } = &*claim;
+                let asked = Asked { named, account, bytes_max, now };
+                let (told, change) = claims::apply(connection, asked, command.clone())?;
+                answers.push(Some(told));
+                if let Some(change) = change {
+                    brought.delta.add(change);
+                    brought.pages += COMMAND_PAGES + claim.bytes() / PAGE_BYTES;
+                }
+            }
+            Waiting::Documents(inquiry) => {
+                let (answer, bytes) = documents::apply(connection, &inquiry.question)?;
+                if matches!(answer, documents::Answer::Written(documents::Written::Done(_))) {
+                    brought.pages += COMMAND_PAGES + bytes / PAGE_BYTES;
+                }
+                inquiry.answer = Some(answer);
+                answers.push(None);
+            }
+            Waiting::Deliveries(errand) => {
+                if ledger.is_none() {
+                    ledger = Some(Ledger::new(connection, &mut *book)?);
+                }
+                if let Some(ledger) = &mut ledger {
+                    errand.apply(ledger)?;
+                }
+                answers.push(None);
+            }
+        }
+    }
+    if let Some(ledger) = ledger {
+        brought.pages += ledger.pages;
+        brought.news = ledger.close()?;
+    }
+    Ok((answers, brought))
 }
 
 fn begin(connection: &Connection) -> rusqlite::Result<rusqlite::Transaction<'_>> {
     rusqlite::Transaction::new_unchecked(connection, TransactionBehavior::Immediate)
+}
+
+/// Milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Seconds since the Unix epoch.

@@ -101,6 +101,8 @@ pub enum Told {
     Started(Token),
     /// It is not so any more, or not yet: nothing was changed.
     Not(State),
+    /// There is none: it was forgotten. [`step`] never says so.
+    Gone,
 }
 
 /// What a command makes of a delivery.
@@ -152,6 +154,7 @@ pub fn step(mut record: Record, command: Command, now: Ms) -> (Change, Told) {
         }
         (Command::Redrive { due, aging }, State::Dead | State::Cancelled) => {
             record.attempts = 0;
+            record.waits_for = 0;
             record.expires = None;
             record.forgotten = None;
             record.due = due;

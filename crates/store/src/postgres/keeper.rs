@@ -191,6 +191,7 @@ impl Keeper {
                     Job::Documents { question, told } => {
                         self.asked.push_back(Inquiry { question, by: self.soon(), told });
                     }
+                    Job::Deliveries(errand) => errand.tell(Err(Unavailable::Unserved)),
                     // What waits already is carried out yet.
                     Job::Close => jobs.close(),
                 }
