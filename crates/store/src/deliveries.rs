@@ -6,12 +6,15 @@
 //! What a change brings about (the next of its key, those that come after it, its callback) is in the same transaction.
 //! Times are told by whoever asks: the store looks at no clock for them, but to forget what is to be forgotten.
 
+mod administer;
 mod append;
 mod commit;
 mod door;
+mod edit;
 mod ends;
 pub(crate) mod ledger;
 mod lines;
+mod list;
 mod look;
 mod news;
 mod pauses;
@@ -30,6 +33,7 @@ use tidegate_model::gate::Priority;
 
 pub(crate) use door::Errand;
 pub use door::TOGETHER_MAX;
+pub use list::PAGE_MAX;
 pub use news::Follower;
 pub(crate) use news::Followers;
 
@@ -260,6 +264,8 @@ pub struct Whole {
     pub record: Record,
     /// The request.
     pub request: Arc<Request>,
+    /// How often that was changed.
+    pub edits: u64,
     /// The last attempts, the newest last.
     pub attempts: Vec<Attempt>,
     /// The answer.
@@ -303,6 +309,73 @@ pub struct Depth {
     pub line: Line,
     /// In each state, in the order of [`Kind::ALL`].
     pub counts: [u64; 7],
+    /// Bytes that they count for.
+    pub bytes: u64,
+}
+
+/// How many of a queue there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// The queue's name.
+    pub queue: Arc<str>,
+    /// In each state, in the order of [`Kind::ALL`].
+    pub counts: [u64; 7],
+    /// Bytes that they count for.
+    pub bytes: u64,
+    /// Tenants that have any.
+    pub lines: u64,
+    /// Since when the oldest may be begun, of those that are next of their tenants.
+    pub oldest: Option<Ms>,
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The newest first.
+    pub records: Vec<Record>,
+    /// From behind which to go on; `None`: there are no more.
+    pub next: Option<Seq>,
+}
+
+/// What others than the owner of a shard may want of deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// See [`Command::Cancel`].
+    Cancel {
+        /// When they are forgotten.
+        forgotten: Ms,
+    },
+    /// See [`Command::Redrive`].
+    Redrive {
+        /// When they are made again.
+        due: Ms,
+        /// See [`tidegate_model::delivery::rank`].
+        aging: Ms,
+    },
+}
+
+/// What a change by filter came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// How many were changed.
+    pub changed: usize,
+    /// From behind which to go on; `None`: there are no more.
+    pub next: Option<Seq>,
+}
+
+/// What became of a change to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edited {
+    /// It is done: it has been changed so often now.
+    Done(u64),
+    /// It has been changed so often, and not as whoever asks knows it.
+    Otherwise(u64),
+    /// It has begun, or has ended well.
+    Not(tidegate_model::delivery::State),
+    /// The tenant has no room for it.
+    Full,
+    /// There is none.
+    Gone,
 }
 
 /// What is changed of a delivery that has not begun, or is dead.

@@ -60,7 +60,7 @@ fn one(ledger: &mut Ledger<'_>, promise: &Promise, room: Room, now: Ms) -> rusql
     if call_back(ledger, promise, seq)? {
         row.marks |= MARK_CALLBACK;
     }
-    rows::insert_request(ledger.connection, seq, &promise.request)?;
+    rows::insert_request(ledger.connection, seq, &promise.request, 0)?;
     if let Some(unique) = &promise.unique {
         only(ledger, line, unique, seq)?;
     }
@@ -98,7 +98,13 @@ fn record(promise: &Promise, seq: Seq, firsts: usize, now: Ms) -> Record {
 }
 
 /// Whether a line may have so many more, and its tenant so many bytes more.
-fn has_room(ledger: &mut Ledger<'_>, line: i64, more: u64, bytes: u64, room: Room) -> rusqlite::Result<bool> {
+pub(super) fn has_room(
+    ledger: &mut Ledger<'_>,
+    line: i64,
+    more: u64,
+    bytes: u64,
+    room: Room,
+) -> rusqlite::Result<bool> {
     let (connection, lines) = (ledger.connection, &mut ledger.book.lines);
     // Where none more is asked for, there is room for it however many there are.
     Ok((more == 0 || lines.waiting(connection, line)? + more <= room.waiting_max)
@@ -266,7 +272,8 @@ fn replace(
     if call_back(ledger, promise, first.record.seq)? {
         row.marks |= MARK_CALLBACK;
     }
-    rows::insert_request(ledger.connection, first.record.seq, &promise.request)?;
+    let (_, edits) = rows::request(ledger.connection, first.record.seq)?;
+    rows::insert_request(ledger.connection, first.record.seq, &promise.request, edits + 1)?;
     only(ledger, first.line, unique, first.record.seq)?;
     if first.record.state == State::Ready {
         // Whoever has it in mind as it was forgets that.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tidegate_model::delivery::{Command, Ms, State, Told};
+use tidegate_model::delivery::{Command, Id, Ms, State, Told};
 
 use super::ledger::Ledger;
 use super::rows::{self, Row};
-use super::{Asked, Committed};
+use super::{Asked, Committed, News, look};
 
 /// Carries out these, in their order.
 pub(super) fn commit(ledger: &mut Ledger<'_>, asked: &[Asked], now: Ms) -> rusqlite::Result<Vec<Committed>> {
@@ -56,6 +56,24 @@ fn command(
     }
     let started = matches!(after.record.state, State::Leased { .. }) && matches!(told, Told::Started(_));
     ledger.put(&row, after)?;
-    let request = if started { Some(rows::request(ledger.connection, asked.seq)?) } else { None };
+    let request = if started { Some(rows::request(ledger.connection, asked.seq)?.0) } else { None };
     Ok((told, request))
+}
+
+/// Carries out a command that somebody else than the owner gives. `None`: there is no such delivery of this tenant's.
+pub(super) fn change(
+    ledger: &mut Ledger<'_>,
+    tenant: Option<&str>,
+    id: Id,
+    command: &Command,
+    now: Ms,
+) -> rusqlite::Result<Option<Told>> {
+    let Some(row) = look::found(ledger, tenant, id)? else { return Ok(None) };
+    let told = ledger.command(&row, command.clone(), now)?;
+    if told == Told::Done && matches!(row.record.state, State::Ready | State::Leased { .. }) {
+        ledger.news.push(News::Gone(row.record.seq, row.ready().line));
+    }
+    ledger.follow_up(now)?;
+    ledger.tell_followers();
+    Ok(Some(told))
 }

@@ -341,3 +341,21 @@ impl Store {
         answer.await.unwrap_or(Err(Unavailable::Stopped))
     }
 }
+
+impl Store {
+    /// One command to one delivery, whoever gives it: what is wanted of it from outside, such as that it is cancelled or made
+    /// again. `None`: there is no such delivery, or none of this tenant's.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn change(
+        &self,
+        tenant: Option<&str>,
+        id: Id,
+        command: tidegate_model::delivery::Command,
+        now: Ms,
+    ) -> Result<Option<tidegate_model::delivery::Told>, Unavailable> {
+        let tenant = tenant.map(Box::<str>::from);
+        self.plain(move |ledger| commit::change(ledger, tenant.as_deref(), id, &command, now).map(Ok)).await
+    }
+}

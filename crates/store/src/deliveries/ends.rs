@@ -112,7 +112,7 @@ fn call_back(ledger: &mut Ledger<'_>, ended: &Row, now: Ms) -> rusqlite::Result<
         why: None,
         forgotten: None,
     };
-    rows::insert_request(ledger.connection, record.seq, &request)?;
+    rows::insert_request(ledger.connection, record.seq, &request, 0)?;
     let bytes = rows::request_bytes(&request);
     ledger.insert(Row { record, line: place, owner, place: None, sole: None, marks: 0, bytes, kept: 0 })
 }

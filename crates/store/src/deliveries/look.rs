@@ -132,8 +132,10 @@ pub(super) fn whole_of(
 ) -> rusqlite::Result<Option<Whole>> {
     let Some(row) = found(ledger, tenant, id)? else { return Ok(None) };
     let seq = row.record.seq;
+    let (request, edits) = rows::request(ledger.connection, seq)?;
     Ok(Some(Whole {
-        request: rows::request(ledger.connection, seq)?,
+        request,
+        edits,
         attempts: rows::attempts(ledger.connection, seq)?,
         result: rows::result(ledger.connection, seq)?,
         record: row.record,

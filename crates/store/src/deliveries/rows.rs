@@ -302,28 +302,37 @@ pub(super) fn request_bytes(request: &Request) -> u64 {
     ROW_BYTES + (request.target.len() + request.fields.bytes() + request.body.len()) as u64
 }
 
-pub(super) fn insert_request(connection: &Connection, seq: Seq, request: &Request) -> rusqlite::Result<()> {
+/// Keeps a request that was changed so often, in the place of an earlier one.
+pub(super) fn insert_request(
+    connection: &Connection,
+    seq: Seq,
+    request: &Request,
+    edits: u64,
+) -> rusqlite::Result<()> {
     let mut fields = Vec::with_capacity(request.fields.bytes());
     request.fields.pack(&mut fields);
     let mut insert = connection.prepare_cached(
-        "INSERT OR REPLACE INTO requests (seq, method, target, fields, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO requests (seq, method, target, fields, body, edits) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
     insert.execute(params![
         whole(seq.0),
         request.method.as_str(),
         &*request.target,
         fields,
-        &*request.body
+        &*request.body,
+        whole(edits),
     ])?;
     Ok(())
 }
 
-pub(super) fn request(connection: &Connection, seq: Seq) -> rusqlite::Result<Arc<Request>> {
-    let mut select =
-        connection.prepare_cached("SELECT method, target, fields, body FROM requests WHERE seq = ?1")?;
+/// A request, and how often it was changed.
+pub(super) fn request(connection: &Connection, seq: Seq) -> rusqlite::Result<(Arc<Request>, u64)> {
+    let mut select = connection
+        .prepare_cached("SELECT method, target, fields, body, edits FROM requests WHERE seq = ?1")?;
     select.query_row([whole(seq.0)], |row| {
         let method = Method::from_str(row.get_ref(0)?.as_str()?).map_err(|_| odd(0, "no method"))?;
-        Ok(Arc::new(Request { method, target: row.get(1)?, fields: fields(row, 2)?, body: body(row, 3)? }))
+        let request = Request { method, target: row.get(1)?, fields: fields(row, 2)?, body: body(row, 3)? };
+        Ok((Arc::new(request), number(row, 4)?))
     })
 }
 

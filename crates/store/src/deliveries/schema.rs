@@ -77,7 +77,8 @@ pub(crate) const TABLES: &str = "
         method TEXT NOT NULL,
         target TEXT NOT NULL,
         fields BLOB NOT NULL,
-        body BLOB NOT NULL
+        body BLOB NOT NULL,
+        edits INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE results (
         seq INTEGER PRIMARY KEY,
