@@ -68,6 +68,8 @@ pub(crate) struct Told {
     pub(crate) done: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) swept: AtomicU64,
+    /// Commands that it has taken and not carried out.
+    pub(crate) held: AtomicU64,
 }
 
 impl Told {
@@ -104,7 +106,7 @@ impl Told {
             records: count(&self.records),
             bytes: count(&self.bytes),
             bytes_max,
-            waiting,
+            waiting: waiting + self.held.load(Relaxed),
             commits: self.commits.load(Relaxed),
             done: self.done.load(Relaxed),
             failed: self.failed.load(Relaxed),

@@ -62,6 +62,55 @@ impl Postgres {
     pub fn start_with(name: &str, settings: &[&str]) -> Postgres {
         let folder = folder(name);
         as_user(&mut copying(template(), &folder));
+        Postgres::run(folder, settings)
+    }
+
+    /// Starts one that speaks TLS, with a certificate for `localhost` and its address. Where that is.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_tls(name: &str) -> (Postgres, PathBuf) {
+        let folder = folder(name);
+        as_user(&mut copying(template(), &folder));
+        let (cert, key) = (folder.join("server.crt"), folder.join("server.key"));
+        let _ = crate::tls::certificate(&["localhost", "127.0.0.1"], &cert, &key);
+        for file in [&cert, &key] {
+            give_away(file);
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(file, mode).expect("the file is ours");
+        }
+        let settings = [
+            "ssl=on".to_owned(),
+            format!("ssl_cert_file={}", cert.display()),
+            format!("ssl_key_file={}", key.display()),
+        ];
+        (Postgres::run(folder, &settings.each_ref().map(|setting| &**setting)), cert)
+    }
+
+    /// Starts a standby of this one, that has what this one has.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn standby(&self, name: &str) -> Postgres {
+        let folder = folder(name);
+        let mut copy = Command::new(program("pg_basebackup"));
+        copy.args(["-h", "127.0.0.1", "-p", &self.address.port().to_string(), "-U", "postgres"]);
+        copy.args(["--no-sync", "-c", "fast", "-X", "stream", "-R", "-D"]).arg(folder.join("data"));
+        as_user(&mut copy);
+        Postgres::run(folder, &[])
+    }
+
+    /// Makes a standby the primary.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn promote(&self) {
+        assert_eq!(self.say("SELECT pg_promote(true)"), "t");
+    }
+
+    fn run(folder: PathBuf, settings: &[&str]) -> Postgres {
         let port = Port::take();
         let settings = settings.iter().flat_map(|setting| ["-c".to_owned(), (*setting).to_owned()]);
         let arguments = settings.collect();
@@ -185,7 +234,8 @@ impl Postgres {
             let told = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
             let number = told.lines().next().and_then(|line| line.parse().ok());
             self.process = number.unwrap_or_default();
-            told.lines().nth(7).is_some_and(|state| state.trim_end() == "ready")
+            // Of a standby it is that it stands by.
+            told.lines().nth(7).is_some_and(|state| matches!(state.trim_end(), "ready" | "standby"))
         });
     }
 
@@ -226,10 +276,15 @@ fn folder(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("tidegate-postgres-{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).expect("a temporary folder");
-    if let Some((user, group)) = user() {
-        std::os::unix::fs::chown(&folder, Some(user), Some(group)).expect("root may give a folder away");
-    }
+    give_away(&folder);
     folder
+}
+
+/// Gives a file to the servers' user.
+fn give_away(file: &Path) {
+    if let Some((user, group)) = user() {
+        std::os::unix::fs::chown(file, Some(user), Some(group)).expect("root may give a file away");
+    }
 }
 
 fn copying(from: &Path, to: &Path) -> Command {

@@ -396,7 +396,8 @@ pub fn parse_store_url(text: &str) -> Result<StoreAt, String> {
 fn show_store_url(at: &StoreAt) -> String {
     match at {
         StoreAt::Directory(directory) => format!("sqlite:{}", directory.display()),
-        StoreAt::Postgres(url) => url.shown().to_owned(),
+        // Its user goes with the secret; without any it would be none.
+        StoreAt::Postgres(url) => url.shown().replacen("://", "://hidden@", 1),
     }
 }
 

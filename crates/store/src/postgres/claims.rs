@@ -197,8 +197,9 @@ fn decide(
         Some(_) => Holder::Another,
         None => Holder::Nobody,
     };
+    let is_own = |lying: &&Lying| lying.epoch == own && (lying.live || lying.record.state != State::Held);
     if waiting.tried
-        && let Some(lying) = lying.filter(|lying| lying.epoch == own)
+        && let Some(lying) = lying.filter(is_own)
         && let Some(told) = already(&lying.record, &waiting.command)
     {
         return Ok((Change::None, told));

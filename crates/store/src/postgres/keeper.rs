@@ -45,7 +45,8 @@ const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// How often is looked, while PostgreSQL is away, for who has waited long enough.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Bytes of what is owed. Of what goes beyond, the status alone is.
+/// Commands that are owed, and bytes of them. Of an answer that goes beyond these, the status alone is.
+const OWED_MAX: usize = 4096;
 const OWED_BYTES_MAX: u64 = 64 << 20;
 
 /// A command that waits to be committed.
@@ -99,6 +100,13 @@ impl Waiting {
     }
 }
 
+/// What is to be written though nobody waits for it any more.
+#[derive(Default)]
+struct Owed {
+    commands: usize,
+    bytes: u64,
+}
+
 /// What is asked of documents, until when somebody waits for it, and who.
 struct Inquiry {
     question: Question,
@@ -122,7 +130,7 @@ pub(super) struct Keeper {
     epoch: Option<i64>,
     waiting: VecDeque<Waiting>,
     asked: VecDeque<Inquiry>,
-    owed_bytes: u64,
+    owed: Owed,
     sweep: Sweep,
     /// When nobody waits any more for what was to be written.
     close_by: Tick,
@@ -148,7 +156,7 @@ impl Keeper {
             epoch: None,
             waiting: VecDeque::new(),
             asked: VecDeque::new(),
-            owed_bytes: 0,
+            owed: Owed::default(),
             sweep: Sweep::default(),
             close_by: Tick::MAX,
         }
@@ -173,7 +181,8 @@ impl Keeper {
         let mut open = true;
         let mut got = Vec::with_capacity(BATCH_MAX);
         while open || !self.idle() && clock::now() < self.close_by {
-            let room = WAITING_MAX.saturating_sub(self.waiting.len() + self.asked.len()).min(BATCH_MAX);
+            let waiting = self.waiting.len() + self.asked.len() - self.owed.commands;
+            let room = WAITING_MAX.saturating_sub(waiting).min(BATCH_MAX);
             let next = self.next().min(self.close_by);
             let mut joined = None;
             tokio::select! {
@@ -418,7 +427,8 @@ impl Keeper {
     /// Something that was owed is not any more.
     fn paid(&mut self, waiting: &Waiting) {
         if waiting.told.is_none() {
-            self.owed_bytes = self.owed_bytes.saturating_sub(waiting.bytes());
+            self.owed.commands -= 1;
+            self.owed.bytes -= waiting.bytes();
         }
     }
 
@@ -455,6 +465,9 @@ impl Keeper {
         for mut waiting in group {
             match &mut waiting.command {
                 Command::Finish { kept: kept @ Kept::Whole(_), .. } => {
+                    if waiting.told.is_none() {
+                        self.owed.bytes -= kept.bytes();
+                    }
                     *kept = Kept::Status(kept.status());
                     self.waiting.push_front(waiting);
                 }
@@ -504,33 +517,36 @@ impl Keeper {
                 let _ = inquiry.told.send(Err(Unavailable::Failing));
             }
         }
-        if !self.expired() {
-            return;
-        }
-        let all = std::mem::take(&mut self.waiting);
-        for mut waiting in all {
-            if waiting.told.is_none() || waiting.by > now {
-                self.waiting.push_back(waiting);
-                continue;
-            }
-            waiting.tell(Err(Unavailable::Failing));
-            match &mut waiting.command {
-                Command::Claim { .. } if !waiting.tried => {
-                    self.told.failed.fetch_add(1, Relaxed);
-                    continue;
+        if self.expired() {
+            let all = std::mem::take(&mut self.waiting);
+            for mut waiting in all {
+                if waiting.told.is_none() || waiting.by > now || self.owe(&mut waiting) {
+                    self.waiting.push_back(waiting);
                 }
-                // It may be there: whoever claimed it was told that it is not, and has sent nothing.
-                Command::Claim { claim, .. } => waiting.command = Command::Release { claim: *claim },
-                Command::Finish { kept, .. } => {
-                    if self.owed_bytes + kept.bytes() > OWED_BYTES_MAX {
-                        *kept = Kept::Status(kept.status());
-                    }
-                    self.owed_bytes += kept.bytes();
-                }
-                Command::Release { .. } | Command::Leave { .. } => {}
             }
-            self.waiting.push_back(waiting);
         }
+        self.told.held.store((self.waiting.len() + self.asked.len()) as u64, Relaxed);
+    }
+
+    /// Whoever waits for this command is told that it takes too long. Whether it is to be carried out all the same.
+    fn owe(&mut self, waiting: &mut Waiting) -> bool {
+        waiting.tell(Err(Unavailable::Failing));
+        self.told.failed.fetch_add(1, Relaxed);
+        match &mut waiting.command {
+            Command::Claim { .. } if !waiting.tried => return false,
+            // It may be there: whoever claimed it was told that it is not, and has sent nothing.
+            Command::Claim { claim, .. } => waiting.command = Command::Release { claim: *claim },
+            Command::Finish { kept, .. } if self.owed.bytes + kept.bytes() > OWED_BYTES_MAX => {
+                *kept = Kept::Status(kept.status());
+            }
+            Command::Finish { .. } | Command::Release { .. } | Command::Leave { .. } => {}
+        }
+        if self.owed.commands >= OWED_MAX {
+            return false;
+        }
+        self.owed.commands += 1;
+        self.owed.bytes += waiting.bytes();
+        true
     }
 
     fn well(&self) {

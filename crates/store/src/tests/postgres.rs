@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use tidegate_testkit::Ends;
 
 use super::*;
+use crate::advise;
 
 /// Longer than any test: a lease ends when the test says so.
 const LEASE: Duration = Duration::from_secs(3600);
@@ -191,23 +192,7 @@ fn connections_that_are_lost_under_load_lose_nothing_and_leave_no_doubt() {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 let (store, ended, done) = (if writer % 2 == 0 { &one } else { &other }, &ended, &done);
-                scope.spawn(move || {
-                    let mut written = Vec::new();
-                    for number in 0.. {
-                        if ended.load(SeqCst) {
-                            break;
-                        }
-                        // None of a tenant has more than it may.
-                        let named = named(&format!("{writer}-{}", number / 50), &number.to_string());
-                        let mine = store.next_claim();
-                        // Whatever becomes of a connection meanwhile, who asks is told the truth.
-                        assert_eq!(say(store, &named, claim(mine, LATER)), Ok(Told::Claimed));
-                        assert_eq!(say(store, &named, finish(mine, whole(10), LATER)), Ok(Told::Done));
-                        written.push(named);
-                        done.fetch_add(1, SeqCst);
-                    }
-                    written
-                })
+                scope.spawn(move || write_until(store, ended, done))
             })
             .collect();
         for _ in 0..5 {
@@ -238,4 +223,89 @@ fn a_server_that_hangs_is_not_waited_for_without_end() {
     until("what nobody was told of is free", || {
         say(&store, &named("a", "2"), claim(4, LATER)) == Ok(Told::Claimed)
     });
+}
+
+/// A pair of servers, one of which confirms what the other commits, that fails over while two nodes write.
+#[test]
+fn a_failover_loses_nothing_that_was_told_where_a_standby_has_to_confirm() {
+    let mut primary = Postgres::start("primary");
+    let own = primary.database();
+    let standby = primary.standby("standby");
+    let name = own.rsplit_once('/').unwrap().1;
+    let url = format!("postgres://postgres@{},{}/{name}", primary.address, standby.address);
+    let Location::Postgres(both) = at(&url, LEASE) else { unreachable!() };
+    let lost = |advice: &String| advice.contains("synchronous_standby_names is empty");
+    until("the standby is there", || {
+        primary.say("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1"
+    });
+    assert!(advise(&both).unwrap().iter().any(lost));
+    let _ = primary.say("ALTER SYSTEM SET synchronous_standby_names = '*'");
+    let _ = primary.say("SELECT pg_reload_conf()");
+    until("the standby confirms", || primary.say("SELECT sync_state FROM pg_stat_replication") == "sync");
+    assert!(!advise(&both).unwrap().iter().any(lost));
+    let (one, other) = (open(&url), open(&url));
+    let (ended, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let written: Vec<Vec<Named>> = std::thread::scope(|scope| {
+        let writers: Vec<_> = [&one, &other]
+            .into_iter()
+            .map(|store| scope.spawn(|| write_until(store, &ended, &done)))
+            .collect();
+        let more = || {
+            let before = done.load(SeqCst);
+            until("more was written", || done.load(SeqCst) >= before + 10);
+        };
+        more();
+        primary.stop(Ends::Killed);
+        standby.promote();
+        // Nobody has to confirm what the only one that is left commits.
+        more();
+        ended.store(true, SeqCst);
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    for named in written.iter().flatten() {
+        assert_eq!(say(&one, named, claim(0, LATER)), Ok(Told::Answered(whole(10))), "{named:?}");
+    }
+}
+
+/// Writes records of its own until it is told to end. Those that were told to be done.
+fn write_until(store: &Store, ended: &AtomicBool, done: &AtomicU64) -> Vec<Named> {
+    static WRITERS: AtomicU64 = AtomicU64::new(0);
+    let writer = WRITERS.fetch_add(1, SeqCst);
+    let mut written = Vec::new();
+    for number in 0.. {
+        if ended.load(SeqCst) {
+            break;
+        }
+        // None of a tenant has more than it may.
+        let named = named(&format!("{writer}-{}", number / 50), &number.to_string());
+        let mine = store.next_claim();
+        // Whatever becomes of a connection meanwhile, who asks is told the truth.
+        assert_eq!(say(store, &named, claim(mine, LATER)), Ok(Told::Claimed));
+        assert_eq!(say(store, &named, finish(mine, whole(10), LATER)), Ok(Told::Done));
+        written.push(named);
+        done.fetch_add(1, SeqCst);
+    }
+    written
+}
+
+#[test]
+fn tls_is_spoken_and_a_certificate_that_nobody_vouches_for_is_refused() {
+    let (server, certificate) = Postgres::start_tls("tls");
+    let database = server.database();
+    let open = |url: String, ca: Option<&std::path::Path>| {
+        let url = PostgresUrl::parse(&url).unwrap();
+        let ca = ca.map(std::path::Path::to_owned);
+        let postgres = PostgresSettings { url, ca, lease: LEASE, timeout: PATIENCE };
+        Store::open(settings(Location::Postgres(postgres))).unwrap()
+    };
+    let trusting = open(format!("{database}?sslmode=prefer"), None);
+    check(&trusting, &named("a", "1"), &[(claim(1, LATER), Told::Claimed)]);
+    let verified = open(format!("{database}?sslmode=verify-full"), Some(&certificate));
+    check(&verified, &named("a", "2"), &[(claim(1, LATER), Told::Claimed)]);
+    let secured = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                   WHERE ssl AND application_name LIKE 'tidegate-%'";
+    assert_eq!(server.say(secured), "2");
+    // It is signed by none of the system's authorities.
+    let refused = open(format!("{database}?sslmode=require"), None);
+    assert!(matches!(refused.state(), State::Failing(_)));
 }

@@ -21,7 +21,7 @@ use tidegate_proxy::cache::CacheBounds;
 use tidegate_proxy::cache::disk::{DiskSettings, SIZE_MIN};
 use tidegate_proxy::cache::far::FarSettings;
 use tidegate_proxy::settings::ProxySettings;
-use tidegate_store::StoreSettings;
+use tidegate_store::{Location, StoreSettings};
 use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 
@@ -62,7 +62,7 @@ pub struct Resolved {
 /// # Errors
 /// Every problem.
 pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>> {
-    let mut context = Context { problems: Vec::new(), named: Vec::new(), root: tree };
+    let mut context = Context { problems: Vec::new(), named: Vec::new(), root: tree, in_postgres: false };
     let listeners = listen::listeners(&mut context, raw);
     let certificates = listen::certificates(&mut context, raw);
     let control = listen::control(&mut context, &raw.control);
@@ -71,6 +71,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let redis = redis::redis(&mut context, raw);
     let shared = redis::shared(&mut context, raw);
     let store = store::store(&mut context, raw);
+    context.in_postgres = store.as_ref().is_some_and(|store| matches!(store.location, Location::Postgres(_)));
     let cluster = cluster::cluster(&mut context, raw);
     let upstreams = upstream::upstreams(&mut context, raw);
     let tenants = tenants::tenants(&mut context, raw);
@@ -181,6 +182,8 @@ pub struct Context<'a> {
     problems: Vec<Problem>,
     named: Vec<PathBuf>,
     root: &'a Node,
+    /// The store is in PostgreSQL, where there are no deliveries yet.
+    in_postgres: bool,
 }
 
 impl<'a> Context<'a> {

@@ -49,6 +49,9 @@ fn needs_store(context: &mut Context<'_>, node: &Node, what: &str) {
     if context.root.get("store").is_none() {
         let help = "add [store] with url = \"sqlite:tidegate-data\"";
         context.tell_with(node, format!("there is no store to keep {what} in"), help);
+    } else if context.in_postgres {
+        let help = "keep them in a directory: url = \"sqlite:tidegate-data\"";
+        context.tell_with(node, format!("{what} are not kept in PostgreSQL in this version"), help);
     }
 }
 

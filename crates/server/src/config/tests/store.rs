@@ -110,4 +110,21 @@ error: `lease` is for a store in PostgreSQL: this one is a directory
 
 1 problem"#,
     );
+    check(
+        r#"
+[store]
+url = "postgres://user:hush@db/app"
+[queue.mails]
+upstream = "app"
+path = "/mails""#,
+        r#"
+error: queues are not kept in PostgreSQL in this version
+ --> t.toml:3:1
+  |
+3 | [queue.mails]
+  | ^^^^^^^^^^^^^
+  = help: keep them in a directory: url = "sqlite:tidegate-data"
+
+1 problem"#,
+    );
 }

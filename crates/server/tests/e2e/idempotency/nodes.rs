@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -11,6 +12,8 @@ use parking_lot::Mutex;
 use tidegate_testkit::{
     Answer, Ends, Gate, Origin, Postgres, connect, read_answer, read_answer_or_end, until,
 };
+
+use crate::{BINARY, control};
 
 use super::{Gated, check, gate, payments, post, receipt, request};
 
@@ -191,4 +194,21 @@ fn pay(nodes: &[Gate; 2], client: usize, ended: &AtomicBool, paid: &AtomicU64) -
         }
     }
     told
+}
+
+#[test]
+fn check_connects_and_warns_and_shows_no_secret() {
+    let url = Postgres::shared().database().replace("postgres@", "postgres:hunter2@");
+    let gate = gate("nodes-check", &config(&url, tidegate_testkit::nobody(), "", "idempotency = {}"));
+    let mut check = Command::new(BINARY);
+    let out = check.args(["check", "-c"]).arg(&gate.file).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && said.contains("it runs with fsync = off"), "{said}");
+    let mut print = Command::new(BINARY);
+    let out = print.args(["check", "--print", "-c"]).arg(&gate.file).output().unwrap();
+    let printed = String::from_utf8_lossy(&out.stdout);
+    let shown = format!("{printed}{said}{}{}", control(&gate, "/config"), gate.said());
+    assert!(shown.contains("postgres://hidden@127.0.0.1"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(control(&gate, "/status").contains("\"state\":\"serving\""));
 }
