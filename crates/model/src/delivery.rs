@@ -43,6 +43,19 @@ pub use step::{Becomes, Change, Command, Told, step};
 /// Milliseconds since the Unix epoch.
 pub type Ms = u64;
 
+/// A time as people and machines read it (RFC 3339), in UTC.
+#[must_use]
+pub fn shown(time: Ms) -> String {
+    let known = i64::try_from(time).ok().and_then(|time| jiff::Timestamp::from_millisecond(time).ok());
+    known.unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+/// The time that is written so (RFC 3339).
+#[must_use]
+pub fn parse_time(text: &str) -> Option<Ms> {
+    text.parse::<jiff::Timestamp>().ok().and_then(|time| Ms::try_from(time.as_millisecond()).ok())
+}
+
 /// The most characters of a delivery's key, and of what makes it unique.
 pub const KEY_BYTES_MAX: usize = 255;
 /// The most bytes of a request's content.
@@ -289,6 +302,17 @@ mod tests {
         for text in ["", "0", "+0000000000000000000000000000001", "0123456789ABCDEF0123456789ABCDEF"] {
             assert_eq!(Id::parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_time_is_read_as_it_is_shown() {
+        for time in [0, 1, 1_763_000_000_123, 1_763_000_000_000] {
+            assert_eq!(parse_time(&shown(time)), Some(time));
+        }
+        assert_eq!(shown(1_763_000_000_120), "2025-11-13T02:13:20.12Z");
+        assert_eq!(parse_time("2025-11-13T03:13:20+01:00"), Some(1_763_000_000_000));
+        assert_eq!(parse_time("tomorrow"), None);
+        assert!(shown(Ms::MAX).starts_with("9999-"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
+use crate::delivery::Id;
 use crate::fault;
 use crate::refusal::Kind;
 use crate::tick::Tick;
@@ -240,6 +241,8 @@ pub enum Step {
     },
     /// What became of its idempotency key, as in [`Receipt::idempotency`].
     Idempotent(&'static str),
+    /// It was accepted to be made later, as the delivery with this id.
+    Deferred(Id),
     /// The ladder's next rung was taken (`upstream NAME`, `fixed`).
     Fallback(Arc<str>),
     /// At this level of load its route does without this (`upstream`, `route`).

@@ -145,6 +145,15 @@ kinds! {
     IDEMPOTENCY_NOT_KEPT = "idempotency.not-kept", 409, "Answer was not kept", Upstream, Never, "http_request_denied", 6;
     IDEMPOTENCY_FULL = "idempotency.full", 429, "Too many idempotency keys", Tenant, Later, "http_request_denied", 8;
     STORE_UNAVAILABLE = "store.unavailable", 503, "Store cannot be written to", Operator, Later, "proxy_internal_error", 14;
+    // What is made later.
+    DELIVERY_NOT_FOUND = "delivery.not-found", 404, "No such delivery", Client, Never, "http_request_denied", 5;
+    DELIVERY_PENDING = "delivery.pending", 409, "Delivery not made yet", Client, Later, "http_request_denied", 9;
+    DELIVERY_NO_RESULT = "delivery.no-result", 404, "No answer kept", Client, Never, "http_request_denied", 5;
+    DELIVERY_ENDED = "delivery.ended", 409, "Delivery has ended", Client, Never, "http_request_denied", 9;
+    DELIVERY_FULL = "delivery.full", 429, "Too many deliveries waiting", Tenant, Later, "http_request_denied", 8;
+    DELIVERY_BODY = "delivery.body-too-large", 413, "Request body too large to be made later", Client, Never, "http_request_error", 8;
+    DELIVERY_STREAM = "delivery.stream", 400, "Streams are not made later", Client, Never, "http_request_denied", 12;
+    DELIVERY_FOLLOWERS = "delivery.followers", 503, "Too many deliveries followed", Operator, Later, "http_request_denied", 8;
     // Time.
     DEADLINE_EXCEEDED = "deadline.exceeded", 504, "Deadline exceeded", Upstream, Later, "connection_read_timeout", 4;
     DEADLINE_UNREACHABLE = "deadline.unreachable", 504, "Deadline cannot be met", Client, Later, "http_request_denied", 4;

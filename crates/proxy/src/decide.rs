@@ -12,7 +12,7 @@ use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::protect;
 use crate::route::Routed;
-use crate::settings::FixedResponse;
+use crate::settings::{DeliveriesSettings, FixedResponse};
 use crate::site::{Fallback, Ladder, Route};
 
 /// Of so many requests that went well one is logged, where a route leaves out the others.
@@ -31,6 +31,8 @@ pub enum Decision<'a> {
     Redirect,
     /// A fixed response.
     Respond(&'a Arc<FixedResponse>),
+    /// What is known of a delivery.
+    Deliveries(&'a DeliveriesSettings),
 }
 
 /// Decides. The process has this level of load; that of the upstream counts too.
@@ -46,7 +48,7 @@ pub fn decide<'a>(
     let decision = first_choice(routed, permitted);
     let level = match &decision {
         Decision::Forward { first, .. } => proxy.guard.level().max(first.load()),
-        Decision::Redirect | Decision::Respond(_) => proxy.guard.level(),
+        Decision::Redirect | Decision::Respond(_) | Decision::Deliveries(_) => proxy.guard.level(),
     };
     if level == 0 { Ok(decision) } else { under_load(proxy, exchange, routed, decision, level) }
 }
@@ -104,6 +106,7 @@ fn first_choice<'a>(routed: &Routed<'a>, permitted: &Permitted) -> Decision<'a> 
         }
         Ladder::Redirect => Decision::Redirect,
         Ladder::Respond(response) => Decision::Respond(response),
+        Ladder::Deliveries(settings) => Decision::Deliveries(settings),
     }
 }
 

@@ -243,6 +243,25 @@ fn prepare<'a>(
             body
         }
     };
+    let (own, head) = said(proxy, exchange, routed, permitted)?;
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method;
+    *request.uri_mut() = head.uri;
+    *request.headers_mut() = head.headers;
+    Ok((request, own))
+}
+
+/// What the upstream gets of the client's head, and what Tidegate says beside it.
+///
+/// # Errors
+/// The path that the route makes of it is none.
+pub fn said<'a>(
+    proxy: &Proxy,
+    exchange: &mut Exchange,
+    routed: &Routed<'_>,
+    permitted: &'a Permitted,
+) -> Result<(OwnFields<'a>, Outgoing), Refusal> {
+    let settings = &*routed.route.settings;
     let upgrade = upgrade_of(exchange);
     let (head, seen) = (&mut exchange.head, exchange.seen);
     let fields = &mut head.headers;
@@ -275,11 +294,18 @@ fn prepare<'a>(
     if let Some(prefix) = &settings.request.prefix {
         rewrite(&mut head.uri, routed.matched, prefix)?;
     }
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = std::mem::take(&mut head.uri);
-    *request.headers_mut() = std::mem::take(&mut head.headers);
-    Ok((request, own))
+    let (uri, headers) = (std::mem::take(&mut head.uri), std::mem::take(&mut head.headers));
+    Ok((own, Outgoing { method: head.method.clone(), uri, headers }))
+}
+
+/// The head of a request to an upstream.
+pub struct Outgoing {
+    /// Its method.
+    pub method: Method,
+    /// Its target.
+    pub uri: Uri,
+    /// What the client says.
+    pub headers: Fields,
 }
 
 /// The request's body, bounded by listener, route and plan. What it may make us hold is counted, or refused.

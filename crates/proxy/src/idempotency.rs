@@ -21,6 +21,7 @@ mod kept;
 pub mod stage;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -30,6 +31,7 @@ use tidegate_store::Store;
 use self::desk::Desk;
 
 pub use self::gather::Resumed;
+pub(crate) use self::stage::is_stream;
 
 /// How a route keeps the effects of repeats to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,7 @@ pub struct IdempotencySettings {
 pub struct Idempotency {
     desk: Arc<Desk>,
     store: ArcSwapOption<Store>,
+    draining: AtomicBool,
 }
 
 impl Idempotency {
@@ -69,6 +72,17 @@ impl Idempotency {
     #[must_use]
     pub fn store(&self) -> Option<Arc<Store>> {
         self.store.load_full()
+    }
+
+    /// The process ends: whoever waits for what is made later is told to come again.
+    pub fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     /// Requests that were begun under a key and have not ended, and how many wait for them.

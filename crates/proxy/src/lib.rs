@@ -8,6 +8,7 @@ mod admit;
 mod authorize;
 pub mod cache;
 mod decide;
+pub mod defer;
 mod entropy;
 mod exchange;
 mod fault;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! admit -> route -> protect -> identify -> authorize -> limit -> fault -> decide -> forward, redirect or respond -> settle
-//!                                                                   '- idempotency: once for each key -'
+//!                                                                   |- idempotency: once for each key -'
+//!                                                                   '- defer: accepted now, made later: 202 -> settle
 //! ```
 //!
 //! A straight function over stage modules: the stages are a closed set in a fixed order. What a stage found out is
@@ -28,6 +29,7 @@ use crate::cache::shield::Hop;
 use crate::cache::stage::{self, Onward};
 use crate::cache::write::Write;
 use crate::decide::{Decision, decide};
+use crate::defer::{accept as defer, told};
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
 use crate::fault::InItsPlace;
@@ -126,7 +128,14 @@ impl Proxy {
             None => None,
             Some(struck) => Box::pin(fault::suffer(site, exchange, &routed, struck)).await,
         };
-        let (response, permitted) = match &routed.route.settings.idempotency {
+        let settings = &*routed.route.settings;
+        let (response, permitted) = match &settings.idempotency {
+            _ if let Some(settings) = &settings.defer
+                && defer::applies(settings, exchange) =>
+            {
+                let onward = defer::Onward { proxy: self, site, routed: &routed, settings };
+                (Box::pin(defer::accept(onward, exchange, &permitted, instead)).await?, permitted)
+            }
             None => (self.effect(site, exchange, &routed, &permitted, instead).await?, permitted),
             Some(settings) => {
                 let onward = idempotency::Onward { proxy: self, site, routed: &routed, settings };
@@ -184,6 +193,9 @@ impl Proxy {
             }
             (_, Some(instead)) => *instead,
             (Decision::Redirect, None) => Ok(respond::redirect(routed, exchange)),
+            (Decision::Deliveries(settings), None) => {
+                Box::pin(told::answer(self, site, exchange, permitted, settings)).await
+            }
             (Decision::Respond(fixed), None) => {
                 Ok(respond::fixed(fixed, exchange.head.method == Method::HEAD))
             }

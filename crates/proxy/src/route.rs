@@ -6,6 +6,7 @@ use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::route::Found;
 
+use crate::defer::{DELIVERIES_PATH, told};
 use crate::exchange::Exchange;
 use crate::respond::No;
 use crate::site::{Route, Site};
@@ -18,19 +19,28 @@ pub struct Routed<'a> {
     pub matched: usize,
 }
 
+/// Notes the route.
+fn found<'a>(route: &'a Arc<Route>, matched: usize, exchange: &Exchange) -> Routed<'a> {
+    let mut receipt = exchange.open.receipt_mut();
+    receipt.route = Some(Arc::clone(&route.settings.name));
+    receipt.note(exchange.started, Step::Routed);
+    Routed { route, matched }
+}
+
 /// Finds the route.
 ///
 /// # Errors
-/// `route.not-found`, `route.method-not-allowed`.
+/// `route.not-found`, `route.method-not-allowed`, `delivery.not-found`.
 pub fn route<'a>(site: &'a Site, exchange: &Exchange) -> Result<Routed<'a>, No> {
     let head = &exchange.head;
+    if let Some(own) = &site.deliveries
+        && head.uri.path().starts_with(DELIVERIES_PATH)
+    {
+        told::asked(head.uri.path(), &head.method)?;
+        return Ok(found(own, 0, exchange));
+    }
     match site.table.find(&exchange.host, head.uri.path(), &head.method, &head.headers) {
-        Found::Route(route, matched) => {
-            let mut receipt = exchange.open.receipt_mut();
-            receipt.route = Some(Arc::clone(&route.settings.name));
-            receipt.note(exchange.started, Step::Routed);
-            Ok(Routed { route, matched })
-        }
+        Found::Route(route, matched) => Ok(found(route, matched, exchange)),
         Found::MethodNotAllowed(allowed) => Err(No {
             refusal: Refusal::new(&refusal::ROUTE_METHOD, "the path exists, but not for this method"),
             allow: Some(allowed.value()),

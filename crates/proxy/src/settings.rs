@@ -30,6 +30,8 @@ pub struct ProxySettings {
     pub tenants: TenantSettings,
     /// The routes, in the file's order, which never matters.
     pub routes: Vec<Arc<RouteSettings>>,
+    /// How deliveries are told of, where there are any: a route of Tidegate's own, on every host.
+    pub deliveries: Option<Arc<RouteSettings>>,
     /// A header in which clients may send their own deadline in milliseconds.
     pub deadline_header: Option<HeaderName>,
     /// How much the cache keeps.
@@ -198,8 +200,13 @@ pub struct DeferSettings {
     pub unique_for: Ms,
     /// Whether a request must bring such a key, if its method is not idempotent by itself.
     pub key_required: bool,
-    /// How long what was cancelled is kept.
-    pub cancelled_for: Ms,
+}
+
+/// How deliveries are told of, on every listener for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveriesSettings {
+    /// How long what was cancelled is kept, by queue.
+    pub cancelled_for: HashMap<Arc<str>, Ms>,
 }
 
 /// How a route's answers are kept.
@@ -246,6 +253,8 @@ pub enum Action {
     },
     /// Answers by itself.
     Respond(Arc<FixedResponse>),
+    /// Tells of deliveries. The configuration has no word for it: it is Tidegate's own.
+    Deliveries(DeliveriesSettings),
 }
 
 /// A response from the configuration.

@@ -17,6 +17,7 @@ use tidegate_wire::body::BoxError;
 use tidegate_wire::clock;
 
 use crate::cache::serve::Shared;
+use crate::defer::Events;
 use crate::exchange::Open;
 use crate::fault::{FaultBody, Injected};
 use crate::idempotency::Resumed;
@@ -47,6 +48,8 @@ pub enum Content {
     Cached(Box<Shared>),
     /// The upstream's, of which the beginning is here already.
     Resumed(Box<Resumed>),
+    /// What becomes of a delivery.
+    Events(Box<Events>),
 }
 
 impl Content {
@@ -59,6 +62,7 @@ impl Content {
             Content::Faulted(body) => return body.poll_frame(context),
             Content::Cached(body) => return Pin::new(&mut **body).poll_frame(context),
             Content::Resumed(body) => return body.poll_frame(context),
+            Content::Events(events) => ready!(events.poll_piece(context)).map(|piece| Ok(Frame::data(piece))),
             Content::Cut => Some(Err(Injected.into())),
         })
     }
@@ -73,6 +77,7 @@ impl Content {
             Content::Faulted(body) => body.is_end_stream(),
             Content::Cached(body) => body.is_end_stream(),
             Content::Resumed(body) => body.is_end_stream(),
+            Content::Events(events) => events.is_end_stream(),
             Content::Cut => false,
         }
     }
@@ -87,7 +92,7 @@ impl Content {
             Content::Faulted(body) => body.size_hint(),
             Content::Cached(body) => body.size_hint(),
             Content::Resumed(body) => body.size_hint(),
-            Content::Cut => SizeHint::new(),
+            Content::Cut | Content::Events(_) => SizeHint::new(),
         }
     }
 

@@ -14,7 +14,9 @@ use crate::cache::shield::Homes;
 use crate::fault::Faults;
 use crate::idempotency::Idempotency;
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
-use crate::settings::{Action, FixedResponse, ProxySettings, RouteSettings, Rung, TenantSource};
+use crate::settings::{
+    Action, DeliveriesSettings, FixedResponse, ProxySettings, RouteSettings, Rung, TenantSource,
+};
 
 /// One snapshot.
 pub struct Site {
@@ -22,6 +24,8 @@ pub struct Site {
     pub settings: ProxySettings,
     /// Which route a request matches.
     pub table: Table<Arc<Route>>,
+    /// The route of Tidegate's own, where it tells of deliveries.
+    pub deliveries: Option<Arc<Route>>,
     /// Who a request is made for.
     pub identity: Identity,
     /// What the tenants have spent.
@@ -88,6 +92,8 @@ pub enum Ladder {
     Redirect,
     /// A fixed response.
     Respond(Arc<FixedResponse>),
+    /// What is known of a delivery.
+    Deliveries(DeliveriesSettings),
 }
 
 /// Whose answers a site keeps.
@@ -156,6 +162,8 @@ impl Site {
             .map(|route| Ok((route.matches.clone(), Arc::new(Route::build(route, upstreams)?))))
             .collect::<Result<Vec<(Match, Arc<Route>)>, SiteError>>()?;
         let table = Table::build(routes).map_err(SiteError::Ambiguous)?;
+        let deliveries = settings.deliveries.as_ref().map(|route| Route::build(route, upstreams));
+        let deliveries = deliveries.transpose()?.map(Arc::new);
         let tenants = &settings.tenants;
         let identity = Identity::new(tenants, &standing.verifiers);
         let failures = FailureLimit::new(Arc::clone(&standing.failures), tenants.failures.clone());
@@ -167,13 +175,15 @@ impl Site {
         standing.tenants.bound(tenants.tracked_max);
         standing.cache.bound(settings.cache);
         standing.cache.keep_on_disk(settings.disk.as_ref());
-        let known: HashSet<&str> = settings.routes.iter().map(|route| &*route.name).collect();
+        let own = settings.deliveries.iter();
+        let known: HashSet<&str> = settings.routes.iter().chain(own).map(|route| &*route.name).collect();
         standing.tenants.forget_routes(|name| known.contains(name), clock::now());
         standing
             .tenants
             .apply(tenants.listed.values().map(|one| (&one.id, &one.plan)), tenants.unknown.as_ref());
         Ok(Site {
             table,
+            deliveries,
             identity,
             tenants: Arc::clone(&standing.tenants),
             failures,
@@ -210,6 +220,7 @@ impl Route {
             },
             Action::Redirect { .. } => Ladder::Redirect,
             Action::Respond(response) => Ladder::Respond(Arc::clone(response)),
+            Action::Deliveries(settings) => Ladder::Deliveries(settings.clone()),
         };
         Ok(Route { settings: Arc::clone(settings), limits: settings.limits(), ladder })
     }

@@ -12,6 +12,7 @@ use tidegate_model::refusal;
 use tidegate_store::Location;
 
 use crate::config::{self, Config, Problems};
+use crate::deliveries::{DeliveryArgs, QueueArgs, ScheduleArgs, delivery, queue, schedule};
 use crate::drill::{DrillArgs, drill};
 use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
 use crate::run::{Source, run};
@@ -74,6 +75,12 @@ pub enum Command {
     Purge(PurgeArgs),
     /// Look at what a running Tidegate has cached
     Cache(CacheArgs),
+    /// Look at the queues of a running Tidegate, pause and resume them
+    Queue(QueueArgs),
+    /// Look at deliveries, hand them in, cancel them, make them again
+    Delivery(DeliveryArgs),
+    /// Look at schedules, or make a run now
+    Schedule(ScheduleArgs),
     /// Make keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -125,6 +132,9 @@ pub fn main() -> ExitCode {
         Command::Status(args) => Ok(status(&args)),
         Command::Purge(args) => Ok(purge(&args)),
         Command::Cache(args) => Ok(cache(&args)),
+        Command::Queue(args) => Ok(queue(&args)),
+        Command::Delivery(args) => Ok(delivery(&args)),
+        Command::Schedule(args) => Ok(schedule(&args)),
         Command::Check { config, print } => check(&config, print),
         Command::Explain { code } => explain(code.as_deref()),
         Command::Key(KeyCommand::New { id }) => new_key(&id),

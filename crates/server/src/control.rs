@@ -29,12 +29,15 @@ use crate::config::{ControlAddress, ControlSettings, ControlToken, Failure, Scop
 use crate::run::Process;
 
 mod cache;
+mod deliveries;
 mod endpoints;
 mod explanation;
 mod faults;
 mod metrics;
 mod openapi;
 mod report;
+mod schedules;
+mod shapes;
 
 pub use faults::end_all as end_all_faults;
 pub use metrics::TenantLines;
@@ -477,8 +480,13 @@ mod tests {
 
     #[test]
     fn the_documentation_names_each_endpoint_and_each_error() {
-        let sources =
-            [include_str!("control.rs"), include_str!("control/faults.rs"), include_str!("control/cache.rs")];
+        let sources = [
+            include_str!("control.rs"),
+            include_str!("control/faults.rs"),
+            include_str!("control/cache.rs"),
+            include_str!("control/deliveries.rs"),
+            include_str!("control/schedules.rs"),
+        ];
         let page = include_str!("../../../docs/control.md");
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## `")).collect();
         for path in endpoints::all().iter().map(|endpoint| endpoint.path) {

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod deliveries;
 pub mod demo;
 #[cfg(test)]
 mod documentation;
@@ -15,6 +16,7 @@ pub mod protect;
 pub mod purge;
 pub mod redis;
 pub mod run;
+pub mod schedules;
 pub mod status;
 pub mod telemetry;
 pub mod wiring;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::status::{Remote, ask};
+use crate::status::{Remote, ask, encoded};
 
 /// What to purge.
 #[derive(Debug, Args)]
@@ -104,10 +104,6 @@ pub fn cache(args: &CacheArgs) -> ExitCode {
             serde_json::from_str(&told).map_err(|error| format!("tidegate: not an entry: {error}"))?;
         serde_json::to_string_pretty(&told).map(|text| text + "\n").map_err(|error| error.to_string())
     }))
-}
-
-fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
 fn said(told: Result<String, String>) -> ExitCode {

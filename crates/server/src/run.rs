@@ -19,6 +19,7 @@ use crate::control::{self, TenantLines};
 use crate::jwks;
 use crate::protect;
 use crate::redis;
+use crate::schedules;
 use crate::wiring::{Gate, Side};
 
 /// How long a start waits for names to be resolved, before it says that it is ready.
@@ -153,6 +154,7 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
     redis::drive(Arc::clone(&process.gate.redis));
     cluster::drive(Arc::clone(&process.gate));
+    schedules::drive(Arc::clone(&process.gate));
     task::spawn(follow(Arc::clone(&process), watch, asked));
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 mod remote;
 
-pub use remote::{Remote, ask};
+pub use remote::{Remote, ask, encoded};
 
 /// What to tell, and of whom.
 #[derive(Debug, Args)]
@@ -477,6 +477,11 @@ impl Rows {
 }
 
 fn aligned(Rows(rows): &Rows) -> String {
+    in_columns(rows)
+}
+
+/// Cells in columns of their own widths, all rows with as many.
+pub fn in_columns(rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let line = |row: &Vec<String>| {
         let cells =

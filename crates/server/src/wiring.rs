@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{Config, Failure, Spot};
 use crate::protect::{self, Readings};
 use crate::redis::Redis;
+use crate::schedules::Schedules;
 use crate::telemetry::{LogWriterError, ProcessCounts, Telemetry};
 
 /// Commands that may wait for a core.
@@ -53,6 +54,8 @@ pub struct Gate {
     /// What was measured of it last.
     pub readings: Mutex<Readings>,
     site: Mutex<Arc<Site>>,
+    /// What was seen of schedules.
+    pub schedules: Schedules,
     /// Where it meets other nodes.
     pub redis: Arc<Redis>,
     certificates: Arc<Certificates>,
@@ -220,6 +223,7 @@ impl Gate {
             counts: ProcessCounts::default(),
             shield,
             readings: Mutex::default(),
+            schedules: Schedules::default(),
             redis,
             site: Mutex::new(site),
             certificates,
@@ -341,6 +345,7 @@ impl Gate {
 
     /// Stops accepting and waits for what is under way, at most so long. `true`: all of it has ended.
     pub fn drain(&self, most: Duration) -> bool {
+        self.standing.idempotency.drain();
         for core in &self.cores {
             core.tell(Command::Drain);
         }

@@ -36,6 +36,7 @@ use super::memory::{Found, Named};
 use super::shield::{self, FromHome, Hop};
 use super::{behind, content, serve, slices};
 use crate::decide::{Decision, decide};
+use crate::defer::told::not_found;
 use crate::exchange::Exchange;
 use crate::fault::{InItsPlace, Replaced};
 use crate::forward::{self, deadline_of};
@@ -402,6 +403,8 @@ pub(super) async fn ask(
         }
         Decision::Redirect => Ok((respond::redirect(routed, exchange), false)),
         Decision::Respond(fixed) => Ok((respond::fixed(fixed, asked.is_head()), false)),
+        // The route of Tidegate's own has no cache.
+        Decision::Deliveries(_) => Err(not_found()),
     }
 }
 
@@ -474,6 +477,7 @@ async fn pass(
         }
         Decision::Redirect => respond::redirect(routed, exchange),
         Decision::Respond(fixed) => respond::fixed(fixed, exchange.head.method == http::Method::HEAD),
+        Decision::Deliveries(_) => return Err(not_found()),
     };
     note(exchange, "bypass", detail.unwrap_or(fwd.name()));
     if matches!(response.body(), Content::Answer(_)) {

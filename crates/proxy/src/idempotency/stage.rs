@@ -136,7 +136,7 @@ fn key_of(settings: &IdempotencySettings, exchange: &Exchange) -> Result<Option<
 }
 
 /// Whether a message is one of those that have no end of their own, or more than a body.
-fn is_stream(fields: &Fields) -> bool {
+pub fn is_stream(fields: &Fields) -> bool {
     let kind = fields.get(CONTENT_TYPE).map_or(&[] as &[u8], |value| value.as_bytes());
     [&b"application/grpc"[..], b"text/event-stream"]
         .iter()

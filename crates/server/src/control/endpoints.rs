@@ -6,8 +6,10 @@ use std::sync::LazyLock;
 
 use axum::routing::{MethodRouter, delete, get, post};
 
+use super::deliveries::{Paused, PausedTold};
 use super::openapi::{Operation, Shape, any, change, look, of};
-use super::{Control, cache, faults};
+use super::shapes::{Accepted, OneOrMany};
+use super::{Control, cache, deliveries as made, faults, schedules};
 use crate::config::Scope;
 
 /// A path, and what may be asked for there.
@@ -24,6 +26,7 @@ pub struct Endpoint {
 pub fn all() -> Vec<Endpoint> {
     let mut all = watching();
     all.extend(steering());
+    all.extend(deliveries());
     all
 }
 
@@ -123,6 +126,69 @@ fn steering() -> Vec<Endpoint> {
             "/faults/{name}",
             delete(faults::end),
             const { &[change("Ends a fault", Scope::Faults, None, any()).by("delete")] },
+        ),
+    ]
+}
+
+fn deliveries() -> Vec<Endpoint> {
+    let endpoint = |path, handler, operations| Endpoint { path, handler, operations };
+    vec![
+        endpoint("/queues", get(made::queues), const { &[look("The queues", any())] }),
+        endpoint("/queues/{name}", get(made::queue), const { &[look("A queue", any())] }),
+        endpoint(
+            "/queues/{name}/deliveries",
+            post(made::hand_in),
+            const {
+                &[change(
+                    "Hands in a delivery, or a list of them",
+                    Scope::Deliver,
+                    Some(of::<OneOrMany>()),
+                    of::<Accepted>(),
+                )
+                .status(202)]
+            },
+        ),
+        endpoint(
+            "/queues/{name}/pause",
+            post(made::pause),
+            const {
+                &[change(
+                    "Begins nothing more of a queue, of a tenant of it, or of a key",
+                    Scope::Write,
+                    Some(of::<Paused>()),
+                    of::<PausedTold>(),
+                )]
+            },
+        ),
+        endpoint(
+            "/queues/{name}/resume",
+            post(made::resume),
+            const { &[change("Lets it go on", Scope::Write, Some(of::<Paused>()), of::<PausedTold>())] },
+        ),
+        endpoint(
+            "/deliveries/{id}",
+            get(made::show).delete(made::cancel),
+            const {
+                &[
+                    look("All that is known of a delivery", any()),
+                    change("Cancels a delivery", Scope::Write, None, any()).by("delete"),
+                ]
+            },
+        ),
+        endpoint(
+            "/deliveries/{id}/redrive",
+            post(made::redrive),
+            const { &[change("Makes a dead or cancelled delivery again", Scope::Write, None, any())] },
+        ),
+        endpoint(
+            "/schedules",
+            get(schedules::list),
+            const { &[look("What is made again and again", any())] },
+        ),
+        endpoint(
+            "/schedules/{name}/run",
+            post(schedules::run),
+            const { &[change("Makes a run now", Scope::Write, None, of::<Accepted>()).status(202)] },
         ),
     ]
 }

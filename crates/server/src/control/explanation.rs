@@ -130,6 +130,7 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::Cached { outcome: "hit", because: tier } => format!("cache: hit, from {tier}"),
         Step::Cached { outcome, because } => format!("cache: {outcome}, because of {because}"),
         Step::Idempotent(outcome) => format!("idempotency key: {}", key(outcome)),
+        Step::Deferred(id) => format!("accepted, to be made later: delivery {id}"),
         Step::Fallback(rung) => format!("took the ladder's next rung: {rung}"),
         Step::Exceeded(limit) => format!("limit `{limit}` has nothing left"),
         Step::Refused(code, why) if why.is_empty() => format!("refused: {code}"),

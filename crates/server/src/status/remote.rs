@@ -53,7 +53,7 @@ pub fn ask(remote: &Remote, method: &str, path: &str, body: &str) -> Result<Stri
         .split_once("\r\n\r\n")
         .ok_or_else(|| format!("tidegate: what answers at {} is no control API", remote.control))?;
     match head.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
+        Some("200" | "201" | "202") => Ok(body.to_owned()),
         _ => {
             let problem: Value = serde_json::from_str(body).unwrap_or_default();
             let detail =
@@ -63,12 +63,19 @@ pub fn ask(remote: &Remote, method: &str, path: &str, body: &str) -> Result<Stri
                 Some("control.token") => {
                     "\n`--token` or TIDEGATE_TOKEN tells one that `[control] tokens` lists; over its unix socket (`--control unix:PATH`) none is needed"
                 }
-                Some("control.scope") => "\nA change needs the scope `write` in `[control] tokens`",
+                Some("control.scope") => {
+                    "\nA change needs the scope `write` in `[control] tokens`; handing in a delivery, `deliver` or `write`"
+                }
                 _ => "",
             };
             Err(format!("tidegate: {detail}{help}"))
         }
     }
+}
+
+/// A text as a part of a path, or as a parameter's value.
+pub fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
 /// Connects to the first of its addresses that answers. One that says nothing at all is not waited for.

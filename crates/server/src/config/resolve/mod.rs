@@ -83,6 +83,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         trusted_proxies: raw.listen.trusted_proxies.iter().map(|network| network.0).collect(),
         tenants,
         routes,
+        deliveries: queue::told(&mut context, raw, &queues),
         deadline_header: raw.listen.deadline_header.as_ref().map(|header| header.0.clone()),
         cache: cache(&raw.cache),
         aliases: aliases(&mut context, &raw.cache.host_aliases),

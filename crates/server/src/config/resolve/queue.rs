@@ -1,17 +1,18 @@
 //! Queues, schedules, and what routes put off.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderName;
 use tidegate_dispatch::{PerKey, QueueSettings, Way};
-use tidegate_model::delivery::KEY_BYTES_MAX;
 use tidegate_model::delivery::outcome::{Backoff, Keep, Policy};
+use tidegate_model::delivery::{KEY_BYTES_MAX, Ms};
 use tidegate_model::fields::Fields;
 use tidegate_model::gate::Priority;
 use tidegate_model::plan::Rate;
 use tidegate_model::schedule::{Missed, Times, Wrong};
 use tidegate_model::tenant::is_id;
-use tidegate_proxy::settings::{Action, DeferSettings};
+use tidegate_proxy::settings::{Action, DeferSettings, DeliveriesSettings, RouteSettings};
 use tidegate_store::deliveries::Room;
 
 use super::Context;
@@ -20,9 +21,11 @@ use super::tenants::{name_problem, rates};
 use crate::config::raw;
 use crate::config::scalar::show_size;
 use crate::config::settings::ScheduleSettings;
-use crate::config::text::parse_name;
+use crate::config::text::{Name, parse_name};
 use crate::config::tree::Node;
 
+/// The name of the route by which deliveries are told of: none in a file can be called so.
+const DELIVERIES: &str = "tidegate:deliveries";
 /// The most bytes of a result that is kept.
 const RESULT_MAX: u64 = 10 << 20;
 /// What is kept of the answers that routes put off without a word about their queue.
@@ -151,6 +154,38 @@ fn priority(raw: raw::Priority) -> Priority {
     }
 }
 
+fn ms(time: Duration) -> Ms {
+    Ms::try_from(time.as_millis()).unwrap_or(Ms::MAX)
+}
+
+/// The route by which deliveries are told of. It inherits what every route does.
+pub(super) fn told(
+    context: &mut Context<'_>,
+    raw: &raw::Config,
+    queues: &[QueueSettings],
+) -> Option<Arc<RouteSettings>> {
+    if queues.is_empty() {
+        return None;
+    }
+    let defaults = raw.defaults.route.clone();
+    let own = raw::Route {
+        name: Some(Name(DELIVERIES.to_owned())),
+        respond: Some(raw::Respond::default()),
+        deadline: defaults.deadline,
+        limits: defaults.limits,
+        priority: defaults.priority,
+        allow: defaults.allow,
+        deny: defaults.deny,
+        response_headers: defaults.response_headers,
+        ..raw::Route::default()
+    };
+    let node = context.entry("defaults").at("route");
+    let settings = super::route::one(context, &mut Vec::new(), &own, node)?;
+    let kept = queues.iter().map(|queue| (Arc::clone(&queue.name), ms(queue.policy.keep.cancelled)));
+    let action = Action::Deliveries(DeliveriesSettings { cancelled_for: kept.collect() });
+    Some(Arc::new(RouteSettings { action, ..settings }))
+}
+
 /// What a route puts off. A queue that is called as the route and stands nowhere is made.
 pub(super) fn defer(
     context: &mut Context<'_>,
@@ -197,7 +232,6 @@ pub(super) fn defer(
         });
     }
     let queue = queues.iter().find(|queue| *queue.name == **name)?;
-    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let idempotency = raw.idempotency.on().unwrap_or_default();
     Some(DeferSettings {
         always: raw.defer == raw::Defer::Always,
@@ -207,7 +241,6 @@ pub(super) fn defer(
         room: queue.room,
         unique_for: ms(idempotency.ttl.0),
         key_required: idempotency.required,
-        cancelled_for: ms(queue.policy.keep.cancelled),
     })
 }
 

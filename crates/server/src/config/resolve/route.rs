@@ -78,7 +78,7 @@ pub fn routes(
     routes
 }
 
-fn one(
+pub(super) fn one(
     context: &mut Context<'_>,
     queues: &mut Vec<QueueSettings>,
     raw: &raw::Route,

@@ -1,0 +1,267 @@
+//! A request becomes a delivery.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION, TRAILER};
+use http::{HeaderName, HeaderValue, StatusCode};
+use http_body::Body as _;
+use tidegate_model::delivery::{BODY_BYTES_MAX, Id, Request};
+use tidegate_model::idempotency::{Key, fingerprint};
+use tidegate_model::message::Response;
+use tidegate_model::method::is_safe;
+use tidegate_model::prefer::{PREFER, PREFERENCE_APPLIED, Prefer};
+use tidegate_model::receipt::Step;
+use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::tick::Tick;
+use tidegate_store::deliveries::{Appended, Otherwise, Promise, Unique, Whole};
+use tidegate_store::{Store, Unavailable};
+use tidegate_wire::clock;
+
+use super::{DELIVERIES_PATH, now, told};
+use crate::exchange::Exchange;
+use crate::fault::InItsPlace;
+use crate::forward::{self, deadline_of};
+use crate::idempotency::is_stream;
+use crate::lifecycle::Proxy;
+use crate::limit::Permitted;
+use crate::protect::{Held, come_again};
+use crate::request_body::{self, Fault, Read};
+use crate::route::Routed;
+use crate::settings::DeferSettings;
+use crate::settle::Content;
+use crate::site::Site;
+
+/// What the application is not told of how a request was accepted: it is said anew with each attempt.
+const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
+/// The first pause between two looks at a delivery that somebody waits for; it doubles up to the longest.
+const LOOK_FIRST: Duration = Duration::from_millis(10);
+/// The longest.
+const LOOK_MAX: Duration = Duration::from_millis(500);
+
+/// What the stages before have found out.
+#[derive(Clone, Copy)]
+pub struct Onward<'a> {
+    /// The proxy.
+    pub proxy: &'a Proxy,
+    /// The site.
+    pub site: &'a Site,
+    /// The route.
+    pub routed: &'a Routed<'a>,
+    /// What the route says of it.
+    pub settings: &'a DeferSettings,
+}
+
+/// Whether this request is deferred: all of them are, or its client prefers that.
+#[must_use]
+pub fn applies(settings: &DeferSettings, exchange: &Exchange) -> bool {
+    settings.always
+        || Prefer::of(&exchange.head.headers).respond_async
+            && !exchange.seen.upgrade
+            && !is_stream(&exchange.head.headers)
+}
+
+/// Accepts a request, and tells where to learn what becomes of it; or its answer, if that comes while its client waits.
+///
+/// # Errors
+/// `delivery.*`, `idempotency.*`, `store.unavailable`, and what a body is refused with.
+pub async fn accept(
+    onward: Onward<'_>,
+    exchange: &mut Exchange,
+    permitted: &Permitted,
+    instead: InItsPlace,
+) -> Result<Response<Content>, Refusal> {
+    if let Some(instead) = instead {
+        return *instead;
+    }
+    let Onward { proxy, site, routed, settings } = onward;
+    let Some(store) = site.idempotency.store() else {
+        return Err(unavailable(proxy, Unavailable::Stopped));
+    };
+    if exchange.seen.upgrade || is_stream(&exchange.head.headers) {
+        let why = "an Upgrade or a gRPC call cannot be made later";
+        return Err(Refusal::new(&refusal::DELIVERY_STREAM, why));
+    }
+    let key = key_of(settings, exchange)?;
+    let prefer = Prefer::of(&exchange.head.headers);
+    let by = deadline_of(site, exchange, &routed.route.settings);
+    let (body, _held) = whole(onward, exchange, permitted, by).await?;
+    let promise = promise(onward, exchange, permitted, key, body)?;
+    let id = append(proxy, &store, settings, promise).await?;
+    exchange.note(Step::Deferred(id));
+    let waited = match prefer.wait.filter(|wait| !wait.is_zero()) {
+        Some(wait) => {
+            let tenant = Arc::clone(permitted.permit().tenant().id());
+            ended(site, &store, &tenant, id, clock::now().after(wait).min(by)).await
+        }
+        None => None,
+    };
+    let answer = waited.and_then(|whole| whole.result).filter(|result| result.whole);
+    let mut response = match answer {
+        Some(kept) => told::result(&kept),
+        None => accepted(id),
+    };
+    if prefer.respond_async {
+        response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
+    }
+    Ok(response)
+}
+
+/// 202, with where to look.
+fn accepted(id: Id) -> Response<Content> {
+    let place = format!("{DELIVERIES_PATH}{id}");
+    let body = serde_json::json!({ "id": id.to_string(), "status": place });
+    let mut response = Response::new(Content::Full(Bytes::from(body.to_string())));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // Digits and letters.
+    headers.extend(HeaderValue::from_str(&place).ok().map(|place| (LOCATION, place)));
+    response
+}
+
+/// What makes a request one of a kind: its `Idempotency-Key`.
+fn key_of(settings: &DeferSettings, exchange: &Exchange) -> Result<Option<Key>, Refusal> {
+    let head = &exchange.head;
+    if is_safe(&head.method) {
+        return Ok(None);
+    }
+    let key = Key::of(&head.headers)
+        .map_err(|malformed| Refusal::new(&refusal::IDEMPOTENCY_KEY_INVALID, malformed.to_string()))?;
+    if key.is_none() && settings.key_required && !head.method.is_idempotent() {
+        let why = "this route wants an Idempotency-Key with such a request";
+        return Err(Refusal::new(&refusal::IDEMPOTENCY_KEY_MISSING, why));
+    }
+    Ok(key)
+}
+
+/// Reads a request's body whole.
+async fn whole(
+    onward: Onward<'_>,
+    exchange: &mut Exchange,
+    permitted: &Permitted,
+    by: Tick,
+) -> Result<(Bytes, Option<Held>), Refusal> {
+    let Onward { proxy, routed, .. } = onward;
+    let (route, most) = (&routed.route.settings, BODY_BYTES_MAX as u64);
+    let length = exchange.body.as_ref().and_then(|body| body.size_hint().exact());
+    if length.is_some_and(|length| length > most) {
+        return Err(too_large());
+    }
+    let (tenant, bytes) = (permitted.permit().tenant(), length.unwrap_or(most));
+    let held = proxy.guard.hold(tenant, route.priority, bytes, &proxy.entropy)?;
+    let upload: Fault = Rc::default();
+    let mut body = forward::body(proxy, exchange, route, permitted, &upload)?;
+    let late = "the deadline came before the request's body had come whole";
+    match request_body::read(&mut body, &upload, most, by, late).await? {
+        Read::Whole(content) => Ok((content, held)),
+        Read::Longer(_) => Err(too_large()),
+    }
+}
+
+/// The request as it will be made, and what is said of it.
+fn promise(
+    onward: Onward<'_>,
+    exchange: &mut Exchange,
+    permitted: &Permitted,
+    key: Option<Key>,
+    body: Bytes,
+) -> Result<Promise, Refusal> {
+    let Onward { proxy, routed, settings, .. } = onward;
+    let tenant = permitted.permit().tenant();
+    let created = now();
+    let unique = key.map(|key| {
+        let head = &exchange.head;
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        Unique {
+            key: Arc::from(key.as_str()),
+            until: created.saturating_add(settings.unique_for),
+            otherwise: Otherwise::Keep,
+            fingerprint: Some(fingerprint(&head.method, &exchange.host, target, &body)),
+        }
+    });
+    let (mut own, mut head) = forward::said(proxy, exchange, routed, permitted)?;
+    own.put(&mut head.headers);
+    for name in [CONTENT_LENGTH, EXPECT, TRAILER, PREFER, TIDEGATE_TENANT] {
+        head.headers.remove(name);
+    }
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let request = Request { method: head.method, target: Arc::from(target), fields: head.headers, body };
+    Ok(Promise {
+        id: fresh()?,
+        queue: Arc::clone(&settings.queue),
+        tenant: Arc::clone(tenant.id()),
+        lane: None,
+        priority: settings.priority,
+        aging: settings.aging,
+        due: None,
+        expires: None,
+        attempts_max: None,
+        unique,
+        after: Vec::new(),
+        callback: None,
+        request: Arc::new(request),
+    })
+}
+
+/// An id that nobody can guess: the system's chance, not ours.
+fn fresh() -> Result<Id, Refusal> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random)
+        .map_err(|_| Refusal::new(&refusal::SERVER_INTERNAL, "the system has no chance to give"))?;
+    Ok(Id(u128::from_ne_bytes(random)))
+}
+
+/// The id that the delivery is found by, once it is on disk.
+async fn append(
+    proxy: &Proxy,
+    store: &Store,
+    settings: &DeferSettings,
+    promise: Promise,
+) -> Result<Id, Refusal> {
+    let appended =
+        store.append(vec![promise], settings.room, now()).await.map_err(|why| unavailable(proxy, why))?;
+    match appended.first() {
+        Some(Appended::Accepted(id) | Appended::Already(id) | Appended::Replaced(id)) => Ok(*id),
+        Some(Appended::Mismatch(_)) => {
+            let why = "this Idempotency-Key was used for another request: another method, target or body";
+            Err(Refusal::new(&refusal::IDEMPOTENCY_MISMATCH, why))
+        }
+        Some(Appended::Full) => {
+            let why = "the tenant has as many deliveries waiting as it may";
+            Err(come_again(Refusal::new(&refusal::DELIVERY_FULL, why), &proxy.entropy))
+        }
+        Some(Appended::After(_)) | None => {
+            Err(Refusal::new(&refusal::SERVER_INTERNAL, "the store told nothing of the delivery"))
+        }
+    }
+}
+
+/// The delivery, if it ends by then.
+async fn ended(site: &Site, store: &Store, tenant: &str, id: Id, by: Tick) -> Option<Whole> {
+    let mut pause = LOOK_FIRST;
+    loop {
+        let at = clock::now().after(pause).min(by);
+        clock::sleep_until(at).await;
+        let whole = store.read(Some(tenant), id).await.ok()??;
+        if whole.record.state.has_ended() {
+            return Some(whole);
+        }
+        if at >= by || site.idempotency.is_draining() {
+            return None;
+        }
+        pause = (pause * 2).min(LOOK_MAX);
+    }
+}
+
+fn too_large() -> Refusal {
+    let why = format!("a request that is made later has a body of at most {BODY_BYTES_MAX} bytes");
+    Refusal::new(&refusal::DELIVERY_BODY, why)
+}
+
+/// The store cannot say.
+pub fn unavailable(proxy: &Proxy, why: Unavailable) -> Refusal {
+    come_again(Refusal::new(&refusal::STORE_UNAVAILABLE, why.to_string()), &proxy.entropy)
+}
