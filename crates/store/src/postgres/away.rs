@@ -17,6 +17,9 @@ pub enum Away {
     /// It does not answer.
     #[error("no answer within {0:?}")]
     Slow(Duration),
+    /// What a former connection was doing is neither done nor undone yet.
+    #[error("a former connection of this process has not ended yet")]
+    Former,
     /// TLS to it cannot be set up.
     #[error("{0}")]
     Tls(#[from] ClientTlsError),
@@ -47,7 +50,7 @@ impl Away {
                 ]
                 .contains(code)
             }),
-            Away::Slow(_) => false,
+            Away::Slow(_) | Away::Former => false,
             Away::Tls(_) | Away::Old(_) | Away::Newer { .. } => true,
         }
     }

@@ -38,7 +38,8 @@ pub(super) const READ: &str = "
     SELECT asked.place, floor(extract(epoch FROM clock_timestamp()))::bigint,
            c.account, c.stripe, c.bytes, c.fingerprint, c.epoch, c.claim, c.until, c.status, c.told_to,
            CASE WHEN c.bytes <= 16384 THEN c.fields END, CASE WHEN c.bytes <= 16384 THEN c.body END,
-           n.epoch IS NOT NULL AND n.ended IS NULL, coalesce(n.until > clock_timestamp(), false)
+           n.epoch IS NOT NULL AND n.ended IS NULL,
+           coalesce(n.until BETWEEN clock_timestamp() AND clock_timestamp() + 2 * n.lease, false)
     FROM unnest($1::bytea[]) WITH ORDINALITY AS asked (id, place)
     LEFT JOIN claims c ON c.id = asked.id
     LEFT JOIN nodes n ON n.epoch = c.epoch AND c.status IS NULL";

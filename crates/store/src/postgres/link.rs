@@ -2,7 +2,7 @@
 //!
 //! A node's *epoch* is a row of `nodes`. It says until when the node is believed to be at work, by the clock of the database; the
 //! node puts that off ([`Link::renew`]) a few times before it comes. Once it has come, another node that meets a record of
-//! this epoch may end it; a node that was away for longer and that nobody has missed goes on under the same. What a node
+//! this epoch may end it (as it may if it lies further ahead than any lease: then the clock was put back); a node that was away for longer and that nobody has missed goes on under the same. What a node
 //! writes it writes in transactions that hold its row ([`FENCE`]): either all of it is there before the epoch has ended, or
 //! none of it ever is.
 
@@ -133,17 +133,22 @@ async fn open(settings: &PostgresSettings, name: &str, epoch: Option<i64>) -> Re
     if about.get::<_, &str>(1) == "off" {
         client.batch_execute("SET synchronous_commit = on").await?;
     }
-    client
-        .execute(
-            "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity
+    let former = client
+        .query_one(
+            "SELECT coalesce(bool_and(pg_terminate_backend(pid, 1000)), true) FROM pg_stat_activity
              WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()",
             &[&name],
         )
         .await?;
+    if !former.get::<_, bool>(0) {
+        return Err(Away::Former);
+    }
     schema::migrate(&client).await?;
     let says = prepare(&client).await?;
     let renewed = clock::now();
     let lease = settings.lease;
+    // What is committed now comes after all that the former connections have committed: where a standby has to confirm, it
+    // has confirmed those, too, before any of it is looked at.
     let kept = match epoch {
         Some(epoch) if client.execute(&says.renew, &[&epoch, &millis(lease)]).await? == 1 => Some(epoch),
         _ => None,
@@ -171,8 +176,9 @@ pub(super) async fn client(config: &Config, settings: &PostgresSettings) -> Resu
 }
 
 async fn register(client: &Client, name: &str, lease: Duration) -> Result<Row, tokio_postgres::Error> {
-    let insert = "INSERT INTO nodes (name, until)
-                  VALUES ($1, clock_timestamp() + $2::float8 * interval '1 millisecond') RETURNING epoch";
+    let insert = "INSERT INTO nodes (name, until, lease)
+                  SELECT $1, clock_timestamp() + lease, lease
+                  FROM (SELECT $2::float8 * interval '1 millisecond' AS lease) AS own RETURNING epoch";
     client.query_one(insert, &[&name, &millis(lease)]).await
 }
 
@@ -184,7 +190,8 @@ async fn prepare(client: &Client) -> Result<Statements, tokio_postgres::Error> {
     let renew = "UPDATE nodes SET until = clock_timestamp() + $2::float8 * interval '1 millisecond'
                  WHERE epoch = $1 AND ended IS NULL";
     let end = "UPDATE nodes SET ended = clock_timestamp()
-               WHERE epoch = ANY ($1) AND ended IS NULL AND until <= clock_timestamp()";
+               WHERE epoch = ANY ($1) AND ended IS NULL
+                 AND NOT until BETWEEN clock_timestamp() AND clock_timestamp() + 2 * lease";
     let (fence, renew, end) = try_join!(client.prepare(FENCE), client.prepare(renew), client.prepare(end))?;
     let (read, taken, whole) = try_join!(
         client.prepare(super::claims::READ),

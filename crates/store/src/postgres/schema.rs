@@ -15,8 +15,8 @@ const PARTS: u32 = 16;
 
 /// What each version adds to the one before, the first to nothing. `{parts}` stands for the parts of `claims`.
 ///
-/// - `nodes`: a node that writes has an epoch in here. It says `until` when it is believed to be there; from then on another
-///   may *end* it, and then it writes nothing under this epoch any more.
+/// - `nodes`: a node that writes has an epoch in here. It says `until` when it is believed to be there, never for longer than
+///   its `lease`; from then on another may *end* it, and then it writes nothing under this epoch any more.
 /// - `claims`: a record is found by the digest of tenant, scope and key. Held, it is of the epoch that claimed it, or of none (0).
 /// - `accounts`: what the records of an account take, in several rows (`stripe`), so that nodes do not wait for one.
 /// - `documents`: what is administered rather than made, and in `document_rooms` what each tenant has of a kind.
@@ -26,6 +26,7 @@ const VERSIONS: [&str; 1] = ["
         name text NOT NULL,
         began timestamptz NOT NULL DEFAULT clock_timestamp(),
         until timestamptz NOT NULL,
+        lease interval NOT NULL,
         ended timestamptz
     ) WITH (fillfactor = 50);
     CREATE TABLE claims (

@@ -125,6 +125,21 @@ fn who_was_not_heard_of_loses_what_it_had_begun_and_what_it_writes_of_that_is_re
 }
 
 #[test]
+fn a_clock_that_is_put_back_leaves_no_key_with_a_node_that_is_gone() {
+    let (server, named) = (Postgres::shared(), named("a", "1"));
+    let url = server.database();
+    let (gone, other) = (open(&url), open(&url));
+    check_nodes(
+        &named,
+        &[(&gone, claim(1, LATER), Told::Claimed), (&other, claim(2, LATER), Told::Elsewhere)],
+    );
+    // As if it had been heard of an hour from now, and another one, and another.
+    let ahead = "UPDATE tidegate.nodes SET until = clock_timestamp() + 3 * lease WHERE epoch = 1";
+    let _ = server.say_in(&url, ahead);
+    check_nodes(&named, &[(&other, claim(3, LATER), Told::Unknown)]);
+}
+
+#[test]
 fn nodes_that_start_at_once_make_the_tables_once_and_newer_ones_are_refused() {
     let server = Postgres::shared();
     let url = server.database();
@@ -308,4 +323,85 @@ fn tls_is_spoken_and_a_certificate_that_nobody_vouches_for_is_refused() {
     // It is signed by none of the system's authorities.
     let refused = open(format!("{database}?sslmode=require"), None);
     assert!(matches!(refused.state(), State::Failing(_)));
+}
+
+/// What is so of a key, for whoever watches all that work on it.
+#[derive(Default)]
+struct Watched {
+    /// Somebody was told that it may make the request, and has not given that back.
+    claimed: AtomicBool,
+    /// Somebody was told that it is recorded how it was answered.
+    answered: AtomicBool,
+}
+
+impl Watched {
+    /// One command after another, as a request gives them: how it ends is drawn by its number.
+    fn work(&self, store: &Store, named: &Named, number: u64) {
+        let mine = store.next_claim();
+        let answered = self.answered.load(SeqCst);
+        match say(store, named, claim(mine, LATER)) {
+            Ok(Told::Claimed) => {
+                assert!(!answered, "{named:?}: what was answered is told again, or nobody knows");
+                assert!(!self.claimed.swap(true, SeqCst), "{named:?}: another has it");
+            }
+            Ok(Told::Answered(_) | Told::Elsewhere | Told::Unknown) => return,
+            // It takes too long, and nothing was sent.
+            Err(Unavailable::Failing) => return,
+            told => panic!("{named:?}: {told:?}"),
+        }
+        match number % 4 {
+            0 => {
+                // From then on another may have it.
+                self.claimed.store(false, SeqCst);
+                let told = say(store, named, Command::Release { claim: mine });
+                assert!(matches!(told, Ok(Told::Done | Told::Lost) | Err(_)), "{told:?}");
+            }
+            1 => store.leave(named.clone(), "a".into(), mine),
+            _ => match say(store, named, finish(mine, whole(10), LATER)) {
+                Ok(Told::Done) => self.answered.store(true, SeqCst),
+                // Its node was believed to be gone.
+                told => assert!(matches!(told, Ok(Told::Lost) | Err(_)), "{told:?}"),
+            },
+        }
+    }
+}
+
+#[test]
+fn whatever_becomes_of_nodes_and_connections_nobody_has_what_another_has() {
+    const KEYS: usize = 100;
+    let server = Postgres::start("watched");
+    let url = server.database();
+    let nodes = [open(&url), open(&url), open(&url)];
+    let watched: Vec<Watched> = (0..KEYS).map(|_| Watched::default()).collect();
+    let named = |key: usize| named(&format!("t{}", key / 50), &key.to_string());
+    let worked = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for worker in 0..6 {
+            let (store, watched, worked) = (&nodes[worker % 3], &watched, &worked);
+            scope.spawn(move || {
+                for key in 0..KEYS {
+                    // Two of each node's, a little apart: some meet, some follow each other.
+                    let at = (key + worker / 3 * 7) % KEYS;
+                    watched[at].work(store, &named(at), (key + worker) as u64);
+                    worked.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        for what in 0..12 {
+            until("more was done", || worked.load(SeqCst) >= (what + 1) * 40);
+            match what % 3 {
+                0 => server.end_connections(),
+                // All of them are believed to be gone, until they are heard of again.
+                _ => drop(server.say_in(&url, "UPDATE tidegate.nodes SET until = clock_timestamp()")),
+            }
+        }
+    });
+    for (key, watched) in watched.iter().enumerate() {
+        let told = say(&nodes[0], &named(key), claim(0, LATER)).unwrap();
+        if watched.answered.load(SeqCst) {
+            assert_eq!(told, Told::Answered(whole(10)));
+        }
+    }
+    let counted = server.say_in(&url, "SELECT sum(records), sum(bytes) FROM tidegate.accounts");
+    assert_eq!(counted, server.say_in(&url, "SELECT count(*), sum(bytes) FROM tidegate.claims"));
 }
