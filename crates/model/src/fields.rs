@@ -71,8 +71,7 @@ impl Fields {
         let mut text = Vec::with_capacity(head.len() + ROOM);
         text.extend_from_slice(head);
         for line in &found.lines {
-            let from = line.from as usize;
-            lower(&mut text[from..from + usize::from(line.name_length)]);
+            lower(&mut text[line.from as usize..], line.name_length.into());
         }
         let mut fields = Fields { text, lines: found.lines };
         for (place, value) in found.odd {
@@ -252,12 +251,12 @@ pub struct Lines {
 impl Lines {
     /// Takes a line of `head` for a field: its name, a token, and its value, without white space around it, are in these
     /// places. `false`: the name is too long.
-    #[inline]
+    #[inline(always)]
     pub fn keep(&mut self, head: &[u8], name: Range<usize>, value: Range<usize>) -> bool {
         let Ok(name_length) = u16::try_from(name.len()) else { return false };
-        let written = value.start == name.end + 2
-            && head[name.end..].starts_with(b": ")
-            && head[value.end..].starts_with(b"\r\n");
+        let two = |at: usize| head.get(at..at + 2);
+        let written =
+            value.start == name.end + 2 && two(name.end) == Some(b": ") && two(value.end) == Some(b"\r\n");
         let line = Line { from: place(name.start), to: place(value.end), name_length };
         if !written {
             self.odd.push((self.lines.len(), value));
@@ -282,17 +281,19 @@ impl Lines {
     }
 }
 
-/// Brings a name to lower case. Names are short: what a search by vectors prepares would cost more than it saves.
-fn lower(name: &mut [u8]) {
-    let (words, rest) = name.as_chunks_mut();
-    for word in words {
-        *word = lowered(*word);
+/// Brings the name that begins a text to lower case, by words: the last of them holds more than the name's end.
+fn lower(text: &mut [u8], length: usize) {
+    for at in (0..length).step_by(8) {
+        let left = length - at;
+        match text[at..].first_chunk_mut() {
+            Some(word) => *word = lowered(*word, left.min(8)),
+            None => text[at..][..left].make_ascii_lowercase(),
+        }
     }
-    rest.make_ascii_lowercase();
 }
 
-/// Eight bytes in lower case.
-fn lowered(word: [u8; 8]) -> [u8; 8] {
+/// The first so many of eight bytes in lower case: at least one.
+fn lowered(word: [u8; 8], count: usize) -> [u8; 8] {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
     let word = u64::from_le_bytes(word);
@@ -300,7 +301,7 @@ fn lowered(word: [u8; 8]) -> [u8; 8] {
     // The high bit of a byte that is `A` or comes after it; of one that comes after `Z`.
     let from_a = low + ONES * u64::from(0x80 - b'A');
     let after_z = low + ONES * u64::from(0x7f - b'Z');
-    let upper = from_a & !after_z & !word & HIGH;
+    let upper = from_a & !after_z & !word & HIGH & (u64::MAX >> (64 - 8 * count));
     (word | upper >> 2).to_le_bytes()
 }
 

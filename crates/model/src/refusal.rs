@@ -4,13 +4,19 @@
 //! RFC 9209 error type, the gRPC status, and the page that `tidegate explain CODE` prints.
 
 use std::borrow::Cow;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use crate::limit::Standing;
 
-/// An expected "no" with all that the client is told.
+/// An expected "no" with all that the client is told. One word, so that the results of those that pass stay small: nearly
+/// every stage returns one.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub struct Refusal(Box<Reason>);
+
+/// What a [`Refusal`] tells.
+#[derive(Clone, Debug)]
+pub struct Reason {
     /// Which refusal it is.
     pub kind: &'static Kind,
     /// One sentence about this case, safe to show to the client.
@@ -72,7 +78,7 @@ impl Refusal {
     // So that what refuses stands aside from the code of those that pass.
     #[cold]
     pub fn new(kind: &'static Kind, detail: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { kind, detail: detail.into(), retry_after: None, violated: None }
+        Refusal(Box::new(Reason { kind, detail: detail.into(), retry_after: None, violated: None }))
     }
 
     /// The same refusal, telling the client when to come back.
@@ -80,6 +86,20 @@ impl Refusal {
     pub fn retry_after(mut self, wait: Duration) -> Refusal {
         self.retry_after = Some(wait);
         self
+    }
+}
+
+impl Deref for Refusal {
+    type Target = Reason;
+
+    fn deref(&self) -> &Reason {
+        &self.0
+    }
+}
+
+impl DerefMut for Refusal {
+    fn deref_mut(&mut self) -> &mut Reason {
+        &mut self.0
     }
 }
 

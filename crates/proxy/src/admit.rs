@@ -95,11 +95,18 @@ pub fn admit(
 /// The one host of a request, in its one form. It is in the headers afterwards, and nowhere else.
 fn one_host(head: &mut RequestHead, connection: &Connection) -> Result<Arc<str>, Refusal> {
     let double = || Refusal::new(&refusal::REQUEST_HOST, "the request names two different hosts");
-    let field = head.headers.get(HOST);
-    if head.headers.get_all(HOST).nth(1).is_some() {
+    let mut fields = head.headers.get_all(HOST);
+    let field = fields.next();
+    if fields.next().is_some() {
         return Err(double());
     }
     let authority = head.uri.authority().map(|authority| authority.as_str());
+    let mut known = known(connection);
+    if let (Some(field), None) = (field, authority)
+        && let Some(host) = known.host(field.as_bytes())
+    {
+        return Ok(host);
+    }
     let name = match (field, authority) {
         (Some(field), None) => {
             field.to_str().map_err(|_| Refusal::new(&refusal::REQUEST_HOST, "Host is not ASCII"))?
@@ -111,8 +118,7 @@ fn one_host(head: &mut RequestHead, connection: &Connection) -> Result<Arc<str>,
         (Some(_), Some(_)) => return Err(double()),
         (None, None) => return Ok(Arc::from("")),
     };
-    let mut known = known(connection);
-    if let (Some(host), Some(_)) = (known.host(name), field) {
+    if let (Some(host), Some(_)) = (known.host(name.as_bytes()), field) {
         return Ok(host);
     }
     let host: Arc<str> = host::normalize(name)?.into();
@@ -151,9 +157,9 @@ pub struct Known {
 }
 
 impl Known {
-    fn host(&self, name: &str) -> Option<Arc<str>> {
+    fn host(&self, name: &[u8]) -> Option<Arc<str>> {
         let (last, host) = self.host.as_ref()?;
-        (**last == *name).then(|| Arc::clone(host))
+        (last.as_bytes() == name).then(|| Arc::clone(host))
     }
 }
 

@@ -5,12 +5,14 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tidegate_model::balance::mix;
 use tidegate_model::receipt::{End, Receipt, RequestId};
 use tidegate_proxy::Recorder;
 use tidegate_wire::{clock, task};
@@ -59,7 +61,7 @@ pub struct Telemetry {
 
 /// What one core has recorded.
 struct Cells {
-    routes: HashMap<Arc<str>, RouteCells>,
+    routes: HashMap<Arc<str>, RouteCells, BuildHasherDefault<OfNames>>,
     refusals: HashMap<&'static str, u64>,
     tries: u64,
     lines_left_out: u64,
@@ -68,6 +70,29 @@ struct Cells {
     recent: Ring,
     refused: Ring,
     remarkable: Ring,
+}
+
+/// Hashes names that the operator has given: each exchange looks its route up, and nobody needs to be kept from choosing
+/// names that collide.
+#[derive(Default)]
+struct OfNames(u64);
+
+impl Hasher for OfNames {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.0 = mix(self.0 ^ u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.0 = mix(self.0 ^ u64::from(byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// What was recorded of one route.
@@ -139,16 +164,16 @@ impl Telemetry {
             AccessLog::Stdout => Some(LogWriter::start(None, settings.buffer)?),
             AccessLog::File(path) => Some(LogWriter::start(Some(path.clone()), settings.buffer)?),
         };
-        let ring = || Ring { receipts: VecDeque::new(), max: settings.recent.max(1) };
+        let ring = |max: usize| Ring { receipts: VecDeque::new(), max: max.max(1) };
         let cells = || {
             Arc::new(Mutex::new(Cells {
-                routes: HashMap::new(),
+                routes: HashMap::default(),
                 refusals: HashMap::new(),
                 tries: 0,
                 lines_left_out: 0,
-                recent: ring(),
-                refused: ring(),
-                remarkable: ring(),
+                recent: ring(settings.recent),
+                refused: ring(settings.remarkable),
+                remarkable: ring(settings.remarkable),
             }))
         };
         let cores = (0..cores).map(|_| cells()).collect();

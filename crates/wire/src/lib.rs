@@ -10,6 +10,7 @@ pub mod client_tls;
 pub mod clock;
 mod crowd;
 mod date;
+mod direct;
 mod farewell;
 pub mod files;
 mod first_bytes;

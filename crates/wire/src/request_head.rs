@@ -280,28 +280,28 @@ impl HeadReader {
         }
         // The first byte and the length tell nearly all other names apart.
         match (name.len(), name[0] | 0x20) {
-            (4, b'h') if name.eq_ignore_ascii_case(b"host") && self.host.replace(value_at).is_some() => {
+            (4, b'h') if is_named(name, b"host") && self.host.replace(value_at).is_some() => {
                 return Err(host("there are two Host fields"));
             }
-            (14, b'c') if name.eq_ignore_ascii_case(b"content-length") => {
+            (14, b'c') if is_named(name, b"content-length") => {
                 let length = number(value).ok_or(framing("Content-Length is not a number"))?;
                 if self.facts.length.replace(length).is_some() {
                     return Err(framing("there are two Content-Length fields"));
                 }
             }
-            (17, b't') if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+            (17, b't') if is_named(name, b"transfer-encoding") => {
                 if self.facts.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(framing("Transfer-Encoding is anything but one `chunked`"));
                 }
                 self.facts.chunked = true;
             }
-            (10, b'c') if name.eq_ignore_ascii_case(b"connection") => {
+            (10, b'c') if is_named(name, b"connection") => {
                 for option in value.split(|&byte| byte == b',') {
                     self.facts.close |= option.trim_ascii().eq_ignore_ascii_case(b"close");
                     self.facts.keep_alive |= option.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            (6, b'e') if name.eq_ignore_ascii_case(b"expect") => {
+            (6, b'e') if is_named(name, b"expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     let why = "only `100-continue` may be expected";
                     return Err(Violation { kind: &refusal::REQUEST_EXPECTATION, why });
@@ -309,8 +309,8 @@ impl HeadReader {
                 // Whoever speaks HTTP/1.0 knows no interim responses (RFC 9110 section 10.1.1).
                 self.facts.expects = !self.facts.http10;
             }
-            (7, b'u') if name.eq_ignore_ascii_case(b"upgrade") => self.facts.upgrade = !self.facts.http10,
-            (2, b't') if name.eq_ignore_ascii_case(b"te") => {
+            (7, b'u') if is_named(name, b"upgrade") => self.facts.upgrade = !self.facts.http10,
+            (2, b't') if is_named(name, b"te") => {
                 self.facts.trailers |= value
                     .split(|&byte| byte == b',')
                     .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
@@ -485,6 +485,13 @@ const CLASSES: [u8; 256] = {
 /// How many bytes from the first on may stand in a field's name.
 pub(crate) fn token_length(bytes: &[u8]) -> usize {
     run(bytes, TOKEN)
+}
+
+/// Whether a token is this name, which is in lower case. Of what may stand in a token, 0x20 makes a small letter of a capital one,
+/// and of nothing else a letter or a hyphen.
+pub(crate) fn is_named<const N: usize>(token: &[u8], name: &[u8; N]) -> bool {
+    let Ok(token) = <&[u8; N]>::try_from(token) else { return false };
+    token.iter().zip(name).fold(0, |differ, (byte, of_name)| differ | (byte | 0x20) ^ of_name) == 0
 }
 
 /// How many bytes from the first on are of this class.

@@ -1,12 +1,16 @@
 //! A client's socket, with TLS or without.
 
+use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+use crate::direct;
 
 /// A socket.
 #[derive(Debug)]
@@ -28,6 +32,18 @@ impl Socket {
     /// Ready when something may have come since the last read that found no more. It costs no system call.
     pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.tcp().poll_read_ready(context)
+    }
+
+    /// Reads what has come into the room behind `read`.
+    pub(crate) fn poll_read_behind(
+        &mut self,
+        context: &mut Context<'_>,
+        read: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Socket::Plain(stream) => direct::poll_read(stream, context, read),
+            Socket::Tls(stream) => pin!(stream.read_buf(read)).poll(context),
+        }
     }
 
     /// Waits until there is something to read, or the end.
@@ -68,7 +84,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Socket::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Socket::Plain(stream) => direct::poll_write(stream, context, bytes),
             Socket::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }

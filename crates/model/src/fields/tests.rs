@@ -62,7 +62,24 @@ fn eight_bytes_at_once_become_what_each_becomes() {
         for place in 0..8 {
             let mut word = *b"A-[@z`Z{";
             word[place] = byte;
-            assert_eq!(lowered(word), word.map(|byte| byte.to_ascii_lowercase()), "{word:?}");
+            for count in 1..=8 {
+                let mut expected = word;
+                expected[..count].make_ascii_lowercase();
+                assert_eq!(lowered(word, count), expected, "{count} of {word:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_name_becomes_lower_case_and_nothing_behind_it_does() {
+    for length in 0..=20 {
+        for behind in 0..=10 {
+            let mut text = b"ABCdEFGHIJ-LMNOPQRSTUVWXYZABCDEF"[..length + behind].to_vec();
+            let mut expected = text.clone();
+            expected[..length].make_ascii_lowercase();
+            lower(&mut text, length);
+            assert_eq!(text, expected, "{length} of {}", length + behind);
         }
     }
 }

@@ -189,7 +189,8 @@ impl<T> Paths<T> {
             return Some(found);
         }
         let mut at = 0;
-        if let Some(segments) = request.path.strip_prefix('/') {
+        let is_split = !self.nodes[0].children.is_empty();
+        if let Some(segments) = request.path.strip_prefix('/').filter(|_| is_split) {
             for segment in segments.split('/') {
                 match self.nodes[at].children.get(segment) {
                     Some(&child) => at = child,

@@ -294,7 +294,7 @@ fn tells_the_limit_that_refuses_for_longest() {
     assert!(tenants.admit(&tenant, &no_limits(), Tick(1)).is_ok());
     let refusal = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap_err();
     assert_eq!(refusal.retry_after, Some(1200 * SECOND));
-    assert_eq!(&*refusal.violated.unwrap().name, "hourly");
+    assert_eq!(&*refusal.violated.as_ref().unwrap().name, "hourly");
 }
 
 #[test]

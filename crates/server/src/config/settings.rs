@@ -269,8 +269,10 @@ pub struct LogSettings {
     pub level: Level,
     /// The form of the server's own log.
     pub format: LogFormat,
-    /// Recent exchanges kept per core for `GET /explain/REQUEST_ID`.
+    /// Recent exchanges kept per core for `GET /explain/REQUEST_ID`, of those that nothing is remarkable about.
     pub recent: usize,
+    /// The same of those that were refused, and of those that were slow or failed.
+    pub remarkable: usize,
     /// An exchange that took longer counts as slow: it is kept apart, so that fast ones do not push it out.
     pub slow: Duration,
 }

@@ -396,7 +396,7 @@ fn an_explanation_has_the_rule_that_refused_and_what_was_behind_a_failure() {
 fn a_storm_of_refusals_pushes_no_failure_out_of_memory() {
     let plan = "[plan.default]\nrate = { limit = \"1/m\", burst = 1 }\n";
     let config = format!(
-        "{}{plan}\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[control]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\nrecent = 10\n",
+        "{}{plan}\n[listen]\nhttp = [\"127.0.0.1:0\"]\n[control]\nlisten = [\"127.0.0.1:0\"]\n[log]\naccess = \"off\"\nremarkable = 10\n",
         app(&[nobody()], "", "").replace("workers = 2", "workers = 1")
     );
     let gate = Gate::start_whole(BINARY, "storm", &[], &config);

@@ -25,6 +25,7 @@ use tokio_rustls::client::TlsStream;
 use super::{Hearing, SendError, SendErrorKind};
 use crate::alarm::Alarm;
 use crate::body::{Body, BoxError};
+use crate::direct;
 
 mod fields;
 mod request;
@@ -268,7 +269,7 @@ impl Http1 {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.read.reserve(self.read_at_once);
         let room = self.read.capacity() - self.read.len();
-        let length = ready!(pin!(self.io.read_buf(&mut self.read)).poll(context))?;
+        let length = ready!(self.io.poll_read_behind(context, &mut self.read))?;
         if length == room {
             self.read_at_once = (self.read_at_once * 2).min(READ_MAX);
             self.large = true;
@@ -430,6 +431,20 @@ impl AsyncWrite for Http1 {
     }
 }
 
+impl Io {
+    /// Reads what has come into the room behind `read`.
+    fn poll_read_behind(
+        &mut self,
+        context: &mut Context<'_>,
+        read: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Io::Plain(stream) => direct::poll_read(stream, context, read),
+            Io::Tls(stream) => pin!(stream.read_buf(read)).poll(context),
+        }
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -450,7 +465,7 @@ impl AsyncWrite for Io {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Io::Plain(stream) => direct::poll_write(stream, context, bytes),
             Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }

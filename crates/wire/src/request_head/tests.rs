@@ -268,6 +268,19 @@ fn a_byte_may_stand_where_its_class_says() {
 }
 
 #[test]
+fn a_name_is_told_in_any_case_from_every_other_token() {
+    let name = b"content-length";
+    for byte in (0..=u8::MAX).filter(|&byte| token_length(&[byte]) == 1) {
+        for at in 0..name.len() {
+            let mut other = *name;
+            other[at] = byte;
+            assert_eq!(is_named(&other, name), other.eq_ignore_ascii_case(name), "{}", other.escape_ascii());
+        }
+    }
+    assert!(is_named(b"TE", b"te") && !is_named(b"te", b"t") && !is_named(b"t", b"te"));
+}
+
+#[test]
 fn an_authority_is_a_host_and_perhaps_a_port() {
     let long = "a".repeat(255);
     for good in [

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -18,7 +18,7 @@ use http_body::Frame;
 use tidegate_model::fields::Fields;
 use tidegate_model::refusal;
 use tidegate_model::tick::Tick;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncWrite;
 
 use crate::body::BoxError;
 use crate::clock;
@@ -218,7 +218,7 @@ impl Inbound {
             self.read.reserve(self.read_at_once);
         }
         let room = self.read.capacity() - self.read.len();
-        let length = ready!(pin!(socket.read_buf(&mut self.read)).poll(context))?;
+        let length = ready!(socket.poll_read_behind(context, &mut self.read))?;
         if length == room {
             self.read_at_once = (self.read_at_once * 2).min(READ_MAX);
         } else if length < READ_MIN {

@@ -389,9 +389,13 @@ pub struct Log {
     pub level: Level,
     /// The form of Tidegate's own log.
     pub format: LogFormat,
-    /// Recent requests kept per worker, for `GET /explain/REQUEST_ID`, at a KiB each. Those that a core's cache holds cost least.
+    /// Recent requests kept per worker, for `GET /explain/REQUEST_ID`, at a KiB each, of those that nothing is remarkable about. The
+    /// few that a core's cache holds cost next to nothing; of thousands each is written to memory.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub recent: u32,
+    /// The same for refused requests, and as many for those that were slow or failed.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub remarkable: u32,
     /// A request that took longer counts as slow. Slow and failed ones, refused ones, and the rest are kept apart.
     pub slow: Time,
 }
@@ -404,7 +408,8 @@ impl Default for Log {
             query: false,
             level: Level::Info,
             format: LogFormat::Text,
-            recent: 1024,
+            recent: 64,
+            remarkable: 1024,
             slow: Time(std::time::Duration::from_secs(1)),
         }
     }

@@ -224,6 +224,7 @@ pub fn log(raw: &raw::Log) -> LogSettings {
             raw::LogFormat::Json => LogFormat::Json,
         },
         recent: raw.recent as usize,
+        remarkable: raw.remarkable as usize,
         slow: raw.slow.0,
     }
 }

@@ -10,7 +10,7 @@ use tidegate_model::fields::{Fields as Told, Lines, Value};
 use tidegate_model::headers;
 
 use super::response::{HEADERS_MAX, Malformed};
-use crate::request_head::{number, token_length, value_length};
+use crate::request_head::{is_named, number, token_length, value_length};
 
 /// Fields, and what some of them say of the message itself.
 #[derive(Debug, Default)]
@@ -236,7 +236,7 @@ enum Next {
 }
 
 /// Takes the line apart that begins here.
-#[inline]
+#[inline(always)]
 fn next(bytes: &[u8], at: usize) -> Result<Next, Malformed> {
     let name_end = at + token_length(&bytes[at..]);
     match bytes.get(name_end) {
@@ -282,18 +282,18 @@ enum Kind {
 
 /// What a field of this name is for. The length and the first byte tell nearly all others apart.
 fn kind(name: &[u8]) -> Kind {
-    let (said, kind): (&[u8], Kind) = match (name.len(), name[0] | 0x20) {
-        (14, b'c') => (b"content-length", Kind::Length),
-        (10, b'c') => (b"connection", Kind::Connection),
-        (17, b't') => (b"transfer-encoding", Kind::Coding),
-        (7, b'u') => (b"upgrade", Kind::Upgrade),
-        (10, b'k') => (b"keep-alive", Kind::Hop),
-        (16, b'p') => (b"proxy-connection", Kind::Hop),
-        (2, b't') => (b"te", Kind::Hop),
-        (18, b'p') => (b"proxy-authenticate", Kind::Hop),
+    let (is, kind) = match (name.len(), name[0] | 0x20) {
+        (14, b'c') => (is_named(name, b"content-length"), Kind::Length),
+        (10, b'c') => (is_named(name, b"connection"), Kind::Connection),
+        (17, b't') => (is_named(name, b"transfer-encoding"), Kind::Coding),
+        (7, b'u') => (is_named(name, b"upgrade"), Kind::Upgrade),
+        (10, b'k') => (is_named(name, b"keep-alive"), Kind::Hop),
+        (16, b'p') => (is_named(name, b"proxy-connection"), Kind::Hop),
+        (2, b't') => (is_named(name, b"te"), Kind::Hop),
+        (18, b'p') => (is_named(name, b"proxy-authenticate"), Kind::Hop),
         _ => return Kind::Message,
     };
-    if name.eq_ignore_ascii_case(said) { kind } else { Kind::Message }
+    if is { kind } else { Kind::Message }
 }
 
 /// Where a value begins and ends, white space around it left out.

@@ -54,7 +54,8 @@ pub enum Framing {
 /// It is no head, it is too large, or the length of its body can be read in two ways. The verdict is the same for any split
 /// of the bytes: what is wrong with it is told when it has ended.
 pub fn take_head(read: &mut BytesMut, seen: &mut usize, method: &Method) -> Result<Option<Head>, Malformed> {
-    if *seen > 0 && ended(read, seen)?.is_none() {
+    // Each request looks once before anything can have come.
+    if read.is_empty() || *seen > 0 && ended(read, seen)?.is_none() {
         return Ok(None);
     }
     match parse(read, method) {
