@@ -14,7 +14,7 @@ use crate::deadline;
 use crate::fields::{Fields, Name};
 use crate::forwarded::Told;
 use crate::problem::X_REQUEST_ID;
-use crate::receipt::RequestId;
+use crate::receipt::{RequestId, hex};
 
 /// W3C Trace Context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -25,6 +25,48 @@ pub const TRACEPARENT_BYTES: usize = 55;
 /// How overloaded the process or the upstream is.
 pub const TIDEGATE_LOAD: HeaderName = HeaderName::from_static("tidegate-load");
 const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
+
+/// The value of `traceparent` for a span of our own, and whether it goes on with the trace of its parent's value, if there is
+/// a valid one. `trace` and `span` are chance.
+pub fn traceparent(
+    parent: Option<&[u8]>,
+    trace: impl FnOnce() -> u128,
+    span: u64,
+) -> ([u8; TRACEPARENT_BYTES], bool) {
+    let mut out = [0u8; TRACEPARENT_BYTES];
+    out[..3].copy_from_slice(b"00-");
+    out[35] = b'-';
+    out[52] = b'-';
+    let parent = parent.filter(|value| is_traceparent(value));
+    match parent {
+        Some(parent) => {
+            out[3..35].copy_from_slice(&parent[3..35]);
+            out[53..].copy_from_slice(&parent[53..TRACEPARENT_BYTES]);
+        }
+        None => {
+            out[3..35].copy_from_slice(&RequestId(trace()).hex());
+            out[53..].copy_from_slice(b"00");
+        }
+    }
+    out[36..52].copy_from_slice(&hex(span.max(1)));
+    (out, parent.is_some())
+}
+
+/// Whether it is one: version 00 exactly; of a later version, the part that version 00 defines.
+#[must_use]
+pub fn is_traceparent(value: &[u8]) -> bool {
+    let length_fits = match value.get(..2) {
+        Some(b"00") => value.len() == TRACEPARENT_BYTES,
+        Some(b"ff") | None => false,
+        Some(_) => value.len() == TRACEPARENT_BYTES || value.get(TRACEPARENT_BYTES) == Some(&b'-'),
+    };
+    let is_lower_hex = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    length_fits
+        && [2, 35, 52].iter().all(|&dash| value[dash] == b'-')
+        && [0..2, 3..35, 36..52, 53..55].into_iter().all(|part| value[part].iter().all(is_lower_hex))
+        && value[3..35].iter().any(|&digit| digit != b'0')
+        && value[36..52].iter().any(|&digit| digit != b'0')
+}
 
 /// The fields of one request that stay the same over its tries.
 #[derive(Clone, Debug, Default)]

@@ -86,6 +86,8 @@ pub struct Receipt {
     /// What became of the question to the target's home node (`answered`, `away`, `late`, `refused`, `old`); `None`: it was
     /// not asked.
     pub home: Option<&'static str>,
+    /// It is an attempt of this delivery, the how many-th; `None`: it is an exchange.
+    pub delivery: Option<(crate::delivery::Id, u32)>,
     /// Another node made it on behalf of an exchange of its own: that one tells the tenant's part.
     pub of_peer: bool,
     /// How the exchange ended.
@@ -289,6 +291,7 @@ impl Receipt {
             idempotency: None,
             reached: false,
             home: None,
+            delivery: None,
             of_peer: false,
             end: End::Open,
             fault: None,
@@ -335,6 +338,7 @@ impl Receipt {
             idempotency,
             reached,
             home,
+            delivery,
             of_peer,
         } = self;
         (*own_id, *own_started, *own_version) = (request_id, started, version);
@@ -344,6 +348,7 @@ impl Receipt {
         (*tries, *load, *sampled_out, *events_dropped) = (0, 0, false, 0);
         (*status, *refusal, *cache, *end) = (None, None, None, End::Open);
         (*idempotency, *reached, *home, *of_peer) = (None, false, None, false);
+        *delivery = None;
         (*request_bytes, *response_bytes, *ended, *answered) = (0, 0, started, None);
         (*gate_wait, *upstream_time) = (Duration::ZERO, Duration::ZERO);
         if events.spilled() {

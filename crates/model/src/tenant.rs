@@ -462,6 +462,13 @@ impl Permit {
         Permit { tenant: Arc::clone(tenant), route: None, counted: false }
     }
 
+    /// One for an attempt of a delivery: the tenant was limited when it was accepted, and its queue says how many are made at
+    /// once. To be made only of what the store has accepted.
+    #[must_use]
+    pub fn of_delivery(tenant: &Arc<Tenant>) -> Permit {
+        Permit { tenant: Arc::clone(tenant), route: None, counted: false }
+    }
+
     /// The way to a further one later, when this one is over or in somebody else's hands.
     #[must_use]
     pub fn standby(&self) -> Standby {

@@ -4,53 +4,20 @@
 //! (W3C Trace Context, section 3.3.1).
 
 use tidegate_model::fields::{Fields, Value};
-use tidegate_model::own::{TRACEPARENT, TRACEPARENT_BYTES as LENGTH};
-use tidegate_model::receipt::{RequestId, hex};
+use tidegate_model::own::{TRACEPARENT, TRACEPARENT_BYTES as LENGTH, traceparent};
 
 use crate::entropy::Entropy;
 
 /// The exchange's own span, and whether it goes on with the trace that these fields, if any, tell of.
 pub fn span(headers: Option<&Fields>, entropy: &Entropy) -> ([u8; LENGTH], bool) {
-    let mut out = [0u8; LENGTH];
-    out[..3].copy_from_slice(b"00-");
-    out[35] = b'-';
-    out[52] = b'-';
     let parent = headers.and_then(|headers| headers.get(&TRACEPARENT)).map(Value::as_bytes);
-    let parent = parent.filter(|value| is_valid(value));
-    match parent {
-        Some(parent) => {
-            out[3..35].copy_from_slice(&parent[3..35]);
-            out[53..].copy_from_slice(&parent[53..LENGTH]);
-        }
-        None => {
-            out[3..35].copy_from_slice(&RequestId(entropy.id()).hex());
-            out[53..].copy_from_slice(b"00");
-        }
-    }
-    out[36..52].copy_from_slice(&hex(entropy.word().max(1)));
-    (out, parent.is_some())
-}
-
-/// Version 00 exactly; of a later version, the part that version 00 defines.
-fn is_valid(value: &[u8]) -> bool {
-    let length_fits = match value.get(..2) {
-        Some(b"00") => value.len() == LENGTH,
-        Some(b"ff") | None => false,
-        Some(_) => value.len() == LENGTH || value.get(LENGTH) == Some(&b'-'),
-    };
-    length_fits
-        && [2, 35, 52].iter().all(|&dash| value[dash] == b'-')
-        && [0..2, 3..35, 36..52, 53..55].into_iter().all(|part| value[part].iter().all(is_lower_hex))
-        && value[3..35].iter().any(|&digit| digit != b'0')
-        && value[36..52].iter().any(|&digit| digit != b'0')
-}
-
-fn is_lower_hex(digit: &u8) -> bool {
-    matches!(digit, b'0'..=b'9' | b'a'..=b'f')
+    traceparent(parent, || entropy.id(), entropy.word())
 }
 
 #[cfg(test)]
 mod tests {
+    use tidegate_model::own::is_traceparent as is_valid;
+
     use super::*;
 
     const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

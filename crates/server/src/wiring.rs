@@ -5,11 +5,13 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tidegate_dispatch::{Dispatcher, Parts as DispatchParts};
+use tidegate_model::plan::Plan;
 use tidegate_model::tenant::Tenants;
 use tidegate_proxy::cache::Cache;
 use tidegate_proxy::cache::shield::home::Home;
@@ -58,6 +60,8 @@ pub struct Gate {
     pub schedules: Schedules,
     /// Where it meets other nodes.
     pub redis: Arc<Redis>,
+    /// What makes deliveries, once there is a store and a queue.
+    dispatcher: OnceLock<Arc<Dispatcher>>,
     certificates: Arc<Certificates>,
     /// What is served to other nodes.
     node_certificates: Arc<Certificates>,
@@ -181,7 +185,7 @@ impl Gate {
             idempotency: Arc::new(Idempotency::default()),
         };
         let workers = config.workers.get();
-        let opened = Telemetry::new(&config.log, workers).map_err(WiringError::from);
+        let opened = Telemetry::new(&config.log, workers + 1).map_err(WiringError::from);
         let store = open_store(&config, &standing);
         let (sockets, telemetry) = match (bind_new(&listeners(&config), &[], workers), opened, store) {
             (Ok(sockets), Ok(telemetry), Ok(store)) => {
@@ -226,12 +230,14 @@ impl Gate {
             schedules: Schedules::default(),
             redis,
             site: Mutex::new(site),
+            dispatcher: OnceLock::new(),
             certificates,
             node_certificates,
             cores,
             listening: Mutex::default(),
             config: Mutex::new(Arc::new(config)),
         });
+        gate.deliver();
         gate.listen(sockets);
         Ok(gate)
     }
@@ -281,8 +287,40 @@ impl Gate {
         }
         *self.site.lock() = site;
         *self.config.lock() = Arc::new(config);
+        self.deliver();
         self.listen(sockets);
         Ok(())
+    }
+
+    /// What makes deliveries; `None`: there has been no store, or no queue.
+    #[must_use]
+    pub fn dispatcher(&self) -> Option<&Arc<Dispatcher>> {
+        self.dispatcher.get()
+    }
+
+    /// Makes the queues of the configuration those that deliveries are made of.
+    fn deliver(&self) {
+        let config = self.config();
+        let Some(store) = self.standing.idempotency.store() else { return };
+        if config.queues.is_empty() && self.dispatcher.get().is_none() {
+            return;
+        }
+        let dispatcher = self.dispatcher.get_or_init(|| {
+            let parts = DispatchParts {
+                store,
+                upstreams: Arc::clone(&self.standing.upstreams),
+                tenants: Arc::clone(&self.standing.tenants),
+                unknown: config.proxy.tenants.unknown.clone().unwrap_or_else(|| Arc::new(nobodys_plan())),
+                cores: self.cores.len(),
+                seed: seed(),
+            };
+            let (telemetry, own) = (Arc::clone(&self.telemetry), self.cores.len());
+            Dispatcher::start(parts, move || {
+                let recorder = telemetry.recorder(own);
+                Rc::new(move |receipt| recorder.record(receipt))
+            })
+        });
+        dispatcher.configure(config.queues.clone());
     }
 
     /// Waits until every core has done what it was told so far. `false`: one of them hangs.
@@ -351,13 +389,30 @@ impl Gate {
         }
         let by = clock::now().after(most);
         loop {
-            let ended =
-                self.cores.iter().all(|core| core.thread.lock().as_ref().is_none_or(JoinHandle::is_finished));
+            let delivered = self.dispatcher.get().is_none_or(|dispatcher| dispatcher.drain());
+            let ended = delivered
+                && self
+                    .cores
+                    .iter()
+                    .all(|core| core.thread.lock().as_ref().is_none_or(JoinHandle::is_finished));
             if ended || clock::now() >= by {
                 return ended;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+/// What tenants are entitled to of whom nobody knows anything: nothing is asked of these any more.
+fn nobodys_plan() -> Plan {
+    Plan {
+        name: Arc::from("unknown"),
+        rates: Vec::new(),
+        concurrency: None,
+        body_bytes_max: None,
+        request_bytes_per_second: None,
+        response_bytes_per_second: None,
+        weight: 1,
     }
 }
 

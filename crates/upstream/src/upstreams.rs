@@ -131,6 +131,12 @@ impl Upstream {
         self.breaker.is_open(now)
     }
 
+    /// How much longer it is not called, as it failed so often.
+    #[must_use]
+    pub fn left_alone_for(&self, now: Tick) -> Option<Duration> {
+        self.breaker.open_for(now)
+    }
+
     fn new(settings: UpstreamSettings, tls: Option<Arc<ClientTls>>, now: Tick) -> Upstream {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let upstream = Upstream {

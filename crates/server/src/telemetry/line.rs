@@ -121,6 +121,8 @@ pub(super) const FIELDS: &[Field] = &[
         "the target's home node was not asked",
         "What became of the question to it: `answered`, `away`, `late`, `refused`, `old` (it had what a purge has taken away).",
     ),
+    field("delivery", "text", "it is no attempt of a delivery", "The delivery's id."),
+    field("attempt", "number", "it is no attempt of a delivery", "The attempt's number, from 1."),
     field("fault", "text", "no injected fault struck it", "The names of the injected faults that struck it."),
     field("load", "number", "there was none", "How overloaded the process or the upstream was, 1 to 3."),
     field(
@@ -176,6 +178,10 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &[u8], query: bo
     }
     if let Some(outcome) = receipt.home {
         line.plain("home", outcome.as_bytes());
+    }
+    if let Some((id, attempt)) = receipt.delivery {
+        line.plain("delivery", id.to_string().as_bytes());
+        line.number("attempt", attempt.into());
     }
     if let Some(fault) = &receipt.fault {
         line.text("fault", fault.as_bytes());

@@ -1,0 +1,474 @@
+//! The engine: one task on a thread of its own, which owns the scheduler and does what it says.
+//!
+//! ```text
+//! orders of the handle ----.
+//! news of the store --------+--> the scheduler --> starts --> committed --> attempts --.
+//! what was asked of it, ----|                                                          |
+//! attempts that ended  <----+----------------------------------------------------------'
+//!                           '--> what they came to --> committed
+//! ```
+//!
+//! What always holds:
+//! - Nothing is begun before the store has said so: an attempt is spent durably, then made.
+//! - What has ended is told to the store until that has taken it. While it takes nothing, nothing new is begun.
+//! - A slot is free when the upstream has finished, not when that is on disk.
+//! - Whatever the store says is leased to a push when this engine begins, nobody makes any more: it lapses at once. Leases of
+//!   those who pull keep their time.
+//! - Fenced off by another owner, it breaks off all attempts and begins anew.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use tidegate_model::delivery::{Ms, Seq, Token};
+use tidegate_model::tenant::{ADDRESS_PREFIX, Tenant};
+use tidegate_model::tick::Tick;
+use tidegate_store::Unavailable;
+use tidegate_store::deliveries::{Committed, Epoch, Follower, Line, News, Pause, Ready};
+use tidegate_wire::{clock, task};
+use tokio::sync::{Notify, mpsc};
+
+use crate::attempt::{Made, Maker};
+use crate::dispatcher::{Order, Parts, Shared};
+use crate::scheduler::{Action, Bounds, Ended, Scheduler};
+use crate::settings::QueueSettings;
+use commits::Pending;
+use pull::Pull;
+
+mod commits;
+mod looks;
+mod pull;
+
+/// How often is looked what no news tell of.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long is waited after the store has refused, at first and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Outcomes that the store has not yet taken, beyond which nothing is begun.
+const UNTOLD_MAX: usize = 4_096;
+/// Orders taken in one turn.
+const ORDERS_MAX: usize = 256;
+
+/// What has happened.
+enum Event {
+    /// An attempt has ended; `None`: it was broken off.
+    Ended(Seq, Token, Option<Box<Made>>),
+    /// The store has answered commands.
+    Committed(Vec<Pending>, Result<Vec<Committed>, Unavailable>),
+    Loaded(Line, usize, Result<Vec<Ready>, Unavailable>),
+    Found(usize, Result<Vec<Line>, Unavailable>),
+    Promoted(Result<(Vec<Ready>, Option<Ms>, bool), Unavailable>),
+    Expired(Result<Vec<(Seq, Line)>, Unavailable>),
+    Paused(Result<Vec<Pause>, Unavailable>),
+}
+
+/// Where what has happened waits. Bounded by what is under way: each task puts one thing into it.
+#[derive(Default)]
+struct Inbox {
+    events: RefCell<VecDeque<Event>>,
+    come: Notify,
+}
+
+impl Inbox {
+    fn put(&self, event: Event) {
+        self.events.borrow_mut().push_back(event);
+        self.come.notify_one();
+    }
+}
+
+/// An attempt under way.
+struct Running {
+    token: Token,
+    ready: Ready,
+    began: Ms,
+    /// Breaks it off.
+    cancel: Rc<Notify>,
+}
+
+/// The engine.
+pub struct Engine {
+    parts: Rc<Parts>,
+    shared: Arc<Shared>,
+    maker: Rc<Maker>,
+    inbox: Rc<Inbox>,
+    epoch: Epoch,
+    scheduler: Scheduler,
+    queues: HashMap<Arc<str>, Arc<QueueSettings>>,
+    running: HashMap<Seq, Running>,
+    /// What was cancelled between its start's command and the answer.
+    cancelled: HashSet<Seq>,
+    pull: Pull,
+    commits: commits::Commits,
+    looks: looks::Looks,
+    draining: bool,
+    /// The store refused: until when nothing is asked of it, and how long that was.
+    store_away: Option<(Tick, Duration)>,
+    fenced: bool,
+    looked_at: Tick,
+}
+
+impl Engine {
+    /// Runs until it is told to drain and has done so.
+    pub async fn run(parts: Parts, shared: Arc<Shared>, maker: Maker, mut orders: mpsc::Receiver<Order>) {
+        let (parts, maker) = (Rc::new(parts), Rc::new(maker));
+        let mut queues = HashMap::new();
+        loop {
+            let Some(epoch) = lead(&parts, &mut orders, &mut queues, &shared).await else { return };
+            let mut engine = Engine::new(&parts, &shared, &maker, epoch);
+            let mut news = parts.store.follow();
+            engine.configure(queues.values().cloned().collect());
+            if !engine.recover().await {
+                continue;
+            }
+            if engine.drive(&mut news, &mut orders).await {
+                return;
+            }
+            tracing::warn!(
+                number = epoch.number,
+                "another node has taken over the deliveries: attempts are broken off"
+            );
+            engine.running.values().for_each(|running| running.cancel.notify_one());
+            queues = std::mem::take(&mut engine.queues);
+        }
+    }
+
+    fn new(parts: &Rc<Parts>, shared: &Arc<Shared>, maker: &Rc<Maker>, epoch: Epoch) -> Engine {
+        Engine {
+            parts: Rc::clone(parts),
+            shared: Arc::clone(shared),
+            maker: Rc::clone(maker),
+            inbox: Rc::default(),
+            epoch,
+            scheduler: Scheduler::new(Bounds::default()),
+            queues: HashMap::new(),
+            running: HashMap::new(),
+            cancelled: HashSet::new(),
+            pull: Pull::default(),
+            commits: commits::Commits::default(),
+            looks: looks::Looks::default(),
+            draining: false,
+            store_away: None,
+            fenced: false,
+            looked_at: Tick(0),
+        }
+    }
+
+    /// `true`: it has drained; `false`: another one owns the shard.
+    async fn drive(&mut self, news: &mut Follower, orders: &mut mpsc::Receiver<Order>) -> bool {
+        loop {
+            self.take_events();
+            self.turn();
+            if self.fenced {
+                return false;
+            }
+            if self.draining && self.is_quiet() {
+                return true;
+            }
+            let wakes = self.wakes();
+            let inbox = Rc::clone(&self.inbox);
+            let mut come = pin!(inbox.come.notified());
+            tokio::select! {
+                () = &mut come => {}
+                told = news.next() => self.hear(told),
+                order = orders.recv() => self.take_orders(order, orders),
+                () = clock::sleep_until(wakes) => {}
+            }
+        }
+    }
+
+    fn now(&self) -> Ms {
+        self.shared.now()
+    }
+
+    fn take_orders(&mut self, first: Option<Order>, orders: &mut mpsc::Receiver<Order>) {
+        let Some(first) = first else {
+            self.draining = true;
+            return;
+        };
+        self.obey(first);
+        for _ in 0..ORDERS_MAX {
+            let Ok(order) = orders.try_recv() else { return };
+            self.obey(order);
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Configure(queues) => self.configure(queues),
+            Order::Pause(pause) => self.scheduler.pause(pause),
+            Order::Resume(pause) => self.scheduler.resume(&pause),
+            Order::Claim(claim) => self.queue_up(claim),
+            Order::End(endings, told) => self.end(endings, told),
+            Order::Extend(extensions, told) => self.extend(extensions, told),
+            Order::Drain => {
+                self.draining = true;
+                self.pull.answer_all();
+            }
+        }
+    }
+
+    fn configure(&mut self, queues: Vec<Arc<QueueSettings>>) {
+        self.scheduler.configure(&queues);
+        self.queues = queues.into_iter().map(|queue| (Arc::clone(&queue.name), queue)).collect();
+        let parts = Rc::clone(&self.parts);
+        self.scheduler.weigh(|tenant| parts.weight(tenant));
+        self.looks.look_for_lines();
+    }
+
+    fn hear(&mut self, told: VecDeque<News>) {
+        for news in told {
+            match news {
+                News::Ready(ready) => self.arrived(ready),
+                News::Due(at) => self.looks.due(at),
+                News::Gone(seq, line) => self.gone(seq, &line),
+                News::Look => {
+                    self.scheduler.look_anew();
+                    self.looks.look_for_all();
+                }
+            }
+        }
+    }
+
+    fn arrived(&mut self, ready: Ready) {
+        let parts = Rc::clone(&self.parts);
+        self.scheduler.arrived(ready, |tenant| parts.weight(tenant));
+    }
+
+    /// It was cancelled, or has been begun elsewhere.
+    fn gone(&mut self, seq: Seq, line: &Line) {
+        if !self.scheduler.gone(seq, line) {
+            return;
+        }
+        if let Some(running) = self.running.get(&seq) {
+            running.cancel.notify_one();
+        } else if self.pull.forget(seq) {
+            self.scheduler.ended(seq, Ended::Made, clock::now());
+        } else {
+            self.cancelled.insert(seq);
+        }
+    }
+
+    fn take_events(&mut self) {
+        loop {
+            let Some(event) = self.inbox.events.borrow_mut().pop_front() else { return };
+            match event {
+                Event::Ended(seq, token, made) => self.ended(seq, token, made.map(|made| *made)),
+                Event::Committed(asked, told) => self.committed(asked, told),
+                Event::Loaded(line, most, found) => {
+                    self.heed(&found);
+                    self.scheduler.loaded(&line, found.ok(), most);
+                }
+                Event::Found(most, lines) => self.found(most, lines),
+                Event::Promoted(told) => self.promoted(told),
+                Event::Expired(found) => self.expired(found),
+                Event::Paused(pauses) => self.paused(pauses),
+            }
+        }
+    }
+
+    /// What the store's answer says of the store.
+    fn heed<T>(&mut self, answer: &Result<T, Unavailable>) {
+        match answer {
+            Ok(_) => self.store_away = None,
+            Err(Unavailable::Fenced) => self.fenced = true,
+            Err(error) => {
+                let pause = self.store_away.map_or(PAUSES.0, |(_, pause)| (pause * 2).min(PAUSES.1));
+                tracing::warn!(%error, ?pause, "the store does not take what becomes of deliveries");
+                self.store_away = Some((clock::now().after(pause), pause));
+            }
+        }
+    }
+
+    /// Whether the store is left alone for now.
+    fn spares_store(&self, now: Tick) -> bool {
+        self.store_away.is_some_and(|(until, _)| now < until)
+    }
+
+    fn turn(&mut self) {
+        let (now, wall) = (clock::now(), self.now());
+        if now.since(self.looked_at) >= LOOK {
+            self.looked_at = now;
+            self.looks.second(self.scheduler.rotate());
+        }
+        self.lapse(now);
+        if !self.spares_store(now) {
+            self.look(wall);
+            if !self.draining && self.commits.untold() < UNTOLD_MAX {
+                self.begin(now, wall);
+            }
+            self.flush();
+        }
+        self.tell_status(now);
+    }
+
+    /// Begins what may be.
+    fn begin(&mut self, now: Tick, wall: Ms) {
+        for queue in self.queues.values() {
+            let Some(upstream) = queue.upstream().and_then(|name| self.parts.upstreams.get(name)) else {
+                continue;
+            };
+            // It is asked again soon: somebody else's probe may find it well before that.
+            if let Some(wait) = upstream.left_alone_for(now) {
+                self.scheduler.keep_parked(&queue.name, now.after(wait.min(Duration::from_millis(500))));
+            }
+        }
+        let mut actions = Vec::new();
+        self.scheduler.turn(now, wall, &mut actions);
+        for action in actions {
+            match action {
+                Action::Start(ready) => self.start(ready, wall),
+                other => self.act(other),
+            }
+        }
+        self.serve_claims(now, wall);
+    }
+
+    /// Does what costs no slot.
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Load(line, after, most) => self.load(line, after, most),
+            // It is found by those that look for what is too late.
+            Action::Expire(_) => self.looks.look_for_expired(),
+            Action::Start(_) => unreachable!("whoever begins does it itself"),
+        }
+    }
+
+    /// Makes the attempt that was begun.
+    fn make(&mut self, ready: Ready, token: Token, request: Arc<tidegate_model::delivery::Request>) {
+        let queue = self.queues.get(&ready.line.queue).cloned();
+        let upstream = queue.as_ref().and_then(|queue| self.parts.upstreams.get(queue.upstream()?));
+        let (Some(queue), Some(upstream)) = (queue, upstream) else {
+            // A reload has taken it away meanwhile: nothing was sent.
+            self.inbox.put(Event::Ended(ready.seq, token, Some(Box::new(Made::nowhere()))));
+            self.running
+                .insert(ready.seq, Running { token, ready, began: self.now(), cancel: Rc::default() });
+            return;
+        };
+        let tenant = self.parts.tenant(&ready.line.tenant);
+        let cancel = Rc::<Notify>::default();
+        let (maker, inbox, stop) = (Rc::clone(&self.maker), Rc::clone(&self.inbox), Rc::clone(&cancel));
+        let delivery = ready.clone();
+        let running = Running { token, ready, began: self.now(), cancel };
+        self.running.insert(delivery.seq, running);
+        task::spawn(async move {
+            // Whatever ends this task, a panic too, its slot is free again.
+            let mut guard = Guard { inbox, seq: delivery.seq, token, made: Some(Box::new(Made::panicked())) };
+            tokio::select! {
+                biased;
+                () = stop.notified() => guard.made = None,
+                made = maker.make(&upstream, &tenant, &queue, &delivery, &request) => {
+                    guard.made = Some(Box::new(made));
+                }
+            }
+        });
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.running.is_empty() && self.commits.is_quiet()
+    }
+
+    fn wakes(&self) -> Tick {
+        let now = clock::now();
+        let due =
+            self.looks.next_due().map(|due| now.after(Duration::from_millis(due.saturating_sub(self.now()))));
+        let store = self.store_away.map(|(until, _)| until).filter(|until| *until > now);
+        let others = [self.scheduler.wakes(), self.pull.wakes(), due].into_iter().flatten();
+        let soonest = others.min().unwrap_or(Tick::MAX).max(store.unwrap_or_default());
+        soonest.min(self.looked_at.after(LOOK)).max(now.after(Duration::from_millis(1)))
+    }
+
+    fn tell_status(&self, now: Tick) {
+        self.shared.tell(self.queues.keys(), |name| {
+            let parked = self.scheduler.parked(name).map(|until| until.since(now));
+            (self.scheduler.under_way(name), parked)
+        });
+    }
+}
+
+/// Tells how an attempt ended, whatever ends it.
+struct Guard {
+    inbox: Rc<Inbox>,
+    seq: Seq,
+    token: Token,
+    made: Option<Box<Made>>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.inbox.put(Event::Ended(self.seq, self.token, self.made.take()));
+    }
+}
+
+/// Becomes the owner. `None`: it is told to end before.
+async fn lead(
+    parts: &Rc<Parts>,
+    orders: &mut mpsc::Receiver<Order>,
+    queues: &mut HashMap<Arc<str>, Arc<QueueSettings>>,
+    shared: &Arc<Shared>,
+) -> Option<Epoch> {
+    let mut pause = PAUSES.0;
+    // What was under way is judged by what its queue says.
+    let (mut configured, mut last) = (!queues.is_empty(), None);
+    loop {
+        if !configured {
+            configured = take_configuration(orders.recv().await?, queues)?;
+            continue;
+        }
+        match parts.store.lead(0).await {
+            Ok(epoch) => return Some(epoch),
+            Err(error) if last != Some(error) => {
+                tracing::error!(%error, "deliveries wait for the store");
+                last = Some(error);
+            }
+            Err(_) => {}
+        }
+        let until = clock::now().after(pause);
+        pause = (pause * 2).min(PAUSES.1);
+        while let Ok(order) = clock::timeout_at(until, orders.recv()).await {
+            take_configuration(order?, queues)?;
+        }
+        shared.tell(queues.keys(), |_| (0, None));
+    }
+}
+
+/// Takes an order while nothing is owned: whether it says what there is. `None`: it is to end.
+fn take_configuration(order: Order, queues: &mut HashMap<Arc<str>, Arc<QueueSettings>>) -> Option<bool> {
+    match order {
+        Order::Configure(all) => {
+            *queues = all.into_iter().map(|queue| (Arc::clone(&queue.name), queue)).collect();
+            Some(true)
+        }
+        Order::Drain => None,
+        // Pauses are read from the store; who claims or ends is told that nothing is known.
+        Order::Pause(_) | Order::Resume(_) | Order::Claim(_) | Order::End(..) | Order::Extend(..) => {
+            Some(false)
+        }
+    }
+}
+
+impl Parts {
+    fn tenant(&self, id: &Arc<str>) -> Arc<Tenant> {
+        let now = clock::latest();
+        match id.starts_with(ADDRESS_PREFIX) {
+            true => self.tenants.find_or_add_claimed(id, &self.unknown, now),
+            false => self.tenants.find_or_add(id, &self.unknown, now),
+        }
+    }
+
+    /// What a tenant counts: as its plan says.
+    fn weight(&self, id: &str) -> u32 {
+        let found = self.tenants.find(id);
+        found.map_or(self.unknown.weight, |tenant| tenant.with_plan(|plan| plan.weight)).max(1)
+    }
+}
+
+/// Milliseconds of the wall clock.
+pub fn wall() -> Ms {
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ms::try_from(since.as_millis()).unwrap_or(Ms::MAX)
+}
+
+/// The times at which something is to be done, and what.
+type Times = BTreeSet<(Tick, Seq)>;
