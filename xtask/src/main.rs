@@ -1,7 +1,7 @@
 //! Developer commands, the same here and in CI: `cargo xtask test`.
 //!
 //! Everything runs with what a Rust toolchain, a C compiler and git give, but for other servers: `test` installs the Redis and the PostgreSQL
-//! that tests run, `bench` the proxies that Tidegate is measured beside, where they are missing and may be installed.
+//! that tests run, `bench` the servers that Tidegate is measured beside, where they are missing and may be installed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -28,11 +28,15 @@ fn main() -> ExitCode {
         "bench" if arguments.first().is_some_and(|what| what == "cache") => {
             bench::cache::cache(&arguments[1..], &root())
         }
+        "bench" if arguments.first().is_some_and(|what| what == "deliveries") => {
+            bench::deliveries::deliveries(&arguments[1..], &root())
+        }
         _ => Err(format!(
-            "usage: cargo xtask test | tidy | gen | {} | {} | {}",
+            "usage: cargo xtask test | tidy | gen | {} | {} | {} | {}",
             bench::USAGE.trim_start_matches("cargo xtask "),
             bench::pressure::USAGE.trim_start_matches("cargo xtask "),
-            bench::cache::USAGE.trim_start_matches("cargo xtask ")
+            bench::cache::USAGE.trim_start_matches("cargo xtask "),
+            bench::deliveries::USAGE.trim_start_matches("cargo xtask ")
         )),
     };
     match done {

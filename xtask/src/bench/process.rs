@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -46,7 +47,13 @@ impl Server {
 
     /// CPU time used so far, by all its processes and threads.
     pub fn cpu(&self) -> Duration {
-        self.processes().iter().filter_map(|id| cpu_of(&format!("/proc/{id}/stat"))).sum()
+        self.processes().into_iter().map(cpu_of_process).sum()
+    }
+
+    /// Bytes that it gave to be written to a disk so far, all its processes together.
+    pub fn written(&self) -> u64 {
+        let told = |id| std::fs::read_to_string(format!("/proc/{id}/io")).ok();
+        self.processes().into_iter().filter_map(|id| written_of(&told(id)?)).sum()
     }
 
     /// CPU time used so far by each thread.
@@ -74,7 +81,7 @@ impl Server {
     }
 
     /// The process and all that descend from it.
-    fn processes(&self) -> Vec<u32> {
+    pub fn processes(&self) -> Vec<u32> {
         let parents: Vec<(u32, u32)> =
             numbers_in("/proc").into_iter().filter_map(|id| Some((id, parent_of(id)?))).collect();
         let mut found = vec![self.child.id()];
@@ -103,6 +110,17 @@ impl Drop for Server {
     }
 }
 
+/// CPU time that a process has used so far, without its children.
+pub fn cpu_of_process(id: u32) -> Duration {
+    cpu_of(&format!("/proc/{id}/stat")).unwrap_or_default()
+}
+
+/// A port that nobody has now.
+pub fn free_port() -> Result<u16, String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
+    listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
+}
+
 fn signal(which: &str, processes: &[u32]) {
     let ids = processes.iter().map(u32::to_string);
     let _ = Command::new("kill").arg(which).args(ids).stderr(Stdio::null()).status();
@@ -120,6 +138,10 @@ fn cpu_of(path: &str) -> Option<Duration> {
 
 fn parent_of(process: u32) -> Option<u32> {
     field(&std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?, 4)
+}
+
+fn written_of(io: &str) -> Option<u64> {
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
 }
 
 /// A field of a `stat` file by its number in proc(5). The second one, a name, may hold spaces and brackets.
@@ -148,5 +170,11 @@ mod tests {
         let stat = "42 (a (b) c) S 7 42 42 0 -1 4194560 1 0 0 0 11 12 0 0 20 0 1";
         assert_eq!((field(stat, 4), field(stat, 14), field(stat, 15)), (Some(7), Some(11), Some(12)));
         assert_eq!((field(stat, 99), field("", 4)), (None, None));
+    }
+
+    #[test]
+    fn reads_what_was_given_to_the_disk() {
+        assert_eq!(written_of("wchar: 9\nwrite_bytes: 4096\ncancelled_write_bytes: 1\n"), Some(4096));
+        assert_eq!(written_of(""), None);
     }
 }

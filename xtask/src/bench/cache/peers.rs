@@ -2,14 +2,14 @@
 //!
 //! What each is told lies beside this file, with a line that says what it is; the places in braces are filled in here.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::origin::{self, Origin};
 use crate::bench::client::Connection;
 use crate::bench::peers::{first_line, package};
-use crate::bench::process::Server;
+use crate::bench::process::{Server, free_port};
 use crate::bench::{now, requests};
 
 /// How long a server may take until it answers. Varnish compiles its configuration first.
@@ -237,12 +237,6 @@ fn filled_in(peer: Peer, room: Room, folder: &Path, store: &Path, port: u16, ori
 fn version_in(said: &str) -> String {
     let numbers = said.split(|letter: char| !letter.is_ascii_digit() && letter != '.');
     numbers.filter(|part| part.contains('.')).find(|part| part.len() > 2).unwrap_or(said).to_owned()
-}
-
-/// A port that nobody has now.
-fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
-    listener.local_addr().map(|address| address.port()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
