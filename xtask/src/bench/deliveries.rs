@@ -19,6 +19,7 @@ mod drive;
 mod journey;
 mod measure;
 mod node;
+mod own;
 mod peers;
 mod postgres;
 mod receiver;
@@ -81,7 +82,7 @@ pub fn deliveries(arguments: &[String], root: &Path) -> Result<(), String> {
         peers.push((peer, found));
     }
     let command = format!("cargo xtask bench deliveries {}", arguments.join(" ")).trim_end().to_owned();
-    let text = Report { machine, command, disk_ms, rows, peers, own: &[] }.markdown();
+    let text = Report { machine, command, disk_ms, rows, peers }.markdown();
     println!("\n{text}");
     if wanted.write { sections::write_section(root, "deliveries", &text) } else { Ok(()) }
 }

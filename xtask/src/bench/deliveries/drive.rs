@@ -82,7 +82,7 @@ pub fn run(
     let producers = (0..producers).map(connect).collect::<Result<Vec<_>, _>>()?;
     let consumers = (0..consumers).map(|_| client.consumer()).collect::<Result<Vec<_>, _>>()?;
     let journey = Journey::new(number, plan.timed());
-    desk.set(&journey);
+    desk.set(&[&journey]);
     let run = Run {
         plan,
         journey,

@@ -25,8 +25,8 @@ pub struct Journey {
     times: Vec<[AtomicU64; 3]>,
 }
 
-/// The run that is under way: who gets a delivery tells it here.
-pub struct Desk(RwLock<Arc<Journey>>);
+/// The runs that are under way: who gets a delivery tells it here.
+pub struct Desk(RwLock<Vec<Arc<Journey>>>);
 
 /// The middle and the end of a distribution, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +82,18 @@ impl Journey {
         }
     }
 
+    /// When a delivery was attempted.
+    pub fn attempted_at(&self, number: u64) -> Option<u64> {
+        let cell = usize::try_from(number).ok().and_then(|number| self.times.get(number))?;
+        Some(cell[2].load(Relaxed)).filter(|at| *at > 0)
+    }
+
+    /// How many were attempted between two times.
+    pub fn attempted_between(&self, from: u64, to: u64) -> usize {
+        let times = self.times.iter().map(|cell| cell[2].load(Relaxed));
+        times.filter(|at| (from..to).contains(at)).count()
+    }
+
     /// From when each was due to its acceptance, and from its acceptance to its attempt, of those from this number on.
     /// An attempt that was there before who offered had heard of its acceptance took no time.
     ///
@@ -109,15 +121,17 @@ impl Journey {
 
 impl Desk {
     pub fn new() -> Arc<Desk> {
-        Arc::new(Desk(RwLock::new(Journey::new(0, 0))))
+        Arc::new(Desk(RwLock::new(Vec::new())))
     }
 
-    pub fn set(&self, journey: &Arc<Journey>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(journey);
+    pub fn set(&self, journeys: &[&Arc<Journey>]) {
+        let journeys = journeys.iter().map(|journey| Arc::clone(journey)).collect();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = journeys;
     }
 
     pub fn heard(&self, payload: &[u8], at: u64) {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).note_attempted(payload, at);
+        let journeys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        journeys.iter().for_each(|journey| journey.note_attempted(payload, at));
     }
 }
 

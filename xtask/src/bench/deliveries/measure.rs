@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::counters::{Disk, Used};
 use super::drive::{self, Outcome, Plan};
 use super::journey::{Desk, Quantiles};
+use super::own;
 use super::peers::{Peer, Place, Program, Running, Way};
 use super::rows::{self, Kind, Row};
 use crate::bench::measure::median;
@@ -27,6 +28,11 @@ pub struct Figures {
     pub accept: Option<Quantiles>,
     pub attempt: Option<Quantiles>,
     pub memory: Option<Memory>,
+    /// Of another tenant's, how many came before the one of who came late.
+    pub behind: Option<f64>,
+    /// How many of the tenant with three times the weight there were for each of the other's.
+    pub share: Option<f64>,
+    pub commits: Option<f64>,
 }
 
 /// Bytes of memory before and after so many deliveries.
@@ -88,6 +94,7 @@ impl Course<'_> {
             Kind::EndToEnd => self.end_to_end().map(Some),
             Kind::Delayed { .. } if !has_delays(self.peer) => Ok(None),
             Kind::Delayed { count } => self.delayed(count).map(Some),
+            Kind::Fair | Kind::Shared | Kind::Key => self.own(row.kind),
         }
     }
 
@@ -108,13 +115,25 @@ impl Course<'_> {
         Ok(Figures { memory: Some(memory), ..Figures::default() })
     }
 
+    fn own(&mut self, kind: Kind) -> Cell {
+        let Some(own) = self.running.own else { return Ok(None) };
+        self.runs += 2;
+        let run = self.runs - 1;
+        let none = Figures::default();
+        Ok(Some(match kind {
+            Kind::Fair => Figures { behind: Some(own::behind(own, self.desk, run)?), ..none },
+            Kind::Shared => Figures { share: Some(own::share(own, self.desk, run)?), ..none },
+            _ => Figures { commits: Some(own::commits(own)?), ..none },
+        }))
+    }
+
     fn memory(&self) -> u64 {
         self.running.servers.iter().map(crate::bench::process::Server::memory_shared).sum()
     }
 
     fn run(&mut self, plan: Plan) -> Result<Outcome, String> {
         self.runs += 1;
-        let Running { servers, beside, way } = &self.running;
+        let Running { servers, beside, way, .. } = &self.running;
         let beside: Vec<u32> = beside.iter().flat_map(crate::bench::process::Server::processes).collect();
         let used = |clients: &[u32]| Used::so_far(servers, clients, self.disk.as_ref());
         match way {
@@ -180,6 +199,9 @@ impl Figures {
             self.half.map(|rate| format!("at {rate:.0}/s")),
             quantiles("accept", self.accept),
             quantiles("to attempt", self.attempt),
+            self.behind.map(|count| format!("{count:.0} began before")),
+            self.share.map(|share| format!("1 to {share:.3}")),
+            self.commits.map(|count| format!("{count:.2} group commits")),
             self.memory
                 .map(|it| format!("{} MiB, then {} MiB with {}", it.before >> 20, it.after >> 20, it.count)),
         ];

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::journey::Desk;
 use super::node::{Node, Packages};
+use super::own::Own;
 use super::postgres::Postgres;
 use super::wires::Client;
 use super::wires::amqp::Rabbit;
@@ -135,6 +136,8 @@ pub struct Running {
     /// What stands beside the servers and is no part of them, as a service that a peer calls.
     pub beside: Vec<Server>,
     pub way: Way,
+    /// Where Tidegate is asked what no peer is.
+    pub own: Option<Own>,
 }
 
 /// Where a peer keeps what it has, and whom it may tell.
@@ -240,7 +243,7 @@ impl Program {
         let arguments = ["run".to_owned(), "-c".to_owned(), config.display().to_string()];
         let server = Server::start(CORE, &self.path, &arguments, &place.folder.join("output.log"))?;
         let way = Way::Own(Box::new(Tidegate { public, control }));
-        Ok(Running::of(server, way))
+        Ok(Running { own: Some(Own { public, control }), ..Running::of(server, way) })
     }
 
     fn redis(&self, place: &Place<'_>) -> Result<(Server, SocketAddr), String> {
@@ -301,7 +304,7 @@ impl Program {
 
 impl Running {
     fn of(server: Server, way: Way) -> Running {
-        Running { servers: vec![server], beside: Vec::new(), way }
+        Running { servers: vec![server], beside: Vec::new(), way, own: None }
     }
 
     /// Makes the queues, as soon as that is possible.

@@ -79,7 +79,7 @@ mod tests {
     fn tells_the_desk_what_it_gets_and_answers() {
         let desk = Desk::new();
         let journey = Journey::new(7, 0);
-        desk.set(&journey);
+        desk.set(&[&journey]);
         let receiver = Receiver::start(&desk).unwrap();
         let mut stream = TcpStream::connect(receiver.address).unwrap();
         let payload = journey.payload(1);

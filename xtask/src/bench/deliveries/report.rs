@@ -13,15 +13,13 @@ pub type Found = Result<(String, Cells), String>;
 type Of = fn(&Figures) -> Option<f64>;
 
 /// All of a run.
-pub struct Report<'a> {
+pub struct Report {
     pub machine: Machine,
     pub command: String,
     /// How long the disk takes to keep a block, in milliseconds.
     pub disk_ms: f64,
     pub rows: Vec<Row>,
     pub peers: Vec<(Peer, Found)>,
-    /// What Tidegate alone is held to.
-    pub own: &'a [(String, Result<String, String>)],
 }
 
 /// A figure: how it is headed, and how it is shown.
@@ -56,6 +54,37 @@ const SHOWN: [Shown; 10] = [
         },
     },
 ];
+/// What Tidegate alone is held to: a row, and between what its figure has to be.
+const OWN: [(&str, Target); 3] = [
+    (
+        "fair",
+        Target {
+            title: "attempts of the other tenant that came before: no more than are under way (8)",
+            of: |it| it.behind,
+            from: 0.0,
+            to: 8.0,
+        },
+    ),
+    (
+        "shared",
+        Target {
+            title: "for each of one tenant's, those of the other with three times its weight: within 5 %",
+            of: |it| it.share,
+            from: 2.85,
+            to: 3.15,
+        },
+    ),
+    // The sweeping of what has expired is a commit of its own, now and then.
+    ("key", Target { title: "group commits a request: at most 2", of: |it| it.commits, from: 0.0, to: 2.05 }),
+];
+
+struct Target {
+    title: &'static str,
+    of: Of,
+    from: f64,
+    to: f64,
+}
+
 const MIB: f64 = 1_048_576.0;
 /// What a million delayed deliveries may take.
 const DELAYED_MIB_MAX: f64 = 300.0;
@@ -64,7 +93,7 @@ fn millis(micros: u64) -> String {
     format!("{:.1}", micros as f64 / 1e3)
 }
 
-impl Report<'_> {
+impl Report {
     pub fn markdown(&self) -> String {
         let Machine { processor, cores, kernel, .. } = &self.machine;
         let mut text = format!(
@@ -73,7 +102,8 @@ impl Report<'_> {
             self.command, self.disk_ms
         );
         self.targets(&mut text);
-        for row in &self.rows {
+        // What Tidegate alone is held to is in the table of targets.
+        for row in self.rows.iter().filter(|row| !OWN.iter().any(|(own, _)| *own == row.name)) {
             self.table(&mut text, row);
         }
         self.winners(&mut text);
@@ -134,12 +164,13 @@ impl Report<'_> {
                 verdict(mib < DELAYED_MIB_MAX && memory.count >= 1_000_000)
             );
         }
-        for (what, found) in self.own {
-            let (found, met) = match found {
-                Ok(found) => (found, true),
-                Err(found) => (found, false),
-            };
-            let _ = writeln!(text, "| {what} | {} | {} |", one_line(found), verdict(met));
+        for (peer, row, target) in
+            self.cells().flat_map(|(peer, _)| OWN.iter().map(move |(row, it)| (peer, row, it)))
+        {
+            let figures = self.figures(row).find(|(of, _)| *of == peer);
+            let Some(found) = figures.and_then(|(_, it)| (target.of)(it)) else { continue };
+            let met = verdict((target.from..=target.to).contains(&found));
+            let _ = writeln!(text, "| `{row}`: {}, {} | {found:.2} | {met} |", peer.title(), target.title);
         }
         text.push('\n');
     }
@@ -250,7 +281,7 @@ mod tests {
             .map(|(peer, cell)| (*peer, Ok(("1.0".to_owned(), Cells::from([(row, cell.clone())])))));
         let rows = ROWS.into_iter().filter(|it| it.name == row).collect();
         let (machine, command) = (Machine::default(), "cargo".to_owned());
-        Report { machine, command, disk_ms: 1.0, rows, peers: peers.collect(), own: &[] }.markdown()
+        Report { machine, command, disk_ms: 1.0, rows, peers: peers.collect() }.markdown()
     }
 
     fn rate(per_second: f64) -> Cell {
@@ -302,6 +333,13 @@ mod tests {
             &[(Peer::Bullmq, cell(10 << 20, 0)), (Peer::Redis, Ok(None))],
             &["| has no delay |"],
         );
+    }
+
+    #[test]
+    fn who_shares_has_to_share_as_the_weights_say() {
+        let cell = |share| Ok(Some(Figures { share: Some(share), ..Figures::default() }));
+        check("shared", &[(Peer::Tidegate, cell(3.1))], &["| 3.10 | met |"]);
+        check("shared", &[(Peer::Tidegate, cell(3.2)), (Peer::Redis, Ok(None))], &["| 3.20 | **missed** |"]);
     }
 
     #[test]

@@ -22,6 +22,12 @@ pub enum Kind {
     EndToEnd,
     /// What memory takes so many that are due in an hour.
     Delayed { count: u64 },
+    /// Tidegate alone: how many of another tenant's begin before the one of who comes late.
+    Fair,
+    /// Tidegate alone: how two tenants share whose weights are as one to three.
+    Shared,
+    /// Tidegate alone: group commits for a request with an idempotency key.
+    Key,
 }
 
 /// How many take, each one at a time.
@@ -39,7 +45,7 @@ const DELAYED_MAX: Duration = Duration::from_secs(20);
 /// How long Tidegate may: all of them are its target.
 const DELAYED_OWN_MAX: Duration = Duration::from_secs(120);
 
-pub const ROWS: [Row; 6] = [
+pub const ROWS: [Row; 9] = [
     Row { name: "accept-1", title: "accepted, one producer", kind: Kind::Accept { producers: 1, batch: 1 } },
     Row {
         name: "accept-16",
@@ -66,6 +72,9 @@ pub const ROWS: [Row; 6] = [
         title: "memory with a million that are due in an hour",
         kind: Kind::Delayed { count: 1_000_000 },
     },
+    Row { name: "fair", title: "one tenant has 100,000 waiting, another sends one", kind: Kind::Fair },
+    Row { name: "shared", title: "two tenants with the weights 1 and 3", kind: Kind::Shared },
+    Row { name: "key", title: "a POST with an idempotency key", kind: Kind::Key },
 ];
 
 /// What all plans begin from.
@@ -129,6 +138,8 @@ mod tests {
             Kind::Accept { producers, batch } => accept(producers, batch).time(),
             Kind::EndToEnd => end_to_end().time() + at_rate(1.0).time(),
             Kind::Delayed { count } => delayed(count, true, false).time(),
+            // Tidegate alone has these.
+            Kind::Fair | Kind::Shared | Kind::Key => Duration::ZERO,
         };
         // Each is started once, within seconds.
         let peer: Duration = ROWS.iter().map(row).sum::<Duration>() + Duration::from_secs(10);

@@ -7,6 +7,12 @@ use std::time::Duration;
 use super::{Client, Consumer, Producer, Queue};
 use crate::bench::client::Connection;
 
+/// Fields of requests.
+const JSON: &str = "Content-Type: application/json\r\n";
+const BYTES: &str = "Content-Type: application/octet-stream\r\n";
+/// Those of changes over Tidegate's control API; its configuration has the digest of the token.
+pub const TOKEN: &str = "Content-Type: application/json\r\nAuthorization: Bearer bench-token\r\n";
+
 /// Tidegate: `POST /rest` and `POST /work` are routes with `defer = "always"`.
 pub struct Tidegate {
     pub public: SocketAddr,
@@ -70,55 +76,61 @@ impl Offering {
         Ok(Offering { connection: Connection::open(address)?, target, request: Vec::new() })
     }
 
-    fn post(&mut self, path: &str, kind: &str, body: &[u8]) -> Result<(), String> {
-        self.request.clear();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        self.request.extend_from_slice(head.as_bytes());
-        self.request.extend_from_slice(body);
-        let answer = self.connection.exchange(&self.request)?;
-        if answer.is_good() {
-            return Ok(());
-        }
-        Err(format!("{path}: {} {}", answer.status, String::from_utf8_lossy(&answer.body)))
+    fn post(&mut self, path: &str, fields: &str, body: &[u8]) -> Result<(), String> {
+        post(&mut self.connection, &mut self.request, path, fields, body)
     }
+}
+
+/// Sends a request with these fields, and wants to hear that all is well.
+pub fn post(
+    connection: &mut Connection,
+    request: &mut Vec<u8>,
+    path: &str,
+    fields: &str,
+    body: &[u8],
+) -> Result<(), String> {
+    request.clear();
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: bench\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+    request.extend_from_slice(head.as_bytes());
+    request.extend_from_slice(body);
+    let answer = connection.exchange(request)?;
+    if answer.is_good() {
+        return Ok(());
+    }
+    Err(format!("{path}: {} {}", answer.status, String::from_utf8_lossy(&answer.body)))
 }
 
 impl Producer for Offering {
     fn offer(&mut self, payloads: &[Vec<u8>], delay: Option<Duration>) -> Result<(), String> {
         match self.target {
             Target::Batch(queue) => {
-                let body = batch(payloads, delay);
-                self.post(
-                    &format!("/queues/{}/deliveries", queue.name()),
-                    "application/json",
-                    body.as_bytes(),
-                )
+                let path = format!("/queues/{}/deliveries", queue.name());
+                self.post(&path, TOKEN, batch("bench", payloads, delay).as_bytes())
             }
-            Target::Tidegate(queue) => payloads.iter().try_for_each(|payload| {
-                self.post(&format!("/{}", queue.name()), "application/json", payload)
-            }),
+            Target::Tidegate(queue) => payloads
+                .iter()
+                .try_for_each(|payload| self.post(&format!("/{}", queue.name()), JSON, payload)),
             Target::Restate(queue) => {
                 // Nothing rests there but by a delay.
                 let delay = delay.or((queue == Queue::Rest).then_some(Duration::from_secs(3600)));
                 let delay = delay.map(|delay| format!("?delay={}s", delay.as_secs())).unwrap_or_default();
                 let path = format!("/work/handle/send{delay}");
-                payloads.iter().try_for_each(|payload| self.post(&path, "application/octet-stream", payload))
+                payloads.iter().try_for_each(|payload| self.post(&path, BYTES, payload))
             }
         }
     }
 }
 
-/// The payloads are JSON with no byte in them that a JSON string would have to escape but the quotes.
-fn batch(payloads: &[Vec<u8>], delay: Option<Duration>) -> String {
+/// A tenant's deliveries, as Tidegate's control API takes them. The payloads are JSON with no byte in them that a JSON string would
+/// have to escape but the quotes.
+pub fn batch(tenant: &str, payloads: &[Vec<u8>], delay: Option<Duration>) -> String {
     let delay = delay.map(|delay| format!(",\"delay\":\"{}s\"", delay.as_secs())).unwrap_or_default();
     let mut text = String::from("[");
     for (number, payload) in payloads.iter().enumerate() {
         let comma = if number == 0 { "" } else { "," };
         let body = String::from_utf8_lossy(payload).replace('"', "\\\"");
-        let _ = write!(text, "{comma}{{\"body\":\"{body}\"{delay}}}");
+        let _ = write!(text, "{comma}{{\"tenant\":\"{tenant}\",\"body\":\"{body}\"{delay}}}");
     }
     text.push(']');
     text
@@ -131,7 +143,9 @@ mod tests {
     #[test]
     fn a_batch_is_a_list_of_bodies() {
         let payloads = [br#"{"a":1}"#.to_vec(), b"2".to_vec()];
-        assert_eq!(batch(&payloads, None), r#"[{"body":"{\"a\":1}"},{"body":"2"}]"#);
-        assert_eq!(batch(&payloads[1..], Some(Duration::from_secs(60))), r#"[{"body":"2","delay":"60s"}]"#);
+        let two = r#"[{"tenant":"t","body":"{\"a\":1}"},{"tenant":"t","body":"2"}]"#;
+        assert_eq!(batch("t", &payloads, None), two);
+        let late = r#"[{"tenant":"t","body":"2","delay":"60s"}]"#;
+        assert_eq!(batch("t", &payloads[1..], Some(Duration::from_secs(60))), late);
     }
 }
