@@ -12,7 +12,7 @@
 //!  cancel, from whatever has not ended: ------------------------------------------------------> cancelled
 //! ```
 //!
-//! [`step`] is the whole of it: what a command makes of a delivery, and what whoever gave it is told. It is carried out
+//! [`step()`] is the whole of it: what a command makes of a delivery, and what whoever gave it is told. It is carried out
 //! within the transaction that reads and writes the record. [`judge`](outcome::judge) says what an attempt's outcome means,
 //! [`Backoff`](outcome::Backoff) when the next one is made.
 //!

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`accept`](accept::accept) takes a request's place at the stage that would decide what answers it; [`told`] answers what lies under
-//! `/_tidegate/deliveries/`; [`events`] tells of a delivery as it goes on. Deliveries are made by `tidegate_dispatch`, which
+//! `/_tidegate/deliveries/`; `events` tells of a delivery as it goes on. Deliveries are made by `tidegate_dispatch`, which
 //! this crate does not know: both know the store.
 //!
 //! What always holds: nobody is told 202 before the delivery is on disk. A delivery is found by its own tenant alone; to any

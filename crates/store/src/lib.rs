@@ -6,7 +6,7 @@
 //! ```
 //!
 //! SQLite holds it, in a directory of its own (`synchronous=FULL`, write-ahead log, checkpoints by the writing thread alone);
-//! or a PostgreSQL that several nodes share ([`postgres`]), with the same answers, commands and bounds.
+//! or a PostgreSQL that several nodes share (`postgres`), with the same answers and bounds, and without deliveries.
 //! Whatever is decided about a record is decided in `tidegate_model`; here it is read, decided and written within one
 //! transaction. Three families of operations are served: *claims*, unique keys and what became of
 //! what was done under them; *deliveries*, requests that were promised and are made later ([`deliveries`]); and
