@@ -28,6 +28,7 @@ use tokio::net::UnixListener;
 use crate::config::{ControlAddress, ControlSettings, ControlToken, Failure, Scope, Spot};
 use crate::run::Process;
 
+mod administer;
 mod cache;
 mod deliveries;
 mod endpoints;
@@ -35,6 +36,8 @@ mod explanation;
 mod faults;
 mod metrics;
 mod openapi;
+mod pull;
+mod queues;
 mod report;
 mod schedules;
 mod shapes;
@@ -306,7 +309,8 @@ async fn ready(State(control): State<Control>) -> Response {
 }
 
 async fn scrape(State(control): State<Control>) -> Response {
-    let text = metrics::text(&control.process);
+    let queues = queues::find(&control.process).await;
+    let text = metrics::text(&control.process, queues.as_ref());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
@@ -484,7 +488,9 @@ mod tests {
             include_str!("control.rs"),
             include_str!("control/faults.rs"),
             include_str!("control/cache.rs"),
+            include_str!("control/administer.rs"),
             include_str!("control/deliveries.rs"),
+            include_str!("control/pull.rs"),
             include_str!("control/schedules.rs"),
         ];
         let page = include_str!("../../../docs/control.md");

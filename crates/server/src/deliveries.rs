@@ -76,16 +76,10 @@ enum DeliveryCommand {
         /// Its id
         id: String,
     },
-    /// Want a delivery no more
-    Cancel {
-        /// Its id
-        id: String,
-    },
-    /// Make a dead or cancelled delivery again
-    Redrive {
-        /// Its id
-        id: String,
-    },
+    /// Want a delivery no more, or all that are meant
+    Cancel(ManyArgs),
+    /// Make a dead or cancelled delivery again, or all that are meant
+    Redrive(RedriveArgs),
     /// Hand in a delivery
     Add(AddArgs),
 }
@@ -110,6 +104,35 @@ struct ListArgs {
     /// The page after the one that told this
     #[arg(long)]
     cursor: Option<String>,
+}
+
+/// One delivery, or all that are meant.
+#[derive(Debug, Args)]
+struct ManyArgs {
+    /// Its id
+    #[arg(conflicts_with_all = ["queue", "tenant", "state", "key"], required_unless_present_any = ["queue", "tenant", "state", "key"])]
+    id: Option<String>,
+    /// All of this queue
+    #[arg(long)]
+    queue: Option<String>,
+    /// All of this tenant
+    #[arg(long)]
+    tenant: Option<String>,
+    /// All in this state
+    #[arg(long)]
+    state: Option<String>,
+    /// All of this key
+    #[arg(long)]
+    key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct RedriveArgs {
+    #[command(flatten)]
+    which: ManyArgs,
+    /// So many a second are begun again
+    #[arg(long, conflicts_with = "id")]
+    per_second: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -190,12 +213,14 @@ pub fn delivery(args: &DeliveryArgs) -> ExitCode {
             rows(&DELIVERIES, &told["deliveries"]) + &more.unwrap_or_default()
         }),
         DeliveryCommand::Show { id } => asked.get(&format!("/deliveries/{}", encoded(id)), pretty),
-        DeliveryCommand::Cancel { id } => {
-            asked.send("DELETE", &format!("/deliveries/{}", encoded(id)), "", &|told| state(told))
-        }
-        DeliveryCommand::Redrive { id } => {
-            asked.send("POST", &format!("/deliveries/{}/redrive", encoded(id)), "", &|told| state(told))
-        }
+        DeliveryCommand::Cancel(which) => match &which.id {
+            Some(id) => asked.send("DELETE", &format!("/deliveries/{}", encoded(id)), "", &state),
+            None => asked.change_all("/deliveries/cancel", which, None),
+        },
+        DeliveryCommand::Redrive(RedriveArgs { which, per_second }) => match &which.id {
+            Some(id) => asked.send("POST", &format!("/deliveries/{}/redrive", encoded(id)), "", &state),
+            None => asked.change_all("/deliveries/redrive", which, *per_second),
+        },
         DeliveryCommand::Add(add) => add.body().and_then(|body| {
             let path = format!("/queues/{}/deliveries", encoded(&add.queue));
             asked.send("POST", &path, &body.to_string(), &|told| {
@@ -310,6 +335,36 @@ impl Asked {
         let told = serde_json::from_str(&answer)
             .map_err(|error| format!("tidegate: not an answer of the control API: {error}"))?;
         Ok(show(&told))
+    }
+
+    /// Changes all that are meant, step by step until there are no more.
+    fn change_all(&self, path: &str, which: &ManyArgs, per_second: Option<u32>) -> Result<String, String> {
+        let ManyArgs { queue, tenant, state, key, .. } = which;
+        let (mut changed, mut cursor, mut waited) = (0, Value::Null, 0);
+        loop {
+            let mut body = json!({
+                "filter": { "queue": queue, "tenant": tenant, "state": state, "key": key },
+                "cursor": cursor,
+            });
+            if let Some(rate) = per_second {
+                body["per_second"] = json!(rate);
+                body["delay"] = json!(format!("{waited}ms"));
+            }
+            let answer = ask(&self.remote, "POST", path, &body.to_string())?;
+            let mut told: Value = serde_json::from_str(&answer)
+                .map_err(|error| format!("tidegate: not an answer of the control API: {error}"))?;
+            changed += told["changed"].as_u64().unwrap_or_default();
+            waited = told["last_in_ms"].as_u64().unwrap_or_default();
+            cursor = told["next"].take();
+            if cursor.is_null() {
+                let text = if self.json {
+                    json!({ "changed": changed }).to_string()
+                } else {
+                    format!("{changed} changed")
+                };
+                return Ok(text + "\n");
+            }
+        }
     }
 
     fn pause(&self, args: &PauseArgs, what: &str) -> Result<String, String> {

@@ -13,27 +13,29 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_dispatch::QueueSettings;
 use tidegate_model::delivery::outcome::later;
-use tidegate_model::delivery::{Command, Id, Ms, Told};
+use tidegate_model::delivery::{Command, Id, Kind, Ms, Told, shown};
 use tidegate_store::deliveries::{Appended, Line, Pause, Promise, Whole};
 use tidegate_store::{Store, Unavailable};
 use tidegate_wire::clock;
 use tokio::sync::Semaphore;
 
 use super::shapes::{self, Accepted, AcceptedAll, NewDelivery, OneOrMany};
-use super::{Control, Who, problem};
+use super::{Control, Who, administer, problem};
 use crate::config::Config;
 
 /// Bytes of a request that hands in deliveries.
-const BODY_MAX: usize = 16 << 20;
+pub const BODY_MAX: usize = 16 << 20;
 /// Such requests that are read at once: so many bodies there may be in memory.
 static READING: Semaphore = Semaphore::const_new(8);
+/// Tenants of a queue that are told.
+const LINES_MAX: usize = 100;
 /// Deliveries that are handed in at once.
 const TOGETHER_MAX: usize = 1000;
 
 /// A "no" of these endpoints.
-type Refused = Box<Response>;
+pub type Refused = Box<Response>;
 
-fn refused<T>(status: StatusCode, code: &str, detail: &str) -> Result<T, Refused> {
+pub fn refused<T>(status: StatusCode, code: &str, detail: &str) -> Result<T, Refused> {
     Err(Box::new(problem(status, code, detail)))
 }
 
@@ -72,15 +74,15 @@ fn queue_of<'a>(config: &'a Config, name: &str) -> Result<&'a QueueSettings, Ref
     )
 }
 
-fn id_of(text: &str) -> Result<Id, Refused> {
+pub fn id_of(text: &str) -> Result<Id, Refused> {
     Id::parse(text).map_or_else(no_delivery, Ok)
 }
 
-fn no_delivery<T>() -> Result<T, Refused> {
+pub fn no_delivery<T>() -> Result<T, Refused> {
     refused(StatusCode::NOT_FOUND, "control.no-delivery", "there is no such delivery, or it was forgotten")
 }
 
-fn answer(result: Result<Response, Refused>) -> Response {
+pub fn answer(result: Result<Response, Refused>) -> Response {
     result.unwrap_or_else(|refused| *refused)
 }
 
@@ -190,14 +192,14 @@ fn refusal(id: Option<Id>, outcome: &'static str, detail: &str) -> Accepted {
     Accepted { id: id.map(|id| id.to_string()), outcome, detail: Some(detail.to_owned()) }
 }
 
-async fn found(control: &Control, id: &str) -> Result<Whole, Refused> {
+pub async fn found(control: &Control, id: &str) -> Result<Whole, Refused> {
     let (store, id) = (store_of(control)?, id_of(id)?);
     let whole = store.read(None, id).await.map_err(|why| unavailable(&why))?;
     whole.map_or_else(no_delivery, Ok)
 }
 
 pub async fn show(State(control): State<Control>, Path(id): Path<String>) -> Response {
-    answer(found(&control, &id).await.map(|whole| axum::Json(shapes::whole(&whole)).into_response()))
+    answer(found(&control, &id).await.map(|whole| administer::shown(&whole)))
 }
 
 pub async fn cancel(
@@ -243,7 +245,7 @@ async fn changed(control: &Control, who: &str, id: &str, change: Change) -> Resu
     match told {
         Some(Told::Done | Told::Started(_)) => {
             tracing::info!(who, delivery = %record.id, change = ?change, "control: delivery changed");
-            Ok(axum::Json(shapes::whole(&found(control, id).await?)).into_response())
+            Ok(administer::shown(&found(control, id).await?))
         }
         Some(Told::Not(state)) => {
             let detail = format!("the delivery is {}", state.name());
@@ -301,7 +303,7 @@ async fn set_paused(
     body: Body,
     paused: bool,
 ) -> Result<Response, Refused> {
-    let (store, config) = (store_of(control)?, control.process.gate.config());
+    let config = control.process.gate.config();
     let queue = Arc::clone(&queue_of(&config, name)?.name);
     let bytes = axum::body::to_bytes(body, super::BODY_MAX).await.unwrap_or_default();
     let what =
@@ -319,10 +321,11 @@ async fn set_paused(
             return refused(StatusCode::BAD_REQUEST, "control.body", "a key is a tenant's: add `tenant`");
         }
     };
-    let done = if paused {
-        store.pause(pause, now()).await
-    } else {
-        store.resume(pause, now()).await.map(|()| true)
+    // The engine hears of it by its own handle.
+    let Some(dispatcher) = control.process.gate.dispatcher() else { return no_delivery() };
+    let done = match paused {
+        true => dispatcher.pause(pause).await,
+        false => dispatcher.resume(pause).await.map(|()| true),
     };
     if !done.map_err(|why| unavailable(&why))? {
         return refused(StatusCode::CONFLICT, "control.pauses", "as much is paused already as may be");
@@ -337,14 +340,26 @@ pub async fn queues(State(control): State<Control>) -> Response {
 }
 
 pub async fn queue(State(control): State<Control>, Path(name): Path<String>) -> Response {
-    let found = all_queues(&control).await.and_then(|queues| {
-        let found = queues.into_iter().find(|queue| queue["name"] == *name);
-        found.map_or_else(
-            || refused(StatusCode::NOT_FOUND, "control.no-queue", &format!("there is no queue `{name}`")),
-            |queue| Ok(axum::Json(queue).into_response()),
-        )
+    answer(one_queue(&control, &name).await)
+}
+
+async fn one_queue(control: &Control, name: &str) -> Result<Response, Refused> {
+    let Some(mut told) = all_queues(control).await?.into_iter().find(|queue| queue["name"] == *name) else {
+        return refused(StatusCode::NOT_FOUND, "control.no-queue", &format!("there is no queue `{name}`"));
+    };
+    let depths = store_of(control)?.depths(Some(name), None, None, LINES_MAX).await;
+    let lines = depths.map_err(|why| unavailable(&why))?;
+    let lines = lines.iter().map(|depth| {
+        json!({ "tenant": &*depth.line.tenant, "counts": counts(&depth.counts), "bytes": depth.bytes })
     });
-    answer(found)
+    told["lines"] = lines.collect();
+    Ok(axum::Json(told).into_response())
+}
+
+/// How many there are in each state.
+fn counts(counts: &[u64; 7]) -> Value {
+    let counts = Kind::ALL.iter().zip(counts).map(|(kind, count)| (kind.name().to_owned(), json!(count)));
+    Value::Object(counts.collect())
 }
 
 async fn all_queues(control: &Control) -> Result<Vec<Value>, Refused> {
@@ -352,7 +367,10 @@ async fn all_queues(control: &Control) -> Result<Vec<Value>, Refused> {
     if config.queues.is_empty() {
         return Ok(Vec::new());
     }
-    let paused = store_of(control)?.paused().await.map_err(|why| unavailable(&why))?;
+    let store = store_of(control)?;
+    let paused = store.paused().await.map_err(|why| unavailable(&why))?;
+    let totals = store.totals().await.map_err(|why| unavailable(&why))?;
+    let made = control.process.gate.dispatcher().map(|dispatcher| dispatcher.counts()).unwrap_or_default();
     let told = config.queues.iter().map(|queue| {
         let mut told = shapes::queue(queue);
         told["paused"] = json!(paused.contains(&Pause::Queue(Arc::clone(&queue.name))));
@@ -366,6 +384,13 @@ async fn all_queues(control: &Control) -> Result<Vec<Value>, Refused> {
             _ => None,
         });
         told["paused_parts"] = parts.collect();
+        let total = totals.iter().find(|total| total.queue == queue.name);
+        told["counts"] = counts(&total.map_or([0; 7], |total| total.counts));
+        told["bytes"] = json!(total.map_or(0, |total| total.bytes));
+        told["oldest"] = json!(total.and_then(|total| total.oldest).map(shown));
+        let made = made.get(&queue.name);
+        told["under_way"] = json!(made.map_or(0, |made| made.under_way));
+        told["parked"] = json!(made.is_some_and(|made| made.parked.is_some()));
         told
     });
     Ok(told.collect())

@@ -6,10 +6,12 @@ use std::sync::LazyLock;
 
 use axum::routing::{MethodRouter, delete, get, post};
 
+use super::administer::{ChangeOfMany, ChangedMany, EditOfRequest};
 use super::deliveries::{Paused, PausedTold};
 use super::openapi::{Operation, Shape, any, change, look, of};
+use super::pull::{Endings, Extensions, HeldAll, NewClaim};
 use super::shapes::{Accepted, OneOrMany};
-use super::{Control, cache, deliveries as made, faults, schedules};
+use super::{Control, administer, cache, deliveries as made, faults, pull, schedules};
 use crate::config::Scope;
 
 /// A path, and what may be asked for there.
@@ -27,6 +29,8 @@ pub fn all() -> Vec<Endpoint> {
     let mut all = watching();
     all.extend(steering());
     all.extend(deliveries());
+    all.extend(pulling());
+    all.extend(administering());
     all
 }
 
@@ -167,10 +171,17 @@ fn deliveries() -> Vec<Endpoint> {
         ),
         endpoint(
             "/deliveries/{id}",
-            get(made::show).delete(made::cancel),
+            get(made::show).patch(administer::edit).delete(made::cancel),
             const {
                 &[
                     look("All that is known of a delivery", any()),
+                    change(
+                        "Edits the request of a delivery that has not begun, or is dead",
+                        Scope::Write,
+                        Some(of::<EditOfRequest>()),
+                        any(),
+                    )
+                    .by("patch"),
                     change("Cancels a delivery", Scope::Write, None, any()).by("delete"),
                 ]
             },
@@ -189,6 +200,85 @@ fn deliveries() -> Vec<Endpoint> {
             "/schedules/{name}/run",
             post(schedules::run),
             const { &[change("Makes a run now", Scope::Write, None, of::<Accepted>()).status(202)] },
+        ),
+    ]
+}
+
+fn pulling() -> Vec<Endpoint> {
+    let endpoint = |path, handler, operations| Endpoint { path, handler, operations };
+    vec![
+        endpoint(
+            "/queues/{name}/claim",
+            post(pull::claim),
+            const {
+                &[change(
+                    "Takes deliveries of a queue that is pulled",
+                    Scope::Deliver,
+                    Some(of::<NewClaim>()),
+                    any(),
+                )]
+            },
+        ),
+        endpoint(
+            "/queues/{name}/ack",
+            post(pull::ack),
+            const { &[change("They went well", Scope::Deliver, Some(of::<Endings>()), of::<HeldAll>())] },
+        ),
+        endpoint(
+            "/queues/{name}/nack",
+            post(pull::nack),
+            const { &[change("They did not go well", Scope::Deliver, Some(of::<Endings>()), of::<HeldAll>())] },
+        ),
+        endpoint(
+            "/queues/{name}/extend",
+            post(pull::extend),
+            const { &[change("They are held longer", Scope::Deliver, Some(of::<Extensions>()), of::<HeldAll>())] },
+        ),
+    ]
+}
+
+fn administering() -> Vec<Endpoint> {
+    let endpoint = |path, handler, operations| Endpoint { path, handler, operations };
+    vec![
+        endpoint(
+            "/deliveries",
+            get(administer::list),
+            const {
+                &[look("Deliveries, the newest first, in pages", any()).query(&[
+                    ("queue", "of this queue"),
+                    ("tenant", "of this tenant"),
+                    ("state", "in this state"),
+                    ("key", "of this key"),
+                    ("since", "accepted from this time on (RFC 3339)"),
+                    ("before", "accepted before this time (RFC 3339)"),
+                    ("limit", "so many at most, up to 500; 50 if nothing is said"),
+                    ("cursor", "`next` of the page before"),
+                ])]
+            },
+        ),
+        endpoint(
+            "/deliveries/cancel",
+            post(administer::cancel_many),
+            const {
+                &[change(
+                    "Cancels all that are meant",
+                    Scope::Write,
+                    Some(of::<ChangeOfMany>()),
+                    of::<ChangedMany>(),
+                )]
+            },
+        ),
+        endpoint(
+            "/deliveries/redrive",
+            post(administer::redrive_many),
+            const {
+                &[change(
+                    "Makes all that are meant again, at a rate",
+                    Scope::Write,
+                    Some(of::<ChangeOfMany>()),
+                    of::<ChangedMany>(),
+                )]
+            },
         ),
     ]
 }

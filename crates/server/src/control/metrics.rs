@@ -14,6 +14,7 @@ use tidegate_store::State;
 use tidegate_upstream::{Admin, EndpointStatus, FilesStatus, ShardStatus, UpstreamStatus};
 use tidegate_wire::clock;
 
+use super::queues;
 use crate::protect;
 use crate::run::Process;
 use crate::telemetry::{
@@ -70,7 +71,7 @@ pub fn busiest(process: &Process) -> (Vec<TenantCounts>, (u64, u64)) {
 }
 
 /// The whole text.
-pub fn text(process: &Process) -> String {
+pub fn text(process: &Process, queues: Option<&queues::Found>) -> String {
     let mut out = Exposition::default();
     exchanges(&mut out, process);
     upstreams(&mut out, process);
@@ -92,6 +93,9 @@ pub fn text(process: &Process) -> String {
     }
     redis(&mut out, process);
     store(&mut out, process);
+    if let Some(found) = queues {
+        queues::write(&mut out, process, found);
+    }
     cluster(&mut out, process);
     cache(&mut out, process);
     cache_disk(&mut out, process);

@@ -50,6 +50,14 @@ metrics! {
     STORE_COMMITS = "tidegate_store_commits_total", "counter", [], "Transactions that the store has written, an fsync each. Only where `[store]` is configured.";
     STORE_COMMANDS = "tidegate_store_commands_total", "counter", ["outcome"], "Commands to the store: `done`, `failed`. Only where `[store]` is configured.";
     STORE_SWEPT = "tidegate_store_swept_total", "counter", [], "Records that came to their end and were removed. Only where `[store]` is configured.";
+    QUEUE_DELIVERIES = "tidegate_queue_deliveries", "gauge", ["queue", "state"], "Deliveries by how far they have come: `blocked`, `scheduled`, `ready`, `leased`, and those that have ended and are kept: `delivered`, `dead`, `cancelled`. Only where there is a queue.";
+    QUEUE_OLDEST = "tidegate_queue_oldest_seconds", "gauge", ["queue"], "For how long the oldest that may be begun has waited. Only where there is a queue.";
+    QUEUE_UNDER_WAY = "tidegate_queue_under_way", "gauge", ["queue"], "Attempts, or leases, under way. Only where there is a queue.";
+    QUEUE_PAUSED = "tidegate_queue_paused", "gauge", ["queue"], "1: nothing of it is begun, as somebody wants it so. Only where there is a queue.";
+    QUEUE_PARKED = "tidegate_queue_parked", "gauge", ["queue"], "1: nothing of it is begun, as its upstream's breaker is open or its gate is full. Only where there is a queue.";
+    QUEUE_ATTEMPTS = "tidegate_queue_attempts_total", "counter", ["queue", "outcome"], "Attempts by what they came to: `delivered`; `again`; `dead`; `unsent` (nothing was sent, and none is spent); `cancelled`; `lapsed` (whoever had it was not heard of again). Only where there is a queue.";
+    QUEUE_SECONDS = "tidegate_queue_attempt_seconds", "histogram", ["queue"], "How long attempts took, to the last byte of the answer. Only where there is a queue.";
+    TENANT_WAITING = "tidegate_tenant_deliveries_waiting", "gauge", ["tenant", "sum"], "Deliveries that have not begun, of the twenty tenants that have most; all others' are one line, `tenant=\"other\", sum=\"true\"`. Of the first 5,000 pairs of queue and tenant. Only where there is a queue.";
     CLUSTER_NODES_UP = "tidegate_cluster_nodes_up", "gauge", [], "Nodes that are asked now, this one included.";
     CLUSTER_ASKED = "tidegate_cluster_asked_total", "counter", ["outcome"], "Questions to the home nodes of targets: `answered`; and what went to the upstream: `away`, `late`, `refused`, `old` (the home had what a purge has taken away).";
     CLUSTER_ANSWERED = "tidegate_cluster_answered_total", "counter", ["outcome"], "Questions of other nodes: `answered`, or `refused`, so that they ask the upstream.";

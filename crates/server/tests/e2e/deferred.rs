@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 
 use serde_json::Value;
-use tidegate_testkit::{Answer, Gate, Origin, Reply, connect, read_answer};
+use tidegate_testkit::{Answer, Gate, Origin, Reply, connect, read_answer, until};
 
 use crate::BINARY;
 
@@ -222,4 +222,105 @@ fn a_process_that_ends_does_not_wait_for_those_who_follow() {
     gate.signal("-TERM");
     assert_eq!(gate.wait(), Some(0), "{}", gate.said());
     assert!(!gate.said().contains("did not end in time"), "{}", gate.said());
+}
+
+/// One route that defers to a queue that is pushed, with these further lines.
+fn pushed(data: &Data, origin: &Origin, queue: &str) -> String {
+    format!(
+        r#"workers = 2
+[store]
+url = "sqlite:{}"
+[tenants]
+from = [{{ header = "x-tenant" }}]
+[defaults.route]
+deadline = "20s"
+[upstream.app]
+endpoints = ["{}"]
+breaker = false
+outlier = {{ consecutive = 0 }}
+[queue.work]
+upstream = "app"
+results = "1KiB"
+{queue}
+[[route]]
+name = "work"
+path = "/work"
+upstream = "app"
+defer = "always"
+rewrite = "/jobs"
+request_headers = {{ set = {{ x-from = "tidegate" }} }}
+"#,
+        data.0.display(),
+        origin.address
+    )
+}
+
+fn push(name: &str, data: &Data, origin: &Origin, queue: &str) -> Gate {
+    let listen = "http = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"127.0.0.1/32\"]";
+    Gate::start_listening(BINARY, name, listen, &pushed(data, origin, queue))
+}
+
+/// A report server: it tells what it was asked for.
+fn reports() -> Origin {
+    Origin::scripted(|visit| {
+        let fields: Vec<String> = ["x-from", "tidegate-tenant", "tidegate-attempt", "idempotency-key"]
+            .iter()
+            .map(|name| visit.field(name).unwrap_or_default())
+            .collect();
+        let path = visit.path().to_owned();
+        let (length, _) = visit.read_body()?;
+        let body = format!("{path} {length} {}", fields[..3].join(" "));
+        visit.say(format!(
+            "HTTP/1.1 201 Created\r\nContent-Length: {}\r\nX-Odd: a,  b\r\nLocation: /reports/1\r\n\r\n{body}",
+            body.len()
+        ))
+    })
+}
+
+#[test]
+fn who_waits_is_told_the_answer_itself_and_finds_it_again() {
+    let (data, origin) = (Data::new("wait"), reports());
+    let gate = push("deferred-wait", &data, &origin, "");
+    let key = "Prefer: respond-async, wait=15\r\nIdempotency-Key: k\r\n";
+    let answer = ask(&gate, "acme", "POST /work/1?x=2", key, "four");
+    assert_eq!(answer.status, 201, "{} {}", answer.head, answer.body);
+    assert_eq!(answer.body, "/jobs/1?x=2 4 tidegate acme 1");
+    assert_eq!((answer.header("x-odd"), answer.header("location")), ("a,  b", "/reports/1"));
+    // The same again is the same delivery, and has been made.
+    let again = ask(&gate, "acme", "POST /work/1?x=2", "Idempotency-Key: k\r\n", "four");
+    let place = accepted(&again);
+    let told = state(&ask(&gate, "acme", &format!("GET {place}"), "", ""));
+    assert_eq!((&told["state"], &told["result_status"]), (&"delivered".into(), &201.into()), "{told}");
+    let result = ask(&gate, "acme", &format!("GET {place}/result"), "", "");
+    assert_eq!((result.status, result.body), (201, answer.body));
+    check(&ask(&gate, "other", &format!("GET {place}/result"), "", ""), 404, "delivery.not-found");
+    assert_eq!(origin.recorded().len(), 1);
+}
+
+#[test]
+fn who_does_not_wait_long_enough_is_told_where_to_look() {
+    let origin = Origin::scripted(|visit| {
+        visit.read_body()?;
+        visit.until_left()
+    });
+    let data = Data::new("impatient");
+    let gate = push("deferred-impatient", &data, &origin, "");
+    let place = accepted(&ask(&gate, "acme", "POST /work", "Prefer: respond-async, wait=1\r\n", ""));
+    let told = state(&ask(&gate, "acme", &format!("GET {place}"), "", ""));
+    assert_eq!(told["state"], "leased", "{told}");
+    // What is being made is cancelled: its upstream sees it leave.
+    state(&ask(&gate, "acme", &format!("DELETE {place}"), "", ""));
+    until("the attempt was broken off", || origin.left() == 1);
+}
+
+#[test]
+fn a_result_that_is_too_long_to_be_kept_is_not_told_in_part() {
+    let origin = Origin::start(|_| Reply::Status(200, "x".repeat(2048)));
+    let data = Data::new("cut");
+    let gate = push("deferred-cut", &data, &origin, "");
+    let place = accepted(&ask(&gate, "acme", "POST /work", "", ""));
+    let now = || state(&ask(&gate, "acme", &format!("GET {place}"), "", ""));
+    until("it was made", || now()["state"] == "delivered");
+    assert!(now()["result"].is_null());
+    check(&ask(&gate, "acme", &format!("GET {place}/result"), "", ""), 404, "delivery.no-result");
 }

@@ -179,3 +179,124 @@ fn the_api_tells_what_it_is() {
     assert_eq!((status, &told["openapi"]), (200, &"3.1.0".into()));
     assert!(told["paths"]["/queues/{name}/deliveries"]["post"]["requestBody"].is_object(), "{told}");
 }
+
+#[test]
+fn deliveries_are_listed_in_pages_and_changed_by_filter() {
+    let data = Data::new("list");
+    let gate = start("queues-list", &data, "");
+    let hand_in = |tenant: &str, key: &str| {
+        let (status, told) =
+            say(&gate, "deliver", "POST /queues/kept/deliveries", &json!({"tenant": tenant, "key": key}));
+        assert_eq!(status, 202, "{told}");
+    };
+    for (tenant, key) in [("a", "1"), ("a", "2"), ("b", "1"), ("a", "3"), ("b", "2")] {
+        hand_in(tenant, key);
+    }
+    let mut keys = Vec::new();
+    let mut path = "GET /deliveries?queue=kept&tenant=a&limit=2".to_owned();
+    loop {
+        let (status, told) = say(&gate, "read", &path, &Value::Null);
+        assert_eq!(status, 200, "{told}");
+        let page = told["deliveries"].as_array().unwrap();
+        assert!(page.len() <= 2);
+        keys.extend(page.iter().map(|one| one["key"].as_str().unwrap().to_owned()));
+        let Some(next) = told["next"].as_str() else { break };
+        path = format!("GET /deliveries?queue=kept&tenant=a&limit=2&cursor={next}");
+    }
+    assert_eq!(keys, ["3", "2", "1"]);
+    let (_, told) = say(&gate, "read", "GET /queues/kept", &Value::Null);
+    assert_eq!(told["counts"]["ready"], 5, "{told}");
+    assert_eq!(told["lines"].as_array().unwrap().len(), 2);
+    let filter = json!({"filter": {"queue": "kept", "tenant": "a"}, "most": 2});
+    let (status, told) = say(&gate, "write", "POST /deliveries/cancel", &filter);
+    assert_eq!((status, &told["changed"]), (200, &2.into()), "{told}");
+    let (went, said) =
+        command(&gate, &["delivery", "cancel", "--queue", "kept", "--tenant", "a", "--state", "ready"]);
+    assert_eq!((went, said.as_str()), (true, "1 changed\n"));
+    let again = json!({
+        "filter": {"queue": "kept", "state": "cancelled"}, "per_second": 1, "delay": "1h",
+    });
+    let (status, told) = say(&gate, "write", "POST /deliveries/redrive", &again);
+    assert_eq!((status, &told["changed"]), (200, &3.into()), "{told}");
+    // One a second, from an hour on.
+    assert_eq!(told["last_in_ms"].as_u64().map(|last| last / 1000), Some(3602));
+    let (_, told) = say(&gate, "read", "GET /queues/kept", &Value::Null);
+    assert_eq!((&told["counts"]["ready"], &told["counts"]["scheduled"]), (&2.into(), &3.into()), "{told}");
+    for body in
+        [json!({}), json!({"filter": {"state": "gone"}}), json!({"filter": {"queue": "kept"}, "delay": "1s"})]
+    {
+        let (status, told) = say(&gate, "write", "POST /deliveries/cancel", &body);
+        assert_eq!((status, &told["code"]), (400, &"control.filter".into()), "{told}");
+    }
+    let (went, said) = command(&gate, &["delivery", "list", "--queue", "kept", "--tenant", "b"]);
+    assert!(went && said.starts_with("ID") && said.lines().count() == 3, "{said}");
+    let (went, said) = command(&gate, &["queue", "list"]);
+    assert!(went && said.contains("kept"), "{said}");
+}
+
+#[test]
+fn a_request_is_edited_by_who_knows_it_as_it_is() {
+    let data = Data::new("edit");
+    let gate = start("queues-edit", &data, "");
+    let new = json!({"tenant": "a", "body": "first", "delay": "1h"});
+    let (_, told) = say(&gate, "deliver", "POST /queues/kept/deliveries", &new);
+    let id = told["id"].as_str().unwrap();
+    let edit = |tag: &str, body: &str| {
+        let body = json!({ "body": body }).to_string();
+        let request = format!(
+            "PATCH /deliveries/{id} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer write\r\n\
+             If-Match: {tag}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        send(gate.control, request.as_bytes())
+    };
+    let looked = format!("GET /deliveries/{id} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    let looked = send(gate.control, looked.as_bytes());
+    let tag = looked.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
+    assert!(edit(&tag, "second").starts_with("HTTP/1.0 200 "));
+    let stale = edit(&tag, "third");
+    assert!(stale.starts_with("HTTP/1.0 412 ") && stale.contains("control.changed"), "{stale}");
+    assert!(edit("*", "third").contains("\"body\":\"third\""));
+}
+
+#[test]
+fn who_comes_for_deliveries_holds_them_until_they_are_told_of() {
+    let data = Data::new("pull");
+    let gate = start("queues-pull", &data, "");
+    let claim = |body: Value| {
+        let (status, told) = say(&gate, "deliver", "POST /queues/kept/claim", &body);
+        assert_eq!(status, 200, "{told}");
+        told["deliveries"].as_array().unwrap().clone()
+    };
+    let new = json!([{"tenant": "a", "body": "1"}, {"tenant": "b", "body": "2"}]);
+    say(&gate, "deliver", "POST /queues/kept/deliveries", &new);
+    let first = claim(json!({"tenants": ["a"], "wait": "20s", "most": 5}));
+    let bodies: Vec<_> = first.iter().map(|one| one["body"].as_str().unwrap()).collect();
+    assert_eq!((bodies.as_slice(), &first[0]["attempt"]), (&["1"][..], &1.into()));
+    let second = claim(json!({"wait": "20s"}));
+    assert_eq!(second[0]["tenant"], "b");
+    let grip = |one: &Value| one["grip"].clone();
+    let extend = json!({"deliveries": [{"grip": grip(&first[0]), "progress": {"percent": 50}}]});
+    let (_, told) = say(&gate, "deliver", "POST /queues/kept/extend", &extend);
+    assert_eq!(told["outcomes"], json!(["done"]));
+    let id = first[0]["id"].as_str().unwrap();
+    let (_, told) = say(&gate, "read", &format!("GET /deliveries/{id}"), &Value::Null);
+    assert_eq!((&told["state"], &told["progress"]["percent"]), (&"leased".into(), &50.into()));
+    let ack = json!({"deliveries": [{"grip": grip(&first[0])}]});
+    for expected in ["done", "lost"] {
+        let (_, told) = say(&gate, "deliver", "POST /queues/kept/ack", &ack);
+        assert_eq!(told["outcomes"], json!([expected]));
+    }
+    let nack = json!({"deliveries": [{"grip": grip(&second[0]), "why": "no such thing", "never": true}]});
+    let (_, told) = say(&gate, "deliver", "POST /queues/kept/nack", &nack);
+    assert_eq!(told["outcomes"], json!(["done"]));
+    let dead = second[0]["id"].as_str().unwrap();
+    let (_, told) = say(&gate, "read", &format!("GET /deliveries/{dead}"), &Value::Null);
+    assert_eq!((&told["state"], &told["why"]), (&"dead".into(), &"no such thing".into()));
+    assert!(claim(json!({})).is_empty());
+    let (status, told) =
+        say(&gate, "deliver", "POST /queues/kept/ack", &json!({"deliveries": [{"grip": "x"}]}));
+    assert_eq!((status, &told["code"]), (400, &"control.claim".into()));
+    assert_eq!(gate.metric("tidegate_queue_deliveries{queue=\"kept\",state=\"dead\"}"), Some(1.0));
+    assert_eq!(gate.metric("tidegate_queue_attempts_total{queue=\"kept\",outcome=\"delivered\"}"), Some(1.0));
+}
