@@ -32,13 +32,25 @@ pub use tls_origin::TlsOrigin;
 /// seconds, at most), and above what a machine needs that builds something else meanwhile.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(25);
 
-/// Sends a signal to a process, as `-TERM`. By the shell: not every machine has a program for it.
+/// Sends a signal to a process, as `-TERM`. By the shell: not every machine has a program for it. After `-STOP` none of its threads
+/// runs any more.
 ///
 /// # Panics
-/// If it cannot be sent.
+/// If it cannot be sent, or does not stop.
 pub fn signal(process: u32, name: &str) {
     let sent = std::process::Command::new("sh").args(["-c", &format!("kill {name} {process}")]).status();
     assert!(sent.is_ok_and(|status| status.success()), "kill {name}");
+    if name == "-STOP" {
+        // A thread that is in the middle of something hears of it a little later.
+        until("it has stopped", || threads(process).all(|state| state == 'T'));
+    }
+}
+
+/// The states of a process's threads: the letter behind the name, which may hold anything.
+fn threads(process: u32) -> impl Iterator<Item = char> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let states = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    states.filter_map(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next())
 }
 
 /// Waits until something holds.
