@@ -9,6 +9,7 @@ mod cache_rules;
 mod cache_served;
 mod cluster;
 mod deferred;
+mod delivered;
 mod demo;
 mod drills;
 mod examples;
