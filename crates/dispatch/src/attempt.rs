@@ -37,6 +37,7 @@ use tidegate_wire::clock;
 
 use crate::chance::Chance;
 use crate::settings::QueueSettings;
+use crate::webhook::{self, Slot, Teller};
 
 const DELIVERY_ID: HeaderName = HeaderName::from_static("tidegate-delivery-id");
 const ATTEMPT: HeaderName = HeaderName::from_static("tidegate-attempt");
@@ -72,13 +73,14 @@ pub struct Maker {
     pub caller: Caller,
     pub record: Record,
     pub chance: Chance,
+    pub teller: Teller,
     retry: RetrySettings,
     degrade: Degrade,
 }
 
 impl Maker {
     /// With this way to the upstreams.
-    pub fn new(caller: Caller, record: Record, chance: Chance) -> Maker {
+    pub fn new(caller: Caller, record: Record, chance: Chance, webhooks: Arc<Slot>) -> Maker {
         let retry = RetrySettings {
             tries: 1,
             try_timeout: None,
@@ -89,7 +91,7 @@ impl Maker {
             body_bytes: 0,
             hedge: None,
         };
-        Maker { caller, record, chance, retry, degrade: Degrade::default() }
+        Maker { caller, record, chance, teller: Teller::new(webhooks), retry, degrade: Degrade::default() }
     }
 
     /// Makes one attempt.
@@ -103,7 +105,7 @@ impl Maker {
     ) -> Made {
         let (began, number) = (clock::now(), delivery.attempts + 1);
         let id = RequestId(self.chance.wide());
-        let receipt = Box::new(RefCell::new(self.receipt(id, upstream, settings, delivery, request)));
+        let receipt = Box::new(RefCell::new(self.receipt(id, Some(upstream), settings, delivery, request)));
         let Ok(mut prepared) = prepare(request, delivery, number, id, &self.chance) else {
             return self.settle(receipt, unmakeable());
         };
@@ -139,10 +141,30 @@ impl Maker {
         self.settle(receipt, made)
     }
 
+    /// Makes one attempt of a webhook.
+    pub async fn tell(
+        &self,
+        settings: &QueueSettings,
+        delivery: &Ready,
+        request: &delivery::Request,
+    ) -> Made {
+        let id = RequestId(self.chance.wide());
+        let receipt = Box::new(RefCell::new(self.receipt(id, None, settings, delivery, request)));
+        let Some(made) = self.teller.make(delivery, request, self.chance.word()).await else {
+            return Made::nowhere();
+        };
+        let webhook::Made { outcome, status, why, answer } = made;
+        let answer = answer.slice(..answer.len().min(ANSWER_BYTES_MAX));
+        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+        let made = Made { outcome, closed: None, why, status, answer, result: None };
+        // Nothing was sent: it has only waited for its turn, which is nobody's line of a log.
+        if matches!(made.outcome, Outcome::Unsent(_)) { made } else { self.settle(receipt, made) }
+    }
+
     fn receipt(
         &self,
         request_id: RequestId,
-        upstream: &Arc<Upstream>,
+        upstream: Option<&Arc<Upstream>>,
         settings: &QueueSettings,
         delivery: &Ready,
         request: &delivery::Request,
@@ -161,7 +183,7 @@ impl Maker {
         });
         receipt.route = Some(Arc::clone(&settings.name));
         receipt.tenant = Some(Arc::clone(&delivery.line.tenant));
-        receipt.upstream = Some(Arc::clone(upstream.name()));
+        receipt.upstream = upstream.map(|upstream| Arc::clone(upstream.name()));
         receipt.delivery = Some((delivery.id, delivery.attempts + 1));
         receipt.request_bytes = request.body.len() as u64;
         receipt

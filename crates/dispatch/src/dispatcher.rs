@@ -25,6 +25,7 @@ use crate::engine::{Engine, wall};
 use crate::offer::{Offer, Unacceptable};
 use crate::settings::QueueSettings;
 use crate::time::Clock;
+use crate::webhook::Slot;
 
 /// Orders that wait for the engine.
 const ORDERS_MAX: usize = 4_096;
@@ -43,6 +44,8 @@ pub struct Parts {
     pub tenants: Arc<Tenants>,
     /// The plan of a tenant that nobody knows.
     pub unknown: Arc<Plan>,
+    /// Webhooks, once they are configured.
+    pub webhooks: Arc<Slot>,
     /// Cores of the process, the engine's own included: connections are shared among them.
     pub cores: usize,
     /// Chance.
@@ -270,7 +273,8 @@ impl Dispatcher {
             runtime.block_on(async move {
                 let caller = Caller::new(parts.cores, parts.seed);
                 caller.sweep();
-                let maker = Maker::new(caller, recorder(), Chance::seeded(!parts.seed));
+                let maker =
+                    Maker::new(caller, recorder(), Chance::seeded(!parts.seed), Arc::clone(&parts.webhooks));
                 Engine::run(parts, own, maker, waiting).await;
             });
         };

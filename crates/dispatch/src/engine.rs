@@ -34,7 +34,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::attempt::{Made, Maker};
 use crate::dispatcher::{Order, Parts, Shared};
 use crate::scheduler::{Action, Bounds, Ended, Scheduler};
-use crate::settings::QueueSettings;
+use crate::settings::{QueueSettings, Way};
 use commits::Pending;
 use pull::Pull;
 
@@ -291,6 +291,7 @@ impl Engine {
         if now.since(self.looked_at) >= LOOK {
             self.looked_at = now;
             self.looks.second(self.scheduler.rotate());
+            self.maker.teller.sweep();
         }
         self.lapse(now);
         if !self.spares_store(now) {
@@ -339,7 +340,8 @@ impl Engine {
     fn make(&mut self, ready: Ready, token: Token, request: Arc<tidegate_model::delivery::Request>) {
         let queue = self.queues.get(&ready.line.queue).cloned();
         let upstream = queue.as_ref().and_then(|queue| self.parts.upstreams.get(queue.upstream()?));
-        let (Some(queue), Some(upstream)) = (queue, upstream) else {
+        let is_told = |queue: &QueueSettings| queue.way == Way::Webhooks;
+        let Some(queue) = queue.filter(|queue| upstream.is_some() || is_told(queue)) else {
             // A reload has taken it away meanwhile: nothing was sent.
             self.inbox.put(Event::Ended(ready.seq, token, Some(Box::new(Made::nowhere()))));
             self.running
@@ -358,9 +360,12 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = stop.notified() => guard.made = None,
-                made = maker.make(&upstream, &tenant, &queue, &delivery, &request) => {
-                    guard.made = Some(Box::new(made));
-                }
+                made = async {
+                    match &upstream {
+                        Some(upstream) => maker.make(upstream, &tenant, &queue, &delivery, &request).await,
+                        None => maker.tell(&queue, &delivery, &request).await,
+                    }
+                } => guard.made = Some(Box::new(made)),
             }
         });
     }

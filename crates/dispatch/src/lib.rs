@@ -27,6 +27,7 @@ pub mod settings;
 #[cfg(test)]
 mod tests;
 mod time;
+pub mod webhook;
 
 pub use attempt::Record;
 pub use dispatcher::{

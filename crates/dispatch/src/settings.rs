@@ -51,6 +51,8 @@ pub enum Way {
     Push(Arc<str>),
     /// The application comes for them.
     Pull,
+    /// Events are told to tenants' servers: [`crate::webhook`].
+    Webhooks,
 }
 
 /// What holds for the deliveries of one tenant that have a key in common.
@@ -92,7 +94,7 @@ impl QueueSettings {
     pub fn upstream(&self) -> Option<&Arc<str>> {
         match &self.way {
             Way::Push(upstream) => Some(upstream),
-            Way::Pull => None,
+            Way::Pull | Way::Webhooks => None,
         }
     }
 }

@@ -95,6 +95,7 @@ fn start(
         upstreams: Arc::clone(upstreams),
         tenants: Arc::new(Tenants::new(1_000)),
         unknown: Arc::new(plan),
+        webhooks: Arc::default(),
         cores: 1,
         seed: 7,
     };

@@ -174,6 +174,10 @@ kinds! {
     DELIVERY_BODY = "delivery.body-too-large", 413, "Request body too large to be made later", Client, Never, "http_request_error", 8;
     DELIVERY_STREAM = "delivery.stream", 400, "Streams are not made later", Client, Never, "http_request_denied", 12;
     DELIVERY_FOLLOWERS = "delivery.followers", 503, "Too many deliveries followed", Operator, Later, "http_request_denied", 8;
+    // Webhooks that come in.
+    WEBHOOK_SIGNATURE = "webhook.signature", 401, "Webhook not verified", Client, Never, "http_request_denied", 16;
+    WEBHOOK_TIMESTAMP = "webhook.timestamp", 400, "Webhook too old or too early", Client, Never, "http_request_denied", 9;
+    WEBHOOK_BACKLOG = "webhook.backlog", 503, "Too many webhooks waiting", Upstream, Later, "http_request_denied", 8;
     // Time.
     DEADLINE_EXCEEDED = "deadline.exceeded", 504, "Deadline exceeded", Upstream, Later, "connection_read_timeout", 4;
     DEADLINE_UNREACHABLE = "deadline.unreachable", 504, "Deadline cannot be met", Client, Later, "http_request_denied", 4;

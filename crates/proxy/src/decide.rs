@@ -8,6 +8,7 @@ use tidegate_model::refusal::{self, Refusal};
 use tidegate_upstream::Upstream;
 
 use crate::exchange::Exchange;
+use crate::incoming::IncomingSettings;
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::protect;
@@ -33,6 +34,8 @@ pub enum Decision<'a> {
     Respond(&'a Arc<FixedResponse>),
     /// What is known of a delivery.
     Deliveries(&'a DeliveriesSettings),
+    /// The route's queue.
+    Incoming(&'a Arc<IncomingSettings>),
 }
 
 /// Decides. The process has this level of load; that of the upstream counts too.
@@ -48,7 +51,9 @@ pub fn decide<'a>(
     let decision = first_choice(routed, permitted);
     let level = match &decision {
         Decision::Forward { first, .. } => proxy.guard.level().max(first.load()),
-        Decision::Redirect | Decision::Respond(_) | Decision::Deliveries(_) => proxy.guard.level(),
+        Decision::Redirect | Decision::Respond(_) | Decision::Deliveries(_) | Decision::Incoming(_) => {
+            proxy.guard.level()
+        }
     };
     if level == 0 { Ok(decision) } else { under_load(proxy, exchange, routed, decision, level) }
 }
@@ -107,6 +112,7 @@ fn first_choice<'a>(routed: &Routed<'a>, permitted: &Permitted) -> Decision<'a> 
         Ladder::Redirect => Decision::Redirect,
         Ladder::Respond(response) => Decision::Respond(response),
         Ladder::Deliveries(settings) => Decision::Deliveries(settings),
+        Ladder::Incoming(settings) => Decision::Incoming(settings),
     }
 }
 

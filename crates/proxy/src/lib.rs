@@ -15,6 +15,7 @@ mod fault;
 mod forward;
 pub mod idempotency;
 mod identify;
+pub mod incoming;
 mod lifecycle;
 mod limit;
 mod pace;

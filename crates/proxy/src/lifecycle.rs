@@ -41,7 +41,7 @@ use crate::respond::{Answer, No, Refused};
 use crate::route::Routed;
 use crate::settle::{Content, ExchangeBody};
 use crate::site::{Pinned, Site};
-use crate::{admit, authorize, fault, forward, identify, limit, respond, route};
+use crate::{admit, authorize, fault, forward, identify, incoming, limit, respond, route};
 
 /// The proxy of one core.
 pub struct Proxy {
@@ -192,6 +192,9 @@ impl Proxy {
                 forward::forward(self, site, exchange, routed, permitted, (first, rest), instead).await
             }
             (_, Some(instead)) => *instead,
+            (Decision::Incoming(settings), None) => {
+                Box::pin(incoming::take(self, site, exchange, routed, permitted, settings)).await
+            }
             (Decision::Redirect, None) => Ok(respond::redirect(routed, exchange)),
             (Decision::Deliveries(settings), None) => {
                 Box::pin(told::answer(self, site, exchange, permitted, settings)).await

@@ -20,6 +20,7 @@ use tidegate_store::deliveries::Room;
 use tidegate_upstream::settings::RetrySettings;
 
 use crate::idempotency::IdempotencySettings;
+use crate::incoming::IncomingSettings;
 
 /// Everything the stages of an exchange read, resolved. One snapshot is swapped in by a reload.
 #[derive(Clone, Debug)]
@@ -255,6 +256,8 @@ pub enum Action {
     Respond(Arc<FixedResponse>),
     /// Tells of deliveries. The configuration has no word for it: it is Tidegate's own.
     Deliveries(DeliveriesSettings),
+    /// Takes webhooks.
+    Incoming(Arc<IncomingSettings>),
 }
 
 /// A response from the configuration.

@@ -14,6 +14,7 @@ use crate::cache::shield::Homes;
 use crate::fault::Faults;
 use crate::idempotency::Idempotency;
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
+use crate::incoming::IncomingSettings;
 use crate::settings::{
     Action, DeliveriesSettings, FixedResponse, ProxySettings, RouteSettings, Rung, TenantSource,
 };
@@ -94,6 +95,8 @@ pub enum Ladder {
     Respond(Arc<FixedResponse>),
     /// What is known of a delivery.
     Deliveries(DeliveriesSettings),
+    /// The route's queue.
+    Incoming(Arc<IncomingSettings>),
 }
 
 /// Whose answers a site keeps.
@@ -221,6 +224,7 @@ impl Route {
             Action::Redirect { .. } => Ladder::Redirect,
             Action::Respond(response) => Ladder::Respond(Arc::clone(response)),
             Action::Deliveries(settings) => Ladder::Deliveries(settings.clone()),
+            Action::Incoming(settings) => Ladder::Incoming(Arc::clone(settings)),
         };
         Ok(Route { settings: Arc::clone(settings), limits: settings.limits(), ladder })
     }

@@ -17,6 +17,7 @@ use crate::drill::{DrillArgs, drill};
 use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
 use crate::run::{Source, run};
 use crate::status::{StatusArgs, status};
+use crate::webhook::{WebhookArgs, webhook};
 
 /// Exit code of a bad configuration.
 pub const BAD_CONFIG: u8 = 2;
@@ -81,6 +82,8 @@ pub enum Command {
     Delivery(DeliveryArgs),
     /// Look at schedules, or make a run now
     Schedule(ScheduleArgs),
+    /// Webhooks: destinations, event types, events
+    Webhook(Box<WebhookArgs>),
     /// Make keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -135,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Queue(args) => Ok(queue(&args)),
         Command::Delivery(args) => Ok(delivery(&args)),
         Command::Schedule(args) => Ok(schedule(&args)),
+        Command::Webhook(args) => Ok(webhook(&args)),
         Command::Check { config, print } => check(&config, print),
         Command::Explain { code } => explain(code.as_deref()),
         Command::Key(KeyCommand::New { id }) => new_key(&id),

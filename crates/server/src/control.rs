@@ -41,6 +41,7 @@ mod queues;
 mod report;
 mod schedules;
 mod shapes;
+mod webhooks;
 
 pub use faults::end_all as end_all_faults;
 pub use metrics::TenantLines;
@@ -492,6 +493,7 @@ mod tests {
             include_str!("control/deliveries.rs"),
             include_str!("control/pull.rs"),
             include_str!("control/schedules.rs"),
+            include_str!("control/webhooks.rs"),
         ];
         let page = include_str!("../../../docs/control.md");
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## `")).collect();

@@ -19,4 +19,5 @@ pub mod run;
 pub mod schedules;
 pub mod status;
 pub mod telemetry;
+pub mod webhook;
 pub mod wiring;

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tidegate_dispatch::webhook::{Slot, Webhooks};
 use tidegate_dispatch::{Dispatcher, Parts as DispatchParts};
 use tidegate_model::plan::Plan;
 use tidegate_model::tenant::Tenants;
@@ -62,6 +63,8 @@ pub struct Gate {
     pub redis: Arc<Redis>,
     /// What makes deliveries, once there is a store and a queue.
     dispatcher: OnceLock<Arc<Dispatcher>>,
+    /// What tenants' servers are told.
+    webhooks: Arc<Slot>,
     certificates: Arc<Certificates>,
     /// What is served to other nodes.
     node_certificates: Arc<Certificates>,
@@ -220,7 +223,9 @@ impl Gate {
         redis.set(config.redis.as_ref(), config.shared);
         tell_nodes(&standing, &config);
         standing.cache.set_tiers(vec![Arc::new(Arc::clone(redis.far()))]);
+        let webhooks = Arc::new(Slot::new(webhooks(None, &config, &standing)));
         let gate = Arc::new(Gate {
+            webhooks,
             standing,
             telemetry,
             census,
@@ -240,6 +245,12 @@ impl Gate {
         gate.deliver();
         gate.listen(sockets);
         Ok(gate)
+    }
+
+    /// What tenants' servers are told, where that is configured.
+    #[must_use]
+    pub fn webhooks(&self) -> Option<Arc<Webhooks>> {
+        self.webhooks.load_full()
     }
 
     /// The configuration in force.
@@ -280,6 +291,7 @@ impl Gate {
         of_clients.into_iter().for_each(|set| self.certificates.swap(set));
         of_nodes.into_iter().for_each(|set| self.node_certificates.swap(set));
         upstreams.commit();
+        self.webhooks.store(webhooks(self.webhooks(), &config, &self.standing));
         self.redis.set(config.redis.as_ref(), config.shared);
         tell_nodes(&self.standing, &config);
         for core in &self.cores {
@@ -311,6 +323,7 @@ impl Gate {
                 upstreams: Arc::clone(&self.standing.upstreams),
                 tenants: Arc::clone(&self.standing.tenants),
                 unknown: config.proxy.tenants.unknown.clone().unwrap_or_else(|| Arc::new(nobodys_plan())),
+                webhooks: Arc::clone(&self.webhooks),
                 cores: self.cores.len(),
                 seed: seed(),
             };
@@ -476,6 +489,18 @@ fn open_store(config: &Config, standing: &Standing) -> Result<Option<Arc<Store>>
 fn keep_in(standing: &Standing, store: Option<Arc<Store>>) {
     if let Some(store) = store {
         standing.idempotency.keep_in(store);
+    }
+}
+
+/// Webhooks as they are configured: those that there are go on with other settings.
+fn webhooks(held: Option<Arc<Webhooks>>, config: &Config, standing: &Standing) -> Option<Arc<Webhooks>> {
+    let plan = config.webhook.as_ref()?;
+    match held {
+        Some(held) => {
+            held.set(plan.settings.clone());
+            Some(held)
+        }
+        None => Some(Arc::new(Webhooks::new(standing.idempotency.store()?, plan.settings.clone()))),
     }
 }
 

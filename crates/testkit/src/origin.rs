@@ -195,6 +195,14 @@ impl Visit {
         (read == length).then_some((length, Vec::new()))
     }
 
+    /// Reads the request's body of announced length whole.
+    pub fn read_content(&mut self) -> Option<Vec<u8>> {
+        let length: u64 = self.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let mut content = Vec::new();
+        let read = self.reader.by_ref().take(length).read_to_end(&mut content).ok()?;
+        (read as u64 == length).then_some(content)
+    }
+
     fn skip_chunks(&mut self) -> Option<(u64, Vec<String>)> {
         let mut total = 0;
         loop {

@@ -50,7 +50,7 @@ const ADDRESSES_MAX: usize = 4;
 const COOLDOWN_MAX: Duration = Duration::from_secs(600);
 
 /// How places are called.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DialSettings {
     /// What may be called.
     pub reach: Reach,

@@ -40,6 +40,7 @@ use crate::defer::told::not_found;
 use crate::exchange::Exchange;
 use crate::fault::{InItsPlace, Replaced};
 use crate::forward::{self, deadline_of};
+use crate::incoming;
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::respond;
@@ -405,6 +406,10 @@ pub(super) async fn ask(
         Decision::Respond(fixed) => Ok((respond::fixed(fixed, asked.is_head()), false)),
         // The route of Tidegate's own has no cache.
         Decision::Deliveries(_) => Err(not_found()),
+        Decision::Incoming(settings) => {
+            let taken = incoming::take(proxy, site, exchange, routed, permitted, settings);
+            Ok((Box::pin(taken).await?, false))
+        }
     }
 }
 
@@ -478,6 +483,9 @@ async fn pass(
         Decision::Redirect => respond::redirect(routed, exchange),
         Decision::Respond(fixed) => respond::fixed(fixed, exchange.head.method == http::Method::HEAD),
         Decision::Deliveries(_) => return Err(not_found()),
+        Decision::Incoming(settings) => {
+            Box::pin(incoming::take(proxy, site, exchange, routed, permitted, settings)).await?
+        }
     };
     note(exchange, "bypass", detail.unwrap_or(fwd.name()));
     if matches!(response.body(), Content::Answer(_)) {

@@ -3,7 +3,7 @@
 
 /// Keys, by the table they stand in.
 const KEYS: [(&str, &[&str]); 2] =
-    [("Config", &["acme", "flag", "otlp", "saga", "topic", "webhook"]), ("Plan", &["quota"])];
+    [("Config", &["acme", "flag", "otlp", "saga", "topic"]), ("Plan", &["quota"])];
 
 /// What to say of a key that is kept for later.
 #[must_use]

@@ -200,6 +200,7 @@ impl Reading {
             upstreams: resolved.upstreams,
             queues: resolved.queues,
             schedules: resolved.schedules,
+            webhook: resolved.webhook,
             proxy: resolved.proxy,
             sources: Sources { files, named: resolved.named, patterns: self.patterns },
             effective: Arc::from(effective(&raw)),

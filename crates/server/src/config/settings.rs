@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use tidegate_dispatch::QueueSettings;
+use tidegate_dispatch::webhook::WebhookSettings;
 use tidegate_model::credential::Digest;
 use tidegate_model::fields::Fields;
 use tidegate_model::schedule::{Missed, Times};
@@ -53,6 +54,8 @@ pub struct Config {
     pub queues: Vec<QueueSettings>,
     /// What is made again and again.
     pub schedules: Vec<ScheduleSettings>,
+    /// How webhooks are sent.
+    pub webhook: Option<WebhookPlan>,
     /// What the stages of an exchange read.
     pub proxy: ProxySettings,
     /// The files that were read.
@@ -88,6 +91,15 @@ pub struct Sources {
     pub named: Vec<PathBuf>,
     /// Patterns of included files, whose directories may get further files.
     pub patterns: Vec<PathBuf>,
+}
+
+/// How webhooks are sent.
+#[derive(Clone, Debug)]
+pub struct WebhookPlan {
+    /// Attempts at once.
+    pub concurrency: u32,
+    /// All else.
+    pub settings: WebhookSettings,
 }
 
 /// A delivery that is made again and again.

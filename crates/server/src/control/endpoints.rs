@@ -14,6 +14,8 @@ use super::shapes::{Accepted, OneOrMany};
 use super::{Control, administer, cache, deliveries as made, faults, pull, schedules};
 use crate::config::Scope;
 
+mod webhooks;
+
 /// A path, and what may be asked for there.
 pub struct Endpoint {
     /// The path, `{name}` standing for a part of it.
@@ -31,6 +33,8 @@ pub fn all() -> Vec<Endpoint> {
     all.extend(deliveries());
     all.extend(pulling());
     all.extend(administering());
+    all.extend(webhooks::destinations());
+    all.extend(webhooks::published());
     all
 }
 

@@ -346,6 +346,7 @@ pub fn queue(queue: &QueueSettings) -> Value {
     let way = match &queue.way {
         Way::Push(upstream) => json!({ "push": &**upstream }),
         Way::Pull => json!("pull"),
+        Way::Webhooks => json!("webhooks"),
     };
     json!({
         "name": &*queue.name,

@@ -40,6 +40,7 @@ mod time;
 mod tokens;
 mod tunnels;
 mod upstreams;
+mod webhooks;
 mod whole;
 
 /// The binary under test.

@@ -8,6 +8,7 @@ mod route;
 mod store;
 mod tenants;
 mod upstream;
+mod webhook;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,7 @@ pub use tenants::{Plan, Rates, Tenant, TenantFrom, Tenants, Whose};
 pub use upstream::{
     Adaptive, Balance, Between, Concurrency, Endpoint, FilesTable, Health, Protocol, Upstream, WhenDown,
 };
+pub use webhook::{Incoming, Scheme, Secrets, Webhook};
 
 use super::scalar::{Hash, Percent, Size, Time};
 use super::text::{Address, ControlListen, File, Header, Jwks, LogTarget, Name, Net};
@@ -90,6 +92,9 @@ pub struct Config {
     /// What is made again and again, by the schedule's name. See `docs/schedules.md`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub schedule: BTreeMap<String, Schedule>,
+    /// Webhooks to tenants' destinations. It needs a `[store]`. See `docs/webhooks.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
     /// What is done with which requests. The order in the file never matters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Route>,

@@ -8,7 +8,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize};
 use tidegate_model::gate::level::NEVER;
 
-use super::{EnvSecret, FileSecret, Rates, RouteIdempotency, Switch};
+use super::{EnvSecret, FileSecret, Incoming, Rates, RouteIdempotency, Switch};
 use crate::config::scalar::{Percent, Size, Time};
 use crate::config::text::{Header, HeaderText, Host, Name, Net, Path, PlainPath, Verb};
 
@@ -61,7 +61,7 @@ macro_rules! with_inherited {
 }
 
 with_inherited! {
-    /// What is done with which requests: exactly one of `upstream`, `to`, `redirect` and `respond`.
+    /// What is done with which requests: exactly one of `upstream`, `to`, `redirect`, `respond` and `incoming`.
     pub struct Route {
         /// Its name: state, metrics and records key on it. Without it: made of what it matches.
         pub name: Option<Name>,
@@ -82,6 +82,8 @@ with_inherited! {
         pub redirect: Option<Redirect>,
         /// Answers by itself.
         pub respond: Option<Respond>,
+        /// Takes webhooks that others' servers send, for a queue. See `docs/webhooks.md`.
+        pub incoming: Option<Incoming>,
         /// The queue of requests that are made later. Without it: the one that is called as the route, which need not be in
         /// the file.
         pub queue: Option<Name>,
@@ -131,6 +133,7 @@ impl Default for Route {
             to: None,
             redirect: None,
             respond: None,
+            incoming: None,
             queue: None,
             rewrite: None,
             deadline: inherited.deadline,

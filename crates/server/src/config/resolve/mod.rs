@@ -9,6 +9,7 @@ mod route;
 mod store;
 mod tenants;
 mod upstream;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ use super::raw;
 use super::scalar::{Size, Time, show_size};
 use super::settings::{
     ClusterListen, ControlSettings, LogSettings, ProtectSettings, RedisSettings, ScheduleSettings,
+    WebhookPlan,
 };
 use super::suggest::nearest;
 use super::tree::Node;
@@ -52,6 +54,7 @@ pub struct Resolved {
     pub upstreams: Vec<UpstreamSettings>,
     pub queues: Vec<QueueSettings>,
     pub schedules: Vec<ScheduleSettings>,
+    pub webhook: Option<WebhookPlan>,
     pub proxy: ProxySettings,
     /// Files that were named in it and whose change is a change of it.
     pub named: Vec<PathBuf>,
@@ -77,6 +80,8 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let tenants = tenants::tenants(&mut context, raw);
     let mut queues = queue::queues(&mut context, raw);
     let schedules = queue::schedules(&mut context, raw);
+    let webhook = webhook::webhook(&mut context, raw);
+    queues.extend(webhook.as_ref().map(webhook::queue));
     let routes = route::routes(&mut context, &mut queues, raw);
     context.positive(tree.at("drain"), "time", &raw.drain.time);
     let proxy = ProxySettings {
@@ -107,6 +112,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
             upstreams,
             queues,
             schedules,
+            webhook,
             proxy,
             named,
         })

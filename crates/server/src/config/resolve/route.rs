@@ -86,7 +86,7 @@ pub(super) fn one(
 ) -> Option<RouteSettings> {
     let matches = matches(context, raw, node);
     let name = raw.name.as_ref().map_or_else(|| name_of(&matches), |name| name.0.clone());
-    let action = action(context, raw, node)?;
+    let action = action(context, queues, raw, node)?;
     let forwards = matches!(action, Action::Forward(_));
     if raw.rewrite.is_some() && !forwards {
         context.tell(node.at("rewrite"), "`rewrite` belongs to a route that forwards");
@@ -228,8 +228,13 @@ fn header(context: &mut Context<'_>, name: &str, node: &Node) -> Option<HeaderNa
     parsed
 }
 
-fn action(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> Option<Action> {
-    let keys = ["upstream", "to", "redirect", "respond"];
+fn action(
+    context: &mut Context<'_>,
+    queues: &[QueueSettings],
+    raw: &raw::Route,
+    node: &Node,
+) -> Option<Action> {
+    let keys = ["upstream", "to", "redirect", "respond", "incoming"];
     let given: Vec<&str> = keys.into_iter().filter(|key| node.get(key).is_some()).collect();
     if let [first, second, ..] = given.as_slice() {
         context.tell(node.at(second), format!("a route does one thing: `{first}` or `{second}`"));
@@ -248,7 +253,14 @@ fn action(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> Option<Ac
     if let Some(respond) = &raw.respond {
         return Some(Action::Respond(Arc::new(self::respond(context, respond, node.at("respond")))));
     }
-    context.tell_with(node, "this route does nothing", "add upstream = \"…\", or to, redirect or respond");
+    if let Some(incoming) = &raw.incoming {
+        return super::webhook::incoming(context, queues, incoming, raw, node);
+    }
+    context.tell_with(
+        node,
+        "this route does nothing",
+        "add upstream = \"…\", or to, redirect, respond or incoming",
+    );
     None
 }
 

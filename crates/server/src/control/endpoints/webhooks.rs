@@ -1,0 +1,129 @@
+//! The endpoints of webhooks.
+
+use axum::routing::{get, post};
+
+use super::super::openapi::{Operation, any, change, look};
+use super::super::webhooks;
+use super::Endpoint;
+use crate::config::Scope;
+
+/// Parameters of a listing.
+const PAGE: &[(&str, &str)] = &[
+    ("cursor", "where the page begins: `next` of the one before"),
+    ("limit", "entries, 1 to 1000; else 100"),
+];
+/// The same, of events.
+const SINCE: &[(&str, &str)] = &[
+    ("cursor", "where the page begins: `next` of the one before"),
+    ("limit", "entries, 1 to 1000; else 100"),
+    ("since", "published from then on, in milliseconds since the Unix epoch"),
+];
+
+const fn write(summary: &'static str) -> Operation {
+    change(summary, Scope::Write, Some(any()), any())
+}
+
+const fn deliver(summary: &'static str) -> Operation {
+    change(summary, Scope::Deliver, Some(any()), any()).status(202)
+}
+
+/// Those of destinations.
+pub fn destinations() -> Vec<Endpoint> {
+    let endpoint = |path, handler, operations| Endpoint { path, handler, operations };
+    vec![
+        endpoint(
+            "/webhooks/destinations/{tenant}",
+            get(webhooks::destinations).post(webhooks::create),
+            const {
+                &[
+                    look("A tenant's destinations", any()).query(PAGE),
+                    write("Makes a destination").status(201),
+                ]
+            },
+        ),
+        endpoint(
+            "/webhooks/destinations/{tenant}/{id}",
+            get(webhooks::destination).put(webhooks::change).delete(webhooks::remove),
+            const {
+                &[
+                    look("A destination", any()),
+                    write("Changes a destination").by("put"),
+                    change("Removes a destination", Scope::Write, None, any()).by("delete"),
+                ]
+            },
+        ),
+        endpoint(
+            "/webhooks/destinations/{tenant}/{id}/state",
+            post(webhooks::enable),
+            const { &[write("Enables or disables a destination")] },
+        ),
+        endpoint(
+            "/webhooks/destinations/{tenant}/{id}/secret",
+            get(webhooks::secrets).post(webhooks::rotate),
+            const {
+                &[
+                    change("What a destination verifies by", Scope::Write, None, any()).by("get"),
+                    write("Replaces a destination's secret"),
+                ]
+            },
+        ),
+        endpoint(
+            "/webhooks/destinations/{tenant}/{id}/certificate",
+            post(webhooks::certificate),
+            const { &[write("Changes the certificate that a destination is shown")] },
+        ),
+        endpoint(
+            "/webhooks/destinations/{tenant}/{id}/outcomes",
+            get(webhooks::outcomes),
+            const { &[look("What became of events at a destination", any()).query(PAGE)] },
+        ),
+        endpoint(
+            "/webhooks/destinations/{tenant}/{id}/test",
+            post(webhooks::test),
+            const { &[change("Tries out a destination", Scope::Deliver, None, any()).status(202)] },
+        ),
+        endpoint(
+            "/webhooks/destinations/{tenant}/{id}/resend",
+            post(webhooks::resend),
+            const { &[deliver("Sends an event again")] },
+        ),
+        endpoint(
+            "/webhooks/destinations/{tenant}/{id}/recover",
+            post(webhooks::recover),
+            const { &[deliver("Sends again what failed, or what never went there")] },
+        ),
+    ]
+}
+
+/// Those of events and their types.
+pub fn published() -> Vec<Endpoint> {
+    let endpoint = |path, handler, operations| Endpoint { path, handler, operations };
+    vec![
+        endpoint(
+            "/webhooks/events/{tenant}",
+            get(webhooks::events).post(webhooks::publish),
+            const { &[look("A tenant's events", any()).query(SINCE), deliver("Publishes an event, or several")] },
+        ),
+        endpoint(
+            "/webhooks/events/{tenant}/{id}",
+            get(webhooks::event),
+            const { &[look("An event", any())] },
+        ),
+        endpoint(
+            "/webhooks/types",
+            get(webhooks::types),
+            const { &[look("The catalogue of event types", any()).query(PAGE)] },
+        ),
+        endpoint(
+            "/webhooks/types/{name}",
+            get(webhooks::event_type).put(webhooks::put_type).delete(webhooks::remove_type),
+            const {
+                &[
+                    look("An event type", any()),
+                    write("Makes or changes an event type").by("put"),
+                    change("Removes an event type", Scope::Write, None, any()).by("delete"),
+                ]
+            },
+        ),
+    ]
+}
