@@ -46,8 +46,8 @@ mod pull;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long is waited after the store has refused, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Outcomes that the store has not yet taken, beyond which nothing is begun.
-const UNTOLD_MAX: usize = 4_096;
+/// How often it is said that the store takes nothing.
+const WARN: Duration = Duration::from_secs(10);
 /// Orders taken in one turn.
 const ORDERS_MAX: usize = 256;
 
@@ -107,6 +107,8 @@ pub struct Engine {
     store_away: Option<(Tick, Duration)>,
     fenced: bool,
     looked_at: Tick,
+    /// Nothing is said of the store before.
+    warns_from: Tick,
 }
 
 impl Engine {
@@ -152,6 +154,7 @@ impl Engine {
             store_away: None,
             fenced: false,
             looked_at: Tick(0),
+            warns_from: Tick(0),
         }
     }
 
@@ -275,7 +278,11 @@ impl Engine {
             Err(Unavailable::Fenced) => self.fenced = true,
             Err(error) => {
                 let pause = self.store_away.map_or(PAUSES.0, |(_, pause)| (pause * 2).min(PAUSES.1));
-                tracing::warn!(%error, ?pause, "the store does not take what becomes of deliveries");
+                let now = clock::now();
+                if now >= self.warns_from {
+                    tracing::warn!(%error, "the store does not take what becomes of deliveries");
+                    self.warns_from = now.after(WARN);
+                }
                 self.store_away = Some((clock::now().after(pause), pause));
             }
         }
@@ -296,7 +303,7 @@ impl Engine {
         self.lapse(now);
         if !self.spares_store(now) {
             self.look(wall);
-            if !self.draining && self.commits.untold() < UNTOLD_MAX {
+            if !self.draining && self.commits.may_begin() {
                 self.begin(now, wall);
             }
             self.flush();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_model::delivery::outcome::Backoff;
-use tidegate_model::delivery::{Id, Kind};
+use tidegate_model::delivery::{Command, Id, Kind, Told};
 use tidegate_model::plan::Plan;
 use tidegate_model::receipt::Receipt;
 use tidegate_model::tenant::Tenants;
@@ -346,6 +346,36 @@ fn what_is_paused_is_not_made_and_a_drain_finishes_what_is_under_way() {
     world.becomes(ids[0], Kind::Delivered);
     world.becomes(ids[1], Kind::Delivered);
     world.drain();
+}
+
+#[test]
+fn a_cancelled_one_is_broken_off_and_another_has_its_slot() {
+    let origin = Origin::start(|_| Reply::Never);
+    let world = World::new(QueueSettings { concurrency: 1, ..queue() }, upstream(&origin, None));
+    let ids = world.append(vec![offer("a"), offer("a")]);
+    until("the first is under way", || origin.recorded().len() == 1);
+    let first = ids.iter().find(|&&id| world.state(id) == Kind::Leased).copied().unwrap();
+    let cancel = Command::Cancel { forgotten: u64::MAX / 2 };
+    let told = world.runtime.block_on(world.store.change(None, first, cancel, world.dispatcher.now()));
+    assert_eq!(told, Ok(Some(Told::Done)));
+    until("the application is left alone", || origin.left() == 1);
+    until("the other has its slot", || origin.recorded().len() == 2);
+    assert_eq!(world.state(first), Kind::Cancelled);
+}
+
+#[test]
+fn a_queue_that_is_gone_keeps_its_deliveries() {
+    let origin = Origin::start(|_| ok());
+    let world = World::new(queue(), upstream(&origin, None));
+    world.dispatcher.configure(vec![QueueSettings { name: "other".into(), ..queue() }]);
+    let late = world.settings.promise(offer("a"), Id(7), world.dispatcher.now()).unwrap();
+    let told =
+        world.runtime.block_on(world.store.append(vec![late], world.settings.room, world.dispatcher.now()));
+    assert_eq!(told, Ok(vec![Appended::Accepted(Id(7))]));
+    let refused = world.runtime.block_on(world.dispatcher.append("jobs", vec![offer("a")]));
+    assert_eq!(refused, Ok(vec![Err(Unacceptable::Queue("jobs".into()))]));
+    world.dispatcher.configure(vec![world.settings.clone()]);
+    world.becomes(Id(7), Kind::Delivered);
 }
 
 #[test]

@@ -20,6 +20,8 @@ use crate::settings::Way;
 const BATCH_MAX: usize = 512;
 /// Batches on their way to disk: one is written while the next is decided on.
 const BATCHES_MAX: usize = 2;
+/// Outcomes that the store has not yet taken, beyond which nothing is begun.
+const UNTOLD_MAX: usize = 4_096;
 /// How much longer than its attempt a lease lasts: nobody else looks at it while this engine lives.
 const MARGIN: Ms = 60_000;
 
@@ -85,6 +87,8 @@ pub struct Commits {
     batches: usize,
     /// What has happened and is not on disk.
     untold: usize,
+    /// The last batch was not taken.
+    failed: bool,
 }
 
 impl Commits {
@@ -93,8 +97,10 @@ impl Commits {
         self.waiting.push(Pending { asked, purpose });
     }
 
-    pub fn untold(&self) -> usize {
-        self.untold
+    /// Whether more may be begun. On a disk that is full there may be room to write down what has happened, and none for what
+    /// is new: so that comes first, alone.
+    pub fn may_begin(&self) -> bool {
+        self.untold < if self.failed { 1 } else { UNTOLD_MAX }
     }
 
     pub fn is_quiet(&self) -> bool {
@@ -127,6 +133,7 @@ impl Engine {
     pub(super) fn committed(&mut self, asked: Vec<Pending>, told: Result<Vec<Committed>, Unavailable>) {
         self.heed(&told);
         self.commits.batches -= 1;
+        self.commits.failed = told.is_err();
         match told {
             Ok(told) => {
                 for (one, told) in asked.into_iter().zip(told) {
