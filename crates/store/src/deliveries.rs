@@ -272,6 +272,15 @@ pub struct Whole {
     pub result: Option<Kept>,
 }
 
+/// How far a delivery has come, without what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// How far.
+    pub record: Record,
+    /// The status of its answer, where all of that is kept and it has ended.
+    pub answered: Option<u16>,
+}
+
 /// Which deliveries are meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {

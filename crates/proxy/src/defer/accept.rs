@@ -29,6 +29,7 @@ use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::protect::{Held, come_again};
 use crate::request_body::{self, Fault, Read};
+use crate::respond;
 use crate::route::Routed;
 use crate::settings::DeferSettings;
 use crate::settle::Content;
@@ -100,9 +101,15 @@ pub async fn accept(
     };
     let answer = waited.and_then(|whole| whole.result).filter(|result| result.whole);
     let mut response = match answer {
-        Some(kept) => told::result(&kept),
+        // As it is where nothing is deferred.
+        Some(kept) => {
+            let mut response = told::result(&kept);
+            respond::apply(response.headers_mut(), &routed.route.settings.response);
+            response
+        }
         None => accepted(id),
     };
+    told::without_content_for_head(&mut response, exchange);
     if prefer.respond_async {
         response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
     }
@@ -245,9 +252,10 @@ async fn ended(site: &Site, store: &Store, tenant: &str, id: Id, by: Tick) -> Op
     loop {
         let at = clock::now().after(pause).min(by);
         clock::sleep_until(at).await;
-        let whole = store.read(Some(tenant), id).await.ok()??;
-        if whole.record.state.has_ended() {
-            return Some(whole);
+        let glance = store.glance(Some(tenant), id).await.ok()??;
+        if glance.record.state.has_ended() {
+            glance.answered?;
+            return store.read(Some(tenant), id).await.ok()?;
         }
         if at >= by || site.idempotency.is_draining() {
             return None;

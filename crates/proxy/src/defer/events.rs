@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate_model::tick::Tick;
 use tidegate_store::Store;
-use tidegate_store::deliveries::Whole;
+use tidegate_store::deliveries::Glance;
 use tidegate_wire::clock;
 
 use super::told::told;
@@ -34,7 +34,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 static FOLLOWERS: AtomicUsize = AtomicUsize::new(0);
 
 /// What is looked for next, and what came of it.
-type Looking = Pin<Box<dyn Future<Output = Option<Whole>>>>;
+type Looking = Pin<Box<dyn Future<Output = Option<Glance>>>>;
 
 /// The events of one delivery.
 pub struct Events {
@@ -78,14 +78,14 @@ impl Events {
         standing: &Arc<Idempotency>,
         store: &Arc<Store>,
         tenant: Arc<str>,
-        whole: Whole,
+        glance: &Glance,
     ) -> Option<Events> {
         let now = clock::now();
         let mut events = Events {
             standing: Arc::clone(standing),
             store: Arc::clone(store),
             tenant,
-            id: whole.record.id,
+            id: glance.record.id,
             next: VecDeque::new(),
             last: String::new(),
             looking: None,
@@ -94,14 +94,14 @@ impl Events {
             heard: now,
             _place: Place::take()?,
         };
-        events.tell(&whole);
+        events.tell(glance);
         Some(events)
     }
 
     /// Notes what is to be told of it now.
-    fn tell(&mut self, whole: &Whole) {
-        let data = told(whole).to_string();
-        self.ended = whole.record.state.has_ended();
+    fn tell(&mut self, glance: &Glance) {
+        let data = told(glance).to_string();
+        self.ended = glance.record.state.has_ended();
         if data != self.last {
             let kind = if self.ended { "end" } else { "state" };
             self.next.push_back(Bytes::from(format!("event: {kind}\ndata: {data}\n\n")));
@@ -124,13 +124,13 @@ impl Events {
                 let (store, tenant) = (Arc::clone(store), Arc::clone(tenant));
                 Box::pin(async move {
                     clock::sleep_until(clock::now().after(LOOK)).await;
-                    store.read(Some(&tenant), id).await.ok().flatten()
+                    store.glance(Some(&tenant), id).await.ok().flatten()
                 })
             });
             let found = ready!(looking.as_mut().poll(context));
             self.looking = None;
             match found {
-                Some(whole) => self.tell(&whole),
+                Some(glance) => self.tell(&glance),
                 // It was forgotten, or the store cannot say: whoever follows asks again.
                 None => self.ended = true,
             }

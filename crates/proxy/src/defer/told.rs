@@ -10,7 +10,7 @@ use tidegate_model::delivery::{Command, Id, Ms, Told, shown};
 use tidegate_model::message::Response;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_store::Store;
-use tidegate_store::deliveries::{Kept, Whole};
+use tidegate_store::deliveries::{Glance, Kept};
 
 use super::accept::unavailable;
 use super::events::Events;
@@ -55,26 +55,30 @@ pub async fn answer(
     };
     let tenant = Arc::clone(permitted.permit().tenant().id());
     let find = || async {
-        let found = store.read(Some(&tenant), id).await.map_err(|why| unavailable(proxy, why))?;
+        let found = store.glance(Some(&tenant), id).await.map_err(|why| unavailable(proxy, why))?;
         found.ok_or_else(not_found)
     };
-    let response = match asked {
+    let mut response = match asked {
         Asked::Status => {
-            let whole = find().await?;
+            let glance = find().await?;
             if wants_events(exchange) {
-                return stream(proxy, site, &store, tenant, whole);
+                return stream(proxy, site, &store, tenant, &glance);
             }
-            status(&whole)
+            status(&glance)
         }
         Asked::Result => {
-            let whole = find().await?;
-            match &whole.result {
-                _ if !whole.record.state.has_ended() => {
-                    let why = format!("the delivery is {}", whole.record.state.name());
+            let glance = find().await?;
+            let whole = match glance.answered {
+                Some(_) => store.read(Some(&tenant), id).await.map_err(|why| unavailable(proxy, why))?,
+                None => None,
+            };
+            match whole.and_then(|whole| whole.result) {
+                _ if !glance.record.state.has_ended() => {
+                    let why = format!("the delivery is {}", glance.record.state.name());
                     let refusal = Refusal::new(&refusal::DELIVERY_PENDING, why);
                     return Err(crate::protect::come_again(refusal, &proxy.entropy));
                 }
-                Some(kept) if kept.whole => result(kept),
+                Some(kept) if kept.whole => result(&kept),
                 _ => {
                     let why = "no answer is kept of it, or not all of it";
                     return Err(Refusal::new(&refusal::DELIVERY_NO_RESULT, why));
@@ -96,7 +100,15 @@ pub async fn answer(
             }
         }
     };
+    without_content_for_head(&mut response, exchange);
     Ok(response)
+}
+
+/// An answer to HEAD is the head alone.
+pub fn without_content_for_head(response: &mut Response<Content>, exchange: &Exchange) {
+    if exchange.open.receipt().method == Method::HEAD {
+        *response.body_mut() = Content::Empty;
+    }
 }
 
 /// The delivery that a path names, and what is asked of it.
@@ -137,9 +149,9 @@ fn stream(
     site: &Site,
     store: &Arc<Store>,
     tenant: Arc<str>,
-    whole: Whole,
+    glance: &Glance,
 ) -> Result<Response<Content>, Refusal> {
-    let events = Events::of(&site.idempotency, store, tenant, whole).ok_or_else(|| {
+    let events = Events::of(&site.idempotency, store, tenant, glance).ok_or_else(|| {
         let why = "as many deliveries are followed as may be";
         crate::protect::come_again(Refusal::new(&refusal::DELIVERY_FOLLOWERS, why), &proxy.entropy)
     })?;
@@ -151,22 +163,21 @@ fn stream(
 }
 
 /// How far it has come.
-fn status(whole: &Whole) -> Response<Content> {
-    let mut response = Response::new(Content::Full(Bytes::from(told(whole).to_string())));
+fn status(glance: &Glance) -> Response<Content> {
+    let mut response = Response::new(Content::Full(Bytes::from(told(glance).to_string())));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if !whole.record.state.has_ended() {
+    if !glance.record.state.has_ended() {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }
 
 /// What its tenant is told of it.
-pub(super) fn told(whole: &Whole) -> Value {
-    let record = &whole.record;
+pub(super) fn told(glance: &Glance) -> Value {
+    let record = &glance.record;
     let place = format!("{DELIVERIES_PATH}{}", record.id);
-    let result = whole.result.as_ref().filter(|kept| kept.whole && record.state.has_ended());
     let progress = record.progress.as_ref().and_then(|told| serde_json::from_slice::<Value>(told).ok());
     json!({
         "id": record.id.to_string(),
@@ -178,8 +189,8 @@ pub(super) fn told(whole: &Whole) -> Value {
         "attempts": record.attempts,
         "progress": progress,
         "why": record.why.as_deref(),
-        "result_status": result.map(|kept| kept.status),
-        "result": result.map(|_| format!("{place}/result")),
+        "result_status": glance.answered,
+        "result": glance.answered.map(|_| format!("{place}/result")),
     })
 }
 

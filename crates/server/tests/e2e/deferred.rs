@@ -294,6 +294,13 @@ fn who_waits_is_told_the_answer_itself_and_finds_it_again() {
     let result = ask(&gate, "acme", &format!("GET {place}/result"), "", "");
     assert_eq!((result.status, result.body), (201, answer.body));
     check(&ask(&gate, "other", &format!("GET {place}/result"), "", ""), 404, "delivery.not-found");
+    let mut stream = connect(gate.address);
+    let head =
+        format!("HEAD {place}/result HTTP/1.1\r\nHost: test\r\nX-Tenant: acme\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut told = String::new();
+    stream.read_to_string(&mut told).unwrap();
+    assert!(told.starts_with("HTTP/1.1 201 ") && told.ends_with("\r\n\r\n"), "{told}");
     assert_eq!(origin.recorded().len(), 1);
 }
 

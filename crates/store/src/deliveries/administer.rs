@@ -2,7 +2,9 @@
 
 use tidegate_model::delivery::{Command, Id, Ms, Seq};
 
-use super::{Changed, Control, Depth, Edit, Edited, Filter, Line, Page, Room, Total, edit, list};
+use super::{
+    Changed, Control, Depth, Edit, Edited, Filter, Glance, Line, Page, Room, Total, edit, list, look,
+};
 use crate::store::{Store, Unavailable};
 
 impl Store {
@@ -13,6 +15,15 @@ impl Store {
     /// [`Unavailable`].
     pub async fn list(&self, filter: Filter, after: Option<Seq>, most: usize) -> Result<Page, Unavailable> {
         self.plain(move |ledger| list::list(ledger, &filter, after, most).map(Ok)).await
+    }
+
+    /// How far a delivery has come: what may be asked again and again, however much it holds.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn glance(&self, tenant: Option<&str>, id: Id) -> Result<Option<Glance>, Unavailable> {
+        let tenant = tenant.map(Box::<str>::from);
+        self.plain(move |ledger| look::glance(ledger, tenant.as_deref(), id).map(Ok)).await
     }
 
     /// How many there are of lines, in the order of their names, behind this one: of a queue, a tenant, both or all.

@@ -6,7 +6,7 @@ use tidegate_model::delivery::{Command, Id, Ms, Seq, State};
 use super::ledger::Ledger;
 use super::lines::named;
 use super::rows::{self, Row, columns, whole};
-use super::{Leased, Line, Ready, Whole};
+use super::{Glance, Leased, Line, Ready, Whole};
 
 /// The most that one look tells.
 pub(super) const LOOK_MAX: usize = 4096;
@@ -140,6 +140,20 @@ pub(super) fn whole_of(
         result: rows::result(ledger.connection, seq)?,
         record: row.record,
     }))
+}
+
+/// How far a delivery has come.
+pub(super) fn glance(
+    ledger: &mut Ledger<'_>,
+    tenant: Option<&str>,
+    id: Id,
+) -> rusqlite::Result<Option<Glance>> {
+    let Some(row) = found(ledger, tenant, id)? else { return Ok(None) };
+    let answered = match row.record.state.has_ended() {
+        true => rows::answered(ledger.connection, row.record.seq)?,
+        false => None,
+    };
+    Ok(Some(Glance { record: row.record, answered }))
 }
 
 /// A delivery, for its tenant alone where that is told.

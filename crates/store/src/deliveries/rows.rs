@@ -374,6 +374,12 @@ pub(super) fn result(connection: &Connection, seq: Seq) -> rusqlite::Result<Opti
     found.optional()
 }
 
+/// The status of a result that is whole.
+pub(super) fn answered(connection: &Connection, seq: Seq) -> rusqlite::Result<Option<u16>> {
+    let mut select = connection.prepare_cached("SELECT status FROM results WHERE seq = ?1 AND whole")?;
+    select.query_row([whole(seq.0)], |row| row.get(0)).optional()
+}
+
 /// Keeps an attempt, and as many of those before it as are kept.
 pub(super) fn insert_attempt(
     connection: &Connection,
