@@ -133,7 +133,7 @@ pub struct Webhooks {
     settings: RwLock<Arc<WebhookSettings>>,
     store: Arc<Store>,
     /// Destinations by tenant, as they were read.
-    read: Mutex<HashMap<Arc<str>, Read>>,
+    read: Mutex<Reads>,
     /// Event types by name, as they were read.
     types: Mutex<HashMap<Box<str>, types::Look>>,
 }
@@ -142,6 +142,44 @@ pub struct Webhooks {
 struct Read {
     destinations: Arc<[Stored<Destination>]>,
     at: Tick,
+}
+
+/// What was read of destinations, and what is being changed.
+#[derive(Debug, Default)]
+struct Reads {
+    by_tenant: HashMap<Arc<str>, Read>,
+    /// Changes under way, by tenant: what is read meanwhile is not held.
+    changing: HashMap<Arc<str>, usize>,
+    /// Changes that were ever begun: what was read before one is not held after it.
+    begun: u64,
+}
+
+/// A change of a tenant's destinations: from its beginning to its end nothing that is known of them is held.
+struct Changing<'a> {
+    reads: &'a Mutex<Reads>,
+    tenant: Arc<str>,
+}
+
+impl<'a> Changing<'a> {
+    fn begin(reads: &'a Mutex<Reads>, tenant: &Arc<str>) -> Changing<'a> {
+        let mut held = reads.lock();
+        held.by_tenant.remove(tenant);
+        *held.changing.entry(Arc::clone(tenant)).or_default() += 1;
+        held.begun += 1;
+        Changing { reads, tenant: Arc::clone(tenant) }
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let mut held = self.reads.lock();
+        if let Some(count) = held.changing.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                held.changing.remove(&self.tenant);
+            }
+        }
+    }
 }
 
 impl Webhooks {
@@ -180,13 +218,21 @@ impl Webhooks {
     /// All destinations of a tenant, as they were known a moment ago.
     async fn destinations_of(&self, tenant: &Arc<str>) -> Result<Arc<[Stored<Destination>]>, WebhookError> {
         let now = clock::now();
-        if let Some(read) = self.read.lock().get(tenant).filter(|read| now.since(read.at) < BELIEVED) {
-            return Ok(Arc::clone(&read.destinations));
-        }
+        let begun = {
+            let held = self.read.lock();
+            if let Some(read) = held.by_tenant.get(tenant).filter(|read| now.since(read.at) < BELIEVED) {
+                return Ok(Arc::clone(&read.destinations));
+            }
+            held.begun
+        };
         let most = usize::try_from(self.settings().destinations_max).unwrap_or(usize::MAX);
         let found = self.list(records::DESTINATION, tenant, None, 0, most).await?;
         let destinations: Arc<[_]> = found.iter().filter_map(Stored::of).collect();
-        let mut read = self.read.lock();
+        let mut held = self.read.lock();
+        if held.begun != begun || held.changing.contains_key(tenant) {
+            return Ok(destinations);
+        }
+        let read = &mut held.by_tenant;
         if read.len() >= TENANTS_MAX && !read.contains_key(tenant) {
             read.retain(|_, read| now.since(read.at) < BELIEVED);
             if read.len() >= TENANTS_MAX {
@@ -197,8 +243,9 @@ impl Webhooks {
         Ok(destinations)
     }
 
-    fn forget(&self, tenant: &str) {
-        self.read.lock().remove(tenant);
+    /// A tenant's destinations are about to be changed: whoever hears that it is done sees it.
+    fn changing(&self, tenant: &Arc<str>) -> Changing<'_> {
+        Changing::begin(&self.read, tenant)
     }
 
     async fn list(

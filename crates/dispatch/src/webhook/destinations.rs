@@ -88,8 +88,8 @@ impl Webhooks {
         let record = Destination { wanted, secrets, health: Health::default(), identity };
         let (name, at) = (drawn("dst_", chance()?), now_ms());
         let place = Self::place(tenant, &name);
+        let _changing = self.changing(tenant);
         let version = self.put(place, Expect::Absent, (at, None), record.written(), self.room()).await?;
-        self.forget(tenant);
         Ok(Stored { name: name.into(), version, at, record })
     }
 
@@ -209,9 +209,8 @@ impl Webhooks {
             Some(version) => version,
             None => self.destination(tenant, id).await?.version,
         };
-        self.remove(Self::place(tenant, id), Expect::Version(expect)).await?;
-        self.forget(tenant);
-        Ok(())
+        let _changing = self.changing(tenant);
+        self.remove(Self::place(tenant, id), Expect::Version(expect)).await
     }
 
     /// What became of events at a destination, by the time of the last attempt.
@@ -238,6 +237,7 @@ impl Webhooks {
         expect: Option<u64>,
         change: impl Fn(&mut Destination) -> Result<(), WebhookError> + Send + Sync,
     ) -> Result<Stored<Destination>, WebhookError> {
+        let _changing = self.changing(tenant);
         for _ in 0..CHANGES_MAX {
             let mut found = self.destination(tenant, id).await?;
             if expect.is_some_and(|expected| expected != found.version) {
@@ -252,10 +252,7 @@ impl Webhooks {
                 self.room(),
             );
             match put.await {
-                Ok(version) => {
-                    self.forget(tenant);
-                    return Ok(Stored { version, ..found });
-                }
+                Ok(version) => return Ok(Stored { version, ..found }),
                 Err(WebhookError::Changed(_)) if expect.is_none() => {}
                 Err(error) => return Err(error),
             }
