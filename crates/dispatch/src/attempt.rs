@@ -181,7 +181,8 @@ impl Maker {
             listener: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             tls: false,
         });
-        receipt.route = Some(Arc::clone(&settings.name));
+        // Beside what is counted of a route of the same name.
+        receipt.route = Some(format!("queue:{}", settings.name).into());
         receipt.tenant = Some(Arc::clone(&delivery.line.tenant));
         receipt.upstream = upstream.map(|upstream| Arc::clone(upstream.name()));
         receipt.delivery = Some((delivery.id, delivery.attempts + 1));

@@ -200,6 +200,7 @@ fn what_fails_is_made_again_and_says_which_attempt_it_is() {
     let receipts = world.receipts.lock();
     let told: Vec<_> = receipts.iter().map(|receipt| receipt.delivery).collect();
     assert_eq!(told, [Some((id, 1)), Some((id, 2)), Some((id, 3))]);
+    assert!(receipts.iter().all(|receipt| receipt.route.as_deref() == Some("queue:jobs")));
 }
 
 #[test]

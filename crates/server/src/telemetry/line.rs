@@ -78,7 +78,12 @@ pub(super) const FIELDS: &[Field] = &[
         "The status that the client was told; 0: none, as it left first or an injected fault cut its connection.",
     ),
     field("code", "text", "it was not refused", "The refusal; `tidegate explain CODE` tells what it means."),
-    field("route", "text", "no route matched", "The route's name."),
+    field(
+        "route",
+        "text",
+        "no route matched",
+        "The route's name; of an attempt of a delivery: `queue:` and its queue's.",
+    ),
     field("tenant", "text", "the tenant was not identified", "The tenant's id."),
     field("upstream", "text", "it was not forwarded", "The upstream's name."),
     field(
