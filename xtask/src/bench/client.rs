@@ -96,8 +96,8 @@ impl Connection {
 fn head(bytes: &[u8]) -> Result<(u16, usize), String> {
     let text = String::from_utf8_lossy(bytes);
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or("no status line")?;
-    if status == 304 {
-        // It may tell the length of what it does not send.
+    if status == 204 || status == 304 {
+        // The second may tell the length of what it does not send.
         return Ok((status, 0));
     }
     let length = text
@@ -137,6 +137,7 @@ mod tests {
         check("HTTP/1.1 429 Too Many\r\ncontent-length:0\r\n\r\n", Some((429, 0)));
         check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", None);
         check("HTTP/1.1 304 Not Modified\r\nContent-Length: 1024\r\n\r\n", Some((304, 0)));
+        check("HTTP/1.1 204 No Content\r\n\r\n", Some((204, 0)));
         check("nonsense\r\n\r\n", None);
     }
 }

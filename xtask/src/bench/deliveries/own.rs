@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::journey::{Desk, Journey, micros};
-use super::wires::http::{TOKEN, batch, post};
+use super::wires::http::{TOKEN, batch, get, post};
 use crate::bench::client::Connection;
-use crate::bench::{now, requests};
+use crate::bench::now;
 
 /// What the tenant with much has waiting.
 const FLOOD: u64 = 100_000;
@@ -17,11 +17,12 @@ const EACH: u64 = 20_000;
 const AT_ONCE: u64 = 500;
 /// How much of the flood is attempted before the other tenant comes.
 const BEGUN: u64 = 1000;
-/// How long the weights are looked at; who has less has to have some left.
-const SHARED: Duration = Duration::from_secs(1);
+/// Over how many attempts the weights are looked at; both have to have some left.
+const SHARED: u64 = 10_000;
 /// Requests with a key.
 const KEYS: u64 = 200;
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any of this takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A Tidegate, by its control API and its door for clients.
 #[derive(Clone, Copy)]
@@ -59,7 +60,7 @@ pub fn share(own: Own, desk: &Desk, run: u16) -> Result<f64, String> {
     control.steer("shared", "resume")?;
     wait(|| light.attempted() >= 100)?;
     let before = counts(&light, &heavy);
-    std::thread::sleep(SHARED);
+    wait(|| light.attempted() + heavy.attempted() >= before.0 + before.1 + SHARED)?;
     let after = counts(&light, &heavy);
     control.steer("shared", "pause")?;
     if after.1 >= EACH {
@@ -79,7 +80,7 @@ pub fn commits(own: Own) -> Result<f64, String> {
     let (mut request, run) = (Vec::new(), micros());
     let before = control.metric("tidegate_store_commits_total")?;
     for number in 0..KEYS {
-        let key = format!("Idempotency-Key: \"{run}-{number}\"\r\n");
+        let key = format!("X-Tenant: bench\r\nIdempotency-Key: \"{run}-{number}\"\r\n");
         post(&mut connection, &mut request, "/pay", &key, b"{}")?;
     }
     Ok((control.metric("tidegate_store_commits_total")? - before) / KEYS as f64)
@@ -114,7 +115,7 @@ impl Control {
     }
 
     fn metric(&mut self, name: &str) -> Result<f64, String> {
-        let answer = self.connection.exchange(requests::head("GET", "/metrics", "").as_bytes())?;
+        let answer = get(&mut self.connection, "/metrics")?;
         value(&String::from_utf8_lossy(&answer.body), name)
             .ok_or_else(|| format!("there is no metric {name}"))
     }

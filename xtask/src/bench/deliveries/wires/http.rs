@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Client, Consumer, Producer, Queue};
-use crate::bench::client::Connection;
+use crate::bench::client::{Answer, Connection};
 
 /// Fields of requests.
-const JSON: &str = "Content-Type: application/json\r\n";
+const JSON: &str = "Content-Type: application/json\r\nX-Tenant: bench\r\n";
 const BYTES: &str = "Content-Type: application/octet-stream\r\n";
 /// Those of changes over Tidegate's control API; its configuration has the digest of the token.
 pub const TOKEN: &str = "Content-Type: application/json\r\nAuthorization: Bearer bench-token\r\n";
@@ -40,8 +40,10 @@ enum Target {
 }
 
 impl Client for Tidegate {
+    /// Its queues are in its configuration.
     fn prepare(&self) -> Result<(), String> {
-        Ok(())
+        let answer = get(&mut Connection::open(self.control)?, "/readyz")?;
+        if answer.is_good() { Ok(()) } else { Err(format!("it is not ready: {}", answer.status)) }
     }
 
     fn producer(&self, queue: Queue) -> Result<Box<dyn Producer>, String> {
@@ -81,6 +83,11 @@ impl Offering {
     }
 }
 
+/// Asks the control API, which looks at the Host.
+pub fn get(connection: &mut Connection, path: &str) -> Result<Answer, String> {
+    connection.exchange(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").as_bytes())
+}
+
 /// Sends a request with these fields, and wants to hear that all is well.
 pub fn post(
     connection: &mut Connection,
@@ -91,7 +98,7 @@ pub fn post(
 ) -> Result<(), String> {
     request.clear();
     let head =
-        format!("POST {path} HTTP/1.1\r\nHost: bench\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+        format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
     request.extend_from_slice(head.as_bytes());
     request.extend_from_slice(body);
     let answer = connection.exchange(request)?;
