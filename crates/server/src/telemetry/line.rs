@@ -364,6 +364,7 @@ mod tests {
         receipt.cache = Some("hit");
         receipt.idempotency = Some("first");
         receipt.home = Some("answered");
+        receipt.delivery = Some((tidegate_model::delivery::Id(7), 1));
         receipt.fault = Some("f".into());
         receipt.load = 2;
         check(&receipt, &FIELDS.iter().map(|field| field.name).collect::<Vec<_>>());
