@@ -17,6 +17,7 @@ use crate::drill::{DrillArgs, drill};
 use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
 use crate::run::{Source, run};
 use crate::status::{StatusArgs, status};
+use crate::store::{StoreCommand, store};
 use crate::webhook::{WebhookArgs, webhook};
 
 /// Exit code of a bad configuration.
@@ -84,6 +85,9 @@ pub enum Command {
     Schedule(ScheduleArgs),
     /// Webhooks: destinations, event types, events
     Webhook(Box<WebhookArgs>),
+    /// Copy the store, put a copy back, look whether one is sound
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Make keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -139,6 +143,7 @@ pub fn main() -> ExitCode {
         Command::Delivery(args) => Ok(delivery(&args)),
         Command::Schedule(args) => Ok(schedule(&args)),
         Command::Webhook(args) => Ok(webhook(&args)),
+        Command::Store(command) => Ok(store(&command)),
         Command::Check { config, print } => check(&config, print),
         Command::Explain { code } => explain(code.as_deref()),
         Command::Key(KeyCommand::New { id }) => new_key(&id),

@@ -41,6 +41,7 @@ mod queues;
 mod report;
 mod schedules;
 mod shapes;
+mod store;
 mod webhooks;
 
 pub use faults::end_all as end_all_faults;
@@ -494,6 +495,7 @@ mod tests {
             include_str!("control/pull.rs"),
             include_str!("control/schedules.rs"),
             include_str!("control/webhooks.rs"),
+            include_str!("control/store.rs"),
         ];
         let page = include_str!("../../../docs/control.md");
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## `")).collect();

@@ -18,6 +18,7 @@ pub mod redis;
 pub mod run;
 pub mod schedules;
 pub mod status;
+pub mod store;
 pub mod telemetry;
 pub mod webhook;
 pub mod wiring;

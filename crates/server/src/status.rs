@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 mod remote;
 
-pub use remote::{Remote, ask, encoded};
+pub use remote::{Remote, ask, ask_for, encoded};
 
 /// What to tell, and of whom.
 #[derive(Debug, Args)]

@@ -98,6 +98,20 @@ pub(crate) fn sweep(
     Ok((removed, delta, removed == most || removed < ended.len()))
 }
 
+/// What is wrong with what accounts say.
+pub(crate) fn audit(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut select = connection.prepare(
+        "SELECT account FROM accounts LEFT JOIN (
+             SELECT account, count(*) AS count, sum(bytes) AS all_bytes FROM claims GROUP BY account
+         ) USING (account) WHERE (records, accounts.bytes) IS NOT (count, all_bytes)
+         UNION SELECT account FROM claims WHERE account NOT IN (SELECT account FROM accounts) LIMIT 20",
+    )?;
+    let wrong = select.query_map((), |row| row.get::<_, String>(0))?;
+    wrong
+        .map(|account| Ok(format!("the records of an account are not those that are counted: {}", account?)))
+        .collect()
+}
+
 /// All records, and their bytes.
 pub(crate) fn all(connection: &Connection) -> rusqlite::Result<Delta> {
     connection.query_row(

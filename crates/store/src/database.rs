@@ -10,7 +10,7 @@ use crate::deliveries::schema;
 use crate::postgres::{Away, PostgresSettings};
 
 /// The database's name in its directory.
-const NAME: &str = "tidegate.db";
+pub(crate) const NAME: &str = "tidegate.db";
 /// The file that whoever uses the directory holds a lock on.
 const LOCK: &str = "lock";
 /// In the header of the database, so that no other program's is taken for ours: "Tide".
@@ -151,6 +151,17 @@ impl Database {
             Unopened::Database(source) => OpenError::Database { path: path.to_owned(), source },
         })?;
         Ok(Database { connection, _lock })
+    }
+
+    /// Writes the log back into the database, all of it: its file is all that there is then.
+    pub(crate) fn whole(&self) -> rusqlite::Result<()> {
+        let busy: i64 = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))?;
+        if busy == 0 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(0)) }
+    }
+
+    /// The database's file.
+    pub(crate) fn file(&self) -> std::io::Result<File> {
+        File::open(self.connection.path().unwrap_or_default())
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod administer;
 mod append;
+pub(crate) mod audit;
 mod commit;
 mod door;
 mod edit;

@@ -17,8 +17,9 @@
 //! writing until the process is started anew, since what the kernel has thrown away then nobody knows. One process has a
 //! directory at a time.
 //!
-//! What it does not do: on SQLite it serves no other node; nowhere does it copy anything to a second place.
+//! What it does not do: on SQLite it serves no other node; nowhere does it copy anything to a second place by itself.
 
+mod backup;
 mod claims;
 mod database;
 pub mod deliveries;
@@ -30,6 +31,7 @@ mod store;
 mod tests;
 mod writer;
 
+pub use backup::{BackupError, backup, check, restore};
 pub use database::{Location, OpenError, StoreSettings};
 pub use postgres::{Away, PostgresSettings, PostgresUrl, advise};
 pub use standing::{Standing, State};

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tidegate_model::idempotency::{Command, Key, Told};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::backup::Frozen;
 use crate::database::{BYTES_MIN, Database, Location, OpenError, StoreSettings};
 use crate::deliveries::{Errand, Followers};
 use crate::documents::{Answer, Document, Listing, Place, Question, Write, Written};
@@ -57,6 +58,10 @@ pub(crate) enum Job {
     Documents { question: Question, told: oneshot::Sender<Result<Answer, Unavailable>> },
     /// To deliveries.
     Deliveries(Box<dyn Errand>),
+    /// The database's file is left alone for a while.
+    Freeze { told: oneshot::Sender<Result<Frozen, Unavailable>> },
+    /// It need not be any more.
+    Thaw,
     /// The process ends.
     Close,
 }

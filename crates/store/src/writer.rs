@@ -3,8 +3,9 @@
 //! It alone touches the database. When a transaction fails, its commands are tried one by one, so that one that needs
 //! room takes nobody down with it.
 
+use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, UNIX_EPOCH};
 
 use rusqlite::config::DbConfig;
@@ -14,6 +15,7 @@ use tidegate_wire::clock;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::backup::Frozen;
 use crate::claims::{self, Asked, Delta};
 use crate::database::{Database, PAGE_BYTES, Trouble};
 use crate::deliveries::ledger::{Book, Ledger};
@@ -28,6 +30,8 @@ const BATCH_MAX: usize = 512;
 const BATCH_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of the log, about, from which on it is written back into the database.
 const LOG_BYTES_MAX: u64 = 4 << 20;
+/// The same, while the database's file is left alone.
+const FROZEN_LOG_BYTES_MAX: u64 = 512 << 20;
 /// Pages that a command changes beside those of its answer, at most: table, indices, account.
 const COMMAND_PAGES: u64 = 8;
 /// How often records that have come to their end are looked for.
@@ -47,6 +51,10 @@ pub(crate) struct Writer {
     runtime: Runtime,
     /// Bytes of the log, about.
     logged: u64,
+    /// The database's file, once it was copied: to close it would take the locks of the process away.
+    file: Option<Arc<File>>,
+    /// While the database's file is left alone.
+    frozen: Option<Frozen>,
     /// Why nothing may be written any more.
     stopped: Option<Arc<str>>,
 }
@@ -133,8 +141,18 @@ impl Writer {
         let last = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let last = u64::try_from(last).unwrap_or_default();
         let book = Book::default();
-        let writer =
-            Writer { database, tenant_bytes_max, told, followers, book, runtime, logged: 0, stopped: None };
+        let writer = Writer {
+            database,
+            tenant_bytes_max,
+            told,
+            followers,
+            book,
+            runtime,
+            logged: 0,
+            file: None,
+            frozen: None,
+            stopped: None,
+        };
         Ok((writer, last))
     }
 
@@ -148,7 +166,7 @@ impl Writer {
             let until = if busy { clock::now() } else { sweep_at };
             let waited = self.runtime.block_on(clock::timeout_at(until, jobs.recv_many(&mut got, BATCH_MAX)));
             open = waited != Ok(0);
-            let mut batch = Vec::with_capacity(got.len());
+            let (mut batch, mut freeze) = (Vec::with_capacity(got.len()), None);
             for job in got.drain(..) {
                 match job {
                     Job::Claims { named, account, command, told } => {
@@ -158,6 +176,8 @@ impl Writer {
                         batch.push(Waiting::Documents(Inquiry { question, answer: None, told }));
                     }
                     Job::Deliveries(errand) => batch.push(Waiting::Deliveries(errand)),
+                    Job::Freeze { told } => freeze = Some(told),
+                    Job::Thaw => self.thaw(),
                     Job::Close => {
                         // What waits already is carried out yet.
                         jobs.close();
@@ -165,6 +185,9 @@ impl Writer {
                 }
             }
             self.write_all(batch);
+            if let Some(told) = freeze {
+                let _ = told.send(self.freeze());
+            }
             // Where that failed, it is tried again later.
             busy = self.book.has_work() && self.work();
             if clock::now() >= sweep_at {
@@ -251,8 +274,40 @@ impl Writer {
         }
     }
 
+    /// Leaves the database's file alone, once all is in it.
+    fn freeze(&mut self) -> Result<Frozen, Unavailable> {
+        if self.stopped.is_some() {
+            return Err(Unavailable::Stopped);
+        }
+        if self.frozen.is_some() {
+            return Err(Unavailable::Busy);
+        }
+        if let Err(error) = self.database.whole() {
+            return Err(self.ill(&error));
+        }
+        self.logged = 0;
+        let file = match &self.file {
+            Some(file) => Arc::clone(file),
+            None => Arc::new(self.database.file().map_err(|_| Unavailable::Failing)?),
+        };
+        self.file = Some(Arc::clone(&file));
+        let frozen = Frozen { file, thawed: Arc::default() };
+        self.frozen = Some(frozen.clone());
+        Ok(frozen)
+    }
+
+    fn thaw(&mut self) {
+        if let Some(frozen) = self.frozen.take() {
+            frozen.thawed.store(true, SeqCst);
+        }
+    }
+
     /// Writes the log back into the database, so that it begins anew.
     fn check_point(&mut self, how: &str) {
+        if self.frozen.is_some() && self.logged < FROZEN_LOG_BYTES_MAX && how != "TRUNCATE" {
+            return;
+        }
+        self.thaw();
         let sql = format!("PRAGMA wal_checkpoint({how})");
         match self.database.connection.query_row(&sql, (), |_| Ok(())) {
             Ok(()) => self.logged = 0,

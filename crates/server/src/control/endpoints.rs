@@ -11,7 +11,7 @@ use super::deliveries::{Paused, PausedTold};
 use super::openapi::{Operation, Shape, any, change, look, of};
 use super::pull::{Endings, Extensions, HeldAll, NewClaim};
 use super::shapes::{Accepted, OneOrMany};
-use super::{Control, administer, cache, deliveries as made, faults, pull, schedules};
+use super::{Control, administer, cache, deliveries as made, faults, pull, schedules, store};
 use crate::config::Scope;
 
 mod webhooks;
@@ -109,6 +109,18 @@ fn steering() -> Vec<Endpoint> {
             "/purge",
             post(cache::purge),
             const { &[change("Takes away what is cached", Scope::Purge, Some(any()), any())] },
+        ),
+        endpoint(
+            "/store/backup",
+            post(store::backup),
+            const {
+                &[change(
+                    "Copies the store",
+                    Scope::Write,
+                    Some(of::<store::Wanted>()),
+                    of::<store::Copied>(),
+                )]
+            },
         ),
         endpoint(
             "/reload",

@@ -26,6 +26,17 @@ pub struct Remote {
 
 /// Asks the control API, and tells what it answers, or what is wrong. HTTP/1.0: the answer ends with the connection.
 pub fn ask(remote: &Remote, method: &str, path: &str, body: &str) -> Result<String, String> {
+    ask_for(remote, method, path, body, TIMEOUT)
+}
+
+/// The same, of what may take so long.
+pub fn ask_for(
+    remote: &Remote,
+    method: &str,
+    path: &str,
+    body: &str,
+    patience: Duration,
+) -> Result<String, String> {
     let token =
         remote.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!(
@@ -40,11 +51,11 @@ pub fn ask(remote: &Remote, method: &str, path: &str, body: &str) -> Result<Stri
     };
     let answer = match remote.control.strip_prefix("unix:") {
         Some(path) => UnixStream::connect(path).and_then(|stream| {
-            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_read_timeout(Some(patience))?;
             exchange(stream, &request)
         }),
         None => connected(&remote.control).and_then(|stream| {
-            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_read_timeout(Some(patience))?;
             exchange(stream, &request)
         }),
     };

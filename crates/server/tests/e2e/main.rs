@@ -34,6 +34,7 @@ mod running;
 mod seen;
 mod shield;
 mod steering;
+mod store;
 mod streams;
 mod tenants;
 mod time;

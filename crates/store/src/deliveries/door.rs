@@ -300,6 +300,12 @@ impl Store {
         self.plain(|ledger| pauses::all(ledger.connection).map(Ok)).await
     }
 
+    /// What is wrong with what is on disk.
+    #[cfg(test)]
+    pub(crate) async fn audit(&self) -> Result<Vec<String>, Unavailable> {
+        self.plain(|ledger| super::audit::audit(ledger.connection).map(Ok)).await
+    }
+
     /// What happens from now on that the owner does not do itself. The first is to look.
     #[must_use]
     pub fn follow(&self) -> Follower {

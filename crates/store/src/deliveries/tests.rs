@@ -10,16 +10,22 @@ use tidegate_model::delivery::{AGING_MS, Becomes};
 use tidegate_model::delivery::{Command, Id, Kind, Lane, Ms, Record, Request, Seq, State, Token, Told};
 use tidegate_model::fields::Fields;
 use tidegate_model::gate::Priority;
+use tidegate_wire::clock;
 use tokio::runtime::Runtime;
 
 use super::{
     Appended, Asked, Attempt, Callback, Committed, Control, Edit, Edited, Epoch, Filter, Kept, Line, News,
     Otherwise, Pause, Promise, Ready, Room, Unique, Whole,
 };
-use crate::{Location, Store, StoreSettings, Unavailable};
+use crate::{Location, OpenError, Store, StoreSettings, Unavailable};
+
+mod history;
+mod measure;
 
 /// When it is, unless a test says otherwise: before the clock of the store, which does by it what was left to be done.
 const NOW: Ms = 1_700_000_000_000;
+/// What a test waits for anything.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(25);
 /// Long after.
 const LATER: Ms = NOW + 1_000_000_000_000;
 const ROOM: Room = Room { waiting_max: 1_000_000, bytes_max: 1 << 40 };
@@ -32,6 +38,8 @@ struct Stand {
     epoch: Epoch,
     bytes_max: u64,
     last: u128,
+    /// How often it was killed.
+    lives: u32,
 }
 
 impl Stand {
@@ -47,6 +55,7 @@ impl Stand {
             epoch: Epoch { shard: 0, number: 0 },
             bytes_max,
             last: 0,
+            lives: 0,
         };
         stand.open();
         stand
@@ -57,11 +66,35 @@ impl Stand {
         if let Some(store) = self.store.take() {
             store.close();
         }
-        let location = Location::Directory(self.directory.path().join("data"));
+        let location = Location::Directory(self.place());
         let settings = StoreSettings { location, bytes_max: self.bytes_max, tenant_bytes_max: 1 << 20 };
-        let store = Store::open(settings).unwrap();
+        // A process that a test beside this one begins may have the lock for a moment.
+        let by = clock::now().after(PATIENCE);
+        let store = loop {
+            match Store::open(settings.clone()) {
+                Ok(store) => break store,
+                Err(OpenError::Taken(_)) if clock::now() < by => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        };
         self.epoch = self.runtime.block_on(store.lead(0)).unwrap();
         self.store = Some(store);
+    }
+
+    /// Starts it anew from what is on disk while the one before is still at work: as after `kill -9`.
+    fn kill(&mut self) {
+        let (from, to) = (self.place(), self.place().with_extension((self.lives + 1).to_string()));
+        std::fs::create_dir_all(&to).unwrap();
+        for name in ["tidegate.db", "tidegate.db-wal"] {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+        self.lives += 1;
+        self.open();
+    }
+
+    fn place(&self) -> std::path::PathBuf {
+        let place = self.directory.path().join("data");
+        if self.lives == 0 { place } else { place.with_extension(self.lives.to_string()) }
     }
 
     fn store(&self) -> &Store {
@@ -579,9 +612,9 @@ fn what_has_ended_is_forgotten_and_its_line_with_it() {
     let promise = stand.promise("acme");
     let seq = stand.accept(&promise);
     stand.make(seq, Becomes::Delivered { forgotten: later(0, std::time::Duration::from_secs(1)) });
-    let by = tidegate_wire::clock::now().after(std::time::Duration::from_secs(25));
+    let by = clock::now().after(PATIENCE);
     while stand.whole(promise.id).is_some() {
-        assert!(tidegate_wire::clock::now() < by, "it was never forgotten");
+        assert!(clock::now() < by, "it was never forgotten");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     assert_eq!(stand.commit(seq, Command::Start { until: LATER }).told, Told::Gone);

@@ -200,6 +200,8 @@ impl Keeper {
                     Job::Documents { question, told } => {
                         self.asked.push_back(Inquiry { question, by: self.soon(), told });
                     }
+                    Job::Freeze { told } => drop(told.send(Err(Unavailable::Unserved))),
+                    Job::Thaw => {}
                     Job::Deliveries(errand) => errand.tell(Err(Unavailable::Unserved)),
                     // What waits already is carried out yet.
                     Job::Close => jobs.close(),

@@ -40,3 +40,60 @@ fn what_is_no_store_of_this_version_is_left_alone() {
     let _ = std::fs::remove_file(data.join("tidegate.db-wal"));
     assert!(matches!(open(&directory), Err(OpenError::Foreign(_))));
 }
+
+/// A process that is begun beside may have the lock for a moment.
+fn reopened(directory: std::path::PathBuf) -> Store {
+    let mut store = None;
+    until("it is opened", || {
+        store = Store::open(settings(Location::Directory(directory.clone()))).ok();
+        store.is_some()
+    });
+    store.unwrap()
+}
+
+fn checked(directory: &std::path::Path) -> Vec<String> {
+    let mut wrong = None;
+    until("it is looked at", || {
+        wrong = crate::check(directory).ok();
+        wrong.is_some()
+    });
+    wrong.unwrap()
+}
+
+#[test]
+fn a_backup_is_what_was_there_when_it_was_begun_and_the_store_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).unwrap();
+    check(&store, &named("a", "1"), &[(claim(1, LATER), Told::Claimed)]);
+    let copy = directory.path().join("copy");
+    assert!(store.backup(&copy).unwrap() > 0);
+    assert!(matches!(store.backup(&copy), Err(crate::BackupError::There(_))));
+    check(&store, &named("a", "2"), &[(claim(2, LATER), Told::Claimed)]);
+    assert!(matches!(crate::check(&directory.path().join("data")), Err(OpenError::Taken(_))));
+    store.close();
+    drop(store);
+    assert_eq!(checked(&copy), Vec::<String>::new());
+    let put_back = directory.path().join("back");
+    until("it is put back", || crate::restore(&copy, &put_back).is_ok());
+    assert!(matches!(crate::restore(&copy, &put_back), Err(crate::BackupError::There(_))));
+    let store = reopened(put_back);
+    assert_eq!(store.standing().records, 1);
+    check(&store, &named("a", "1"), &[(claim(3, LATER), Told::Unknown)]);
+    store.close();
+}
+
+#[test]
+fn what_is_damaged_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).unwrap();
+    check(&store, &named("a", "1"), &[(claim(1, LATER), Told::Claimed)]);
+    store.close();
+    drop(store);
+    let data = directory.path().join("data");
+    until("it is damaged", || {
+        let other = rusqlite::Connection::open(data.join("tidegate.db")).unwrap();
+        other.execute_batch("UPDATE accounts SET records = 7").is_ok()
+    });
+    assert_eq!(checked(&data).len(), 1);
+    assert!(matches!(crate::check(directory.path()), Err(OpenError::Foreign(_))));
+}
