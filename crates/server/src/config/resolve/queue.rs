@@ -48,7 +48,7 @@ pub(super) fn queues(context: &mut Context<'_>, raw: &raw::Config) -> Vec<QueueS
     made.collect()
 }
 
-fn needs_store(context: &mut Context<'_>, node: &Node, what: &str) {
+pub(super) fn needs_store(context: &mut Context<'_>, node: &Node, what: &str) {
     if context.root.get("store").is_none() {
         let help = "add [store] with url = \"sqlite:tidegate-data\"";
         context.tell_with(node, format!("there is no store to keep {what} in"), help);

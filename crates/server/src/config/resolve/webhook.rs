@@ -20,6 +20,7 @@ use tidegate_upstream::settings::BreakerSettings;
 use tidegate_wire::settings::ClientTlsSettings;
 
 use super::Context;
+use super::queue::needs_store;
 use crate::config::raw;
 use crate::config::scalar::show_size;
 use crate::config::settings::WebhookPlan;
@@ -34,10 +35,7 @@ pub(super) fn webhook(context: &mut Context<'_>, raw: &raw::Config) -> Option<We
     let whole = raw;
     let raw = whole.webhook.as_ref()?;
     let node = context.entry("webhook");
-    if context.root.get("store").is_none() {
-        let help = "add [store] with url = \"sqlite:tidegate-data\"";
-        context.tell_with(node, "there is no store to keep webhooks in", help);
-    }
+    needs_store(context, node, "webhooks");
     for (key, time) in [
         ("connect_timeout", &raw.connect_timeout),
         ("timeout", &raw.timeout),
@@ -142,10 +140,7 @@ pub(super) fn incoming(
     node: &Node,
 ) -> Option<Action> {
     let at = node.at("incoming");
-    if context.root.get("store").is_none() {
-        let help = "add [store] with url = \"sqlite:tidegate-data\"";
-        context.tell_with(at, "there is no store to keep webhooks in", help);
-    }
+    needs_store(context, at, "webhooks");
     if route.name.is_none() {
         let message = "a route with `incoming` needs a name: repeats are known by it";
         context.tell_with(at, message, "add name = \"…\", and never change it");

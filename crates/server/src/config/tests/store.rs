@@ -128,3 +128,22 @@ error: queues are not kept in PostgreSQL in this version
 1 problem"#,
     );
 }
+
+#[test]
+fn webhooks_are_kept_where_deliveries_are() {
+    check(
+        r#"
+[store]
+url = "postgres://user:hush@db/app"
+[webhook]"#,
+        r#"
+error: webhooks are not kept in PostgreSQL in this version
+ --> t.toml:3:1
+  |
+3 | [webhook]
+  | ^^^^^^^^^
+  = help: keep them in a directory: url = "sqlite:tidegate-data"
+
+1 problem"#,
+    );
+}
