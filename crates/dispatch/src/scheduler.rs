@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A *line* is a tenant's part of a queue. Of each line the first ready deliveries are here, in a window; a million more on
-//! disk cost nothing. Within a queue, lines take turns by the slot time that they have used over their weight ([`share`]);
+//! disk cost nothing. Within a queue, lines take turns by the slot time that they have used over their weight (`share`);
 //! within a line the rank decides. Queues share nothing but memory.
 //!
 //! What always holds:

@@ -66,7 +66,10 @@ pub const PROGRESS_BYTES_MAX: usize = 4 << 10;
 pub const AFTER_MAX: usize = 100;
 
 /// What a delivery is found by: 128 random bits, as 32 hexadecimal digits.
+///
+/// Packed, as a [request's id](crate::receipt::RequestId) is: receipts hold it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(Rust, packed(8))]
 pub struct Id(pub u128);
 
 impl Id {
@@ -80,7 +83,7 @@ impl Id {
 
 impl fmt::Display for Id {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:032x}", self.0)
+        write!(out, "{:032x}", { self.0 })
     }
 }
 

@@ -23,6 +23,14 @@ pub struct Plan {
     pub weight: u32,
 }
 
+impl Plan {
+    /// Whether it leaves bodies their own pace, both ways.
+    #[must_use]
+    pub fn is_unpaced(&self) -> bool {
+        self.request_bytes_per_second.is_none() && self.response_bytes_per_second.is_none()
+    }
+}
+
 /// The most rates a plan or a route may name.
 pub const RATES_MAX: usize = 4;
 

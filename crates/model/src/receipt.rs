@@ -102,7 +102,7 @@ pub struct Receipt {
 
 /// What is known of a request when its receipt is opened.
 #[derive(Clone, Debug)]
-pub struct Opening {
+pub struct Opening<'a> {
     /// See [`Receipt::request_id`].
     pub request_id: RequestId,
     /// When its head had arrived.
@@ -112,7 +112,7 @@ pub struct Opening {
     /// Its target, as received.
     pub target: Target,
     /// Its authority, lower case; `None`: it has none.
-    pub host: Option<Arc<str>>,
+    pub host: Option<&'a Arc<str>>,
     /// Its HTTP version.
     pub version: Version,
     /// The address of the client, after trusted proxies were believed.
@@ -260,14 +260,14 @@ pub enum Step {
 impl Receipt {
     /// Opens a receipt for a request whose head has just arrived.
     #[must_use]
-    pub fn of(opening: Opening) -> Receipt {
+    pub fn of(opening: Opening<'_>) -> Receipt {
         let Opening { request_id, started, method, target, host, version, client, listener, tls } = opening;
         Receipt {
             request_id,
             started,
             method,
             target,
-            host: host.unwrap_or_else(empty),
+            host: host.map_or_else(empty, Arc::clone),
             version,
             client,
             listener,
@@ -302,7 +302,7 @@ impl Receipt {
 
     /// Opens it for another request, in the memory that it has: a receipt is too large to be moved about for each. Nothing
     /// of the one before is left.
-    pub fn reopen(&mut self, opening: Opening) {
+    pub fn reopen(&mut self, opening: Opening<'_>) {
         let Opening { request_id, started, method, target, host, version, client, listener, tls } = opening;
         // Each field is named: one that is added is not forgotten here.
         let Receipt {
@@ -343,7 +343,11 @@ impl Receipt {
         } = self;
         (*own_id, *own_started, *own_version) = (request_id, started, version);
         (*own_client, *own_listener, *own_tls) = (client, listener, tls);
-        (*own_method, *own_target, *own_host) = (method, target, host.unwrap_or_else(empty));
+        (*own_method, *own_target) = (method, target);
+        // Mostly it is the same: then the count of its references, which all cores share, is left alone.
+        if !host.is_some_and(|host| Arc::ptr_eq(own_host, host)) {
+            *own_host = host.map_or_else(empty, Arc::clone);
+        }
         (*route, *tenant, *upstream, *endpoint, *fault) = (None, None, None, None, None);
         (*tries, *load, *sampled_out, *events_dropped) = (0, 0, false, 0);
         (*status, *refusal, *cache, *end) = (None, None, None, End::Open);
@@ -446,7 +450,7 @@ impl fmt::Display for RequestId {
 mod tests {
     use super::*;
 
-    fn opening() -> Opening {
+    fn opening() -> Opening<'static> {
         Opening {
             request_id: RequestId(1),
             started: Tick(2),
@@ -486,7 +490,7 @@ mod tests {
             end: End::Complete,
             fault: Some("f".into()),
             events_dropped: 1,
-            ..Receipt::of(Opening { host: Some("h".into()), ..opening() })
+            ..Receipt::of(Opening { host: Some(&"h".into()), ..opening() })
         };
         for events in [0, 1, EVENTS_MAX] {
             let mut receipt = used.clone();
@@ -495,6 +499,19 @@ mod tests {
             assert_eq!(format!("{receipt:?}"), format!("{:?}", Receipt::of(opening())));
             assert!(!receipt.events.spilled(), "nor the memory that it took");
         }
+    }
+
+    #[test]
+    fn one_that_is_opened_again_holds_the_host_that_it_had_once() {
+        let [one, other] = ["a", "b"].map(Arc::<str>::from);
+        let mut receipt = Receipt::of(opening());
+        for host in [&one, &one, &other, &one] {
+            receipt.reopen(Opening { host: Some(host), ..opening() });
+            assert!(Arc::ptr_eq(&receipt.host, host));
+        }
+        assert_eq!([&one, &other].map(Arc::strong_count), [2, 1]);
+        receipt.reopen(opening());
+        assert_eq!((&*receipt.host, Arc::strong_count(&one)), ("", 1));
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub struct Permit {
     route: Option<Arc<RouteState>>,
     /// Whether it counts as an exchange under way. Another node's does not: it is counted there.
     counted: bool,
+    /// Whether the plan that let it in sets no pace.
+    unpaced: bool,
 }
 
 /// Which way a tenant's bytes go.
@@ -435,15 +437,27 @@ impl Standby {
         if self.counted {
             enter(&self.tenant.account().in_flight, None).ok()?;
         }
-        Some(Permit { tenant: Arc::clone(&self.tenant), route: None, counted: self.counted })
+        Some(Permit::unasked(&self.tenant, self.counted))
     }
 }
 
 impl Permit {
+    /// One that asks no limits here.
+    fn unasked(tenant: &Arc<Tenant>, counted: bool) -> Permit {
+        Permit { tenant: Arc::clone(tenant), route: None, counted, unpaced: false }
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn tenant(&self) -> &Arc<Tenant> {
         &self.tenant
+    }
+
+    /// The pace of a body that begins now, in bytes per second. Where the plan that let the exchange in sets none, that stands:
+    /// the plan is not looked up again for each body.
+    #[must_use]
+    pub fn pace(&self, direction: Direction) -> Option<std::num::NonZeroU64> {
+        if self.unpaced { None } else { self.tenant.pace(direction) }
     }
 
     /// A further one, for what is done on behalf of this exchange and outlives it. It counts as an exchange under way and
@@ -452,21 +466,21 @@ impl Permit {
     pub fn on_behalf(&self) -> Option<Permit> {
         let account = self.tenant.account();
         enter(&account.in_flight, account.entitlement.load().plan.concurrency).ok()?;
-        Some(Permit { tenant: Arc::clone(&self.tenant), route: None, counted: true })
+        Some(Permit::unasked(&self.tenant, true))
     }
 
     /// One for what another node does on behalf of this tenant: that node has asked its limits, and counts it. To be made
     /// only of what such a node has said.
     #[must_use]
     pub fn of_peer(tenant: &Arc<Tenant>) -> Permit {
-        Permit { tenant: Arc::clone(tenant), route: None, counted: false }
+        Permit::unasked(tenant, false)
     }
 
     /// One for an attempt of a delivery: the tenant was limited when it was accepted, and its queue says how many are made at
     /// once. To be made only of what the store has accepted.
     #[must_use]
     pub fn of_delivery(tenant: &Arc<Tenant>) -> Permit {
-        Permit { tenant: Arc::clone(tenant), route: None, counted: false }
+        Permit::unasked(tenant, false)
     }
 
     /// The way to a further one later, when this one is over or in somebody else's hands.
@@ -475,25 +489,31 @@ impl Permit {
         Standby { tenant: Arc::clone(&self.tenant), counted: self.counted }
     }
 
-    /// Enters the tenant, then the route, then spends of all rates. `None`: the tenant was evicted meanwhile.
+    /// Enters the tenant, then the route, then spends of all rates. The tenant is moved: each exchange counts one reference.
+    ///
+    /// # Errors
+    /// The tenant was evicted meanwhile: this one is not counted, and nothing was spent.
     fn new(
-        tenant: &Arc<Tenant>,
+        tenant: Arc<Tenant>,
         limits: &RouteLimits,
         now: Tick,
-    ) -> Option<Result<(Permit, Option<Standing>), Refusal>> {
-        let account = tenant.account();
+    ) -> Result<Result<(Permit, Option<Standing>), Refusal>, Permit> {
+        let mut permit = Permit { tenant, route: None, counted: false, unpaced: false };
+        let account = permit.tenant.account();
         let held = account.entitlement.load();
         let verdict = match enter(&account.in_flight, held.plan.concurrency) {
-            Err(Closed::Gone) => return None,
+            Err(Closed::Gone) => return Err(permit),
             Err(Closed::Full) => Err(too_many_at_once("the plan")),
             Ok(()) => {
-                let mut permit = Permit { tenant: Arc::clone(tenant), route: None, counted: true };
-                permit.check(&held, limits, now).map(|standing| (permit, standing))
+                permit.counted = true;
+                permit.unpaced = held.plan.is_unpaced();
+                permit.check(&held, limits, now)
             }
         };
+        let account = permit.tenant.account();
         let count = if verdict.is_ok() { &account.admitted } else { &account.refused };
         count.fetch_add(1, Relaxed);
-        Some(verdict)
+        Ok(verdict.map(|standing| (permit, standing)))
     }
 
     fn check(

@@ -55,7 +55,7 @@ pub fn admit(
         started,
         method: head.method.clone(),
         target,
-        host: found.as_ref().ok().map(Arc::clone),
+        host: found.as_ref().ok(),
         version: head.version,
         client,
         listener: connection.listener,

@@ -89,7 +89,7 @@ impl Pattern {
             started,
             method: seen.method.clone(),
             target: seen.target.clone(),
-            host: Some(Arc::clone(&seen.host)),
+            host: Some(&seen.host),
             version: seen.version,
             client: seen.client,
             listener: seen.listener,
@@ -207,7 +207,7 @@ pub struct Open {
 impl Open {
     /// Opens a receipt that will be handed to `recorder`, in the memory of one that it has to spare.
     #[must_use]
-    pub fn new(opening: Opening, recorder: &Rc<dyn Recorder>) -> Open {
+    pub fn new(opening: Opening<'_>, recorder: &Rc<dyn Recorder>) -> Open {
         let receipt = match recorder.spare() {
             Some(mut spare) => {
                 spare.get_mut().reopen(opening);

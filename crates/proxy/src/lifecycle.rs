@@ -122,7 +122,7 @@ impl Proxy {
         let tenant = identify::identify(site, exchange, &self.entropy)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;
         self.guard.tenant(&tenant, &self.entropy)?;
-        let permitted = limit::limit(site, &tenant, &routed, exchange, &self.entropy, &self.policies)?;
+        let permitted = limit::limit(site, tenant, &routed, exchange, &self.entropy, &self.policies)?;
         exchange.fault = fault::draw(site, exchange, &routed, &permitted, &self.entropy);
         let instead = match &exchange.fault {
             None => None,

@@ -123,7 +123,7 @@ impl Policies {
 /// `limit.rate`, `limit.concurrency`.
 pub fn limit(
     site: &Site,
-    tenant: &Arc<Tenant>,
+    tenant: Arc<Tenant>,
     routed: &Routed<'_>,
     exchange: &Exchange,
     entropy: &Entropy,
@@ -136,7 +136,7 @@ pub fn limit(
         refusal
     })?;
     let told = standing.map(|standing| {
-        let policy = policies.of(tenant, routed.route);
+        let policy = policies.of(permit.tenant(), routed.route);
         let reset = standing.horizon();
         let Standing { name, remaining, .. } = standing;
         let left = rate_limit([Left { name: &name, remaining, reset }]);

@@ -40,8 +40,8 @@ impl Pace {
     /// The pace of a body, if the tenant's plan sets one for this direction.
     #[must_use]
     pub fn of(permit: &Permit, direction: Direction) -> Option<Box<Pace>> {
+        permit.pace(direction)?;
         let tenant = permit.tenant();
-        tenant.pace(direction)?;
         Some(Box::new(Pace { tenant: Arc::clone(tenant), direction, rest: Bytes::new(), due: None }))
     }
 

@@ -27,7 +27,7 @@ use tidegate_wire::settings::Protocol;
 
 use crate::answer::{AnswerBody, Held};
 use crate::caller::Caller;
-use crate::endpoint::{Busy, Endpoint};
+use crate::endpoint::{Busy, Endpoint, EndpointSet};
 use crate::gate::Slot;
 use crate::pick::{Ask, Local, Pick};
 use crate::pool::{Connection, Pooled};
@@ -63,7 +63,8 @@ impl Failed {
 /// A try that was answered.
 pub(crate) struct Answered {
     pub response: Response<AnswerBody>,
-    pub endpoint: Arc<Endpoint>,
+    /// Where: its key, and its address.
+    pub endpoint: (u64, SocketAddr),
     pub retry_after: Option<Duration>,
 }
 
@@ -154,7 +155,10 @@ impl Caller {
         began: Tick,
     ) -> Result<Answered, Failed> {
         let by = plan.by(began);
-        let (pick, busy, probe) = match self.choose(plan, tried, by, began) {
+        plan.local.refresh(plan.upstream);
+        // Held until the try has ended, and the endpoint with it: each endpoint's own count is one that all cores write.
+        let set = plan.local.endpoints();
+        let (pick, busy, probe) = match self.choose(plan, &set, tried, by, began) {
             Ok(chosen) => chosen,
             Err(refusal) => return Err(Failed::before_sending(refusal, false)),
         };
@@ -166,7 +170,7 @@ impl Caller {
             receipt.note(began, Step::Try { number, endpoint, because });
             number
         };
-        let endpoint = &pick.endpoint;
+        let endpoint = pick.endpoint;
         let trial = Try::new(endpoint, probe, began);
         let at_once = plan.local.door.at_once();
         let result =
@@ -183,17 +187,17 @@ impl Caller {
     }
 
     /// Picks an endpoint and begins a call there.
-    fn choose(
+    fn choose<'a>(
         &self,
-        plan: &Plan<'_>,
-        tried: &[u64],
+        plan: &'a Plan<'_>,
+        set: &'a EndpointSet,
+        tried: &'a [u64],
         by: Tick,
         now: Tick,
-    ) -> Result<(Pick, Busy, Option<breaker::Probe>), Refusal> {
-        plan.local.refresh(plan.upstream);
-        let (set, picker) = (plan.local.endpoints(), &plan.local.picker);
+    ) -> Result<(Pick<'a>, Busy, Option<breaker::Probe>), Refusal> {
+        let picker = &plan.local.picker;
         let (settings, key, tenant) = (plan.settings, plan.key, plan.shard);
-        let mut ask = Ask { settings, set: &set, tried, key, tenant, chance: 0, now };
+        let mut ask = Ask { settings, set, tried, key, tenant, chance: 0, now };
         if tried.is_empty()
             && let Some((addresses, _)) = picker.shard(&ask)
         {
@@ -296,7 +300,11 @@ impl Caller {
                         busy,
                     };
                     let response = AnswerBody::within(response, held, plan.settings.body_idle);
-                    return Ok(Answered { response, endpoint: Arc::clone(endpoint), retry_after: pause });
+                    return Ok(Answered {
+                        response,
+                        endpoint: (endpoint.id, endpoint.address),
+                        retry_after: pause,
+                    });
                 }
                 Err(error) if error.kind == SendErrorKind::Late => return Err(late(plan, &bounds)),
                 // The server closed an idle connection just then. That says nothing of the endpoint.

@@ -487,7 +487,7 @@ impl<'a> Tries<'a> {
         let mut receipt = plan.receipt.borrow_mut();
         receipt.upstream_time = spent + clock::now().since(began);
         if let Ok(answered) = &result {
-            receipt.endpoint = Some(answered.endpoint.address);
+            receipt.endpoint = Some(answered.endpoint.1);
         }
         drop(receipt);
         result
@@ -507,7 +507,7 @@ impl<'a> Tries<'a> {
         match (hindrance, result) {
             (None, Ok(answered)) => {
                 self.plan.receipt.borrow_mut().reached = true;
-                self.tried.push(answered.endpoint.id);
+                self.tried.push(answered.endpoint.0);
                 self.refill();
                 // Its connection is worth more than the few bytes that are left of a small answer.
                 drain(answered);

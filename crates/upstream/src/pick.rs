@@ -29,12 +29,12 @@ const FEW: usize = 4;
 const BELIEVED: Duration = Duration::from_millis(20);
 
 /// A picked endpoint, and why it was picked.
-pub(crate) struct Pick {
-    pub endpoint: Arc<Endpoint>,
+pub(crate) struct Pick<'a> {
+    pub endpoint: &'a Arc<Endpoint>,
     pub because: &'static str,
 }
 
-impl Pick {
+impl Pick<'_> {
     /// Whether it was picked though something speaks against it, because too few others are left.
     pub(crate) fn is_panic(&self) -> bool {
         self.because == PANIC
@@ -161,7 +161,7 @@ impl Scratch {
 
 impl Picker {
     /// Picks an endpoint.
-    pub(crate) fn pick(&self, ask: &Ask<'_>) -> Option<Pick> {
+    pub(crate) fn pick<'a>(&self, ask: &Ask<'a>) -> Option<Pick<'a>> {
         match &ask.settings.shard {
             None => self.of_all(ask),
             Some(shard) => self.of_shard(ask, *shard),
@@ -176,17 +176,17 @@ impl Picker {
         Some((Arc::clone(&shard.addresses), rest(ask.set, shard, ask.now)))
     }
 
-    fn of_all(&self, ask: &Ask<'_>) -> Option<Pick> {
+    fn of_all<'a>(&self, ask: &Ask<'a>) -> Option<Pick<'a>> {
         let Ask { settings, set, now, .. } = *ask;
         if let [endpoint] = set.endpoints.as_slice() {
             // The only one there is: an ejection would leave nothing.
             let because = if endpoint.is_usable(now) { name(&settings.balance) } else { PANIC };
-            return endpoint.is_enabled().then(|| Pick { endpoint: Arc::clone(endpoint), because });
+            return endpoint.is_enabled().then_some(Pick { endpoint, because });
         }
         if set.endpoints.len() > FEW
             && let Some(endpoint) = self.quick(ask)
         {
-            return Some(Pick { endpoint: Arc::clone(endpoint), because: name(&settings.balance) });
+            return Some(Pick { endpoint, because: name(&settings.balance) });
         }
         let panic = self.is_panic(settings, set, now);
         let scratch = &mut *self.scratch.borrow_mut();
@@ -196,7 +196,7 @@ impl Picker {
         self.chosen(ask, scratch, if panic { PANIC } else { name(&settings.balance) })
     }
 
-    fn of_shard(&self, ask: &Ask<'_>, settings: ShardSettings) -> Option<Pick> {
+    fn of_shard<'a>(&self, ask: &Ask<'a>, settings: ShardSettings) -> Option<Pick<'a>> {
         {
             let mut shards = self.shards.borrow_mut();
             let Shard { places, .. } = shards.find(ask.set, settings.size, ask.tenant);
@@ -217,10 +217,10 @@ impl Picker {
     }
 
     /// One of those gathered.
-    fn chosen(&self, ask: &Ask<'_>, scratch: &mut Scratch, because: &'static str) -> Option<Pick> {
+    fn chosen<'a>(&self, ask: &Ask<'a>, scratch: &mut Scratch, because: &'static str) -> Option<Pick<'a>> {
         let index = self.choose(ask, scratch)?;
         let endpoint = &ask.set.endpoints[scratch.eligible[index]];
-        Some(Pick { endpoint: Arc::clone(endpoint), because })
+        Some(Pick { endpoint, because })
     }
 
     /// Whether so few are usable that all must be used: ejecting more than the maximum share, or losing more than the

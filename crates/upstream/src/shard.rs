@@ -149,13 +149,13 @@ mod tests {
         UpstreamSettings { shard: Some(ShardSettings { size, when_down }), ..upstream("app") }
     }
 
-    fn pick(
+    fn pick<'a>(
         picker: &Picker,
-        settings: &UpstreamSettings,
-        set: &EndpointSet,
+        settings: &'a UpstreamSettings,
+        set: &'a EndpointSet,
         tenant: u64,
         chance: u64,
-    ) -> Option<Pick> {
+    ) -> Option<Pick<'a>> {
         let ask = Ask { settings, set, tried: &[], key: 0, tenant, chance: mix(chance), now: NOW };
         picker.pick(&ask)
     }

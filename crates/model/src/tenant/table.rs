@@ -239,19 +239,18 @@ impl Tenants {
     /// `limit.rate` with the time to come back, or `limit.concurrency`.
     pub fn admit(
         &self,
-        tenant: &Arc<Tenant>,
+        mut tenant: Arc<Tenant>,
         route: &RouteLimits,
         now: Tick,
     ) -> Result<(Permit, Option<Standing>), Refusal> {
-        if let Some(verdict) = Permit::new(tenant, route, now) {
-            return verdict;
-        }
         loop {
+            let evicted = match Permit::new(tenant, route, now) {
+                Ok(verdict) => return verdict,
+                Err(uncounted) => uncounted,
+            };
             // It was evicted, or is just being looked at: whoever does that holds the lock.
-            let again = self.add(&tenant.id, &tenant.plan(), tenant.claimed, now);
-            if let Some(verdict) = Permit::new(&again, route, now) {
-                return verdict;
-            }
+            let evicted = evicted.tenant();
+            tenant = self.add(&evicted.id, &evicted.plan(), evicted.claimed, now);
         }
     }
 }

@@ -33,7 +33,7 @@ fn check(
     asked: usize,
     now: Tick,
 ) -> usize {
-    (0..asked).filter(|_| tenants.admit(&tenants.find_or_add(id, plan, now), route, now).is_ok()).count()
+    (0..asked).filter(|_| tenants.admit(tenants.find_or_add(id, plan, now), route, now).is_ok()).count()
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn refuses_when_burst_is_spent_and_others_are_untouched() {
     let (tenants, plan) = (Tenants::new(10), plan(5, 5, None));
     assert_eq!(check(&tenants, "greedy", &plan, &no_limits(), 50, Tick(1)), 5);
     assert_eq!(check(&tenants, "calm", &plan, &no_limits(), 3, Tick(1)), 3);
-    let refusal = tenants.admit(&tenants.find("greedy").unwrap(), &no_limits(), Tick(1)).unwrap_err();
+    let refusal = tenants.admit(tenants.find("greedy").unwrap(), &no_limits(), Tick(1)).unwrap_err();
     assert_eq!((refusal.kind.code, refusal.retry_after), ("limit.rate", Some(SECOND / 5)));
 }
 
@@ -56,12 +56,12 @@ fn a_request_refused_by_the_route_spends_nothing_of_the_plan() {
 fn holds_concurrency_until_the_permit_is_dropped() {
     let (tenants, plan) = (Tenants::new(10), plan(100, 100, Some(2)));
     let tenant = tenants.find_or_add("a", &plan, Tick(1));
-    let first = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
-    let _second = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
-    let refusal = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap_err();
+    let first = tenants.admit(tenant.clone(), &no_limits(), Tick(1)).unwrap();
+    let _second = tenants.admit(tenant.clone(), &no_limits(), Tick(1)).unwrap();
+    let refusal = tenants.admit(tenant.clone(), &no_limits(), Tick(1)).unwrap_err();
     assert_eq!(refusal.kind.code, "limit.concurrency");
     drop(first);
-    assert!(tenants.admit(&tenant, &no_limits(), Tick(1)).is_ok());
+    assert!(tenants.admit(tenant.clone(), &no_limits(), Tick(1)).is_ok());
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_flood_of_unlisted_tenants_neither_grows_the_table_nor_refills_anybody() {
 fn a_tenant_with_something_in_flight_stays() {
     let (tenants, plan) = (Tenants::new(1), plan(1, 1, None));
     let tenant = tenants.find_or_add("held", &plan, Tick(1));
-    let permit = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
+    let permit = tenants.admit(tenant.clone(), &no_limits(), Tick(1)).unwrap();
     let later = Tick(1).after(SECOND * 5);
     let other = tenants.find_or_add("other", &plan, later);
     assert_eq!((&**other.id(), other.is_overflow()), ("other", true), "it keeps its id");
@@ -105,9 +105,28 @@ fn whoever_holds_an_evicted_tenant_is_admitted_as_the_one_in_the_table() {
     let evicted = tenants.find_or_add("a", &plan, Tick(1));
     let _other = tenants.find_or_add("b", &plan, Tick(1));
     let later = Tick(1).after(SECOND * 5);
-    let (permit, _) = tenants.admit(&evicted, &no_limits(), later).unwrap();
+    let (permit, _) = tenants.admit(evicted.clone(), &no_limits(), later).unwrap();
     assert!(!Arc::ptr_eq(permit.tenant(), &evicted));
-    assert!(tenants.admit(&evicted, &no_limits(), later).is_err(), "the table's own limit counts");
+    assert!(tenants.admit(evicted.clone(), &no_limits(), later).is_err(), "the table's own limit counts");
+}
+
+#[test]
+fn a_plan_without_a_pace_stands_for_what_it_let_in() {
+    let tenants = Tenants::new(10);
+    let (id, free) = (Arc::from("a"), plan(9, 9, None));
+    let paced = Arc::new(Plan { response_bytes_per_second: std::num::NonZeroU64::new(7), ..(*free).clone() });
+    let permit = || tenants.admit(tenants.find("a").unwrap(), &no_limits(), Tick(1)).unwrap().0;
+    let pace = |permit: &Permit| {
+        [Direction::Request, Direction::Response].map(|way| permit.pace(way).map(u64::from))
+    };
+    tenants.apply([(&id, &free)], None);
+    let before = permit();
+    tenants.apply([(&id, &paced)], None);
+    let after = permit();
+    assert_eq!([pace(&before), pace(&after)], [[None, None], [None, Some(7)]]);
+    assert_eq!(pace(&before.on_behalf().unwrap()), [None, Some(7)], "what begins later asks again");
+    tenants.apply([(&id, &free)], None);
+    assert_eq!(pace(&after), [None, None], "a pace that is taken away is");
 }
 
 #[test]
@@ -218,7 +237,7 @@ fn no_exchange_is_told_twice_or_lost_when_tenants_leave() {
 #[test]
 fn invented_names_never_crowd_out_those_that_are_vouched_for() {
     let (tenants, plan) = (Tenants::new(8), plan(1, 1, None));
-    let spend = |tenant: &Arc<Tenant>| tenants.admit(tenant, &no_limits(), Tick(1)).is_ok();
+    let spend = |tenant: &Arc<Tenant>| tenants.admit(tenant.clone(), &no_limits(), Tick(1)).is_ok();
     let claimed: Vec<bool> = (0..20)
         .map(|n| tenants.find_or_add_claimed(&format!("c{n}"), &plan, Tick(1)))
         .map(|tenant| spend(&tenant) && !tenant.is_overflow())
@@ -232,15 +251,15 @@ fn invented_names_never_crowd_out_those_that_are_vouched_for() {
 fn those_without_room_keep_their_ids_and_share_their_limits() {
     let (tenants, plan) = (Tenants::new(1), plan(2, 2, Some(1)));
     let held = tenants.find_or_add("held", &plan, Tick(1));
-    let _held = tenants.admit(&held, &no_limits(), Tick(1)).unwrap();
+    let _held = tenants.admit(held.clone(), &no_limits(), Tick(1)).unwrap();
     let [one, two] = ["one", "two"].map(|id| tenants.find_or_add(id, &plan, Tick(1)));
-    let (permit, _) = tenants.admit(&one, &no_limits(), Tick(1)).unwrap();
+    let (permit, _) = tenants.admit(one.clone(), &no_limits(), Tick(1)).unwrap();
     assert_eq!(&**permit.tenant().id(), "one");
-    let refusal = tenants.admit(&two, &no_limits(), Tick(1)).unwrap_err();
+    let refusal = tenants.admit(two.clone(), &no_limits(), Tick(1)).unwrap_err();
     assert_eq!(refusal.kind.code, "limit.concurrency");
     drop(permit);
-    assert!(tenants.admit(&two, &no_limits(), Tick(1)).is_ok());
-    assert!(tenants.admit(&one, &no_limits(), Tick(1)).is_err(), "both share two requests");
+    assert!(tenants.admit(two.clone(), &no_limits(), Tick(1)).is_ok());
+    assert!(tenants.admit(one.clone(), &no_limits(), Tick(1)).is_err(), "both share two requests");
     let mut shared = Vec::new();
     tenants.each(|tenant| shared.push((tenant.id().to_string(), tenant.counts())));
     assert!(shared.contains(&(OVERFLOW.to_owned(), (2, 2))), "{shared:?}");
@@ -256,7 +275,7 @@ fn an_exchange_refused_by_one_limit_takes_nothing_of_another_one() {
         let refused = scope.spawn(|| check(&tenants, "a", &plan, &route, 20_000, Tick(1)));
         // Nine are left of the plan, whatever the route refuses meanwhile.
         for _ in 0..9 {
-            assert!(tenants.admit(&tenant, &no_limits(), Tick(1)).is_ok());
+            assert!(tenants.admit(tenant.clone(), &no_limits(), Tick(1)).is_ok());
         }
         assert_eq!(refused.join().unwrap(), 0);
     });
@@ -266,13 +285,13 @@ fn an_exchange_refused_by_one_limit_takes_nothing_of_another_one() {
 fn exchanges_refused_for_concurrency_take_nobodys_place() {
     let (tenants, plan) = (Tenants::new(10), plan(1_000_000, 1_000_000, Some(2)));
     let tenant = tenants.find_or_add("a", &plan, Tick(1));
-    let _held = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
+    let _held = tenants.admit(tenant.clone(), &no_limits(), Tick(1)).unwrap();
     let most = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..5_000 {
-                    let permit = tenants.admit(&tenant, &no_limits(), Tick(1));
+                    let permit = tenants.admit(tenant.clone(), &no_limits(), Tick(1));
                     most.fetch_max(u64::from(tenant.in_flight()), Relaxed);
                     drop(permit);
                 }
@@ -289,10 +308,10 @@ fn tells_the_limit_that_refuses_for_longest() {
     both.rates.push(Rate { name: Arc::from("hourly"), limit: 3, window: 3600 * SECOND, burst: 2 });
     let both = Arc::new(both);
     let tenant = tenants.find_or_add("a", &both, Tick(1));
-    let (_, standing) = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap();
+    let (_, standing) = tenants.admit(tenant.clone(), &no_limits(), Tick(1)).unwrap();
     assert_eq!(standing.map(|one| (one.name.to_string(), one.remaining)), Some(("r".to_owned(), 1)));
-    assert!(tenants.admit(&tenant, &no_limits(), Tick(1)).is_ok());
-    let refusal = tenants.admit(&tenant, &no_limits(), Tick(1)).unwrap_err();
+    assert!(tenants.admit(tenant.clone(), &no_limits(), Tick(1)).is_ok());
+    let refusal = tenants.admit(tenant.clone(), &no_limits(), Tick(1)).unwrap_err();
     assert_eq!(refusal.retry_after, Some(1200 * SECOND));
     assert_eq!(&*refusal.violated.as_ref().unwrap().name, "hourly");
 }
@@ -367,7 +386,7 @@ proptest::proptest! {
                 false => tenants.find_or_add(&name, &plan, now),
             };
             proptest::prop_assert_eq!(&**tenant.id(), name.as_str());
-            let passed = tenants.admit(&tenant, &no_limits(), now).is_ok();
+            let passed = tenants.admit(tenant.clone(), &no_limits(), now).is_ok();
             if !tenant.is_overflow() {
                 let word = own.entry(id).or_default();
                 let expected = matches!(word.take(&plan.rates[0], now), Verdict::Passed { .. });

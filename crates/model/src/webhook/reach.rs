@@ -163,7 +163,11 @@ impl Reach {
         }
         let authority =
             if port == if tls { 443 } else { 80 } { given.to_string() } else { format!("{given}:{port}") };
-        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let path = match uri.path_and_query().map_or("/", |path| path.as_str()) {
+            rooted if rooted.starts_with('/') => rooted.to_owned(),
+            // A query behind the host alone.
+            query => format!("/{query}"),
+        };
         Ok(Place { tls, host: bare.to_owned(), port, authority, path })
     }
 
@@ -334,6 +338,7 @@ mod tests {
         check("https://a.example:443", made(true, "a.example", 443, "a.example", "/"));
         check("http://a.example:8080/", made(false, "a.example", 8080, "a.example:8080", "/"));
         check("https://10.0.0.1/x", made(true, "10.0.0.1", 443, "10.0.0.1", "/x"));
+        check("https://a.example?x=1", made(true, "a.example", 443, "a.example", "/?x=1"));
         check(
             "https://[2606:4700::1111]:8443/",
             made(true, "2606:4700::1111", 8443, "[2606:4700::1111]:8443", "/"),

@@ -486,7 +486,7 @@ mod tests {
         for (id, count) in sent {
             for _ in 0..*count {
                 let tenant = tenants.find_or_add(id, &plan, Tick(1));
-                assert!(tenants.admit(&tenant, &route, Tick(1)).is_ok());
+                assert!(tenants.admit(tenant.clone(), &route, Tick(1)).is_ok());
             }
         }
         let top =

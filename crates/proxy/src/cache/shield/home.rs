@@ -262,7 +262,7 @@ fn opened(proxy: &Proxy, ask: Ask, connection: &Connection) -> Box<Exchange> {
         started,
         method: head.method.clone(),
         target: Target::from(&head.uri),
-        host: Some(Arc::clone(&host)),
+        host: Some(&host),
         version,
         client,
         listener: connection.listener,
