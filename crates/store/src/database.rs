@@ -138,7 +138,7 @@ pub enum OpenError {
 /// A database that is open, and the lock on its directory.
 pub(crate) struct Database {
     pub(crate) connection: Connection,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Database {
@@ -165,8 +165,19 @@ impl Database {
     }
 }
 
+/// The lock on a directory. It is let go by name: a process that is just being started holds a copy of each descriptor until
+/// it runs its own program, and would hold a lock that only its closing ends.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Where that fails, closing it does the same a little later.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Makes the directory where there is none, and takes the lock on it.
-fn take(path: &Path) -> Result<File, OpenError> {
+fn take(path: &Path) -> Result<Lock, OpenError> {
     let unusable = |source| OpenError::Directory { path: path.to_owned(), source };
     // What is kept may be anything that an application answers: nobody else's business.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
@@ -186,7 +197,7 @@ fn take(path: &Path) -> Result<File, OpenError> {
     for directory in [path, above] {
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)?;
     }
-    Ok(lock)
+    Ok(Lock(lock))
 }
 
 /// Why a database is not opened.

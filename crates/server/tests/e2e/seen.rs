@@ -194,8 +194,10 @@ fn what_is_scraped_is_what_is_documented() {
     let nodes = "nodes = [\"127.0.0.1:7400\"]\nself = \"127.0.0.1:7400\"";
     let secret = "secret = \"0123456789abcdef0123456789abcdef\"";
     let cluster = format!("[cluster]\nlisten = \"127.0.0.1:0\"\n{nodes}\n{secret}\n");
-    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}"));
+    let queue = "[queue.kept]\npull = true\n[[route]]\nname = \"later\"\npath = \"/later\"\nupstream = \"app\"\ndefer = \"always\"\nqueue = \"kept\"\n";
+    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}"));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
+    assert_eq!(ask(gate.address, "GET /later", "").status, 202);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);
     let keyed = "Idempotency-Key: k\r\nContent-Length: 0\r\n";
     assert_eq!(ask(gate.address, "POST /", keyed).status, 200);
