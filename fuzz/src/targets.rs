@@ -16,6 +16,8 @@ use tidegate_model::files::coding::acceptable;
 use tidegate_model::files::name::Name;
 use tidegate_model::headers::Seen;
 use tidegate_model::idempotency::{KEY_BYTES_MAX, Key};
+use tidegate_model::webhook::incoming::{ID_BYTES_MAX, Scheme, Source};
+use tidegate_model::webhook::reach::{Reach, special};
 use tidegate_model::{deadline, host, path};
 use tidegate_proxy::settings::{JwtKeys, JwtSettings};
 use tidegate_proxy::{Entropy, Verifier, Verifiers, trace};
@@ -433,6 +435,62 @@ pub fn idempotency_key(bytes: &[u8]) {
     assert!(text.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{text:?}");
     let quoted = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     assert_eq!(Key::parse(quoted.as_bytes()), Ok(key), "{quoted}");
+}
+
+/// A destination's URL leads where its parts say, to a host that is a name or a public address; and means the same when what it
+/// leads to is written as a URL again.
+pub fn webhook_url(bytes: &[u8]) {
+    let Ok(url) = std::str::from_utf8(bytes) else { return };
+    let reach = Reach { plaintext: true, ..Reach::default() };
+    let Ok(place) = reach.place(url) else { return };
+    assert!(!place.authority.contains('@') && place.path.starts_with('/'), "{place:?}");
+    assert!(place.port == 80 || place.port == 443 || place.port >= 1024, "{place:?}");
+    match place.host.parse::<IpAddr>() {
+        Ok(address) => assert!(special(address).is_none(), "{address} is not public"),
+        Err(_) => {
+            let last = place.host.rsplit('.').next().unwrap_or_default();
+            assert!(
+                !last.bytes().all(|byte| byte.is_ascii_digit()),
+                "{} may be taken for an address",
+                place.host
+            );
+        }
+    }
+    HeaderValue::from_str(&place.authority).expect("it is a value of Host");
+    let scheme = if place.tls { "https" } else { "http" };
+    let again = reach.place(&format!("{scheme}://{}{}", place.authority, place.path));
+    assert_eq!(again.as_ref(), Ok(&place), "{url:?}");
+}
+
+/// The signature of somebody else's webhook is taken or refused, and never taken of who has no key. The first line of the input is the
+/// scheme, those up to an empty one are fields, the rest is the body.
+pub fn webhook_signature(bytes: &[u8]) {
+    const NOW: u64 = 1_000;
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
+    let mut lines = head.lines();
+    let (scheme, secret) = match lines.next() {
+        Some("standard") => (Scheme::Standard, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        Some("stripe") => (Scheme::Stripe, "a secret"),
+        Some("github") => (Scheme::Github, "a secret"),
+        _ => (Scheme::Slack, "a secret"),
+    };
+    let mut fields = Fields::default();
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+        {
+            fields.append(&name, &value);
+        }
+    }
+    let verify = |secret: &str, body: &[u8]| {
+        Source::new(scheme, &[secret], 300).expect("it is a secret").verify(&fields, body, NOW)
+    };
+    let other = if scheme == Scheme::Standard { "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA" } else { "another" };
+    assert!(verify(other, body.as_bytes()).is_err(), "nobody has signed with this one");
+    let Ok(genuine) = verify(secret, body.as_bytes()) else { return };
+    assert!(!genuine.id.is_empty() && genuine.id.len() <= ID_BYTES_MAX, "{genuine:?}");
+    HeaderValue::from_str(&genuine.id).expect("an id is a value");
+    assert!(verify(secret, &[body.as_bytes(), b" "].concat()).is_err(), "another body is not signed");
 }
 
 /// A deadline is bounded, and what is told on is never later.

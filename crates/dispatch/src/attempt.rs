@@ -36,6 +36,7 @@ use tidegate_wire::client::Hearing;
 use tidegate_wire::clock;
 
 use crate::chance::Chance;
+use crate::scheduler::Bounds;
 use crate::settings::QueueSettings;
 use crate::webhook::{self, Slot, Teller};
 
@@ -76,6 +77,21 @@ pub struct Maker {
     pub teller: Teller,
     retry: RetrySettings,
     degrade: Degrade,
+    #[cfg(test)]
+    pub played: Option<Played>,
+}
+
+/// An attempt that is under way.
+#[cfg(test)]
+pub type Making = Pin<Box<dyn Future<Output = Made>>>;
+
+/// What a simulation plays.
+#[cfg(test)]
+pub struct Played {
+    /// Answers in the place of the application.
+    pub answer: Box<dyn Fn(&Ready) -> Making>,
+    /// What the scheduler holds in memory.
+    pub bounds: Bounds,
 }
 
 impl Maker {
@@ -91,7 +107,25 @@ impl Maker {
             body_bytes: 0,
             hedge: None,
         };
-        Maker { caller, record, chance, teller: Teller::new(webhooks), retry, degrade: Degrade::default() }
+        Maker {
+            caller,
+            record,
+            chance,
+            teller: Teller::new(webhooks),
+            retry,
+            degrade: Degrade::default(),
+            #[cfg(test)]
+            played: None,
+        }
+    }
+
+    /// What the scheduler holds in memory.
+    pub fn bounds(&self) -> Bounds {
+        #[cfg(test)]
+        if let Some(played) = &self.played {
+            return played.bounds;
+        }
+        Bounds::default()
     }
 
     /// Makes one attempt.
@@ -103,6 +137,10 @@ impl Maker {
         delivery: &Ready,
         request: &delivery::Request,
     ) -> Made {
+        #[cfg(test)]
+        if let Some(played) = &self.played {
+            return (played.answer)(delivery).await;
+        }
         let (began, number) = (clock::now(), delivery.attempts + 1);
         let id = RequestId(self.chance.wide());
         let receipt = Box::new(RefCell::new(self.receipt(id, Some(upstream), settings, delivery, request)));
@@ -136,7 +174,7 @@ impl Maker {
                     Err(_) => failed("the upstream did not answer whole in time"),
                 }
             }
-            Err(refusal) => refused(&refusal, &receipt),
+            Err(refusal) => refused(&refusal, upstream.is_in_doubt(), &receipt),
         };
         self.settle(receipt, made)
     }
@@ -233,7 +271,10 @@ fn unmakeable() -> Made {
 }
 
 /// What a refusal of the call means: whether anything was sent, and whether it is the upstream that is not to be had.
-fn refused(refusal: &Refusal, receipt: &RefCell<Receipt>) -> Made {
+///
+/// A call that found nobody, and by which the upstream's breaker opened or stays open, was made to see whether it is back: it costs no
+/// attempt. Else the probes of a long outage would spend those of whoever is next, one delivery after the other.
+fn refused(refusal: &Refusal, in_doubt: bool, receipt: &RefCell<Receipt>) -> Made {
     const PAUSE: Duration = Duration::from_millis(500);
     const PAUSE_MAX: Duration = Duration::from_secs(30);
     let kinds = [
@@ -250,7 +291,9 @@ fn refused(refusal: &Refusal, receipt: &RefCell<Receipt>) -> Made {
     open.note(clock::latest(), Step::Refused(refusal.kind.code, refusal.detail.clone()));
     let why: Arc<str> = format!("{}: {}", refusal.kind.code, refusal.detail).into();
     let mut made = Made { why: Some(why), ..failed("") };
-    if kinds.iter().any(|kind| kind.code == refusal.kind.code) {
+    let nobody = [&refusal::UPSTREAM_CONNECT, &refusal::UPSTREAM_CONNECT_TIMEOUT];
+    let is_one_of = |kinds: &[&refusal::Kind]| kinds.iter().any(|kind| kind.code == refusal.kind.code);
+    if is_one_of(&kinds) || (in_doubt && is_one_of(&nobody)) {
         let wait = refusal.retry_after.unwrap_or(PAUSE).clamp(Duration::from_millis(10), PAUSE_MAX);
         made.outcome = Outcome::Unsent(Some(wait));
         // The endpoints of one tenant are down: others' are not.

@@ -1,8 +1,11 @@
-//! The handle of the engine: what the rest of the process asks of deliveries. It may be used from any thread.
+//! The handle of the engines: what the rest of the process asks of deliveries. It may be used from any thread. Which shard's
+//! engine is asked, and what becomes of several answers, is in `routes`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,22 +15,25 @@ use parking_lot::Mutex;
 use tidegate_model::delivery::{Id, Ms, Request, Seq, Token};
 use tidegate_model::plan::Plan;
 use tidegate_model::tenant::Tenants;
-use tidegate_store::deliveries::{Appended, Kept, Pause, Promise, TOGETHER_MAX};
+use tidegate_store::deliveries::{Appended, Kept, Leader, Pause, Promise, Roll, TOGETHER_MAX, Who, fresh_id};
 use tidegate_store::{Store, Unavailable};
 use tidegate_upstream::{Caller, Upstreams};
-use tidegate_wire::clock;
+use tidegate_wire::{clock, task};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::attempt::{Maker, Record};
 use crate::chance::Chance;
-use crate::engine::{Engine, wall};
+use crate::engine::{Board, Seat, wall};
 use crate::offer::{Offer, Unacceptable};
+use crate::rota::Shards;
 use crate::settings::QueueSettings;
 use crate::time::Clock;
 use crate::webhook::Slot;
 
-/// Orders that wait for the engine.
+mod routes;
+
+/// Orders that wait for an engine.
 const ORDERS_MAX: usize = 4_096;
 /// Upper bounds of the classes that attempts are counted in, in milliseconds.
 pub const TOOK_MS: [Ms; 12] = [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000];
@@ -57,6 +63,11 @@ pub(crate) struct Shared {
     clock: Mutex<Clock>,
     counts: Mutex<HashMap<Arc<str>, Counts>>,
     queues: ArcSwap<BTreeMap<Arc<str>, Arc<QueueSettings>>>,
+    /// The number of the epoch by which this process has a shard; 0: it has not.
+    epochs: Box<[AtomicU64]>,
+    /// Who has which, as it was seen last.
+    roll: Mutex<Option<Arc<Roll>>>,
+    draining: AtomicBool,
 }
 
 /// What a queue has done since the process began, and does.
@@ -64,8 +75,10 @@ pub(crate) struct Shared {
 pub struct Counts {
     /// Attempts, or leases, under way.
     pub under_way: u32,
-    /// It is parked for so long; zero: an attempt finds out whether its upstream is back.
+    /// It is parked for so long; zero: an attempt finds out whether its upstream is back. Of several shards: the longest.
     pub parked: Option<Duration>,
+    /// The same of each shard.
+    of_shards: Vec<(u16, u32, Option<Duration>)>,
     /// Attempts by what they came to, in the order of [`OUTCOMES`].
     pub outcomes: [u64; OUTCOMES.len()],
     /// Attempts by how long they took: [`TOOK_MS`]; the last class: longer.
@@ -75,9 +88,49 @@ pub struct Counts {
 }
 
 impl Shared {
+    fn begin(shards: u16) -> Shared {
+        Shared {
+            clock: Mutex::new(Clock::new(wall(), clock::now())),
+            counts: Mutex::default(),
+            queues: ArcSwap::default(),
+            epochs: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            roll: Mutex::default(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// This process has a shard from now on, by an epoch of this number; 0: it has it no more.
+    pub fn leads(&self, shard: u16, number: u64) {
+        if let Some(held) = self.epochs.get(usize::from(shard)) {
+            held.store(number, Relaxed);
+        }
+    }
+
+    /// The shards that this process has.
+    fn led(&self) -> Shards {
+        let numbers = self.epochs.iter().enumerate();
+        let led = numbers.filter(|(_, number)| number.load(Relaxed) != 0).map(|(shard, _)| 1 << shard);
+        Shards(led.fold(0, |all, shard: u64| all | shard))
+    }
+
+    /// Who has which shard was looked up.
+    pub fn put(&self, roll: Roll) {
+        *self.roll.lock() = Some(Arc::new(roll));
+    }
+
+    /// Whether nothing more is to be begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
     /// The time, for deliveries.
     pub fn now(&self) -> Ms {
         self.clock.lock().tell(wall(), clock::now())
+    }
+
+    /// It is this late already.
+    pub fn reach(&self, time: Ms) {
+        self.clock.lock().reach(time);
     }
 
     pub fn count(&self, queue: &Arc<str>, outcome: &str, took: Ms) {
@@ -93,8 +146,10 @@ impl Shared {
         }
     }
 
+    /// What is under way of a shard's queues, and whether they are parked.
     pub fn tell<'a>(
         &self,
+        shard: u16,
         queues: impl Iterator<Item = &'a Arc<str>>,
         look: impl Fn(&Arc<str>) -> (u32, Option<Duration>),
     ) {
@@ -104,8 +159,10 @@ impl Shared {
             if !counts.contains_key(name) {
                 counts.insert(Arc::clone(name), Counts::default());
             }
-            if let Some(held) = counts.get_mut(name) {
-                (held.under_way, held.parked) = (under_way, parked);
+            let Some(held) = counts.get_mut(name) else { continue };
+            match held.of_shards.iter_mut().find(|(of, ..)| *of == shard) {
+                Some(of) => *of = (shard, under_way, parked),
+                None => held.of_shards.push((shard, under_way, parked)),
             }
         }
     }
@@ -122,7 +179,12 @@ pub(crate) enum Order {
     Claim(WaitingClaim),
     End(Vec<Ending>, Answers),
     Extend(Vec<Extension>, Answers),
+    /// Of a claim that nobody waits for any more.
+    Return(Vec<Grip>),
     Drain,
+    /// A fault in the engine.
+    #[cfg(test)]
+    Panic,
 }
 
 pub(crate) struct WaitingClaim {
@@ -154,6 +216,9 @@ pub enum ClaimError {
     /// Too many wait already, or the engine has ended.
     #[error("too many wait for deliveries already")]
     Busy,
+    /// Another node has the shards that they are in.
+    #[error("another node makes these deliveries")]
+    Elsewhere,
 }
 
 /// What a delivery is held by: written `SEQ-TOKEN`.
@@ -247,7 +312,10 @@ pub enum Held {
 pub struct Dispatcher {
     store: Arc<Store>,
     shared: Arc<Shared>,
-    orders: mpsc::Sender<Order>,
+    /// To each shard's seat.
+    orders: Box<[mpsc::Sender<Order>]>,
+    /// Where the next claim of several shards begins.
+    turn: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -258,12 +326,9 @@ impl Dispatcher {
     /// If the system starts no thread.
     #[must_use]
     pub fn start(parts: Parts, recorder: impl FnOnce() -> Record + Send + 'static) -> Arc<Dispatcher> {
-        let (orders, waiting) = mpsc::channel(ORDERS_MAX);
-        let shared = Arc::new(Shared {
-            clock: Mutex::new(Clock::new(wall(), clock::now())),
-            counts: Mutex::default(),
-            queues: ArcSwap::default(),
-        });
+        let shards = parts.store.shards();
+        let (orders, waiting): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(ORDERS_MAX)).unzip();
+        let shared = Arc::new(Shared::begin(shards));
         let (store, own) = (Arc::clone(&parts.store), Arc::clone(&shared));
         let run = move || {
             let runtime = Builder::new_current_thread()
@@ -275,22 +340,54 @@ impl Dispatcher {
                 caller.sweep();
                 let maker =
                     Maker::new(caller, recorder(), Chance::seeded(!parts.seed), Arc::clone(&parts.webhooks));
-                Engine::run(parts, own, maker, waiting).await;
+                make(parts, own, maker, waiting).await;
             });
         };
         let thread = std::thread::Builder::new().name("dispatch".to_owned()).spawn(run);
-        let thread = thread.expect("a thread can be started");
-        Arc::new(Dispatcher { store, shared, orders, thread: Mutex::new(Some(thread)) })
+        let thread = Mutex::new(Some(thread.expect("a thread can be started")));
+        Arc::new(Dispatcher { store, shared, orders: orders.into(), turn: AtomicU64::new(0), thread })
+    }
+
+    /// The handle, and the engine for whoever runs it.
+    #[cfg(test)]
+    pub(crate) fn by_hand(parts: Parts, maker: Maker) -> (Arc<Dispatcher>, impl Future<Output = ()>) {
+        let (orders, waiting) = mpsc::channel(ORDERS_MAX);
+        let shared = Arc::new(Shared::begin(1));
+        let seat = Seat::new(&Rc::new(parts), &shared, &Rc::new(maker), &Board::new(1, false), 0);
+        let store = Arc::clone(&seat.parts.store);
+        let orders = Box::new([orders]);
+        let dispatcher =
+            Dispatcher { store, shared, orders, turn: AtomicU64::new(0), thread: Mutex::default() };
+        (Arc::new(dispatcher), seat.run(waiting))
+    }
+
+    /// Has the engines panic.
+    #[cfg(test)]
+    pub(crate) async fn panic(&self) {
+        self.order_all(|| Order::Panic).await;
+    }
+
+    /// Tells an engine that is run by hand to end.
+    #[cfg(test)]
+    pub(crate) async fn drain_by_hand(&self) {
+        self.order_all(|| Order::Drain).await;
     }
 
     /// Makes these the queues. What was accepted for one that is gone is kept.
     pub fn configure(&self, queues: Vec<QueueSettings>) {
         let queues: BTreeMap<Arc<str>, Arc<QueueSettings>> =
             queues.into_iter().map(|queue| (Arc::clone(&queue.name), Arc::new(queue))).collect();
-        let all = queues.values().cloned().collect();
+        let all: Vec<Arc<QueueSettings>> = queues.values().cloned().collect();
         self.shared.queues.store(Arc::new(queues));
-        if self.orders.try_send(Order::Configure(all)).is_err() {
-            tracing::error!("the engine of deliveries took no configuration");
+        let shards = self.store.shards();
+        for (shard, orders) in (0..).zip(&*self.orders) {
+            let parts = match shards {
+                1 => all.clone(),
+                _ => all.iter().map(|queue| Arc::new(queue.of_shard(shard, shards))).collect(),
+            };
+            if orders.try_send(Order::Configure(parts)).is_err() {
+                tracing::error!(shard, "the engine of deliveries took no configuration");
+            }
         }
     }
 
@@ -335,7 +432,7 @@ impl Dispatcher {
         let mut told = Vec::with_capacity(offers.len());
         let mut promises: Vec<(usize, Promise)> = Vec::new();
         for (place, offer) in offers.into_iter().enumerate() {
-            match fresh_id().map(|id| settings.promise(offer, id, now)) {
+            match fresh_id().ok_or(Unavailable::Failing).map(|id| settings.promise(offer, id, now)) {
                 Ok(Ok(promise)) => {
                     promises.push((place, promise));
                     told.push(Ok(Appended::Full));
@@ -361,7 +458,7 @@ impl Dispatcher {
     pub async fn pause(&self, pause: Pause) -> Result<bool, Unavailable> {
         let done = self.store.pause(pause.clone(), self.now()).await?;
         if done {
-            self.order(Order::Pause(pause)).await;
+            self.order_all(|| Order::Pause(pause.clone())).await;
         }
         Ok(done)
     }
@@ -372,43 +469,39 @@ impl Dispatcher {
     /// [`Unavailable`].
     pub async fn resume(&self, pause: Pause) -> Result<(), Unavailable> {
         self.store.resume(pause.clone(), self.now()).await?;
-        self.order(Order::Resume(pause)).await;
+        self.order_all(|| Order::Resume(pause.clone())).await;
         Ok(())
-    }
-
-    /// Waits for deliveries, and takes them. Dropped before, it takes none.
-    ///
-    /// # Errors
-    /// [`ClaimError`].
-    pub async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>, ClaimError> {
-        let (told, answer) = oneshot::channel();
-        self.orders.try_send(Order::Claim(WaitingClaim { claim, told })).map_err(|_| ClaimError::Busy)?;
-        answer.await.unwrap_or(Err(ClaimError::Busy))
-    }
-
-    /// Tells what came of deliveries that somebody has.
-    pub async fn end(&self, endings: Vec<Ending>) -> Vec<Result<Held, Unavailable>> {
-        let (count, (told, answer)) = (endings.len(), oneshot::channel());
-        self.order(Order::End(endings, told)).await;
-        answer.await.unwrap_or_else(|_| vec![Err(Unavailable::Stopped); count])
-    }
-
-    /// Holds them longer.
-    pub async fn extend(&self, extensions: Vec<Extension>) -> Vec<Result<Held, Unavailable>> {
-        let (count, (told, answer)) = (extensions.len(), oneshot::channel());
-        self.order(Order::Extend(extensions, told)).await;
-        answer.await.unwrap_or_else(|_| vec![Err(Unavailable::Stopped); count])
-    }
-
-    async fn order(&self, order: Order) {
-        // An engine that has ended begins nothing: what was ordered is on disk, or answered as its channel is dropped.
-        let _ = self.orders.send(order).await;
     }
 
     /// What queues have done and do, by name: those, too, that are not configured any more.
     #[must_use]
     pub fn counts(&self) -> HashMap<Arc<str>, Counts> {
-        self.shared.counts.lock().clone()
+        let mut all = self.shared.counts.lock().clone();
+        for counts in all.values_mut() {
+            counts.under_way = counts.of_shards.iter().map(|(_, under_way, _)| under_way).sum();
+            counts.parked = counts.of_shards.iter().filter_map(|(.., parked)| *parked).max();
+        }
+        all
+    }
+
+    /// Who makes the deliveries of which shard, as far as this node knows.
+    #[must_use]
+    pub fn leaders(&self) -> Vec<Leader> {
+        let seen = self.shared.roll.lock().clone();
+        let mut leaders: Vec<Leader> = (0..self.store.shards())
+            .map(|shard| {
+                let seen = seen.iter().flat_map(|roll| &roll.shards).find(|seen| seen.shard == shard);
+                seen.cloned().unwrap_or(Leader { shard, epoch: 0, who: Who::Nobody })
+            })
+            .collect();
+        for (leader, number) in leaders.iter_mut().zip(&self.shared.epochs) {
+            match number.load(Relaxed) {
+                0 if leader.who == Who::Here => leader.who = Who::Nobody,
+                0 => {}
+                number => (leader.epoch, leader.who) = (number, Who::Here),
+            }
+        }
+        leaders
     }
 
     /// Begins nothing more. `true`: what was under way has ended. To be asked again until it has.
@@ -416,8 +509,11 @@ impl Dispatcher {
         let mut thread = self.thread.lock();
         let Some(running) = &*thread else { return true };
         if !running.is_finished() {
-            // A full list is emptied soon, and it is told again; a closed one is that of an engine that is about to end.
-            let _ = self.orders.try_send(Order::Drain);
+            self.shared.draining.store(true, Relaxed);
+            for orders in &*self.orders {
+                // A full list is emptied soon, and it is told again; a closed one is that of a seat that is about to end.
+                let _ = orders.try_send(Order::Drain);
+            }
             return false;
         }
         let ended = thread.take();
@@ -427,9 +523,23 @@ impl Dispatcher {
     }
 }
 
-/// 128 random bits that nobody can foresee.
-fn fresh_id() -> Result<Id, Unavailable> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|_| Unavailable::Failing)?;
-    Ok(Id(u128::from_be_bytes(bytes)))
+/// Makes the deliveries of all shards that are this process's, until all of them have drained.
+async fn make(parts: Parts, shared: Arc<Shared>, maker: Maker, orders: Vec<mpsc::Receiver<Order>>) {
+    let (parts, maker) = (Rc::new(parts), Rc::new(maker));
+    let board = Board::new(parts.store.shards(), parts.store.is_shared());
+    if parts.store.is_shared() {
+        task::spawn(Rc::clone(&board).keep(Rc::clone(&parts), Arc::clone(&shared)));
+    }
+    let (ends, mut ended) = mpsc::channel::<()>(1);
+    for (shard, orders) in (0..).zip(orders) {
+        let seat = Seat::new(&parts, &shared, &maker, &board, shard);
+        let ends = ends.clone();
+        task::spawn(async move {
+            // Nothing is ever sent: it is closed when the last one has ended.
+            let _ends = ends;
+            seat.run(orders).await;
+        });
+    }
+    drop(ends);
+    ended.recv().await;
 }

@@ -1,4 +1,5 @@
-//! The engine: one task on a thread of its own, which owns the scheduler and does what it says.
+//! The engine: one task on the thread of deliveries, which owns the scheduler of a shard and does what it says. `seat` is the
+//! shard in this process, whether it is led here or not; an engine lives for one epoch of it.
 //!
 //! ```text
 //! orders of the handle ----.
@@ -14,9 +15,10 @@
 //! - A slot is free when the upstream has finished, not when that is on disk.
 //! - Whatever the store says is leased to a push when this engine begins, nobody makes any more: it lapses at once. Leases of
 //!   those who pull keep their time.
-//! - Fenced off by another owner, it breaks off all attempts and begins anew.
+//! - Fenced off by another owner, it breaks off all attempts and ends.
+//! - Told to give its shard away it begins nothing for a while, and gives it away when nothing is under way; else it goes on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::pin::pin;
 use std::rc::Rc;
@@ -33,15 +35,22 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::attempt::{Made, Maker};
 use crate::dispatcher::{Order, Parts, Shared};
-use crate::scheduler::{Action, Bounds, Ended, Scheduler};
+use crate::rota::LONG_REST;
+use crate::scheduler::{Action, Ended, Scheduler};
 use crate::settings::{QueueSettings, Way};
 use commits::Pending;
 use pull::Pull;
 
 mod commits;
+mod kept;
 mod looks;
 mod pull;
+mod seat;
 
+pub use seat::{Board, Seat};
+
+/// How long a shard that is to be given away is held still, so that what is under way may end.
+const STILL: Duration = Duration::from_secs(5);
 /// How often is looked what no news tell of.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long is waited after the store has refused, at first and at most.
@@ -78,6 +87,19 @@ impl Inbox {
     }
 }
 
+/// Why an engine has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// It was told to, and nothing is under way.
+    Drained,
+    /// Its shard is another node's from now on.
+    Given,
+    /// Another has taken its shard over.
+    Fenced,
+    /// There is a fault in it.
+    Panicked,
+}
+
 /// An attempt under way.
 struct Running {
     token: Token,
@@ -92,6 +114,7 @@ pub struct Engine {
     parts: Rc<Parts>,
     shared: Arc<Shared>,
     maker: Rc<Maker>,
+    board: Rc<Board>,
     inbox: Rc<Inbox>,
     epoch: Epoch,
     scheduler: Scheduler,
@@ -103,47 +126,27 @@ pub struct Engine {
     commits: commits::Commits,
     looks: looks::Looks,
     draining: bool,
+    /// Nothing is begun until then, so that the shard may be given away.
+    still: Option<Tick>,
     /// The store refused: until when nothing is asked of it, and how long that was.
     store_away: Option<(Tick, Duration)>,
     fenced: bool,
     looked_at: Tick,
+    keeps_time_at: Rc<Cell<Ms>>,
     /// Nothing is said of the store before.
     warns_from: Tick,
 }
 
 impl Engine {
-    /// Runs until it is told to drain and has done so.
-    pub async fn run(parts: Parts, shared: Arc<Shared>, maker: Maker, mut orders: mpsc::Receiver<Order>) {
-        let (parts, maker) = (Rc::new(parts), Rc::new(maker));
-        let mut queues = HashMap::new();
-        loop {
-            let Some(epoch) = lead(&parts, &mut orders, &mut queues, &shared).await else { return };
-            let mut engine = Engine::new(&parts, &shared, &maker, epoch);
-            let mut news = parts.store.follow();
-            engine.configure(queues.values().cloned().collect());
-            if !engine.recover().await {
-                continue;
-            }
-            if engine.drive(&mut news, &mut orders).await {
-                return;
-            }
-            tracing::warn!(
-                number = epoch.number,
-                "another node has taken over the deliveries: attempts are broken off"
-            );
-            engine.running.values().for_each(|running| running.cancel.notify_one());
-            queues = std::mem::take(&mut engine.queues);
-        }
-    }
-
-    fn new(parts: &Rc<Parts>, shared: &Arc<Shared>, maker: &Rc<Maker>, epoch: Epoch) -> Engine {
+    fn new(seat: &Seat, epoch: Epoch) -> Engine {
         Engine {
-            parts: Rc::clone(parts),
-            shared: Arc::clone(shared),
-            maker: Rc::clone(maker),
+            parts: Rc::clone(&seat.parts),
+            shared: Arc::clone(&seat.shared),
+            maker: Rc::clone(&seat.maker),
+            board: Rc::clone(&seat.board),
             inbox: Rc::default(),
             epoch,
-            scheduler: Scheduler::new(Bounds::default()),
+            scheduler: Scheduler::new(seat.maker.bounds().of(seat.parts.store.shards())),
             queues: HashMap::new(),
             running: HashMap::new(),
             cancelled: HashSet::new(),
@@ -151,49 +154,68 @@ impl Engine {
             commits: commits::Commits::default(),
             looks: looks::Looks::default(),
             draining: false,
+            still: None,
             store_away: None,
             fenced: false,
             looked_at: Tick(0),
+            keeps_time_at: Rc::default(),
             warns_from: Tick(0),
         }
     }
 
-    /// `true`: it has drained; `false`: another one owns the shard.
-    async fn drive(&mut self, news: &mut Follower, orders: &mut mpsc::Receiver<Order>) -> bool {
+    /// Makes what there is until it ends.
+    async fn drive(&mut self, news: &mut Follower, orders: &mut mpsc::Receiver<Order>) -> Left {
+        if !self.recover().await {
+            return Left::Fenced;
+        }
         loop {
+            // Whoever is next is chosen by all that has happened: what is acknowledged by now is among it, and comes before
+            // who has just had its turn.
+            self.hear(news.take());
             self.take_events();
+            self.take_orders(orders);
             self.turn();
             if self.fenced {
-                return false;
+                self.break_off();
+                return Left::Fenced;
             }
-            if self.draining && self.is_quiet() {
-                return true;
+            if self.is_quiet() && (self.draining || self.still.is_some()) {
+                return if self.draining { Left::Drained } else { Left::Given };
             }
             let wakes = self.wakes();
             let inbox = Rc::clone(&self.inbox);
             let mut come = pin!(inbox.come.notified());
+            // Which of them comes first makes no difference, and the same happens every time.
             tokio::select! {
+                biased;
                 () = &mut come => {}
                 told = news.next() => self.hear(told),
-                order = orders.recv() => self.take_orders(order, orders),
+                order = orders.recv(), if !(orders.is_closed() && orders.is_empty()) => self.take_order(order),
                 () = clock::sleep_until(wakes) => {}
             }
         }
+    }
+
+    /// Breaks off all attempts that are under way.
+    fn break_off(&self) {
+        self.running.values().for_each(|running| running.cancel.notify_one());
     }
 
     fn now(&self) -> Ms {
         self.shared.now()
     }
 
-    fn take_orders(&mut self, first: Option<Order>, orders: &mut mpsc::Receiver<Order>) {
-        let Some(first) = first else {
-            self.draining = true;
-            return;
-        };
-        self.obey(first);
+    fn take_orders(&mut self, orders: &mut mpsc::Receiver<Order>) {
         for _ in 0..ORDERS_MAX {
             let Ok(order) = orders.try_recv() else { return };
             self.obey(order);
+        }
+    }
+
+    fn take_order(&mut self, order: Option<Order>) {
+        match order {
+            Some(order) => self.obey(order),
+            None => self.draining = true,
         }
     }
 
@@ -205,10 +227,27 @@ impl Engine {
             Order::Claim(claim) => self.queue_up(claim),
             Order::End(endings, told) => self.end(endings, told),
             Order::Extend(extensions, told) => self.extend(extensions, told),
+            Order::Return(grips) => grips.into_iter().for_each(|grip| self.give_back(grip)),
+            #[cfg(test)]
+            Order::Panic => panic!("as the test asks for"),
             Order::Drain => {
                 self.draining = true;
+                self.board.retires();
                 self.pull.answer_all();
             }
+        }
+    }
+
+    /// Holds still where the shard is to be given away, for as long as that may take.
+    fn hold_still(&mut self, now: Tick) {
+        match self.still {
+            None if self.board.gives(self.epoch.shard) => self.still = Some(now.after(STILL)),
+            Some(until) if until <= now => {
+                // What is under way takes long: the others get it when it is a better time.
+                self.still = None;
+                self.board.has_given(self.epoch.shard, LONG_REST);
+            }
+            _ => {}
         }
     }
 
@@ -299,11 +338,15 @@ impl Engine {
             self.looked_at = now;
             self.looks.second(self.scheduler.rotate());
             self.maker.teller.sweep();
+            if !self.spares_store(now) {
+                self.keep_time(wall);
+            }
         }
         self.lapse(now);
         if !self.spares_store(now) {
             self.look(wall);
-            if !self.draining && self.commits.may_begin() {
+            self.hold_still(now);
+            if !self.draining && self.still.is_none() && self.commits.may_begin() {
                 self.begin(now, wall);
             }
             self.flush();
@@ -392,7 +435,7 @@ impl Engine {
     }
 
     fn tell_status(&self, now: Tick) {
-        self.shared.tell(self.queues.keys(), |name| {
+        self.shared.tell(self.epoch.shard, self.queues.keys(), |name| {
             let parked = self.scheduler.parked(name).map(|until| until.since(now));
             (self.scheduler.under_way(name), parked)
         });
@@ -410,53 +453,6 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.inbox.put(Event::Ended(self.seq, self.token, self.made.take()));
-    }
-}
-
-/// Becomes the owner. `None`: it is told to end before.
-async fn lead(
-    parts: &Rc<Parts>,
-    orders: &mut mpsc::Receiver<Order>,
-    queues: &mut HashMap<Arc<str>, Arc<QueueSettings>>,
-    shared: &Arc<Shared>,
-) -> Option<Epoch> {
-    let mut pause = PAUSES.0;
-    // What was under way is judged by what its queue says.
-    let (mut configured, mut last) = (!queues.is_empty(), None);
-    loop {
-        if !configured {
-            configured = take_configuration(orders.recv().await?, queues)?;
-            continue;
-        }
-        match parts.store.lead(0).await {
-            Ok(epoch) => return Some(epoch),
-            Err(error) if last != Some(error) => {
-                tracing::error!(%error, "deliveries wait for the store");
-                last = Some(error);
-            }
-            Err(_) => {}
-        }
-        let until = clock::now().after(pause);
-        pause = (pause * 2).min(PAUSES.1);
-        while let Ok(order) = clock::timeout_at(until, orders.recv()).await {
-            take_configuration(order?, queues)?;
-        }
-        shared.tell(queues.keys(), |_| (0, None));
-    }
-}
-
-/// Takes an order while nothing is owned: whether it says what there is. `None`: it is to end.
-fn take_configuration(order: Order, queues: &mut HashMap<Arc<str>, Arc<QueueSettings>>) -> Option<bool> {
-    match order {
-        Order::Configure(all) => {
-            *queues = all.into_iter().map(|queue| (Arc::clone(&queue.name), queue)).collect();
-            Some(true)
-        }
-        Order::Drain => None,
-        // Pauses are read from the store; who claims or ends is told that nothing is known.
-        Order::Pause(_) | Order::Resume(_) | Order::Claim(_) | Order::End(..) | Order::Extend(..) => {
-            Some(false)
-        }
     }
 }
 

@@ -22,8 +22,11 @@ mod chance;
 mod dispatcher;
 mod engine;
 pub mod offer;
+mod rota;
 pub mod scheduler;
 pub mod settings;
+#[cfg(all(test, debug_assertions))]
+mod simulation;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -35,4 +38,4 @@ pub use dispatcher::{
     TOOK_MS,
 };
 pub use offer::{Offer, Unacceptable};
-pub use settings::{PerKey, QueueSettings, Way};
+pub use settings::{Indivisible, PerKey, QueueSettings, Way};

@@ -58,6 +58,21 @@ impl Default for Bounds {
     }
 }
 
+impl Bounds {
+    /// What of them is one scheduler's, of so many in the same process.
+    #[must_use]
+    pub fn of(self, count: u16) -> Bounds {
+        let count = usize::from(count.max(1));
+        Bounds {
+            lines: (self.lines / count).max(1),
+            items: (self.items / count).max(self.window),
+            window: self.window,
+            bytes: self.bytes / count as u64,
+            loads: (self.loads / count).max(1),
+        }
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -206,7 +221,9 @@ impl Scheduler {
     fn relist_all(&mut self) {
         let names: Vec<Arc<str>> = self.queues.keys().cloned().collect();
         for name in names {
-            let tenants: Vec<_> = self.queues[&name].lines.keys().cloned().collect();
+            // In the order of their names: those who begin to wait now wait in that order.
+            let mut tenants: Vec<_> = self.queues[&name].lines.keys().cloned().collect();
+            tenants.sort_unstable();
             tenants.iter().for_each(|tenant| self.relist(&name, tenant));
         }
     }

@@ -44,6 +44,15 @@ pub struct QueueSettings {
     pub room: Room,
 }
 
+/// What there is too little of to be divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Indivisible {
+    /// Its concurrency.
+    Concurrency,
+    /// What its rate lets begin at once.
+    Burst,
+}
+
 /// How deliveries reach the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -89,12 +98,91 @@ impl QueueSettings {
         }
     }
 
+    /// What of it is a shard's, of so many: of its concurrency and rate an even part, and of what is left over one each for the
+    /// first of them. All parts together are the whole.
+    #[must_use]
+    pub fn of_shard(&self, shard: u16, shards: u16) -> QueueSettings {
+        let part = |whole: u64| {
+            let (shard, shards) = (u64::from(shard), u64::from(shards.max(1)));
+            (whole / shards + u64::from(shard < whole % shards)).max(1)
+        };
+        QueueSettings {
+            concurrency: u32::try_from(part(self.concurrency.into())).unwrap_or(u32::MAX),
+            rate: self.rate.as_ref().map(|rate| Rate {
+                // As many in a window that is as many times as long: no part of one is left over.
+                window: rate.window.saturating_mul(shards.max(1).into()),
+                burst: part(rate.burst),
+                ..rate.clone()
+            }),
+            ..self.clone()
+        }
+    }
+
+    /// Why it cannot be divided among so many shards: each has to have one of what is divided.
+    #[must_use]
+    pub fn indivisible(&self, shards: u16) -> Option<Indivisible> {
+        match &self.rate {
+            _ if self.concurrency < u32::from(shards) => Some(Indivisible::Concurrency),
+            Some(rate) if rate.burst < u64::from(shards) => Some(Indivisible::Burst),
+            _ => None,
+        }
+    }
+
     /// The upstream that its requests go to.
     #[must_use]
     pub fn upstream(&self) -> Option<&Arc<str>> {
         match &self.way {
             Way::Push(upstream) => Some(upstream),
             Way::Pull | Way::Webhooks => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn queue(concurrency: u32, burst: u64) -> QueueSettings {
+        let rate = Rate { name: "r".into(), limit: 10, window: Duration::from_secs(1), burst };
+        let queue = QueueSettings::new("q".into(), Way::Pull);
+        QueueSettings { concurrency, rate: Some(rate), ..queue }
+    }
+
+    #[test]
+    fn one_shard_has_all_of_it() {
+        assert_eq!(queue(7, 3).of_shard(0, 1), queue(7, 3));
+        assert_eq!(queue(1, 1).indivisible(1), None);
+    }
+
+    #[test]
+    fn what_is_left_over_is_the_first_ones() {
+        let parts: Vec<_> = (0..4).map(|shard| queue(10, 5).of_shard(shard, 4)).collect();
+        assert_eq!(parts.iter().map(|part| part.concurrency).collect::<Vec<_>>(), [3, 3, 2, 2]);
+        let rates: Vec<_> = parts.iter().filter_map(|part| part.rate.clone()).collect();
+        assert_eq!(rates.iter().map(|rate| rate.burst).collect::<Vec<_>>(), [2, 1, 1, 1]);
+        // Ten in four seconds, four times.
+        assert!(rates.iter().all(|rate| rate.limit == 10 && rate.window == Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn who_has_less_than_one_for_each_is_not_divided() {
+        assert_eq!(queue(3, 100).indivisible(4), Some(Indivisible::Concurrency));
+        assert_eq!(queue(4, 3).indivisible(4), Some(Indivisible::Burst));
+        assert_eq!(queue(4, 4).indivisible(4), None);
+        assert_eq!(QueueSettings { rate: None, ..queue(4, 1) }.indivisible(4), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_parts_are_the_whole(shards in 1_u16..=64, more in 0_u32..1_000, burst in 0_u64..1_000) {
+            let queue = queue(u32::from(shards) + more, u64::from(shards) + burst);
+            prop_assert_eq!(queue.indivisible(shards), None);
+            let parts: Vec<_> = (0..shards).map(|shard| queue.of_shard(shard, shards)).collect();
+            prop_assert_eq!(parts.iter().map(|part| part.concurrency).sum::<u32>(), queue.concurrency);
+            let bursts = parts.iter().filter_map(|part| part.rate.as_ref()).map(|rate| rate.burst);
+            prop_assert_eq!(bursts.sum::<u64>(), u64::from(shards) + burst);
         }
     }
 }

@@ -25,6 +25,11 @@ impl Clock {
         Clock { last: wall.saturating_mul(NANOS), at: now }
     }
 
+    /// It is this late already, or later: whoever came before has seen it.
+    pub fn reach(&mut self, time: Ms) {
+        self.last = self.last.max(time.saturating_mul(NANOS));
+    }
+
     /// The time, where the wall clock says `wall`.
     pub fn tell(&mut self, wall: Ms, now: Tick) -> Ms {
         let passed = now.0.saturating_sub(self.at.0);
@@ -68,6 +73,16 @@ mod tests {
             (11 * HOUR, 2 * HOUR, 11 * HOUR),
             (12 * HOUR, 3 * HOUR, 12 * HOUR),
         ]);
+    }
+
+    #[test]
+    fn what_another_has_seen_is_not_told_again() {
+        let mut clock = Clock::new(9 * HOUR, Tick(0));
+        clock.reach(8 * HOUR);
+        assert_eq!(clock.tell(9 * HOUR, Tick(0)), 9 * HOUR);
+        clock.reach(10 * HOUR);
+        assert_eq!(clock.tell(9 * HOUR, Tick(0)), 10 * HOUR);
+        assert_eq!(clock.tell(9 * HOUR + 1_000, Tick(1_000 * NANOS)), 10 * HOUR + 500);
     }
 
     #[test]

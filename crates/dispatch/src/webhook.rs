@@ -17,6 +17,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -26,11 +27,13 @@ use tidegate_model::tick::Tick;
 use tidegate_model::webhook::destination::WantedError;
 use tidegate_model::webhook::reach::{Reach, Unreachable};
 use tidegate_model::webhook::signing::SecretError;
-use tidegate_store::documents::{Document, Expect, Listing, Place, Room, Write, Written};
+use tidegate_store::documents::{Expect, LISTED_MAX, Listing, Place, Room, Write, Written};
 use tidegate_store::{Store, Unavailable};
 use tidegate_upstream::dial::DialSettings;
 use tidegate_wire::clock;
 
+mod batches;
+mod consent;
 mod destinations;
 mod events;
 mod records;
@@ -63,6 +66,8 @@ pub struct WebhookSettings {
     pub source: String,
     /// Who asks whether events may be sent, in CloudEvents' handshake: a host name.
     pub origin: String,
+    /// Where receivers call back that consent later: what stands before the path. `None`: they are not told.
+    pub callback: Option<Arc<str>>,
     /// Pauses between attempts, in seconds.
     pub schedule: Vec<u64>,
     /// How long events, and what became of them, are kept.
@@ -134,6 +139,8 @@ pub struct Webhooks {
     store: Arc<Store>,
     /// Destinations by tenant, as they were read.
     read: Mutex<Reads>,
+    /// The place that was last given to an event that waits for a batch.
+    last_place: AtomicU64,
     /// Event types by name, as they were read.
     types: Mutex<HashMap<Box<str>, types::Look>>,
 }
@@ -190,6 +197,7 @@ impl Webhooks {
             settings: RwLock::new(Arc::new(settings)),
             store,
             read: Mutex::default(),
+            last_place: AtomicU64::new(0),
             types: Mutex::default(),
         }
     }
@@ -225,9 +233,16 @@ impl Webhooks {
             }
             held.begun
         };
-        let most = usize::try_from(self.settings().destinations_max).unwrap_or(usize::MAX);
-        let found = self.list(records::DESTINATION, tenant, None, 0, most).await?;
-        let destinations: Arc<[_]> = found.iter().filter_map(Stored::of).collect();
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.list(records::DESTINATION, tenant, after, 0, LISTED_MAX).await?;
+            all.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let destinations: Arc<[_]> = all.into();
         let mut held = self.read.lock();
         if held.begun != begun || held.changing.contains_key(tenant) {
             return Ok(destinations);
@@ -248,16 +263,17 @@ impl Webhooks {
         Changing::begin(&self.read, tenant)
     }
 
-    async fn list(
+    async fn list<T: records::Record>(
         &self,
         kind: &'static str,
         tenant: &Arc<str>,
         after: Option<(Ms, Arc<str>)>,
         since: Ms,
         most: usize,
-    ) -> Result<Vec<Document>, WebhookError> {
+    ) -> Result<Page<T>, WebhookError> {
         let listing = Listing { kind, tenant: Arc::clone(tenant), after, since, most };
-        Ok(self.store.documents(listing).await?)
+        let found = self.store.documents(listing.clone()).await?;
+        Ok(Page { items: found.iter().filter_map(Stored::of).collect(), next: listing.next(&found) })
     }
 
     async fn get<T: records::Record>(

@@ -19,6 +19,7 @@ mod counts;
 mod head;
 mod slots;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 
 pub use behaviour::{ANSWER_BYTES_MAX, Answer, Behaviour, Gray, Harm, Poison, Service};
-pub use counts::Counts;
+pub use counts::{Counts, Visits};
 
 use counts::Seen;
 use slots::Slots;
@@ -136,6 +137,12 @@ impl App {
     pub fn counts(&self) -> Counts {
         let state = self.shared.state.lock();
         Counts { busy: state.slots.busy, waiting: state.slots.waiting.len(), ..state.counts.clone() }
+    }
+
+    /// What has become so far of each request that said its number.
+    #[must_use]
+    pub fn visits(&self) -> HashMap<u64, Visits> {
+        self.shared.state.lock().seen.all()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::app::App;
 use crate::load::Source;
@@ -22,6 +23,8 @@ pub struct Drill {
     pub fault: Window,
     /// What the fault is called in plots.
     pub fault_name: &'static str,
+    /// What is told of it.
+    pub about: About,
     /// The sources that matter: those whose names begin so.
     pub victims: &'static str,
     /// One side, protected or not.
@@ -30,6 +33,15 @@ pub struct Drill {
     pub has_baseline: bool,
     /// The judgement.
     pub judge: fn(&Setting<'_>, &Runs) -> Judged,
+}
+
+/// What a drill's clients get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Answers.
+    Exchanges,
+    /// A promise: what they ask for is made later.
+    Deliveries,
 }
 
 /// Which side of a drill.
@@ -111,7 +123,7 @@ impl Window {
 }
 
 impl Drill {
-    /// A side of it in which nobody means harm and nothing is done to the applications.
+    /// A side of it in which nobody means harm, and nothing is done to the applications or to the gate.
     pub(crate) fn undisturbed(
         &self,
         setting: &Setting<'_>,
@@ -120,7 +132,18 @@ impl Drill {
         sources: Vec<Source>,
     ) -> Side {
         let seconds = self.seconds * setting.scale;
-        Side { apps, config, sources, hostile: Vec::new(), acts: Vec::new(), seconds }
+        Side {
+            apps,
+            config,
+            sources,
+            hostile: Vec::new(),
+            acts: Vec::new(),
+            postgres: None,
+            kills: Vec::new(),
+            forgets: false,
+            seconds,
+            drain: Duration::ZERO,
+        }
     }
 
     /// The seconds behind the fault in which all is to be well again: not while a breaker rests that has seen the upstream

@@ -1,7 +1,8 @@
 //! A real Tidegate, run as a process of its own: what a drill examines.
 //!
 //! What always holds: its configuration lies in a private folder, it listens on loopback at ports that the kernel chose,
-//! and both are gone when this is dropped, whatever ended the drill. Ctrl-C reaches it as it reaches this process.
+//! and both are gone when this is dropped, whatever ended the drill. Ctrl-C reaches it as it reaches this process. Killed and
+//! started again, it finds in its folder what it had written there, and listens at other ports.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -9,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tidegate_wire::clock;
+use tokio::sync::oneshot;
 
 /// How long it may take to listen.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(30);
 /// Of what it said, so much is told when it fails.
 const SAID_MAX: usize = 4096;
 
@@ -24,9 +27,25 @@ pub struct Gate {
     pub address: SocketAddr,
     /// Where its control API is.
     pub control: SocketAddr,
-    child: Child,
-    folder: PathBuf,
+    // Before the folder: what runs in it ends first.
+    process: Option<Process>,
+    starting: Option<JoinHandle<()>>,
+    folder: Folder,
+    binary: PathBuf,
 }
+
+/// Its process. It is ended when this is dropped.
+pub struct Process {
+    child: Child,
+    address: SocketAddr,
+    control: SocketAddr,
+}
+
+/// What it reads and writes. It is removed when this is dropped.
+struct Folder(PathBuf);
+
+/// Where a drill's stores are, within the folder.
+pub const STORE: &str = "data";
 
 /// Another proxy, to be put in Tidegate's place: the same traffic tells what it makes of it.
 #[derive(Clone, Debug)]
@@ -57,19 +76,110 @@ impl Gate {
     /// # Errors
     /// [`GateError`]: what it said, if it ended.
     pub fn start(binary: &Path, config: &str) -> Result<Gate, GateError> {
-        let folder = new_folder()?;
-        let started = spawn(binary, &folder, config);
-        let mut child = match started {
-            Ok(child) => child,
-            Err(error) => {
-                let _ = std::fs::remove_dir_all(&folder);
-                return Err(error.into());
+        let folder = Folder::new()?;
+        std::fs::write(folder.0.join("tidegate.toml"), config)?;
+        let process = Process::start(binary, &folder.0)?;
+        let (address, control) = (process.address, process.control);
+        let binary = binary.to_owned();
+        Ok(Gate { address, control, process: Some(process), starting: None, folder, binary })
+    }
+
+    /// Ends its process as `kill -9` does. Of what it keeps nothing is left, if it is to forget.
+    pub fn kill(&mut self, forgets: bool) {
+        self.process = None;
+        if forgets {
+            // What is not there cannot be removed: nothing had been kept.
+            let _ = std::fs::remove_dir_all(self.folder.0.join(STORE));
+        }
+    }
+
+    /// Starts it again, on a thread of its own. Who waits for it gets the process, to be given to [`Gate::take`].
+    pub fn start_again(&mut self) -> oneshot::Receiver<Result<Process, GateError>> {
+        let (tell, told) = oneshot::channel();
+        let (binary, folder) = (self.binary.clone(), self.folder.0.clone());
+        // A process that nobody waits for any more is ended by being dropped.
+        self.starting = Some(std::thread::spawn(move || drop(tell.send(Process::start(&binary, &folder)))));
+        told
+    }
+
+    /// Goes on with a process that was started again.
+    pub fn take(&mut self, process: Process) {
+        (self.address, self.control) = (process.address, process.control);
+        self.process = Some(process);
+    }
+
+    /// Starts another proxy in a Tidegate's place, before these applications. It has no control API to be asked.
+    ///
+    /// # Errors
+    /// [`GateError`]: what it said, if it does not listen.
+    pub fn beside(beside: &Beside, apps: &[SocketAddr]) -> Result<Gate, GateError> {
+        let folder = Folder::new()?;
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let mut text = beside.template.replace("{port}", &port.to_string());
+        text = text.replace("{folder}", &folder.0.display().to_string());
+        for (number, app) in apps.iter().enumerate() {
+            text = text.replace(&format!("{{app{number}}}"), &app.to_string());
+            text = text.replace(&format!("{{app{number}_port}}"), &app.port().to_string());
+        }
+        let file = folder.0.join("beside.yaml");
+        std::fs::write(&file, text)?;
+        let said = std::fs::File::create(folder.0.join("stderr"))?;
+        let file = file.display().to_string();
+        let child = Command::new(&beside.program)
+            .args(beside.arguments.iter().map(|argument| argument.replace("{config}", &file)))
+            .stdin(Stdio::null())
+            .stdout(said.try_clone()?)
+            .stderr(said)
+            .spawn()?;
+        let (address, nowhere) =
+            (SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0], 0)));
+        let process = Some(Process { child, address, control: nowhere });
+        let binary = beside.program.clone();
+        let mut gate = Gate { address, control: nowhere, process, starting: None, folder, binary };
+        let by = clock::now().after(START);
+        while std::net::TcpStream::connect(address).is_err() {
+            if gate.has_ended() || clock::now() > by {
+                return Err(GateError::Silent(gate.said()));
             }
-        };
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(gate)
+    }
+
+    /// What it has said on standard error: the end of it.
+    #[must_use]
+    pub fn said(&self) -> String {
+        said(&self.folder.0)
+    }
+
+    /// The number of its process. `None`: it was killed.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.child.id())
+    }
+
+    /// Whether its process has ended by itself, which it should not.
+    pub fn has_ended(&mut self) -> bool {
+        let process = self.process.as_mut();
+        process.is_some_and(|process| matches!(process.child.try_wait(), Ok(Some(_))))
+    }
+}
+
+impl Process {
+    /// Starts this binary in a folder that has its configuration, and waits until it listens.
+    fn start(binary: &Path, folder: &Path) -> Result<Process, GateError> {
+        let said_to = std::fs::File::create(folder.join("stderr"))?;
+        let mut child = Command::new(binary)
+            .args(["run", "--config"])
+            .arg(folder.join("tidegate.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(said_to)
+            .spawn()?;
         let out = child.stdout.take();
-        // From here on it is ended and its folder removed by being dropped.
+        // From here on it is ended by being dropped.
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut gate = Gate { address: nowhere, control: nowhere, child, folder };
+        let mut process = Process { child, address: nowhere, control: nowhere };
         let (tell, told) = sync_channel(4);
         std::thread::spawn(move || {
             // Read to its end, so that it never waits for a reader.
@@ -86,99 +196,54 @@ impl Gate {
         while known.contains(&None) {
             match told.recv_timeout(START) {
                 Ok((which, address)) => known[which] = Some(address),
-                Err(_) => return Err(GateError::Silent(gate.said())),
+                Err(_) => return Err(GateError::Silent(said(folder))),
             }
         }
         if let [Some(address), Some(control)] = known {
-            (gate.address, gate.control) = (address, control);
+            (process.address, process.control) = (address, control);
         }
-        Ok(gate)
-    }
-
-    /// Starts another proxy in a Tidegate's place, before these applications. It has no control API to be asked.
-    ///
-    /// # Errors
-    /// [`GateError`]: what it said, if it does not listen.
-    pub fn beside(beside: &Beside, apps: &[SocketAddr]) -> Result<Gate, GateError> {
-        let folder = new_folder()?;
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let mut text = beside.template.replace("{port}", &port.to_string());
-        text = text.replace("{folder}", &folder.display().to_string());
-        for (number, app) in apps.iter().enumerate() {
-            text = text.replace(&format!("{{app{number}}}"), &app.to_string());
-            text = text.replace(&format!("{{app{number}_port}}"), &app.port().to_string());
-        }
-        let file = folder.join("beside.yaml");
-        std::fs::write(&file, text)?;
-        let said = std::fs::File::create(folder.join("stderr"))?;
-        let file = file.display().to_string();
-        let child = Command::new(&beside.program)
-            .args(beside.arguments.iter().map(|argument| argument.replace("{config}", &file)))
-            .stdin(Stdio::null())
-            .stdout(said.try_clone()?)
-            .stderr(said)
-            .spawn()?;
-        let (address, nowhere) =
-            (SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0], 0)));
-        let mut gate = Gate { address, control: nowhere, child, folder };
-        let by = clock::now().after(START);
-        while std::net::TcpStream::connect(address).is_err() {
-            if gate.has_ended() || clock::now() > by {
-                return Err(GateError::Silent(gate.said()));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(gate)
-    }
-
-    /// What it has said on standard error: the end of it.
-    #[must_use]
-    pub fn said(&self) -> String {
-        let said = std::fs::read(self.folder.join("stderr")).unwrap_or_default();
-        let from = said.len().saturating_sub(SAID_MAX);
-        String::from_utf8_lossy(&said[from..]).into_owned()
-    }
-
-    /// The number of its process.
-    #[must_use]
-    pub fn process(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Whether its process has ended, which it should not.
-    pub fn has_ended(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(Some(_)))
+        Ok(process)
     }
 }
 
-/// A folder of its own for each process.
-fn new_folder() -> std::io::Result<PathBuf> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("tidegate-drill-{}-{number}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder)
+fn said(folder: &Path) -> String {
+    let said = std::fs::read(folder.join("stderr")).unwrap_or_default();
+    let from = said.len().saturating_sub(SAID_MAX);
+    String::from_utf8_lossy(&said[from..]).into_owned()
 }
 
-fn spawn(binary: &Path, folder: &Path, config: &str) -> std::io::Result<Child> {
-    let file = folder.join("tidegate.toml");
-    std::fs::write(&file, config)?;
-    let said = std::fs::File::create(folder.join("stderr"))?;
-    Command::new(binary)
-        .args(["run", "--config"])
-        .arg(&file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(said)
-        .spawn()
+impl Folder {
+    /// A folder of its own for each gate.
+    fn new() -> std::io::Result<Folder> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tidegate-drill-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder)?;
+        Ok(Folder(folder))
+    }
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
+        // One that is being started ends before its folder goes. It can only have panicked, and then has said so.
+        if let Some(starting) = self.starting.take() {
+            let _ = starting.join();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

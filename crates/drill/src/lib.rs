@@ -5,10 +5,12 @@
 pub mod app;
 pub mod capacity;
 pub mod chance;
+pub mod deliveries;
 pub mod drill;
 pub mod gate;
 pub mod load;
 pub mod metrics;
+pub mod postgres;
 pub mod report;
 pub mod run;
 pub mod scenario;

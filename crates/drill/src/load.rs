@@ -30,6 +30,7 @@ use tidegate_wire::task;
 use crate::chance::Chance;
 pub use hostile::{Harm, Hostile, Kind};
 pub use objects::Objects;
+pub(crate) use record::quantile;
 pub use record::{Asked, Driven, End};
 
 /// Requests in a run.
@@ -52,8 +53,12 @@ pub struct Source {
     pub objects: Objects,
     /// Whether they change it, by a `POST`, and do not only look at it.
     pub writes: bool,
+    /// Bytes of what they send along.
+    pub bytes: usize,
     /// Whether each request says by a key which one it is, the same with each try.
     pub keys: bool,
+    /// Whether they ask the same once more, so long after they were answered well.
+    pub again: Option<Duration>,
     /// From when on they ask how often: seconds, and requests per second.
     pub rates: Vec<(f64, f64)>,
     /// How long they wait for an answer.
@@ -78,7 +83,9 @@ impl Source {
             path: "/".to_owned(),
             objects: Objects::One,
             writes: false,
+            bytes: 0,
             keys: false,
+            again: None,
             rates: vec![(0.0, rate)],
             timeout: Duration::from_secs(2),
             tries: 1,
@@ -137,8 +144,8 @@ pub type Act = (Duration, Box<dyn FnOnce()>);
 
 /// One load.
 pub struct Load {
-    /// Whom to ask.
-    pub address: SocketAddr,
+    /// Whom to ask: where it is now.
+    pub address: Rc<Cell<SocketAddr>>,
     /// Who asks.
     pub sources: Vec<Source>,
     /// Who means harm.
@@ -152,12 +159,10 @@ pub struct Load {
 }
 
 struct Shared {
-    target: Target,
+    address: Rc<Cell<SocketAddr>>,
     sources: Vec<Source>,
     begin: Tick,
     asked: RefCell<Vec<Asked>>,
-    /// By which number an application knows each request.
-    names: Vec<u64>,
     /// What each source asks for.
     paths: Vec<objects::Paths>,
     under_way: Cell<usize>,
@@ -172,10 +177,16 @@ impl Load {
         const AHEAD: Duration = Duration::from_millis(50);
         let begin = clock::now().after(AHEAD);
         let schedule = arrivals(&self.sources, self.length, self.seed);
+        let names = names(&schedule, self.sources.len());
         let shared = Rc::new(Shared {
-            target: Target { address: self.address, protocol: Protocol::Http1, tls: None },
-            asked: RefCell::new(schedule.iter().map(|(due, source)| Asked::new(*due, *source)).collect()),
-            names: names(&schedule, self.sources.len()),
+            address: Rc::clone(&self.address),
+            asked: RefCell::new(
+                schedule
+                    .iter()
+                    .zip(&names)
+                    .map(|((due, source), name)| Asked::new(*due, *source, *name))
+                    .collect(),
+            ),
             paths: self.sources.iter().map(|source| objects::Paths::of(source, self.seed)).collect(),
             sources: self.sources,
             begin,
@@ -191,8 +202,8 @@ impl Load {
             });
         }
         for hostile in self.hostile {
-            let shared = Rc::clone(&shared);
-            task::spawn(async move { hostile.attack(self.address, begin, &shared.hostile).await });
+            let (shared, address) = (Rc::clone(&shared), self.address.get());
+            task::spawn(async move { hostile.attack(address, begin, &shared.hostile).await });
         }
         let mut late = 0;
         for (number, (due, _)) in schedule.iter().enumerate() {
@@ -215,6 +226,7 @@ impl Load {
         Driven {
             sources: shared.sources.iter().map(|source| source.name.clone()).collect(),
             asked: shared.asked.borrow().clone(),
+            begin,
             length: self.length,
             late,
             hostile,
@@ -223,25 +235,34 @@ impl Load {
 }
 
 impl Shared {
-    /// One request with all its tries.
+    /// One request with all its tries; and then once more, with all tries, if its client does that.
     async fn one(&self, number: usize) {
         let source = &self.sources[self.asked.borrow()[number].source];
+        let first = |asked: &mut Asked, end, at| (asked.end, asked.ended) = (end, Some(at));
+        if !self.tries(number, source, first).await {
+            return;
+        }
+        let Some(pause) = source.again else { return };
+        clock::sleep(pause).await;
+        self.tries(number, source, |asked, end, _| asked.again = Some(end)).await;
+    }
+
+    /// Tries until it is answered well, or it was tried often enough. Whether it was; how each try ended is noted.
+    async fn tries(&self, number: usize, source: &Source, note: impl Fn(&mut Asked, End, Duration)) -> bool {
         for _ in 0..source.tries.max(1) {
             let at = clock::now();
             self.asked.borrow_mut()[number].sent.push(at.since(self.begin));
             let by = at.after(source.timeout);
             let told = clock::timeout_at(by, self.ask(number, source, by)).await;
             let (end, after) = told.unwrap_or((End::Failed, None));
-            {
-                let asked = &mut self.asked.borrow_mut()[number];
-                (asked.end, asked.ended) = (end, Some(clock::now().since(self.begin)));
-            }
+            note(&mut self.asked.borrow_mut()[number], end, clock::now().since(self.begin));
             if end == End::Good {
-                return;
+                return true;
             }
             let pause = after.filter(|_| source.heeds).unwrap_or(source.pause);
             clock::sleep(pause).await;
         }
+        false
     }
 
     /// One try. How it ended, and when it may be repeated.
@@ -268,14 +289,14 @@ impl Shared {
 
     /// Sends on a connection that was kept, or on a new one.
     async fn send(&self, number: usize, source: &Source, by: Tick) -> Option<Response<Reply>> {
-        let name = self.names[number];
+        let name = self.asked.borrow()[number].name;
         let path = self.paths[(name >> NAME_BITS) as usize].of_request(name);
         let request = http::Request::builder()
             .method(if source.writes { Method::POST } else { Method::GET })
             .uri(path)
             .header(HOST, "drill")
             .header("drill-request", name)
-            .body(Body::default())
+            .body(Body::full(vec![b'x'; source.bytes]))
             .ok()?;
         let mut request = Request::from(request);
         if let Some(tenant) = &source.tenant {
@@ -294,7 +315,8 @@ impl Shared {
                 answered => return answered.ok(),
             }
         }
-        connect(&self.target).await.ok()?.send(&mut request, by).await.ok()
+        let target = Target { address: self.address.get(), protocol: Protocol::Http1, tls: None };
+        connect(&target).await.ok()?.send(&mut request, by).await.ok()
     }
 }
 
@@ -317,7 +339,7 @@ mod tests {
 
     fn load(app: &App, source: Source, length: Duration) -> Load {
         Load {
-            address: app.address(),
+            address: Rc::new(Cell::new(app.address())),
             sources: vec![source],
             hostile: Vec::new(),
             acts: Vec::new(),

@@ -44,6 +44,22 @@ impl Metrics {
         })
     }
 
+    /// Deliveries that have not ended. Not a number: there is no queue.
+    #[must_use]
+    pub fn waiting(&self) -> f64 {
+        let open = ["blocked", "scheduled", "ready", "leased"];
+        self.deliveries(&open)
+    }
+
+    /// Deliveries in one of these states. Not a number: there is no queue.
+    #[must_use]
+    pub fn deliveries(&self, states: &[&str]) -> f64 {
+        let is_meant =
+            |labels: &str| states.iter().any(|state| labels.contains(&format!("state=\"{state}\"")));
+        let samples = self.samples("tidegate_queue_deliveries").filter(|(labels, _)| is_meant(labels));
+        samples.map(|(_, value)| value).reduce(|one, other| one + other).unwrap_or(f64::NAN)
+    }
+
     /// The sum of a metric's samples. Of none: not a number.
     #[must_use]
     pub fn sum(&self, name: &str) -> f64 {
@@ -68,5 +84,15 @@ mod tests {
         assert_eq!(metrics.sum("a_total"), 5.0);
         assert!(metrics.sum("b").is_nan());
         assert_eq!(metrics.samples("a_total").next(), Some(("x=\"1\"", 2.0)));
+    }
+
+    #[test]
+    fn deliveries_are_added_up_by_state() {
+        let line = |state: &str, count| {
+            format!("tidegate_queue_deliveries{{queue=\"a\",state=\"{state}\"}} {count}\n")
+        };
+        let metrics = Metrics([line("ready", 1), line("leased", 2), line("dead", 4)].concat());
+        assert_eq!((metrics.waiting(), metrics.deliveries(&["dead"])), (3.0, 4.0));
+        assert!(Metrics::default().waiting().is_nan());
     }
 }

@@ -1,21 +1,24 @@
 //! One side of a drill: applications, a gate before them, load on it, and what was seen meanwhile.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
 use tidegate_wire::task;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{App, Counts};
+use crate::app::{App, Counts, Visits};
 use crate::gate::{Beside, Gate, GateError};
 use crate::load::{Act, Driven, Hostile, Load, Source};
 use crate::metrics::Metrics;
+use crate::postgres::{Pair, PostgresError};
 use crate::stall::Stalls;
 
 /// Between two looks at the gate and the applications.
@@ -45,8 +48,16 @@ pub struct Side {
     pub hostile: Vec<Hostile>,
     /// Faults, and when.
     pub acts: Vec<Act>,
+    /// The PostgreSQL that its store is in, if it is.
+    pub postgres: Option<Arc<Pair>>,
+    /// When the gate is killed, and started again at once.
+    pub kills: Vec<Duration>,
+    /// Whether it then finds its store empty: what a queue in memory is left with.
+    pub forgets: bool,
     /// How long, in seconds.
     pub seconds: f64,
+    /// How long, at most, it is then waited until no delivery waits or is under way any more.
+    pub drain: Duration,
 }
 
 /// What was seen at a moment of a run.
@@ -60,6 +71,10 @@ pub struct Sample {
     pub gate_slots: f64,
     /// Tries that the gate has sent so far.
     pub gate_tries: f64,
+    /// Deliveries that have not ended. Not a number: it has no queue, or did not say.
+    pub gate_deliveries: f64,
+    /// Bytes of memory that the gate takes. Not a number: it did not say.
+    pub gate_memory: f64,
     /// Requests waiting within the applications.
     pub app_waiting: usize,
     /// Requests that the applications work on.
@@ -82,6 +97,12 @@ pub struct Run {
     pub samples: Vec<Sample>,
     /// What the applications saw, in all.
     pub apps: Vec<Counts>,
+    /// What they saw of each request, by the number that it has there, all of them together.
+    pub visits: HashMap<u64, Visits>,
+    /// When the gate was killed.
+    pub kills: Vec<Tick>,
+    /// What the gate said at the end. Nothing, if it did not answer.
+    pub metrics: Metrics,
 }
 
 /// Why there is no run.
@@ -90,6 +111,9 @@ pub enum RunError {
     /// No gate.
     #[error(transparent)]
     Gate(#[from] GateError),
+    /// No PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
     /// No application, no runtime.
     #[error("a drill cannot be set up: {0}")]
     Io(#[from] std::io::Error),
@@ -109,36 +133,129 @@ impl Side {
     pub fn run(self, setting: &Setting<'_>) -> Result<Run, RunError> {
         let whole = whole(&self.config);
         let addresses: Vec<SocketAddr> = self.apps.iter().map(|app| app.address()).collect();
-        let mut gate = match setting.beside {
+        let gate = match setting.beside {
             None => Gate::start(setting.binary, &whole)?,
             Some(beside) => Gate::beside(beside, &addresses)?,
         };
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-        let apps = self.apps.clone();
+        let stalls = gate.process().map(Stalls::of);
+        let stage = Stage::new(gate);
+        let mut acts = self.acts;
+        acts.extend(self.kills.into_iter().map(|at| (at, stage.killing(self.forgets))));
         let load = Load {
-            address: gate.address,
+            address: Rc::clone(&stage.address),
             sources: self.sources,
             hostile: self.hostile,
-            acts: self.acts,
+            acts,
             length: Duration::from_secs_f64(self.seconds),
             seed: setting.seed,
         };
-        let (control, stalls) = (gate.control, Stalls::of(gate.process()));
-        let (driven, samples) = runtime.block_on(async move {
+        let (apps, watched) = (self.apps.clone(), Rc::clone(&stage));
+        let (driven, samples, metrics) = runtime.block_on(async move {
             let samples = Rc::new(RefCell::new(Vec::new()));
-            let watching = Rc::clone(&samples);
-            task::spawn(async move { watch(control, &apps, stalls, &watching).await });
+            let (watching, watcher) = (Rc::clone(&samples), Rc::clone(&watched));
+            task::spawn(async move { watch(&watcher, &apps, stalls, &watching).await });
             let (mut stop, mut end) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            let driving = async {
+                let driven = load.drive().await;
+                let samples = samples.borrow().clone();
+                (driven, samples, watched.drained(self.drain).await)
+            };
             tokio::select! {
-                driven = load.drive() => Ok((driven, samples.borrow().clone())),
+                driven = driving => Ok(driven),
                 _ = stop.recv() => Err(RunError::Interrupted),
                 _ = end.recv() => Err(RunError::Interrupted),
             }
         })?;
+        drop(runtime);
+        if let Some(error) = stage.failed.take() {
+            return Err(error.into());
+        }
+        let mut gate = stage.gate.borrow_mut();
         if gate.has_ended() {
             return Err(RunError::Ended(gate.said()));
         }
-        Ok(Run { config: whole, driven, samples, apps: self.apps.iter().map(|app| app.counts()).collect() })
+        let mut visits = HashMap::new();
+        self.apps.iter().for_each(|app| gather(&mut visits, app.visits()));
+        let apps = self.apps.iter().map(|app| app.counts()).collect();
+        Ok(Run { config: whole, driven, samples, apps, visits, kills: stage.kills.take(), metrics })
+    }
+}
+
+/// What all applications saw of each request.
+fn gather(all: &mut HashMap<u64, Visits>, of_one: HashMap<u64, Visits>) {
+    for (number, visits) in of_one {
+        all.entry(number).and_modify(|before| before.add(&visits)).or_insert(visits);
+    }
+}
+
+/// The gate while there is load on it.
+struct Stage {
+    gate: RefCell<Gate>,
+    /// Where it serves now.
+    address: Rc<Cell<SocketAddr>>,
+    kills: RefCell<Vec<Tick>>,
+    /// Why it did not come back.
+    failed: RefCell<Option<GateError>>,
+}
+
+impl Stage {
+    fn new(gate: Gate) -> Rc<Stage> {
+        let address = Rc::new(Cell::new(gate.address));
+        Rc::new(Stage {
+            gate: RefCell::new(gate),
+            address,
+            kills: RefCell::default(),
+            failed: RefCell::default(),
+        })
+    }
+
+    /// Kills it, and starts it again. One that is not back yet cannot be killed.
+    fn killing(self: &Rc<Stage>, forgets: bool) -> Box<dyn FnOnce()> {
+        let stage = Rc::clone(self);
+        Box::new(move || {
+            let mut gate = stage.gate.borrow_mut();
+            if gate.process().is_none() {
+                return;
+            }
+            stage.kills.borrow_mut().push(clock::now());
+            gate.kill(forgets);
+            let (told, stage) = (gate.start_again(), Rc::clone(&stage));
+            task::spawn(async move {
+                match told.await {
+                    Ok(Ok(process)) => {
+                        let mut gate = stage.gate.borrow_mut();
+                        gate.take(process);
+                        stage.address.set(gate.address);
+                    }
+                    Ok(Err(error)) => *stage.failed.borrow_mut() = Some(error),
+                    // Its thread panicked, and has said so.
+                    Err(_) => {}
+                }
+            });
+        })
+    }
+
+    async fn metrics(&self) -> Option<Metrics> {
+        let control = self.gate.borrow().control;
+        Metrics::ask(control, LOOK).await
+    }
+
+    /// Waits so long, at most, until no delivery waits or is under way. What the gate said last.
+    async fn drained(&self, patience: Duration) -> Metrics {
+        let (by, mut last, mut before) = (clock::now().after(patience), Metrics::default(), f64::NAN);
+        loop {
+            let mut waiting = f64::NAN;
+            if let Some(metrics) = self.metrics().await {
+                (waiting, last) = (metrics.waiting(), metrics);
+            }
+            // Twice: what it says may be a moment old.
+            if clock::now() > by || (waiting == 0.0 && before == 0.0) {
+                return last;
+            }
+            before = waiting;
+            clock::sleep(LOOK).await;
+        }
     }
 }
 
@@ -152,13 +269,13 @@ fn whole(config: &str) -> String {
 }
 
 /// Looks again and again, until the runtime ends.
-async fn watch(control: SocketAddr, apps: &[Arc<App>], mut stalls: Stalls, samples: &RefCell<Vec<Sample>>) {
+async fn watch(stage: &Stage, apps: &[Arc<App>], mut stalls: Option<Stalls>, samples: &RefCell<Vec<Sample>>) {
     let begin = clock::now();
     let mut due = begin;
     loop {
         clock::sleep_until(due).await;
         due = due.after(LOOK);
-        let metrics = Metrics::ask(control, LOOK).await;
+        let metrics = stage.metrics().await;
         let of = |name: &str| metrics.as_ref().map_or(f64::NAN, |metrics| metrics.sum(name));
         let counts: Vec<Counts> = apps.iter().map(|app| app.counts()).collect();
         samples.borrow_mut().push(Sample {
@@ -166,8 +283,10 @@ async fn watch(control: SocketAddr, apps: &[Arc<App>], mut stalls: Stalls, sampl
             gate_waiting: of("tidegate_upstream_waiting"),
             gate_slots: of("tidegate_upstream_slots"),
             gate_tries: of("tidegate_upstream_tries_total"),
+            gate_deliveries: metrics.as_ref().map_or(f64::NAN, Metrics::waiting),
+            gate_memory: of("tidegate_memory_bytes"),
             app_waiting: counts.iter().map(|counts| counts.waiting).sum(),
-            stalled: stalls.longest(),
+            stalled: stalls.as_mut().map_or(0.0, Stalls::longest),
             app_busy: counts.iter().map(|counts| counts.busy).sum(),
             app_useful: counts
                 .iter()

@@ -7,14 +7,19 @@
 mod brown_out;
 mod cache_stampede;
 mod connection_flood;
+mod crash_loop;
+mod database_failover;
+mod dead_endpoint;
 mod dead_upstream;
 mod deadline_inversion;
 mod duplicate_payment;
 mod hot_key;
 mod noisy_neighbour;
 mod peak;
+mod poison_message;
 mod poison_tenant;
 mod purge_storm;
+mod queue_flood;
 mod retry_storm;
 mod rolling_restart;
 mod scan_resistance;
@@ -33,7 +38,7 @@ use crate::load::{Driven, Objects, Source};
 use crate::run::{RunError, Setting};
 
 /// All drills, in the order in which they are listed.
-pub const ALL: [Drill; 18] = [
+pub const ALL: [Drill; 23] = [
     noisy_neighbour::DRILL,
     retry_storm::DRILL,
     slow_endpoint::DRILL,
@@ -52,6 +57,11 @@ pub const ALL: [Drill; 18] = [
     scan_resistance::DRILL,
     purge_storm::DRILL,
     duplicate_payment::DRILL,
+    queue_flood::DRILL,
+    poison_message::DRILL,
+    dead_endpoint::DRILL,
+    crash_loop::DRILL,
+    database_failover::DRILL,
 ];
 
 /// The drill of this name.
@@ -112,13 +122,16 @@ mod tests {
         let asked = |(number, well): (usize, &bool)| Asked {
             due: Duration::from_millis(500 * number as u64 + 100),
             source: 0,
+            name: number as u64,
             sent: Vec::new(),
             ended: Some(Duration::from_millis(500 * number as u64 + 200)),
             end: if *well { End::Good } else { End::Refused },
+            again: None,
         };
         let driven = Driven {
             sources: vec!["clients".to_owned()],
             asked: well.iter().enumerate().map(asked).collect(),
+            begin: tidegate_model::tick::Tick(0),
             length: Duration::from_secs(10),
             late: 0,
             hostile: crate::load::Harm::default(),

@@ -1,8 +1,10 @@
 //! A drill's outcome in words, for a terminal and as a page.
 
+mod deliveries;
+
 use std::ops::Range;
 
-use crate::drill::{Outcome, Verdict};
+use crate::drill::{About, Outcome, Verdict};
 use crate::report::html::{Judgement, Page, Table, Tone};
 use crate::report::svg::{Line, Look, Plot, Shade, number};
 use crate::run::Run;
@@ -71,12 +73,20 @@ impl Outcome {
             .into_iter()
             .flatten()
             .collect();
-        let rows = FACTS.iter().map(|(name, fact)| {
+        let facts = match self.drill.about {
+            About::Exchanges => &FACTS[..],
+            About::Deliveries => &deliveries::FACTS[..],
+        };
+        let rows = facts.iter().map(|(name, fact)| {
             std::iter::once((*name).to_owned()).chain(runs.iter().map(|run| fact(self, run))).collect()
         });
+        let of = match self.drill.about {
+            About::Exchanges => "shares and latencies",
+            About::Deliveries => "promises and times",
+        };
         let caption = match self.drill.victims {
             "" => "Side by side".to_owned(),
-            victims => format!("Side by side (shares and latencies: {victims})"),
+            victims => format!("Side by side ({of}: {victims})"),
         };
         Table { caption, columns, rows: rows.collect() }
     }
@@ -138,14 +148,41 @@ impl Outcome {
             ],
             notes: vec![
                 format!("tidegate drill {} --seed {}", self.drill.name, self.seed),
-                "Both sides got the same requests at the same times; a latency counts from the moment at which its \
-                 request should have been sent, over all tries of its client."
-                    .to_owned(),
+                match self.drill.about {
+                    About::Exchanges => {
+                        "Both sides got the same requests at the same times; a latency counts from the moment at which \
+                         its request should have been sent, over all tries of its client."
+                    }
+                    About::Deliveries => {
+                        "Both sides got the same requests at the same times; what became of a promise is told by the \
+                         applications, not by the gate."
+                    }
+                }
+                .to_owned(),
             ],
         }
     }
 
     fn plots(&self) -> Vec<Plot> {
+        let mut plots = match self.drill.about {
+            About::Exchanges => self.plots_of_exchanges(),
+            About::Deliveries => self.plots_of_deliveries(),
+        };
+        plots.retain(|plot| {
+            plot.lines.iter().any(|line| line.points.iter().any(|point| point.1.is_finite() && point.1 > 0.0))
+        });
+        plots
+    }
+
+    /// The same line of both sides.
+    fn both(&self, of: &dyn Fn(&Run) -> Vec<(f64, f64)>) -> Vec<Line> {
+        vec![
+            Line { name: "off".to_owned(), look: Look::Off, points: of(&self.runs.off) },
+            Line { name: "on".to_owned(), look: Look::On, points: of(&self.runs.on) },
+        ]
+    }
+
+    fn plots_of_exchanges(&self) -> Vec<Plot> {
         let victims = self.drill.victims;
         let goodput = |run: &Run| over(&self.whole(), STEP, |span| run.driven.goodput("", span));
         let p99 = |run: &Run| {
@@ -159,19 +196,13 @@ impl Outcome {
             run.samples.iter().map(|s| (s.at, s.app_waiting as f64 + waiting(s.gate_waiting))).collect()
         };
         let slots = self.runs.on.samples.iter().map(|sample| (sample.at, sample.gate_slots)).collect();
-        let both = |of: &dyn Fn(&Run) -> Vec<(f64, f64)>| {
-            vec![
-                Line { name: "off".to_owned(), look: Look::Off, points: of(&self.runs.off) },
-                Line { name: "on".to_owned(), look: Look::On, points: of(&self.runs.on) },
-            ]
-        };
-        let mut goodputs = both(&goodput);
+        let mut goodputs = self.both(&goodput);
         goodputs.insert(0, Line { name: "asked".to_owned(), look: Look::Offered, points: offered });
         let mut plots = vec![
             self.plot("Goodput", "good answers per second", goodputs),
-            self.plot("Latency, p99 of what was answered well", "ms", both(&p99)),
-            self.plot("Waiting, at the gate and in the applications", "requests", both(&line)),
-            self.plot("Tries of clients, repeats included", "per second", both(&tries)),
+            self.plot("Latency, p99 of what was answered well", "ms", self.both(&p99)),
+            self.plot("Waiting, at the gate and in the applications", "requests", self.both(&line)),
+            self.plot("Tries of clients, repeats included", "per second", self.both(&tries)),
             self.plot(
                 "The gate's limit, protection on",
                 "slots",
@@ -179,9 +210,6 @@ impl Outcome {
             ),
         ];
         plots[1].logarithmic = true;
-        plots.retain(|plot| {
-            plot.lines.iter().any(|line| line.points.iter().any(|point| point.1.is_finite() && point.1 > 0.0))
-        });
         plots
     }
 

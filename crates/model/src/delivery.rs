@@ -25,7 +25,6 @@
 //!
 //! Times are milliseconds since the Unix epoch ([`Ms`]): they outlive the process that wrote them.
 
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,10 +33,13 @@ use http::Method;
 use crate::fields::Fields;
 use crate::gate::Priority;
 
+mod id;
 pub mod lane;
 pub mod outcome;
+pub mod shard;
 mod step;
 
+pub use id::{Drawing, Id};
 pub use step::{Becomes, Change, Command, Told, step};
 
 /// Milliseconds since the Unix epoch.
@@ -65,35 +67,7 @@ pub const PROGRESS_BYTES_MAX: usize = 4 << 10;
 /// The most deliveries that one waits for.
 pub const AFTER_MAX: usize = 100;
 
-/// What a delivery is found by: 128 random bits, as 32 hexadecimal digits.
-///
-/// Packed, as a [request's id](crate::receipt::RequestId) is: receipts hold it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(Rust, packed(8))]
-pub struct Id(pub u128);
-
-impl Id {
-    /// The id that is written so.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Id> {
-        let digits = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        digits.then(|| u128::from_str_radix(text, 16).ok().map(Id)).flatten()
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:032x}", { self.0 })
-    }
-}
-
-impl fmt::Debug for Id {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, out)
-    }
-}
-
-/// A delivery's place in the store: it grows with each that is accepted.
+/// A delivery's place in the store: within its [shard] it grows with each that is accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
@@ -277,6 +251,33 @@ pub struct Record {
     pub forgotten: Option<Ms>,
 }
 
+impl Record {
+    /// One that is accepted now, may be begun at once, and of which nothing else was asked.
+    #[must_use]
+    pub fn new(id: Id, seq: Seq, queue: Arc<str>, tenant: Arc<str>, now: Ms) -> Record {
+        Record {
+            id,
+            seq,
+            queue,
+            tenant,
+            lane: None,
+            priority: Priority::Default,
+            rank: rank(now, Priority::Default, AGING_MS),
+            created: now,
+            due: now,
+            expires: None,
+            state: State::Ready,
+            attempts: 0,
+            attempts_max: None,
+            waits_for: 0,
+            token: Token(0),
+            progress: None,
+            why: None,
+            forgotten: None,
+        }
+    }
+}
+
 /// How much earlier one is due for each step of its priority, where a queue says nothing else.
 pub const AGING_MS: Ms = 60_000;
 
@@ -296,16 +297,6 @@ pub fn rank(due: Ms, priority: Priority, aging: Ms) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_is_read_as_it_is_written() {
-        for id in [Id(0), Id(1), Id(u128::MAX), Id(0x0123_4567_89ab_cdef)] {
-            assert_eq!(Id::parse(&id.to_string()), Some(id));
-        }
-        for text in ["", "0", "+0000000000000000000000000000001", "0123456789ABCDEF0123456789ABCDEF"] {
-            assert_eq!(Id::parse(text), None, "{text:?}");
-        }
-    }
 
     #[test]
     fn a_time_is_read_as_it_is_shown() {

@@ -173,6 +173,7 @@ kinds! {
     DELIVERY_FULL = "delivery.full", 429, "Too many deliveries waiting", Tenant, Later, "http_request_denied", 8;
     DELIVERY_BODY = "delivery.body-too-large", 413, "Request body too large to be made later", Client, Never, "http_request_error", 8;
     DELIVERY_STREAM = "delivery.stream", 400, "Streams are not made later", Client, Never, "http_request_denied", 12;
+    DELIVERY_ELSEWHERE = "delivery.elsewhere", 503, "Another node makes these deliveries", Client, Later, "http_request_denied", 14;
     DELIVERY_FOLLOWERS = "delivery.followers", 503, "Too many deliveries followed", Operator, Later, "http_request_denied", 8;
     // Webhooks that come in.
     WEBHOOK_SIGNATURE = "webhook.signature", 401, "Webhook not verified", Client, Never, "http_request_denied", 16;

@@ -11,6 +11,7 @@
 //! What is not here: the wire, the store, and the engine that makes the attempts.
 
 pub mod cloudevents;
+pub mod consent;
 pub mod destination;
 pub mod event;
 pub mod filter;

@@ -27,7 +27,7 @@ pub use self::events::Events;
 pub const DELIVERIES_PATH: &str = "/_tidegate/deliveries/";
 
 /// Now, on the wall clock.
-fn now() -> Ms {
+pub(crate) fn now() -> Ms {
     let since = clock::wall().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ms::try_from(since.as_millis()).unwrap_or(Ms::MAX)
 }

@@ -10,32 +10,27 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use bytes::Bytes;
-use getrandom::fill;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRAILER};
+use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use http_body::Body as _;
-use tidegate_model::delivery::{Id, Ms, Request};
-use tidegate_model::fields::Fields;
+use tidegate_model::delivery::{Ms, Request};
 use tidegate_model::gate::Priority;
 use tidegate_model::message::Response;
-use tidegate_model::path::replace_prefix;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::webhook::incoming::{Genuine, Source};
 use tidegate_model::webhook::signing::Unverified;
 use tidegate_store::Unavailable;
 use tidegate_store::deliveries::{Appended, Otherwise, Promise, Room, Unique};
-use tidegate_wire::clock;
+use tidegate_wire::{bell, clock};
 
 use crate::exchange::Exchange;
-use crate::forward::{self, deadline_of};
+use crate::forward::deadline_of;
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::protect::come_again;
-use crate::request_body::{self, Fault, Read};
 use crate::route::Routed;
 use crate::settle::Content;
 use crate::site::Site;
+use crate::whole;
 
 /// What the application is told that a delivery is known by.
 const TIDEGATE_WEBHOOK_ID: HeaderName = HeaderName::from_static("tidegate-webhook-id");
@@ -79,28 +74,25 @@ pub async fn take(
     let Some(store) = site.idempotency.store() else {
         return Err(unavailable(proxy, Unavailable::Stopped));
     };
-    let route = &routed.route.settings;
-    let length = exchange.body.as_ref().and_then(|body| body.size_hint().exact());
+    let by = deadline_of(site, exchange, &routed.route.settings);
     let most = settings.body_bytes_max;
-    if length.is_some_and(|length| length > most) {
-        return Err(too_large(most));
-    }
-    let tenant = permitted.permit().tenant();
-    let _held = proxy.guard.hold(tenant, route.priority, length.unwrap_or(most), &proxy.entropy)?;
-    let upload: Fault = Fault::default();
-    let mut body = forward::body(proxy, exchange, route, permitted, &upload)?;
-    let by = deadline_of(site, exchange, route);
-    let late = "the deadline came before the request's body had come whole";
-    let Read::Whole(content) = request_body::read(&mut body, &upload, most, by, late).await? else {
-        return Err(too_large(most));
-    };
+    let bound = (most, || too_large(most));
+    let (content, _held) = whole::body(proxy, exchange, routed, permitted, bound, by).await?;
     let now = now_ms();
     let genuine = settings.source.verify(&exchange.head.headers, &content, now / 1000).map_err(unverified)?;
     if let Some(challenge) = genuine.challenge {
         return Ok(answer("text/plain; charset=utf-8", challenge));
     }
-    let promise = promise(exchange, routed, settings, tenant.id(), &genuine, content, now)?;
-    let appended = store.append(vec![promise], settings.room, now).await;
+    let mut request = whole::request(proxy, exchange, routed, permitted, content)?;
+    if let Ok(id) = HeaderValue::try_from(&genuine.id) {
+        request.fields.insert(&TIDEGATE_WEBHOOK_ID, id);
+    }
+    if let Some(path) = &settings.path {
+        request.target = Arc::clone(path);
+    }
+    let tenant = permitted.permit().tenant().id();
+    let promise = promise(&routed.route.settings.name, settings, tenant, &genuine, request, now)?;
+    let appended = bell::hear(store.append(vec![promise], settings.room, now)).await;
     match appended.map_err(|why| unavailable(proxy, why))?.first() {
         Some(Appended::Accepted(_) | Appended::Replaced(_)) => Ok(accepted(&genuine.id, false)),
         Some(Appended::Already(_) | Appended::Mismatch(_)) => Ok(accepted(&genuine.id, true)),
@@ -112,27 +104,16 @@ pub async fn take(
 }
 
 fn promise(
-    exchange: &mut Exchange,
-    routed: &Routed<'_>,
+    route: &str,
     settings: &IncomingSettings,
     tenant: &Arc<str>,
     genuine: &Genuine,
-    body: Bytes,
+    request: Request,
     now: Ms,
 ) -> Result<Promise, Refusal> {
-    let mut chance = [0; 16];
-    let internal = |_| Refusal::new(&refusal::SERVER_INTERNAL, "the system gives no random numbers");
-    fill(&mut chance).map_err(internal)?;
-    let mut fields: Fields = exchange.head.headers.clone();
-    for name in [EXPECT, TRAILER, CONTENT_LENGTH] {
-        fields.remove(&name);
-    }
-    if let Ok(id) = HeaderValue::try_from(&genuine.id) {
-        fields.insert(&TIDEGATE_WEBHOOK_ID, id);
-    }
-    let key = format!("incoming:{}:{}", routed.route.settings.name, genuine.id);
+    let key = format!("incoming:{route}:{}", genuine.id);
     Ok(Promise {
-        id: Id(u128::from_le_bytes(chance)),
+        id: whole::fresh()?,
         queue: Arc::clone(&settings.queue),
         tenant: Arc::clone(tenant),
         lane: None,
@@ -149,12 +130,7 @@ fn promise(
         }),
         after: Vec::new(),
         callback: None,
-        request: Arc::new(Request {
-            method: Method::POST,
-            target: target(exchange, routed, settings),
-            fields,
-            body,
-        }),
+        request: Arc::new(request),
     })
 }
 
@@ -165,25 +141,6 @@ fn within(key: String) -> Arc<str> {
     }
     let digest = tidegate_model::idempotency::digest([key.as_bytes()]);
     digest.iter().fold("incoming:".to_owned(), |text, byte| text + &format!("{byte:02x}")).into()
-}
-
-fn target(exchange: &Exchange, routed: &Routed<'_>, settings: &IncomingSettings) -> Arc<str> {
-    if let Some(path) = &settings.path {
-        return Arc::clone(path);
-    }
-    let uri = &exchange.head.uri;
-    let whole = uri.path_and_query().map_or("/", |target| target.as_str());
-    match &routed.route.settings.request.prefix {
-        None => whole.into(),
-        Some(prefix) => {
-            let mut path = replace_prefix(uri.path(), routed.matched, prefix);
-            if let Some(query) = uri.query() {
-                path.push('?');
-                path.push_str(query);
-            }
-            path.into()
-        }
-    }
 }
 
 fn accepted(id: &str, repeated: bool) -> Response<Content> {

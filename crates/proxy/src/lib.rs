@@ -7,6 +7,7 @@
 mod admit;
 mod authorize;
 pub mod cache;
+mod consent;
 mod decide;
 pub mod defer;
 mod entropy;
@@ -28,6 +29,7 @@ pub mod settings;
 mod settle;
 mod site;
 pub mod trace;
+mod whole;
 
 pub use entropy::Entropy;
 pub use fault::{Active, Faults, NotBegun};

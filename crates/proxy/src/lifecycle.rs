@@ -41,7 +41,7 @@ use crate::respond::{Answer, No, Refused};
 use crate::route::Routed;
 use crate::settle::{Content, ExchangeBody};
 use crate::site::{Pinned, Site};
-use crate::{admit, authorize, fault, forward, identify, incoming, limit, respond, route};
+use crate::{admit, authorize, consent, fault, forward, identify, incoming, limit, respond, route};
 
 /// The proxy of one core.
 pub struct Proxy {
@@ -196,6 +196,9 @@ impl Proxy {
                 Box::pin(incoming::take(self, site, exchange, routed, permitted, settings)).await
             }
             (Decision::Redirect, None) => Ok(respond::redirect(routed, exchange)),
+            (Decision::Deliveries(_), None) if consent::is_call(exchange) => {
+                Box::pin(consent::answer(self, site, exchange)).await
+            }
             (Decision::Deliveries(settings), None) => {
                 Box::pin(told::answer(self, site, exchange, permitted, settings)).await
             }

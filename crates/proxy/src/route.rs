@@ -6,6 +6,7 @@ use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::route::Found;
 
+use crate::consent;
 use crate::defer::{DELIVERIES_PATH, told};
 use crate::exchange::Exchange;
 use crate::respond::No;
@@ -37,6 +38,12 @@ pub fn route<'a>(site: &'a Site, exchange: &Exchange) -> Result<Routed<'a>, No> 
         && head.uri.path().starts_with(DELIVERIES_PATH)
     {
         told::asked(head.uri.path(), &head.method)?;
+        return Ok(found(own, 0, exchange));
+    }
+    if let Some(own) = &site.deliveries
+        && consent::is_call(exchange)
+    {
+        consent::key(head.uri.path(), &head.method)?;
         return Ok(found(own, 0, exchange));
     }
     match site.table.find(&exchange.host, head.uri.path(), &head.method, &head.headers) {

@@ -28,7 +28,10 @@ use tokio::net::UnixListener;
 use crate::config::{ControlAddress, ControlSettings, ControlToken, Failure, Scope, Spot};
 use crate::run::Process;
 
+use self::body::BYTES_MAX as BODY_MAX;
+
 mod administer;
+mod body;
 mod cache;
 mod deliveries;
 mod endpoints;
@@ -42,14 +45,12 @@ mod report;
 mod schedules;
 mod shapes;
 mod store;
+mod told;
 mod webhooks;
 
 pub use faults::end_all as end_all_faults;
 pub use metrics::TenantLines;
 pub use openapi::published as published_openapi;
-
-/// Bytes of a request's body.
-const BODY_MAX: usize = 64 * 1024;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -390,7 +391,10 @@ async fn set_endpoint(
     let Ok(address) = address.parse::<SocketAddr>() else {
         return problem(StatusCode::BAD_REQUEST, "control.address", "not an address and port");
     };
-    let bytes = axum::body::to_bytes(body, BODY_MAX).await.unwrap_or_default();
+    let bytes = match body::read(body, BODY_MAX).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return *refused,
+    };
     let Ok(change) = serde_json::from_slice::<EndpointChange>(&bytes) else {
         let detail = r#"the body is not {"state": "enabled"}, "draining" or "disabled""#;
         return problem(StatusCode::BAD_REQUEST, "control.body", detail);
@@ -488,6 +492,7 @@ mod tests {
     fn the_documentation_names_each_endpoint_and_each_error() {
         let sources = [
             include_str!("control.rs"),
+            include_str!("control/body.rs"),
             include_str!("control/faults.rs"),
             include_str!("control/cache.rs"),
             include_str!("control/administer.rs"),

@@ -48,13 +48,14 @@ enum QueueCommand {
 
 #[derive(Debug, Args)]
 struct PauseArgs {
-    /// The queue's name
-    name: String,
+    /// The queue's name; without it: all of the tenant, in whatever queue
+    #[arg(required_unless_present = "tenant")]
+    name: Option<String>,
     /// This tenant's alone
     #[arg(long)]
     tenant: Option<String>,
     /// This key's alone
-    #[arg(long, requires = "tenant")]
+    #[arg(long, requires_all = ["tenant", "name"])]
     key: Option<String>,
 }
 
@@ -80,12 +81,15 @@ enum DeliveryCommand {
     Cancel(ManyArgs),
     /// Make a dead or cancelled delivery again, or all that are meant
     Redrive(RedriveArgs),
+    /// Forget all that are meant: what has ended and, if that is said, what has not begun
+    Purge(PurgeArgs),
     /// Hand in a delivery
     Add(AddArgs),
 }
 
+/// Which are meant.
 #[derive(Debug, Args)]
-struct ListArgs {
+struct Meant {
     /// Of this queue
     #[arg(long)]
     queue: Option<String>,
@@ -98,6 +102,28 @@ struct ListArgs {
     /// Of this key
     #[arg(long)]
     key: Option<String>,
+}
+
+impl Meant {
+    fn filter(&self) -> Value {
+        let Meant { queue, tenant, state, key } = self;
+        json!({ "queue": queue, "tenant": tenant, "state": state, "key": key })
+    }
+}
+
+#[derive(Debug, Args)]
+struct PurgeArgs {
+    #[command(flatten)]
+    meant: Meant,
+    /// What has not begun, too: it is never made
+    #[arg(long)]
+    waiting: bool,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    meant: Meant,
     /// So many at most
     #[arg(long, default_value_t = PAGE)]
     limit: u32,
@@ -112,18 +138,8 @@ struct ManyArgs {
     /// Its id
     #[arg(conflicts_with_all = ["queue", "tenant", "state", "key"], required_unless_present_any = ["queue", "tenant", "state", "key"])]
     id: Option<String>,
-    /// All of this queue
-    #[arg(long)]
-    queue: Option<String>,
-    /// All of this tenant
-    #[arg(long)]
-    tenant: Option<String>,
-    /// All in this state
-    #[arg(long)]
-    state: Option<String>,
-    /// All of this key
-    #[arg(long)]
-    key: Option<String>,
+    #[command(flatten)]
+    meant: Meant,
 }
 
 #[derive(Debug, Args)]
@@ -221,6 +237,7 @@ pub fn delivery(args: &DeliveryArgs) -> ExitCode {
             Some(id) => asked.send("POST", &format!("/deliveries/{}/redrive", encoded(id)), "", &state),
             None => asked.change_all("/deliveries/redrive", which, *per_second),
         },
+        DeliveryCommand::Purge(PurgeArgs { meant, waiting }) => asked.purge(meant, *waiting),
         DeliveryCommand::Add(add) => add.body().and_then(|body| {
             let path = format!("/queues/{}/deliveries", encoded(&add.queue));
             asked.send("POST", &path, &body.to_string(), &|told| {
@@ -328,31 +345,45 @@ impl Asked {
         body: &str,
         show: &dyn Fn(&Value) -> String,
     ) -> Result<String, String> {
-        let answer = ask(&self.remote, method, path, body)?;
         if self.json {
-            return Ok(answer + "\n");
+            return Ok(ask(&self.remote, method, path, body)? + "\n");
         }
-        let told = serde_json::from_str(&answer)
-            .map_err(|error| format!("tidegate: not an answer of the control API: {error}"))?;
-        Ok(show(&told))
+        Ok(show(&self.told(method, path, body)?))
+    }
+
+    fn told(&self, method: &str, path: &str, body: &str) -> Result<Value, String> {
+        serde_json::from_str(&ask(&self.remote, method, path, body)?)
+            .map_err(|error| format!("tidegate: not an answer of the control API: {error}"))
+    }
+
+    /// Forgets all that are meant, step by step until there are no more.
+    fn purge(&self, meant: &Meant, waiting: bool) -> Result<String, String> {
+        let (mut purged, mut cursor) = (0, Value::Null);
+        loop {
+            let body = json!({ "filter": meant.filter(), "waiting": waiting, "cursor": cursor });
+            let mut told = self.told("POST", "/deliveries/purge", &body.to_string())?;
+            purged += told["purged"].as_u64().unwrap_or_default();
+            cursor = told["next"].take();
+            if cursor.is_null() {
+                let text = match self.json {
+                    true => json!({ "purged": purged }).to_string(),
+                    false => format!("{purged} purged"),
+                };
+                return Ok(text + "\n");
+            }
+        }
     }
 
     /// Changes all that are meant, step by step until there are no more.
     fn change_all(&self, path: &str, which: &ManyArgs, per_second: Option<u32>) -> Result<String, String> {
-        let ManyArgs { queue, tenant, state, key, .. } = which;
         let (mut changed, mut cursor, mut waited) = (0, Value::Null, 0);
         loop {
-            let mut body = json!({
-                "filter": { "queue": queue, "tenant": tenant, "state": state, "key": key },
-                "cursor": cursor,
-            });
+            let mut body = json!({ "filter": which.meant.filter(), "cursor": cursor });
             if let Some(rate) = per_second {
                 body["per_second"] = json!(rate);
                 body["delay"] = json!(format!("{waited}ms"));
             }
-            let answer = ask(&self.remote, "POST", path, &body.to_string())?;
-            let mut told: Value = serde_json::from_str(&answer)
-                .map_err(|error| format!("tidegate: not an answer of the control API: {error}"))?;
+            let mut told = self.told("POST", path, &body.to_string())?;
             changed += told["changed"].as_u64().unwrap_or_default();
             waited = told["last_in_ms"].as_u64().unwrap_or_default();
             cursor = told["next"].take();
@@ -368,10 +399,17 @@ impl Asked {
     }
 
     fn pause(&self, args: &PauseArgs, what: &str) -> Result<String, String> {
-        let body = json!({ "tenant": args.tenant, "key": args.key }).to_string();
-        self.send("POST", &format!("/queues/{}/{what}", encoded(&args.name)), &body, &|told| {
+        let tenant = args.tenant.as_deref().unwrap_or_default();
+        let (path, of, body) = match &args.name {
+            Some(name) => {
+                let body = json!({ "tenant": args.tenant, "key": args.key }).to_string();
+                (format!("/queues/{}/{what}", encoded(name)), name.as_str(), body)
+            }
+            None => (format!("/tenants/{}/{what}", encoded(tenant)), tenant, String::new()),
+        };
+        self.send("POST", &path, &body, &|told| {
             let now = if told["paused"] == true { "paused" } else { "going on" };
-            format!("{} is {now}\n", args.name)
+            format!("{of} is {now}\n")
         })
     }
 }
@@ -379,13 +417,10 @@ impl Asked {
 impl ListArgs {
     fn path(&self) -> String {
         let mut path = format!("/deliveries?limit={}", self.limit);
-        for (name, value) in [
-            ("queue", &self.queue),
-            ("tenant", &self.tenant),
-            ("state", &self.state),
-            ("key", &self.key),
-            ("cursor", &self.cursor),
-        ] {
+        let Meant { queue, tenant, state, key } = &self.meant;
+        for (name, value) in
+            [("queue", queue), ("tenant", tenant), ("state", state), ("key", key), ("cursor", &self.cursor)]
+        {
             if let Some(value) = value {
                 path += &format!("&{name}={}", encoded(value));
             }

@@ -1,6 +1,6 @@
 //! `tidegate drill`: rehearsals from the command line.
 //!
-//! Exit codes: 0 as it should be, 1 not so, 2 asked wrongly, 3 this machine was too busy to judge.
+//! Exit codes: 0 as it should be, 1 not so, 2 asked wrongly, 3 this machine was too busy to judge, 4 it lacks what a drill needs.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -12,8 +12,9 @@ use clap::{Args, Subcommand};
 use tidegate_drill::capacity::{self, Options, Refused};
 use tidegate_drill::drill::{Drill, Verdict};
 use tidegate_drill::gate::Beside;
+use tidegate_drill::postgres::PostgresError;
 use tidegate_drill::report::html;
-use tidegate_drill::run::Setting;
+use tidegate_drill::run::{RunError, Setting};
 use tidegate_drill::scenario;
 use tidegate_wire::files::raise_limit;
 
@@ -22,6 +23,9 @@ use crate::config::{nearest, parse_duration};
 
 /// This machine was too busy to judge.
 const TOO_BUSY: u8 = 3;
+
+/// Something that a drill needs is not installed on this machine.
+const MISSING: u8 = 4;
 
 /// What to rehearse.
 #[derive(Debug, Args)]
@@ -140,18 +144,25 @@ fn list() -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs drills one after another. The exit code is that of the worst: failed before too busy before passed.
+/// Runs drills one after another. The exit code is that of the worst: failed before too busy before not run for want of something
+/// before passed.
 fn rehearse(drills: &[Drill], args: &DrillArgs) -> io::Result<ExitCode> {
     let binary = std::env::current_exe()?;
     let beside = args.beside()?;
     let setting = Setting { binary: &binary, seed: args.seed, scale: 1.0, beside: beside.as_ref() };
     let mut out = io::stdout();
     let mut tell = |line: &str| drop(writeln!(out, "{line}").and_then(|()| out.flush()));
-    let mut verdicts = Vec::new();
+    let (mut verdicts, mut is_missing) = (Vec::new(), false);
     for drill in drills {
         tell(&format!("{}: {}\nrule: {}", drill.name, drill.summary, drill.rule));
         let outcome = match drill.run(&setting, &mut tell) {
             Ok(outcome) => outcome,
+            Err(error @ RunError::Postgres(PostgresError::Missing)) => {
+                // The others need nothing of it.
+                eprintln!("tidegate: {}: {error}", drill.name);
+                is_missing = true;
+                continue;
+            }
             Err(error) => {
                 eprintln!("tidegate: {error}");
                 return Ok(ExitCode::FAILURE);
@@ -171,7 +182,11 @@ fn rehearse(drills: &[Drill], args: &DrillArgs) -> io::Result<ExitCode> {
         verdicts.push(outcome.verdict);
     }
     let worst = [Verdict::Failed, Verdict::TooBusy].into_iter().find(|worst| verdicts.contains(worst));
-    Ok(ExitCode::from(worst.unwrap_or(Verdict::Passed).code()))
+    let code = match worst {
+        None if is_missing => MISSING,
+        worst => worst.unwrap_or(Verdict::Passed).code(),
+    };
+    Ok(ExitCode::from(code))
 }
 
 /// `report.html` for a drill: `report-NAME.html`.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_dispatch::{Offer, Unacceptable};
 use tidegate_model::delivery::{Id, Ms};
 use tidegate_model::schedule::run_key;
-use tidegate_store::deliveries::{Appended, Otherwise, Unique};
+use tidegate_store::deliveries::{Appended, Otherwise, Unique, fresh_id};
 use tidegate_store::documents::{Expect, Place, Room, Write};
 use tidegate_store::{Store, Unavailable};
 use tidegate_wire::{clock, task};
@@ -194,9 +194,8 @@ pub async fn make(
         body: schedule.body.clone(),
         ..Offer::default()
     };
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|_| NotRun::Chance)?;
-    let promise = queue.promise(offer, Id(u128::from_ne_bytes(random)), now)?;
+    let id = fresh_id().ok_or(NotRun::Chance)?;
+    let promise = queue.promise(offer, id, now)?;
     match store.append(vec![promise], queue.room, now).await?.first() {
         Some(Appended::Accepted(id) | Appended::Already(id) | Appended::Replaced(id)) => Ok(*id),
         _ => Err(NotRun::Full),

@@ -1,5 +1,6 @@
 //! `tidegate status`: the state of a running Tidegate, from its control API.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -139,7 +140,7 @@ fn table(state: &Value) -> String {
             "{}{}{}",
             cached(&state["cache"]),
             disk(&state["cache"]["disk"]),
-            redis(&state["redis"]) + &cluster(&state["cluster"])
+            redis(&state["redis"]) + &cluster(&state["cluster"]) + &shards(&state["store"]["shards"])
         ),
         aligned(&upstreams(state)),
         verdicts(state),
@@ -225,6 +226,25 @@ fn cluster(cluster: &Value) -> String {
         asked["answered"],
         cluster["answered"],
     )
+}
+
+/// Which shards' deliveries are made here and by whom the others', on one line; nothing where all are made here.
+fn shards(shards: &Value) -> String {
+    let all = || list(shards);
+    let here: Vec<String> = all().filter(|one| one["here"] == true).map(|one| cell(&one["shard"])).collect();
+    if here.len() == all().count() {
+        return String::new();
+    }
+    let mut told = format!("shards {} of {} here", here.len(), all().count());
+    let others: BTreeSet<String> =
+        all().filter(|one| one["here"] != true).map(|one| cell(&one["node"])).collect();
+    for node in others {
+        let its = all().filter(|one| one["here"] != true && cell(&one["node"]) == node);
+        let its: Vec<String> = its.map(|one| cell(&one["shard"])).collect();
+        let who = if node == "-" { "nobody" } else { &node };
+        told += &format!("; {who} has {}", its.join(" "));
+    }
+    told + "\n"
 }
 
 /// Where nodes meet, on one line; nothing where they do not.
@@ -524,6 +544,10 @@ mod tests {
                 "self": "a:1", "nodes": [{"name": "a:1", "state": "self"}, {"name": "b:1", "state": "away"}],
                 "asked": {"answered": 3, "away": 1, "late": 1, "refused": 0, "old": 0}, "answered": 7,
             },
+            "store": {"shards": [
+                {"shard": 0, "here": true, "node": null}, {"shard": 1, "here": false, "node": "b:1"},
+                {"shard": 2, "here": false, "node": null}, {"shard": 3, "here": false, "node": "b:1"},
+            ]},
             "cache": {"disk": {
                 "path": "/var/c", "state": "away", "error": "another process has this directory", "bytes": 5 << 20,
                 "size_limit": 9 << 20, "answers": 1, "hits": 2, "misses": 3, "dropped": 4,
@@ -562,6 +586,7 @@ mod tests {
             &state,
             &[
                 "tidegate 0.1.0, configuration of 2026-01-01T00:00:00Z, 3 connections",
+                "shards 1 of 4 here; nobody has 2; b:1 has 1 3",
                 "load 2, memory 5 MiB of 9 MiB, bodies 1 MiB, open files 12 of 100, late by 250 ms",
                 "short of memory, refusing: greedy",
                 "redis h:1 away (refused), purges: 3 sent, 4 read, 5 waiting",

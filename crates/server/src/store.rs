@@ -4,11 +4,12 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tidegate_store::{BackupError, Location, OpenError};
+use tidegate_store::{BackupError, Location, OpenError, PostgresSettings, PostgresUrl, StoreSettings};
 
 use crate::cli::{ConfigArgs, refuse};
 use crate::status::{Remote, ask_for};
@@ -37,6 +38,18 @@ pub enum StoreCommand {
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Bring the store of the configuration, a directory, into an empty PostgreSQL. Tidegate must not run on either
+    Migrate {
+        /// Where to: postgres://USER:PASSWORD@HOST/DATABASE
+        #[arg(long, env = "TIDEGATE_MIGRATE_TO", hide_env_values = true)]
+        to: String,
+        /// What deliveries are divided into there, for ever: `[store] shards`.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+        shards: u16,
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
 }
 
 /// A backup.
@@ -61,6 +74,7 @@ pub fn store(command: &StoreCommand) -> ExitCode {
             let bytes = tidegate_store::restore(from, directory).map_err(|error| error.to_string())?;
             Ok(format!("{} was put back into {}: {bytes} bytes", from.display(), directory.display()))
         }),
+        StoreCommand::Migrate { to, shards, config } => migrate(to, *shards, config),
         StoreCommand::Check { directory: Some(directory), .. } => said(check(directory)),
         StoreCommand::Check { directory: None, config } => with(config, check),
     }
@@ -97,6 +111,41 @@ fn backup_of_running(args: &BackupArgs) -> Result<u64, String> {
     let told = ask_for(&args.remote, "POST", "/store/backup", &asked, PATIENCE)?;
     let told: Value = serde_json::from_str(&told).map_err(|error| error.to_string())?;
     Ok(told["bytes"].as_u64().unwrap_or_default())
+}
+
+/// Brings the directory's store into a PostgreSQL.
+fn migrate(to: &str, shards: u16, config: &ConfigArgs) -> ExitCode {
+    let config = match config.load() {
+        Ok(config) => config,
+        Err(problems) => return refuse(&problems),
+    };
+    let Some(store) = config.store else { return said(Err("the configuration has no [store]".to_owned())) };
+    let Location::Directory(directory) = &store.location else {
+        return said(Err("the store of the configuration is a PostgreSQL already".to_owned()));
+    };
+    let url = match PostgresUrl::parse(to) {
+        Ok(url) => url,
+        Err(why) => return said(Err(why)),
+    };
+    let location = Location::Postgres(PostgresSettings {
+        url,
+        ca: None,
+        lease: Duration::from_secs(60),
+        timeout: Duration::from_secs(30),
+        shards,
+        node: Arc::from("tidegate store migrate"),
+    });
+    let done =
+        tidegate_store::migrate(directory, StoreSettings { location: location.clone(), ..store.clone() });
+    said(done.map_err(|error| error.to_string()).map(|told| {
+        format!(
+            "{} was brought into {location}: {} deliveries, {} keys, {} documents, each of them compared",
+            directory.display(),
+            told.deliveries,
+            told.claims,
+            told.documents
+        )
+    }))
 }
 
 fn check(directory: &Path) -> Result<String, String> {

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::claims;
 use crate::database::{Database, NAME, OpenError};
-use crate::deliveries::audit;
+use crate::deliveries::sqlite::audit;
 use crate::store::{Job, Store, Unavailable};
 
 /// Bytes that are copied at once.

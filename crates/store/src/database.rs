@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use crate::deliveries::schema;
+use crate::deliveries::sqlite::schema;
+use crate::memory;
 use crate::postgres::{Away, PostgresSettings};
 
 /// The database's name in its directory.
@@ -14,7 +15,7 @@ pub(crate) const NAME: &str = "tidegate.db";
 /// The file that whoever uses the directory holds a lock on.
 const LOCK: &str = "lock";
 /// In the header of the database, so that no other program's is taken for ours: "Tide".
-const APPLICATION: i32 = 0x5469_6465;
+pub(crate) const APPLICATION: i32 = 0x5469_6465;
 /// Bytes of a page of the database.
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// The smallest database: its tables, and some room.
@@ -27,7 +28,7 @@ const STATEMENTS: usize = 128;
 const NFS: i64 = 0x6969;
 
 /// What each version adds to the one before, the first to nothing.
-const VERSIONS: [&str; 3] = [
+pub(crate) const VERSIONS: [&str; 4] = [
     "
     CREATE TABLE claims (
         id INTEGER PRIMARY KEY,
@@ -54,6 +55,7 @@ const VERSIONS: [&str; 3] = [
 ",
     crate::documents::TABLES,
     schema::TABLES,
+    schema::FEW,
 ];
 
 /// Where the store is, and how large it may become.
@@ -159,6 +161,18 @@ impl Database {
         if busy == 0 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(0)) }
     }
 
+    /// Bytes that were written to the log since this was asked last.
+    pub(crate) fn written(&self) -> u64 {
+        let (mut pages, mut most) = (0, 0);
+        // SAFETY: the connection is open as long as `self` is, nobody else uses it meanwhile, and both numbers outlive the call.
+        let told = unsafe {
+            let handle = self.connection.handle();
+            ffi::sqlite3_db_status(handle, ffi::SQLITE_DBSTATUS_CACHE_WRITE, &raw mut pages, &raw mut most, 1)
+        };
+        debug_assert_eq!(told, ffi::SQLITE_OK);
+        u64::try_from(pages).unwrap_or_default() * PAGE_BYTES
+    }
+
     /// The database's file.
     pub(crate) fn file(&self) -> std::io::Result<File> {
         File::open(self.connection.path().unwrap_or_default())
@@ -224,7 +238,7 @@ fn connect(directory: &Path, bytes_max: u64) -> Result<Connection, Unopened> {
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     // SQLite takes no link anywhere in the path: the directory may be behind one.
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-    let mut connection = Connection::open_with_flags(directory.join(NAME), flags)?;
+    let mut connection = memory::open(&directory.join(NAME), flags)?;
     // Alone with the file, SQLite needs no memory shared with others: none that a full disk could tear away.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "page_size", PAGE_BYTES as i64)?;

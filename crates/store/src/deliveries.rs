@@ -8,20 +8,25 @@
 
 mod administer;
 mod append;
-pub(crate) mod audit;
+pub(crate) mod book;
 mod commit;
 mod door;
 mod edit;
 mod ends;
+mod fresh;
+mod lanes;
 pub(crate) mod ledger;
 mod lines;
 mod list;
 mod look;
+pub(crate) mod moving;
 mod news;
 mod pauses;
 pub(crate) mod prune;
-mod rows;
-pub(crate) mod schema;
+pub(crate) mod rows;
+mod shards;
+pub(crate) mod sqlite;
+pub(crate) mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -32,11 +37,14 @@ use http::Method;
 use tidegate_model::delivery::{Command, Id, Kind, Lane, Ms, Record, Request, Seq, Token, Told};
 use tidegate_model::gate::Priority;
 
+pub(crate) use book::Book;
 pub(crate) use door::Errand;
 pub use door::TOGETHER_MAX;
+pub use fresh::fresh_id;
 pub use list::PAGE_MAX;
 pub use news::Follower;
-pub(crate) use news::Followers;
+pub(crate) use news::{Followers, Tidings};
+pub use shards::{Leader, Roll, Who};
 
 /// A delivery that is to be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +70,7 @@ pub struct Promise {
     /// What else counts as the same.
     pub unique: Option<Unique>,
     /// Those that it comes after, all of the same tenant: it waits until each was delivered. Where one ends otherwise, it is
-    /// dead.
+    /// dead. One that takes the place of another comes after what was accepted before that.
     pub after: Vec<Id>,
     /// What is made once it has ended, whatever way: a delivery of its own, accepted in the same transaction. Its
     /// request says how it ended.
@@ -118,11 +126,11 @@ pub enum Appended {
     Already(Id),
     /// It took the place of this one, which keeps its id.
     Replaced(Id),
-    /// There is one already, and it asks for something else.
+    /// There is one already, and it asks for something else: or to come, with the place of that, among others of an ordered key.
     Mismatch(Id),
     /// The tenant has as many in this queue as it may, or as many bytes.
     Full,
-    /// It comes after one that there is not, or that has failed.
+    /// It comes after one that there is not, that has failed, or that is newer than what it was to take the place of.
     After(Id),
 }
 
@@ -361,6 +369,11 @@ pub enum Control {
         due: Ms,
         /// See [`tidegate_model::delivery::rank`].
         aging: Ms,
+    },
+    /// They are forgotten, by and by, and what they made one of a kind with them: what has ended.
+    Purge {
+        /// What has not begun, too: it is cancelled first.
+        waiting: bool,
     },
 }
 

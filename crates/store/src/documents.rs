@@ -15,6 +15,8 @@ use tidegate_model::delivery::Ms;
 
 /// Documents of one listing.
 pub const LISTED_MAX: usize = 1000;
+/// Bytes of one listing: it ends with the document by which it has as many.
+pub const LISTED_BYTES_MAX: usize = 8 << 20;
 /// Writes of one transaction.
 pub const WRITES_MAX: usize = 256;
 /// What a document takes beside its own bytes: row and indices, about.
@@ -136,8 +138,18 @@ pub struct Listing {
     pub after: Option<(Ms, Arc<str>)>,
     /// Not before then.
     pub since: Ms,
-    /// So many at most, and [`LISTED_MAX`].
+    /// So many at most, and [`LISTED_MAX`]; fewer, where they have [`LISTED_BYTES_MAX`].
     pub most: usize,
+}
+
+impl Listing {
+    /// Where to go on behind what was found; `None`: that was all.
+    #[must_use]
+    pub fn next(&self, found: &[Document]) -> Option<(Ms, Arc<str>)> {
+        let bytes: usize = found.iter().map(|one| one.body.len()).sum();
+        let is_full = found.len() >= self.most.min(LISTED_MAX) || bytes >= LISTED_BYTES_MAX;
+        found.last().filter(|_| is_full).map(|last| (last.at, Arc::clone(&last.name)))
+    }
 }
 
 /// What is asked of documents.
@@ -280,7 +292,16 @@ fn list(connection: &Connection, listing: &Listing) -> rusqlite::Result<Vec<Docu
         params![listing.kind, &*listing.tenant, whole(at), name, whole(listing.since), most],
         document,
     )?;
-    rows.collect()
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    for row in rows {
+        let one = row?;
+        bytes += one.body.len();
+        found.push(one);
+        if bytes >= LISTED_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Removes documents whose end has come. How many, and whether there are more.
@@ -332,7 +353,7 @@ mod tests {
     const ROOM: Room = Room { count: 3, bytes: 10_000 };
 
     fn database() -> Connection {
-        let connection = Connection::open_in_memory().unwrap();
+        let connection = crate::memory::nowhere();
         connection.execute_batch(TABLES).unwrap();
         connection
     }
@@ -404,6 +425,24 @@ mod tests {
         check(&database, &[ending("x", 40), ending("y", 50)], Written::Done(vec![4, 5]));
     }
 
+    #[test]
+    fn a_page_ends_where_it_has_as_many_bytes_as_it_may() {
+        let database = database();
+        for name in ["x", "y", "z"] {
+            let body = Bytes::from(vec![0; LISTED_BYTES_MAX / 2]);
+            let room = Room { count: 9, bytes: u64::MAX >> 1 };
+            let put =
+                Write::Put { place: place("a", name), expect: Expect::Any, at: 5, until: None, body, room };
+            check(&database, &[put], Written::Done(vec![u64::from(name.as_bytes()[0] - b'w')]));
+        }
+        let mut listing = Listing { kind: "thing", tenant: "a".into(), after: None, since: 0, most: 100 };
+        let page = list(&database, &listing).unwrap();
+        assert_eq!((page.len(), listing.next(&page)), (2, Some((5, "y".into()))));
+        listing.after = listing.next(&page);
+        let page = list(&database, &listing).unwrap();
+        assert_eq!((page.len(), listing.next(&page)), (1, None));
+    }
+
     proptest! {
         #[test]
         fn pages_tell_each_once_and_in_order(times in prop::collection::vec(0u64..5, 0..30), most in 1usize..7) {
@@ -422,9 +461,11 @@ mod tests {
             loop {
                 let listing = Listing { kind: "thing", tenant: "a".into(), after, since: 0, most };
                 let page = list(&database, &listing).unwrap();
-                let Some(last) = page.last() else { break };
-                after = Some((last.at, Arc::clone(&last.name)));
                 found.extend(page.iter().map(|one| (one.at, one.name.to_string())));
+                after = listing.next(&page);
+                if after.is_none() {
+                    break;
+                }
             }
             prop_assert_eq!(found, expected.into_keys().collect::<Vec<_>>());
         }

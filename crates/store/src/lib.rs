@@ -6,7 +6,7 @@
 //! ```
 //!
 //! SQLite holds it, in a directory of its own (`synchronous=FULL`, write-ahead log, checkpoints by the writing thread alone);
-//! or a PostgreSQL that several nodes share (`postgres`), with the same answers and bounds, and without deliveries.
+//! or a PostgreSQL that several nodes share (`postgres`), with the same answers and bounds.
 //! Whatever is decided about a record is decided in `tidegate_model`; here it is read, decided and written within one
 //! transaction. Three families of operations are served: *claims*, unique keys and what became of
 //! what was done under them; *deliveries*, requests that were promised and are made later ([`deliveries`]); and
@@ -24,6 +24,10 @@ mod claims;
 mod database;
 pub mod deliveries;
 pub mod documents;
+#[cfg(debug_assertions)]
+mod hand;
+mod memory;
+mod migrate;
 mod postgres;
 mod standing;
 mod store;
@@ -33,6 +37,9 @@ mod writer;
 
 pub use backup::{BackupError, backup, check, restore};
 pub use database::{Location, OpenError, StoreSettings};
+#[cfg(debug_assertions)]
+pub use hand::Hand;
+pub use migrate::{MigrateError, Migrated, migrate};
 pub use postgres::{Away, PostgresSettings, PostgresUrl, advise};
 pub use standing::{Standing, State};
 pub use store::{Named, Store, Unavailable};

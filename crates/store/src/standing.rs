@@ -70,6 +70,10 @@ pub(crate) struct Told {
     pub(crate) swept: AtomicU64,
     /// Commands that it has taken and not carried out.
     pub(crate) held: AtomicU64,
+    /// How deliveries stand, where they have a thread of their own.
+    deliveries: Mutex<State>,
+    /// Errands to deliveries that it has taken and not carried out.
+    pub(crate) errands: AtomicU64,
 }
 
 impl Told {
@@ -95,8 +99,15 @@ impl Told {
         std::mem::replace(&mut self.state.lock(), state)
     }
 
+    /// Deliveries stand so now, where they have a thread of their own. Tells how they stood before.
+    pub(crate) fn stand_deliveries(&self, state: State) -> State {
+        std::mem::replace(&mut self.deliveries.lock(), state)
+    }
+
+    /// How it stands: as that stands which stands worse.
     pub(crate) fn state(&self) -> State {
-        self.state.lock().clone()
+        let state = self.state.lock().clone();
+        if state == State::Serving { self.deliveries.lock().clone() } else { state }
     }
 
     pub(crate) fn standing(&self, bytes_max: u64, waiting: u64) -> Standing {
@@ -106,7 +117,7 @@ impl Told {
             records: count(&self.records),
             bytes: count(&self.bytes),
             bytes_max,
-            waiting: waiting + self.held.load(Relaxed),
+            waiting: waiting + self.held.load(Relaxed) + self.errands.load(Relaxed),
             commits: self.commits.load(Relaxed),
             done: self.done.load(Relaxed),
             failed: self.failed.load(Relaxed),

@@ -13,6 +13,8 @@ use crate::backup::Frozen;
 use crate::database::{BYTES_MIN, Database, Location, OpenError, StoreSettings};
 use crate::deliveries::{Errand, Followers};
 use crate::documents::{Answer, Document, Listing, Place, Question, Write, Written};
+#[cfg(debug_assertions)]
+use crate::hand::Hand;
 use crate::postgres::{self, PostgresSettings, Unopened};
 use crate::standing::{self, Standing, State};
 use crate::writer::Writer;
@@ -23,6 +25,8 @@ pub(crate) const WAITING_MAX: usize = 4096;
 /// The store of a process.
 pub struct Store {
     pub(crate) commands: mpsc::Sender<Job>,
+    /// What is asked of deliveries: the same list or, where they are written by a thread of their own, that one's.
+    pub(crate) errands: mpsc::Sender<Job>,
     /// Bytes of deliveries that wait to be accepted.
     pub(crate) appending: Arc<AtomicU64>,
     pub(crate) followers: Arc<Followers>,
@@ -30,7 +34,7 @@ pub struct Store {
     settings: StoreSettings,
     /// The last claim's number.
     claims: AtomicU64,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What a record is found by, and who pays for it.
@@ -84,6 +88,9 @@ pub enum Unavailable {
     /// Another has taken the shard over.
     #[error("another owns the shard now")]
     Fenced,
+    /// Another node has the shard.
+    #[error("another node makes the deliveries of this shard")]
+    Elsewhere,
     /// This kind of store does not do it.
     #[error("this store keeps no deliveries")]
     Unserved,
@@ -98,19 +105,53 @@ impl Store {
         let settings = StoreSettings { bytes_max: settings.bytes_max.max(BYTES_MIN), ..settings };
         let (told, followers) = (Arc::<standing::Told>::default(), Arc::<Followers>::default());
         let (commands, waiting) = mpsc::channel(WAITING_MAX);
-        let (thread, last) = match &settings.location {
-            Location::Directory(path) => sqlite(path, &settings, &told, &followers, waiting)?,
-            Location::Postgres(postgres) => (in_postgres(postgres, &settings, &told, waiting)?, 0),
+        let (errands, threads, last) = match &settings.location {
+            Location::Directory(path) => {
+                let (thread, last) = sqlite(path, &settings, &told, &followers, waiting)?;
+                (commands.clone(), vec![thread], last)
+            }
+            Location::Postgres(postgres) => {
+                let (errands, asked) = mpsc::channel(WAITING_MAX);
+                let jobs = [waiting, asked];
+                (errands, in_postgres(postgres, &settings, &told, &followers, jobs)?, 0)
+            }
         };
-        Ok(Store {
+        Ok(Store::of([commands, errands], followers, told, settings, last, threads))
+    }
+
+    /// Opens it in a directory without a thread that writes: that does whoever has the [`Hand`].
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    #[cfg(debug_assertions)]
+    pub fn open_by_hand(path: &Path, bytes_max: u64) -> Result<(Store, Hand), OpenError> {
+        let location = Location::Directory(path.to_owned());
+        let settings = StoreSettings { location, bytes_max, tenant_bytes_max: bytes_max };
+        let (told, followers) = (Arc::<standing::Told>::default(), Arc::<Followers>::default());
+        let (commands, waiting) = mpsc::channel(WAITING_MAX);
+        let (writer, last) = writer(path, &settings, &told, &followers)?;
+        let lists = [commands.clone(), commands];
+        Ok((Store::of(lists, followers, told, settings, last, Vec::new()), Hand::new(writer, waiting)))
+    }
+
+    fn of(
+        [commands, errands]: [mpsc::Sender<Job>; 2],
+        followers: Arc<Followers>,
+        told: Arc<standing::Told>,
+        settings: StoreSettings,
+        last: u64,
+        threads: Vec<JoinHandle<()>>,
+    ) -> Store {
+        Store {
             commands,
+            errands,
             appending: Arc::default(),
             followers,
             told,
             settings,
             claims: AtomicU64::new(last),
-            thread: Mutex::new(Some(thread)),
-        })
+            threads: Mutex::new(threads),
+        }
     }
 
     /// Where it is, and how large it may become.
@@ -205,8 +246,12 @@ impl Store {
     /// How it stands.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        let waiting = self.commands.max_capacity() - self.commands.capacity();
-        self.told.standing(self.settings.bytes_max, waiting as u64)
+        let waiting = |list: &mpsc::Sender<Job>| list.max_capacity() - list.capacity();
+        let mut waiting_all = waiting(&self.commands);
+        if !self.errands.same_channel(&self.commands) {
+            waiting_all += waiting(&self.errands);
+        }
+        self.told.standing(self.settings.bytes_max, waiting_all as u64)
     }
 
     /// Whether it writes.
@@ -217,11 +262,19 @@ impl Store {
 
     /// Carries out what waits, and closes it. Blocks until that is done; what comes later is refused.
     pub fn close(&self) {
-        let Some(thread) = self.thread.lock().take() else { return };
+        let threads = std::mem::take(&mut *self.threads.lock());
+        if threads.is_empty() {
+            return;
+        }
         // A list that is full has a place soon; one that is closed has a writer that is gone.
-        let _ = self.commands.blocking_send(Job::Close);
-        // It says by itself why it panicked.
-        let _ = thread.join();
+        let _ = self.errands.blocking_send(Job::Close);
+        if !self.errands.same_channel(&self.commands) {
+            let _ = self.commands.blocking_send(Job::Close);
+        }
+        for thread in threads {
+            // It says by itself why it panicked.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -233,23 +286,31 @@ fn sqlite(
     followers: &Arc<Followers>,
     waiting: mpsc::Receiver<Job>,
 ) -> Result<(JoinHandle<()>, u64), OpenError> {
-    let database = Database::open(path, settings.bytes_max)?;
-    let unreadable = |source| OpenError::Database { path: path.to_owned(), source };
-    let (writer, last) =
-        Writer::new(database, settings.tenant_bytes_max, Arc::clone(told), Arc::clone(followers))
-            .map_err(unreadable)?;
+    let (writer, last) = writer(path, settings, told, followers)?;
     let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(waiting));
     Ok((thread.map_err(OpenError::Thread)?, last))
+}
+
+fn writer(
+    path: &Path,
+    settings: &StoreSettings,
+    told: &Arc<standing::Told>,
+    followers: &Arc<Followers>,
+) -> Result<(Writer, u64), OpenError> {
+    let database = Database::open(path, settings.bytes_max)?;
+    Writer::new(database, settings.tenant_bytes_max, Arc::clone(told), Arc::clone(followers))
+        .map_err(|source| OpenError::Database { path: path.to_owned(), source })
 }
 
 fn in_postgres(
     postgres: &PostgresSettings,
     settings: &StoreSettings,
     told: &Arc<standing::Told>,
-    waiting: mpsc::Receiver<Job>,
-) -> Result<JoinHandle<()>, OpenError> {
-    let StoreSettings { bytes_max, tenant_bytes_max, .. } = *settings;
-    let started = postgres::start(postgres.clone(), tenant_bytes_max, bytes_max, Arc::clone(told), waiting);
+    followers: &Arc<Followers>,
+    jobs: [mpsc::Receiver<Job>; 2],
+) -> Result<Vec<JoinHandle<()>>, OpenError> {
+    let bounds = (settings.tenant_bytes_max, settings.bytes_max);
+    let started = postgres::start(postgres.clone(), bounds, Arc::clone(told), Arc::clone(followers), jobs);
     started.map_err(|why| match why {
         Unopened::Away(source) => OpenError::Postgres { place: settings.location.to_string(), source },
         Unopened::Thread(error) => OpenError::Thread(error),

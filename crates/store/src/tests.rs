@@ -1,6 +1,7 @@
 //! Tests of the store through its doors: whatever it is made of, it tells the same. With a real database in a directory of
 //! the test's own, and with a real PostgreSQL.
 
+mod migrate;
 mod postgres;
 mod sqlite;
 
@@ -58,7 +59,14 @@ impl Bed {
 /// A PostgreSQL at this URL, with leases of this length.
 fn at(url: &str, lease: Duration) -> Location {
     let url = PostgresUrl::parse(&format!("{url}?sslmode=disable")).unwrap();
-    Location::Postgres(PostgresSettings { url, ca: None, lease, timeout: PATIENCE })
+    Location::Postgres(PostgresSettings {
+        url,
+        ca: None,
+        lease,
+        timeout: PATIENCE,
+        shards: 1,
+        node: "here".into(),
+    })
 }
 
 fn settings(location: Location) -> StoreSettings {

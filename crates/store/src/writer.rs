@@ -4,32 +4,41 @@
 //! room takes nobody down with it.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, UNIX_EPOCH};
 
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, TransactionBehavior};
 use tidegate_model::idempotency::{Command, Kept, Told};
+use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backup::Frozen;
 use crate::claims::{self, Asked, Delta};
 use crate::database::{Database, PAGE_BYTES, Trouble};
-use crate::deliveries::ledger::{Book, Ledger};
-use crate::deliveries::{Errand, Followers, News, prune};
+use crate::deliveries::ledger::Ledger;
+use crate::deliveries::sqlite::Sqlite;
+use crate::deliveries::sqlite::recent::Recent;
+use crate::deliveries::tables::Fault;
+use crate::deliveries::{Book, Errand, Followers, Tidings, prune};
 use crate::documents;
 use crate::standing::{self, State};
 use crate::store::{Job, Named, Unavailable};
 
 /// Commands of one transaction.
-const BATCH_MAX: usize = 512;
+pub(crate) const BATCH_MAX: usize = 512;
 /// Bytes of the answers in one transaction, but for a single one that has more.
 const BATCH_BYTES_MAX: u64 = 8 << 20;
-/// Bytes of the log, about, from which on it is written back into the database.
-const LOG_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of the log from which on it is written back into the database while nobody waits. Whoever comes meanwhile waits for no
+/// more than that.
+const LOG_BYTES_REST: u64 = 512 << 10;
+/// The same, whoever waits. The later it is, the fewer pages there are that were changed again meanwhile, which are written
+/// back once.
+const LOG_BYTES_MAX: u64 = 16 << 20;
 /// The same, while the database's file is left alone.
 const FROZEN_LOG_BYTES_MAX: u64 = 512 << 20;
 /// Pages that a command changes beside those of its answer, at most: table, indices, account.
@@ -47,9 +56,8 @@ pub(crate) struct Writer {
     told: Arc<standing::Told>,
     followers: Arc<Followers>,
     /// What is known of the deliveries.
-    book: Book,
-    runtime: Runtime,
-    /// Bytes of the log, about.
+    known: Known,
+    /// Bytes of the log.
     logged: u64,
     /// The database's file, once it was copied: to close it would take the locks of the process away.
     file: Option<Arc<File>>,
@@ -57,6 +65,16 @@ pub(crate) struct Writer {
     frozen: Option<Frozen>,
     /// Why nothing may be written any more.
     stopped: Option<Arc<str>>,
+}
+
+/// The only shard of a store in a directory.
+const SHARD: u16 = 0;
+
+/// What is known of the deliveries between two transactions, all of it on disk.
+#[derive(Default)]
+struct Known {
+    book: Book,
+    recent: Recent,
 }
 
 /// A command that waits to be on disk.
@@ -113,6 +131,25 @@ impl Waiting {
     }
 }
 
+/// When what nobody asks for is done.
+pub(crate) struct Pace {
+    sweep_at: Tick,
+    /// Commands have left something to be done.
+    busy: bool,
+}
+
+impl Pace {
+    pub(crate) fn begin() -> Pace {
+        Pace { sweep_at: clock::now().after(SWEEP_EVERY), busy: false }
+    }
+
+    /// When the next round is due, whether something comes or not: what commands have left to be done is done behind those
+    /// that wait, without a pause.
+    pub(crate) fn until(&self) -> Tick {
+        if self.busy { clock::now() } else { self.sweep_at }
+    }
+}
+
 /// What a transaction has come to, beside what it was for.
 #[derive(Default)]
 struct Brought {
@@ -120,7 +157,7 @@ struct Brought {
     /// Pages that it has changed, about. What has changed none has told nothing of the disk.
     pages: u64,
     /// What whoever follows the deliveries is told.
-    news: Vec<News>,
+    news: Tidings,
 }
 
 impl Writer {
@@ -133,21 +170,15 @@ impl Writer {
     ) -> rusqlite::Result<(Writer, u64)> {
         let Delta { records, bytes } = claims::all(&database.connection)?;
         told.more(records, bytes);
-        let runtime = Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .expect("a runtime that only waits needs nothing of the system");
         // Numbers only need to differ within a process; that later ones are greater helps whoever looks.
         let last = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let last = u64::try_from(last).unwrap_or_default();
-        let book = Book::default();
         let writer = Writer {
             database,
             tenant_bytes_max,
             told,
             followers,
-            book,
-            runtime,
+            known: Known::default(),
             logged: 0,
             file: None,
             frozen: None,
@@ -158,44 +189,59 @@ impl Writer {
 
     /// Writes until it is told to end, or nobody is left who could tell.
     pub(crate) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime that only waits needs nothing of the system");
         let mut got = Vec::with_capacity(BATCH_MAX);
-        let mut sweep_at = clock::now().after(SWEEP_EVERY);
-        let (mut open, mut busy) = (true, false);
+        let mut pace = Pace::begin();
+        let mut open = true;
         while open {
-            // What commands have left to be done is done behind those that wait, without a pause.
-            let until = if busy { clock::now() } else { sweep_at };
-            let waited = self.runtime.block_on(clock::timeout_at(until, jobs.recv_many(&mut got, BATCH_MAX)));
+            let waited =
+                runtime.block_on(clock::timeout_at(pace.until(), jobs.recv_many(&mut got, BATCH_MAX)));
             open = waited != Ok(0);
-            let (mut batch, mut freeze) = (Vec::with_capacity(got.len()), None);
-            for job in got.drain(..) {
-                match job {
-                    Job::Claims { named, account, command, told } => {
-                        batch.push(Waiting::Claims(Claim { named, account, command, told }));
-                    }
-                    Job::Documents { question, told } => {
-                        batch.push(Waiting::Documents(Inquiry { question, answer: None, told }));
-                    }
-                    Job::Deliveries(errand) => batch.push(Waiting::Deliveries(errand)),
-                    Job::Freeze { told } => freeze = Some(told),
-                    Job::Thaw => self.thaw(),
-                    Job::Close => {
-                        // What waits already is carried out yet.
-                        jobs.close();
-                    }
+            self.round(&mut got, &mut jobs, &mut pace);
+        }
+        self.end();
+    }
+
+    /// One round: what has come is carried out, and then a part of what is to be done anyway.
+    pub(crate) fn round(&mut self, got: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>, pace: &mut Pace) {
+        let (mut batch, mut freeze) = (Vec::with_capacity(got.len()), None);
+        for job in got.drain(..) {
+            match job {
+                Job::Claims { named, account, command, told } => {
+                    batch.push(Waiting::Claims(Claim { named, account, command, told }));
+                }
+                Job::Documents { question, told } => {
+                    batch.push(Waiting::Documents(Inquiry { question, answer: None, told }));
+                }
+                Job::Deliveries(errand) => batch.push(Waiting::Deliveries(errand)),
+                Job::Freeze { told } => freeze = Some(told),
+                Job::Thaw => self.thaw(),
+                Job::Close => {
+                    // What waits already is carried out yet.
+                    jobs.close();
                 }
             }
-            self.write_all(batch);
-            if let Some(told) = freeze {
-                let _ = told.send(self.freeze());
-            }
-            // Where that failed, it is tried again later.
-            busy = self.book.has_work() && self.work();
-            if clock::now() >= sweep_at {
-                // If there are more, they go by and by, behind each batch of commands.
-                let wait = if self.sweep() { Duration::ZERO } else { SWEEP_EVERY };
-                sweep_at = clock::now().after(wait);
-            }
         }
+        self.write_all(batch);
+        if self.logged >= LOG_BYTES_REST && jobs.is_empty() && self.stopped.is_none() {
+            self.check_point("PASSIVE");
+        }
+        if let Some(told) = freeze {
+            let _ = told.send(self.freeze());
+        }
+        // Where that failed, it is tried again later.
+        pace.busy = self.known.book.has_work(SHARD) && self.work();
+        if clock::now() >= pace.sweep_at {
+            // If there are more, they go by and by, behind each batch of commands.
+            let wait = if self.sweep() { Duration::ZERO } else { SWEEP_EVERY };
+            pace.sweep_at = clock::now().after(wait);
+        }
+    }
+
+    fn end(&mut self) {
         if self.stopped.is_none() {
             self.check_point("TRUNCATE");
         }
@@ -224,7 +270,7 @@ impl Writer {
             return self.refuse(group, Unavailable::Stopped);
         }
         let bytes_max = self.tenant_bytes_max;
-        match self.transaction(|connection, book| apply(connection, book, &mut group, bytes_max)) {
+        match self.transaction(|connection, known| apply(connection, known, &mut group, bytes_max)) {
             Ok(answers) => {
                 self.told.done.fetch_add(group.len() as u64, Relaxed);
                 group.into_iter().zip(answers).for_each(|(waiting, told)| waiting.tell(Ok(told)));
@@ -245,30 +291,31 @@ impl Writer {
     /// Does something in one transaction, and tells what it came to once that is on disk.
     fn transaction<T>(
         &mut self,
-        work: impl FnOnce(&Connection, &mut Book) -> rusqlite::Result<(T, Brought)>,
+        work: impl FnOnce(&Connection, &mut Known) -> Result<(T, Brought), Fault>,
     ) -> Result<T, Unavailable> {
-        let book = &mut self.book;
-        let result = begin(&self.database.connection).and_then(|transaction| {
-            let done = work(&transaction, book)?;
+        let known = &mut self.known;
+        let result = begin(&self.database.connection).map_err(Fault::from).and_then(|transaction| {
+            let done = work(&transaction, known)?;
             transaction.commit()?;
             Ok(done)
         });
-        book.settled();
+        known.book.settled();
         match result {
             Ok((made, Brought { pages: 0, .. })) => Ok(made),
-            Ok((made, Brought { delta, pages, news })) => {
+            Ok((made, Brought { delta, news, .. })) => {
                 self.told.commits.fetch_add(1, Relaxed);
                 self.told.more(delta.records, delta.bytes);
-                self.followers.tell(&news);
+                news.by_shard().for_each(|(shard, news)| self.followers.tell(shard, news));
                 self.well();
-                self.logged += pages * PAGE_BYTES;
+                self.logged += self.database.written();
                 if self.logged >= LOG_BYTES_MAX {
                     self.check_point("PASSIVE");
                 }
                 Ok(made)
             }
             Err(error) => {
-                self.book.forget();
+                self.known.book.forget();
+                self.known.recent.forget();
                 Err(self.ill(&error))
             }
         }
@@ -283,7 +330,7 @@ impl Writer {
             return Err(Unavailable::Busy);
         }
         if let Err(error) = self.database.whole() {
-            return Err(self.ill(&error));
+            return Err(self.ill(&error.into()));
         }
         self.logged = 0;
         let file = match &self.file {
@@ -312,7 +359,7 @@ impl Writer {
         match self.database.connection.query_row(&sql, (), |_| Ok(())) {
             Ok(()) => self.logged = 0,
             // All of it is in the log, and the next look tries again.
-            Err(error) => drop(self.ill(&error)),
+            Err(error) => drop(self.ill(&error.into())),
         }
     }
 
@@ -321,11 +368,12 @@ impl Writer {
         if self.stopped.is_some() {
             return false;
         }
-        let swept = self.transaction(|connection, book| {
+        let swept = self.transaction(|connection, known| {
             let (count, delta, more) = claims::sweep(connection, now(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
             let (gone, further) = documents::sweep(connection, now_ms(), SWEEP_MAX)?;
-            let mut ledger = Ledger::new(connection, book)?;
-            let (pruned, left) = prune::prune(&mut ledger, now_ms(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
+            let mut tables = Sqlite::new(connection, &mut known.recent);
+            let mut ledger = Ledger::new(&mut tables, &mut known.book);
+            let (pruned, left) = prune::prune(&mut ledger, SHARD, now_ms(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
             let pages = ledger.pages + (count + gone) as u64;
             let brought = Brought { delta, pages, news: ledger.close()? };
             Ok(((count + pruned, more || further || left), brought))
@@ -341,9 +389,10 @@ impl Writer {
         if self.stopped.is_some() {
             return false;
         }
-        let done = self.transaction(|connection, book| {
-            let mut ledger = Ledger::new(connection, book)?;
-            ledger.work(now_ms())?;
+        let done = self.transaction(|connection, known| {
+            let mut tables = Sqlite::new(connection, &mut known.recent);
+            let mut ledger = Ledger::new(&mut tables, &mut known.book);
+            ledger.work(SHARD, now_ms())?;
             let pages = ledger.pages;
             Ok(((), Brought { delta: Delta::default(), pages, news: ledger.close()? }))
         });
@@ -359,9 +408,14 @@ impl Writer {
     }
 
     /// A write failed. Says so when that is new.
-    fn ill(&mut self, error: &rusqlite::Error) -> Unavailable {
+    fn ill(&mut self, error: &Fault) -> Unavailable {
         let said: Arc<str> = error.to_string().into();
-        let (state, told) = match Trouble::of(error) {
+        let trouble = match error {
+            Fault::Sqlite(error) => Trouble::of(error),
+            // The last two are never SQLite's.
+            Fault::Odd(_) | Fault::Postgres(_) | Fault::Beyond(_) => Trouble::Passing,
+        };
+        let (state, told) = match trouble {
             Trouble::Full => (State::Full, Unavailable::Full),
             Trouble::Passing => (State::Failing(Arc::clone(&said)), Unavailable::Failing),
             Trouble::Final => {
@@ -413,13 +467,14 @@ fn smaller(group: &mut Vec<Waiting>) -> Option<Waiting> {
 /// Carries out a group of commands. What became of those that are to claims.
 fn apply(
     connection: &Connection,
-    book: &mut Book,
+    known: &mut Known,
     group: &mut [Waiting],
     bytes_max: u64,
-) -> rusqlite::Result<(Vec<Option<Told>>, Brought)> {
+) -> Result<(Vec<Option<Told>>, Brought), Fault> {
     let now = now();
     let mut answers = Vec::with_capacity(group.len());
-    let (mut brought, mut ledger) = (Brought::default(), None);
+    let (mut brought, mut tables) = (Brought::default(), Sqlite::new(connection, &mut known.recent));
+    let mut ledger = Ledger::new(&mut tables, &mut known.book);
     for waiting in group {
         match waiting {
             Waiting::Claims(claim) => {
@@ -441,25 +496,46 @@ fn apply(
                 answers.push(None);
             }
             Waiting::Deliveries(errand) => {
-                if ledger.is_none() {
-                    ledger = Some(Ledger::new(connection, &mut *book)?);
-                }
-                if let Some(ledger) = &mut ledger {
-                    errand.apply(ledger)?;
-                }
+                errand.apply(&mut ledger)?;
                 answers.push(None);
             }
         }
     }
-    if let Some(ledger) = ledger {
-        brought.pages += ledger.pages;
-        brought.news = ledger.close()?;
-    }
+    brought.pages += ledger.pages;
+    brought.news = ledger.close()?;
     Ok((answers, brought))
 }
 
-fn begin(connection: &Connection) -> rusqlite::Result<rusqlite::Transaction<'_>> {
-    rusqlite::Transaction::new_unchecked(connection, TransactionBehavior::Immediate)
+/// A transaction. What is not committed is undone.
+struct Begun<'a>(&'a Connection);
+
+/// rusqlite's own reads its statements anew each time.
+fn begin(connection: &Connection) -> rusqlite::Result<Begun<'_>> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+    Ok(Begun(connection))
+}
+
+impl Begun<'_> {
+    fn commit(self) -> rusqlite::Result<()> {
+        self.0.prepare_cached("COMMIT")?.execute(()).map(drop)
+    }
+}
+
+impl Deref for Begun<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.0
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        // Some errors have undone it already. Where this fails, the next one cannot begin, and says so.
+        if !self.0.is_autocommit() {
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
 }
 
 /// Milliseconds since the Unix epoch.

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
@@ -39,17 +40,45 @@ impl TlsOrigin {
         TlsOrigin::start_with(cert, key, &["http/1.1"], said)
     }
 
+    /// Starts a server that wants to be shown a certificate of one of these authorities, and says this over HTTP/1.1.
+    ///
+    /// # Panics
+    /// If the files cannot be used, or there is no free port.
+    #[must_use]
+    pub fn demanding(cert: &Path, key: &Path, authorities: &Path, said: &str) -> TlsOrigin {
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_file(authorities).expect("a certificate");
+        roots.add(authority).expect("it can be an authority");
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let verifier = verifier.expect("there is an authority");
+        TlsOrigin::start_as(cert, key, &["http/1.1"], said, |builder| {
+            builder.with_client_cert_verifier(verifier)
+        })
+    }
+
     fn start_with(cert: &Path, key: &Path, protocols: &[&str], said: &str) -> TlsOrigin {
+        TlsOrigin::start_as(cert, key, protocols, said, |builder| builder.with_no_client_auth())
+    }
+
+    fn start_as(
+        cert: &Path,
+        key: &Path,
+        protocols: &[&str],
+        said: &str,
+        clients: impl FnOnce(
+            ConfigBuilder<ServerConfig, WantsVerifier>,
+        ) -> ConfigBuilder<ServerConfig, WantsServerCert>,
+    ) -> TlsOrigin {
         let answer: Arc<str> =
             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{said}", said.len()).into();
         let certificate = CertificateDer::from_pem_file(cert).expect("a certificate");
         let key = PrivateKeyDer::from_pem_file(key).expect("a key");
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
-            .expect("the provider has the default protocol versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .expect("a certificate with its key");
+            .expect("the provider has the default protocol versions");
+        let mut config =
+            clients(builder).with_single_cert(vec![certificate], key).expect("a certificate with its key");
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket can be told");

@@ -131,6 +131,12 @@ impl Upstream {
         self.breaker.is_open(now)
     }
 
+    /// Whether it failed so often that it was left alone, and has not answered well since.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.breaker.is_tripped()
+    }
+
     /// How much longer it is not called, as it failed so often.
     #[must_use]
     pub fn left_alone_for(&self, now: Tick) -> Option<Duration> {

@@ -14,6 +14,10 @@ const BEFORE_START: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn origin() -> Instant {
+    #[cfg(debug_assertions)]
+    if let Some((origin, _)) = simulated::SIMULATED.get() {
+        return origin;
+    }
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
     *ORIGIN.get_or_init(|| Instant::now().checked_sub(BEFORE_START).unwrap_or_else(Instant::now))
@@ -28,10 +32,18 @@ thread_local! {
 /// Now, on the monotonic clock.
 #[expect(clippy::must_use_candidate, reason = "looking is enough: see `latest`")]
 pub fn now() -> Tick {
-    #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
-    let now = Tick(nanos(Instant::now().saturating_duration_since(origin())));
+    let now = Tick(nanos(instant_now().saturating_duration_since(origin())));
     LATEST.set(now);
     now
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is time's one home")]
+fn instant_now() -> Instant {
+    #[cfg(debug_assertions)]
+    if simulated::SIMULATED.get().is_some() {
+        return time::Instant::now().into_std();
+    }
+    Instant::now()
 }
 
 /// The time when the clock was last looked at on this thread. [`crate::task`] looks each time a task is polled: within a
@@ -47,6 +59,10 @@ pub fn latest() -> Tick {
 /// Now, on the wall clock.
 #[must_use]
 pub fn wall() -> SystemTime {
+    #[cfg(debug_assertions)]
+    if let Some((origin, wall)) = simulated::SIMULATED.get() {
+        return wall + instant_now().saturating_duration_since(origin);
+    }
     #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
     SystemTime::now()
 }
@@ -98,6 +114,41 @@ pub async fn timeout_at<F: Future>(tick: Tick, future: F) -> Result<F::Output, E
     time::timeout_at(instant(tick), future).await.map_err(|_| Elapsed)
 }
 
+/// Time that a test makes: on its thread alone, and in no binary that is built for release.
+#[cfg(debug_assertions)]
+pub mod simulated {
+    use std::cell::Cell;
+    use std::time::{Instant, SystemTime};
+
+    use tidegate_model::tick::Tick;
+
+    thread_local! {
+        /// When tick zero was, and what the wall clock said then.
+        pub(super) static SIMULATED: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
+    }
+
+    /// On this thread it is now this tick, and so late by the wall clock. From here on both follow tokio's clock, which is to
+    /// be paused. To be called again to set the wall clock, and on each runtime.
+    ///
+    /// # Panics
+    /// Where the tick lies before the machine's own time began.
+    #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
+    pub fn begin(now: Tick, wall: SystemTime) {
+        let passed = now.since(Tick(0));
+        let origin = tokio::time::Instant::now().into_std().checked_sub(passed);
+        SIMULATED.set(Some((origin.expect("the machine has run for longer"), wall - passed)));
+        super::LATEST.set(now);
+        super::LATEST_WALL.set((Tick(0), super::Wall(0)));
+    }
+
+    /// Time on this thread is the machine's again.
+    pub fn end() {
+        SIMULATED.set(None);
+        super::LATEST.set(Tick(0));
+        super::LATEST_WALL.set((Tick(0), super::Wall(0)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +179,18 @@ mod tests {
     async fn a_future_that_is_ready_wins_against_any_tick() {
         assert_eq!(timeout_at(Tick(0), async { 7 }).await, Ok(7));
         assert_eq!(timeout_at(now(), std::future::pending::<()>()).await, Err(Elapsed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn simulated_time_follows_the_paused_clock_alone() {
+        let wall_at = SystemTime::UNIX_EPOCH + SECOND;
+        simulated::begin(Tick(5), wall_at);
+        assert_eq!((now(), wall()), (Tick(5), wall_at));
+        sleep(SECOND * 60).await;
+        assert_eq!((now(), wall()), (Tick(5).after(SECOND * 60), wall_at + SECOND * 60));
+        simulated::begin(now(), wall_at);
+        assert_eq!((now(), wall()), (Tick(5).after(SECOND * 60), wall_at), "it was set back");
+        simulated::end();
+        assert!(wall() > wall_at + SECOND * 120);
     }
 }

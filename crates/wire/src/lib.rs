@@ -3,6 +3,7 @@
 //! Upwards it speaks `http` types and [`body::Body`]; nobody above it knows which HTTP version a connection speaks.
 
 pub mod alarm;
+pub mod bell;
 pub mod body;
 pub mod chunked;
 pub mod client;

@@ -44,6 +44,8 @@ struct Scan {
     under_way: bool,
     /// It is to begin anew: more has happened since it began.
     anew: bool,
+    /// Lines that it has passed were forgotten since: where it ends, not all are here.
+    passed_over: bool,
     after: Option<Line>,
 }
 
@@ -77,6 +79,7 @@ impl Looks {
         self.look_expired = true;
         self.look_paused |= self.seconds.is_multiple_of(5);
         self.scan.wanted |= crowded;
+        self.scan.passed_over |= crowded;
     }
 }
 
@@ -115,6 +118,7 @@ impl Engine {
             scan.after = None;
         }
         (scan.under_way, scan.wanted) = (true, false);
+        scan.passed_over &= scan.after.is_some();
         let after = scan.after.clone();
         let (parts, inbox, epoch) = (Rc::clone(&self.parts), Rc::clone(&self.inbox), self.epoch);
         task::spawn(async move {
@@ -141,7 +145,9 @@ impl Engine {
         }
         if whole {
             self.looks.scan.after = None;
-            if !self.looks.scan.anew {
+            if self.looks.scan.passed_over {
+                self.looks.scan.wanted = true;
+            } else if !self.looks.scan.anew {
                 self.scheduler.found_all();
             }
         } else {
@@ -190,11 +196,17 @@ impl Engine {
         }
     }
 
+    /// What has to be known before anything is judged: the time, and what is paused.
+    async fn before(&self) -> Result<Vec<Pause>, Unavailable> {
+        self.take_up_time().await?;
+        self.parts.store.paused().await
+    }
+
     /// Ends what the process before had begun: attempts lapse, leases of those who pull go on. `false`: somebody else owns it.
     pub(super) async fn recover(&mut self) -> bool {
         let (mut after, mut pause, mut knows_pauses) = (Seq(0), PAUSES.0, false);
         loop {
-            let pauses = if knows_pauses { Ok(None) } else { self.parts.store.paused().await.map(Some) };
+            let pauses = if knows_pauses { Ok(None) } else { self.before().await.map(Some) };
             let leased = match pauses {
                 Ok(pauses) => {
                     knows_pauses = true;
@@ -220,6 +232,7 @@ impl Engine {
                     }
                 }
                 Err(Unavailable::Fenced) => return false,
+                Err(_) if self.shared.is_draining() => return true,
                 Err(error) => {
                     tracing::warn!(%error, ?pause, "what was under way cannot be read yet");
                     clock::sleep(pause).await;

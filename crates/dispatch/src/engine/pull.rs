@@ -1,6 +1,6 @@
 //! Those who come for deliveries: claims that wait, and the leases of what they have got.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +46,7 @@ struct Gathering {
 #[derive(Default)]
 pub struct Pull {
     claims: VecDeque<(Tick, WaitingClaim)>,
-    gathering: HashMap<u64, Gathering>,
+    gathering: BTreeMap<u64, Gathering>,
     last: u64,
     leases: HashMap<Seq, Lease>,
     lapses: Times,
@@ -190,8 +190,9 @@ impl Engine {
         }
     }
 
-    fn give_back(&mut self, grip: Grip) {
-        let Some(lease) = self.pull.leases.get(&grip.seq) else { return };
+    /// Nobody has seen it, and it may be begun again.
+    pub(super) fn give_back(&mut self, grip: Grip) {
+        let Some(lease) = self.pull.held(grip) else { return };
         let becomes = self.judge(&lease.ready, Outcome::Unsent(Some(Duration::ZERO)));
         self.pull.forget(grip.seq);
         self.scheduler.ended(grip.seq, Ended::Made, clock::now());

@@ -292,7 +292,12 @@ impl Queue {
         let reached = self.reached;
         if let Some(shelf) = self.lines.get_mut(tenant) {
             match took {
-                Some(took) => shelf.share.end(charged, took, reached),
+                Some(took) => {
+                    shelf.share.end(charged, took, reached);
+                    // Of equals who began to wait meanwhile comes before who has just had its turn.
+                    self.began += 1;
+                    shelf.began = self.began;
+                }
                 None => shelf.share.give_back(charged),
             }
         }

@@ -202,8 +202,10 @@ fn who_sends_one_waits_no_longer_than_what_is_under_way() {
     while world.begun_of("few") == 0 {
         assert!(world.step());
     }
-    let (waited, passed) = (world.now.since(sent), world.begun.len() - before);
-    assert!(waited <= 10 * MS && passed <= 4 + 1, "{waited:?} {passed}");
+    assert!(world.now.since(sent) <= 10 * MS, "{:?}", world.now.since(sent));
+    // One of those whose slots were free before it came.
+    let passed = world.begun[before..].iter().take_while(|(_, ready)| &*ready.line.tenant == "many").count();
+    assert!(passed <= 1, "{passed}");
 }
 
 #[test]
@@ -237,7 +239,7 @@ fn who_was_charged_too_much_does_not_step_back_before_who_came_since() {
     while world.begun_of("few") == 0 {
         assert!(world.step());
     }
-    assert!(world.begun_of("many") <= 2, "{}", world.begun_of("many"));
+    assert_eq!(world.begun_of("many"), 1, "who came since is next");
 }
 
 #[test]

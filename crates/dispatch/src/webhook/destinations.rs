@@ -8,11 +8,11 @@ use tidegate_model::delivery::Ms;
 use tidegate_model::webhook::destination::{Health, State, Wanted};
 use tidegate_model::webhook::event::drawn;
 use tidegate_model::webhook::signing::{Kind, Secret, Secrets};
-use tidegate_store::documents::{Expect, Place, Room};
+use tidegate_store::documents::{Expect, Place, Room, Write};
 use tidegate_wire::client_tls::Identity;
 
 use super::records::{self, Destination, Outcome, Record as _, Stored};
-use super::{WebhookError, Webhooks, chance, now_ms};
+use super::{OUTCOMES, WebhookError, Webhooks, chance, now_ms};
 
 /// Bytes of all destinations of one tenant.
 const BYTES_MAX: u64 = 64 << 20;
@@ -26,14 +26,6 @@ pub struct Page<T> {
     pub items: Vec<Stored<T>>,
     /// Where the next one begins; `None`: there is none.
     pub next: Option<(Ms, Arc<str>)>,
-}
-
-impl<T> Page<T> {
-    /// A page of at most so many.
-    pub(super) fn of(items: Vec<Stored<T>>, most: usize) -> Page<T> {
-        let next = items.last().filter(|_| items.len() >= most).map(|last| (last.at, Arc::clone(&last.name)));
-        Page { items, next }
-    }
 }
 
 /// How a secret is replaced.
@@ -85,7 +77,7 @@ impl Webhooks {
         self.look_at(&wanted)?;
         look_at_identity(identity.as_ref())?;
         let secrets = Secrets::one(secret_of(&rotation)?).written();
-        let record = Destination { wanted, secrets, health: Health::default(), identity };
+        let record = Destination { wanted, secrets, health: Health::default(), identity, consent: None };
         let (name, at) = (drawn("dst_", chance()?), now_ms());
         let place = Self::place(tenant, &name);
         let _changing = self.changing(tenant);
@@ -116,8 +108,7 @@ impl Webhooks {
         after: Option<(Ms, Arc<str>)>,
         most: usize,
     ) -> Result<Page<Destination>, WebhookError> {
-        let found = self.list(records::DESTINATION, tenant, after, 0, most).await?;
-        Ok(Page::of(found.iter().filter_map(Stored::of).collect(), most))
+        self.list(records::DESTINATION, tenant, after, 0, most).await
     }
 
     /// A destination is wanted otherwise.
@@ -225,8 +216,26 @@ impl Webhooks {
         most: usize,
     ) -> Result<Page<Outcome>, WebhookError> {
         self.destination(tenant, id).await?;
-        let found = self.list(records::OUTCOME, &records::outcomes_of(tenant, id), after, 0, most).await?;
-        Ok(Page::of(found.iter().filter_map(Stored::of).collect(), most))
+        self.list(records::OUTCOME, &records::outcomes_of(tenant, id), after, 0, most).await
+    }
+
+    /// The writing of what became of an event at a destination; `owner` is whose outcomes they are.
+    pub(super) fn outcome_write(
+        &self,
+        owner: &Arc<str>,
+        event: &str,
+        expect: Expect,
+        outcome: &Outcome,
+    ) -> Write {
+        let (now, kept) = (now_ms(), self.settings().retention.as_millis());
+        Write::Put {
+            place: Place { kind: records::OUTCOME, tenant: Arc::clone(owner), name: event.into() },
+            expect,
+            at: now,
+            until: Some(now.saturating_add(u64::try_from(kept).unwrap_or(u64::MAX / 2))),
+            body: outcome.written(),
+            room: OUTCOMES,
+        }
     }
 
     /// Changes a destination. Where nothing is expected, another's change meanwhile is no hindrance.

@@ -9,22 +9,24 @@ use serde_json::{Value, json};
 use tidegate_model::delivery::{AGING_MS, Id, Lane, Ms, Request};
 use tidegate_model::fields::Fields;
 use tidegate_model::gate::Priority;
-use tidegate_model::webhook::cloudevents::{BATCH_MAX, Form};
+use tidegate_model::webhook::cloudevents::BATCH_MAX;
 use tidegate_model::webhook::event::{
     CHANNELS_MAX, DISABLED, PAYLOAD_BYTES_MAX, TEST, draw_id, is_id, is_name,
 };
 use tidegate_model::webhook::filter::is_channel;
-use tidegate_store::deliveries::{Appended, Otherwise, Promise, Room as Waiting, TOGETHER_MAX, Unique};
+use tidegate_store::deliveries::{
+    Appended, Otherwise, Promise, Room as Waiting, TOGETHER_MAX, Unique, fresh_id,
+};
 use tidegate_store::documents::{Expect, Place, Room, Write, Written};
 
 use super::destinations::Page;
 use super::records::{self, Destination, EventRecord, Outcome, OutcomeState, Record as _, Reference, Stored};
-use super::{QUEUE, WebhookError, Webhooks, chance, now_ms};
+use super::{QUEUE, WebhookError, Webhooks, batches, chance, now_ms};
 
 /// How long the same id is the same event for a destination.
 const UNIQUE_FOR: Duration = Duration::from_secs(86_400);
 /// What a tenant may have waiting.
-const WAITING: Waiting = Waiting { waiting_max: 1_000_000, bytes_max: 1 << 30 };
+pub(super) const WAITING: Waiting = Waiting { waiting_max: 1_000_000, bytes_max: 1 << 30 };
 /// Bytes of a subject.
 const SUBJECT_BYTES_MAX: usize = 500;
 /// Events that are looked at when some are recovered, at once.
@@ -105,6 +107,12 @@ impl Webhooks {
             };
             named.push((id, event));
         }
+        let twice = |(place, (id, _)): (usize, &(String, NewEvent))| {
+            named[..place].iter().any(|(other, _)| other == id)
+        };
+        if named.iter().enumerate().any(twice) {
+            return Err(WebhookError::Invalid("the same id stands twice among the events".to_owned()));
+        }
         let repeated = self.keep(tenant, &named, at).await?;
         let mut sends = Vec::new();
         let mut published = Vec::with_capacity(named.len());
@@ -115,10 +123,15 @@ impl Webhooks {
                     && filter.passes(&event.kind, &event.channels, || Some(payload))
             };
             let to: Vec<&Stored<Destination>> = destinations.iter().filter(passes).collect();
-            sends.extend(to.iter().map(|one| (*one, id.clone())));
             published.push(Published { id: id.clone(), repeated, destinations: to.len() });
+            for one in to {
+                // What it had before it may have had so long ago that no delivery is known of it any more.
+                if !repeated || self.outcome(tenant, one, id).await?.is_none() {
+                    sends.push(Send { to: one, event: id.clone(), once: Once::Published });
+                }
+            }
         }
-        self.send(tenant, grouped(sends), true).await?;
+        self.send(tenant, sends).await?;
         Ok(published)
     }
 
@@ -196,26 +209,45 @@ impl Webhooks {
         }
     }
 
-    /// Makes a delivery of each.
-    async fn send(
-        &self,
-        tenant: &Arc<str>,
-        sends: Vec<(&Stored<Destination>, Vec<String>)>,
-        once: bool,
-    ) -> Result<(), WebhookError> {
+    /// Makes a delivery of each; or, for who takes batches, lets it wait for the next. How many were not there already.
+    async fn send(&self, tenant: &Arc<str>, sends: Vec<Send<'_>>) -> Result<usize, WebhookError> {
         let now = now_ms();
-        let mut promises = Vec::with_capacity(sends.len());
-        for (destination, events) in sends {
-            promises.push(promise(tenant, destination, events, once.then_some(now), Id(chance()?)));
+        let (mut promises, mut waiting) = (Vec::new(), Vec::<(&Stored<Destination>, Vec<String>)>::new());
+        for Send { to, event, once } in sends {
+            if batches::gathers(to) {
+                match waiting.iter_mut().find(|(held, _)| held.name == to.name) {
+                    Some((_, events)) => events.push(event),
+                    None => waiting.push((to, vec![event])),
+                }
+                continue;
+            }
+            let unique = once.unique(&to.name, &event, now);
+            let reference = Reference { destination: to.name.to_string(), events: vec![event], batch: None };
+            promises.push(promise(tenant, to, &reference, unique, fresh_id().ok_or(WebhookError::Chance)?));
         }
+        let mut sent = 0;
         while !promises.is_empty() {
             let rest = promises.split_off(promises.len().min(TOGETHER_MAX));
             let appended = self.store.append(std::mem::replace(&mut promises, rest), WAITING, now).await?;
             if appended.iter().any(|one| matches!(one, Appended::Full)) {
                 return Err(WebhookError::Full("deliveries waiting"));
             }
+            sent += appended.iter().filter(|one| matches!(one, Appended::Accepted(_))).count();
         }
-        Ok(())
+        for (to, events) in waiting {
+            sent += self.let_wait(tenant, to, events).await?;
+        }
+        Ok(sent)
+    }
+
+    /// What became of an event at a destination, if anything has.
+    async fn outcome(
+        &self,
+        tenant: &Arc<str>,
+        destination: &Stored<Destination>,
+        event: &str,
+    ) -> Result<Option<Stored<Outcome>>, WebhookError> {
+        self.get(records::OUTCOME, &records::outcomes_of(tenant, &destination.name), event).await
     }
 
     /// An event.
@@ -238,8 +270,7 @@ impl Webhooks {
         after: Option<(Ms, Arc<str>)>,
         most: usize,
     ) -> Result<Page<EventRecord>, WebhookError> {
-        let found = self.list(records::EVENT, tenant, after, since, most).await?;
-        Ok(Page::of(found.iter().filter_map(Stored::of).collect(), most))
+        self.list(records::EVENT, tenant, after, since, most).await
     }
 
     /// Tries out a destination by an event for it alone. The event's id.
@@ -253,7 +284,8 @@ impl Webhooks {
         let named = [(draw_id(chance()?), event)];
         self.keep(tenant, &named, now_ms()).await?;
         let [(name, _)] = named;
-        self.send(tenant, vec![(&destination, vec![name.clone()])], true).await?;
+        self.send(tenant, vec![Send { to: &destination, event: name.clone(), once: Once::Published }])
+            .await?;
         Ok(name)
     }
 
@@ -264,7 +296,8 @@ impl Webhooks {
     pub async fn resend(&self, tenant: &Arc<str>, id: &str, event: &str) -> Result<(), WebhookError> {
         let destination = self.destination(tenant, id).await?;
         self.event(tenant, event).await?;
-        self.send(tenant, vec![(&destination, vec![event.to_owned()])], false).await
+        let send = Send { to: &destination, event: event.to_owned(), once: Once::Never };
+        self.send(tenant, vec![send]).await.map(drop)
     }
 
     /// Sends again what a destination has not got. Some at once: whoever asks goes on from `next`.
@@ -289,19 +322,15 @@ impl Webhooks {
             if own || !filter.passes(&event.record.kind, &event.record.channels, || payload.as_ref()) {
                 continue;
             }
-            let owner = records::outcomes_of(tenant, id);
-            let outcome = self.get::<Outcome>(records::OUTCOME, &owner, &event.name).await?;
-            let wanted = match outcome.map(|outcome| outcome.record.state) {
-                None => missing,
-                Some(OutcomeState::Failed) => failed,
-                Some(OutcomeState::Delivered | OutcomeState::Retrying) => false,
+            let outcome = self.outcome(tenant, &destination, &event.name).await?;
+            let once = match outcome.map(|outcome| (outcome.record.state, outcome.version)) {
+                None if missing => Once::Published,
+                Some((OutcomeState::Failed, version)) if failed => Once::Failed(version),
+                _ => continue,
             };
-            if wanted {
-                sends.push((&destination, vec![event.name.to_string()]));
-            }
+            sends.push(Send { to: &destination, event: event.name.to_string(), once });
         }
-        let sent = sends.len();
-        self.send(tenant, sends, false).await?;
+        let sent = self.send(tenant, sends).await?;
         Ok(Recovered { sent, next: page.next })
     }
 
@@ -325,8 +354,9 @@ impl Webhooks {
                 && one.record.health.is_enabled()
                 && filter.passes(DISABLED, &[], || Some(&value))
         });
-        let sends = to.map(|one| (one, vec![named[0].0.clone()])).collect();
-        self.send(tenant, sends, true).await
+        let send = |to| Send { to, event: named[0].0.clone(), once: Once::Published };
+        let sends = to.map(send).collect();
+        self.send(tenant, sends).await.map(drop)
     }
 }
 
@@ -339,36 +369,45 @@ fn record_of(event: &NewEvent) -> EventRecord {
     }
 }
 
-/// One send an event, but for who takes batches: all that were published together.
-fn grouped(sends: Vec<(&Stored<Destination>, String)>) -> Vec<(&Stored<Destination>, Vec<String>)> {
-    let mut grouped: Vec<(&Stored<Destination>, Vec<String>)> = Vec::with_capacity(sends.len());
-    for (destination, event) in sends {
-        let batch = destination.record.wanted.form == Form::CloudeventsBatch;
-        let held = grouped.iter_mut().find(|(held, _)| batch && held.name == destination.name);
-        match held {
-            Some((_, events)) => events.push(event),
-            None => grouped.push((destination, vec![event])),
-        }
-    }
-    grouped
+/// An event on its way to a destination.
+struct Send<'a> {
+    to: &'a Stored<Destination>,
+    event: String,
+    once: Once,
 }
 
-fn promise(
+/// What counts as the same send.
+enum Once {
+    /// Because it was published, however often that is said.
+    Published,
+    /// Because it had failed there: by this writing of what became of it.
+    Failed(u64),
+    /// Each is another.
+    Never,
+}
+
+impl Once {
+    fn unique(&self, destination: &str, event: &str, now: Ms) -> Option<Unique> {
+        let key = match self {
+            Once::Published => format!("{destination}:{event}"),
+            Once::Failed(version) => format!("{destination}:{event}:{version}"),
+            Once::Never => return None,
+        };
+        let until = now.saturating_add(UNIQUE_FOR.as_millis() as Ms);
+        Some(Unique { key: key.into(), until, otherwise: Otherwise::Keep, fingerprint: None })
+    }
+}
+
+/// A delivery of what a reference says.
+pub(super) fn promise(
     tenant: &Arc<str>,
     destination: &Stored<Destination>,
-    events: Vec<String>,
-    once: Option<Ms>,
+    reference: &Reference,
+    unique: Option<Unique>,
     id: Id,
 ) -> Promise {
     let ordered = destination.record.wanted.ordered;
     let lane = ordered.then(|| Lane { key: Arc::clone(&destination.name), ordered: true, open_max: 1 });
-    let unique = once.and_then(|now| {
-        let first = events.first()?;
-        let until = now + u64::try_from(UNIQUE_FOR.as_millis()).unwrap_or(u64::MAX / 2);
-        let key = format!("{}:{first}", destination.name).into();
-        Some(Unique { key, until, otherwise: Otherwise::Keep, fingerprint: None })
-    });
-    let reference = Reference { destination: destination.name.to_string(), events };
     let request = Request {
         method: Method::POST,
         target: "/".into(),

@@ -6,10 +6,14 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tidegate_model::delivery::Ms;
+use tidegate_model::webhook::cloudevents::BATCH_MAX;
+use tidegate_model::webhook::consent::Asked;
 use tidegate_model::webhook::destination::{Health, Wanted};
 use tidegate_model::webhook::event::{Event, EventType};
 use tidegate_model::webhook::signing::Written;
 use tidegate_store::documents::Document;
+
+use super::batches::Batch;
 
 /// Destinations, by their tenant and id.
 pub(super) const DESTINATION: &str = "webhook.destination";
@@ -19,6 +23,10 @@ pub(super) const TYPE: &str = "webhook.type";
 pub(super) const EVENT: &str = "webhook.event";
 /// What became of an event at a destination: by tenant and destination, and the event's id.
 pub(super) const OUTCOME: &str = "webhook.outcome";
+/// That an event waits for a destination's next batch: by tenant and destination, and the event's id.
+pub(super) const WAITING: &str = "webhook.waiting";
+/// The events of a batch that is on its way: by tenant and destination, and the batch's id.
+pub(super) const BATCH: &str = "webhook.batch";
 
 /// Attempts that are kept of one event at one destination.
 pub(super) const ATTEMPTS_MAX: usize = 10;
@@ -61,7 +69,7 @@ macro_rules! json {
         })*
     };
 }
-json!(Destination, EventType, Outcome);
+json!(Destination, EventType, Outcome, Batch, Asked);
 
 fn of_json<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_slice(bytes).ok()
@@ -94,7 +102,7 @@ impl<T: Record> Stored<T> {
 }
 
 /// A destination.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Destination {
     /// What its operator says of it.
     pub wanted: Wanted,
@@ -106,6 +114,17 @@ pub struct Destination {
     /// The certificate that it is shown, with its key: both PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<(String, String)>,
+    /// The key by which its receiver may consent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consent: Option<String>,
+}
+
+impl std::fmt::Debug for Destination {
+    /// Without its headers and its key: most likely they are credentials.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Destination { wanted, secrets, health, .. } = self;
+        write!(out, "Destination({}, {:?}, {secrets:?}, {health:?})", wanted.url, wanted.filter)
+    }
 }
 
 /// An event as it is kept: one line of JSON, and behind it the payload as it came.
@@ -209,15 +228,18 @@ pub struct Told {
 pub struct Reference {
     /// The destination's id.
     pub destination: String,
-    /// The ids of the events: one, or those of a batch.
+    /// The ids of the events: one; of a batch none, or those of one that was made by hand.
     pub events: Vec<String>,
+    /// The batch that it makes of what waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
 }
 
 impl Reference {
     /// The reference that a delivery's content says.
     #[must_use]
     pub fn read(content: &[u8]) -> Option<Reference> {
-        of_json(content)
+        of_json(content).filter(|read: &Reference| read.events.len() <= BATCH_MAX)
     }
 
     /// As a delivery's content.

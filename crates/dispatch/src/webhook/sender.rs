@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use tidegate_model::delivery::outcome::Outcome as Verdict;
 use tidegate_model::fields::Fields;
@@ -20,20 +20,22 @@ use tidegate_model::plan::Rate;
 use tidegate_model::retry::retry_after;
 use tidegate_model::tick::Tick;
 use tidegate_model::webhook::cloudevents::{self, Consent, Rendered};
+use tidegate_model::webhook::consent;
 use tidegate_model::webhook::destination::{Meaning, State, meaning, pause};
 use tidegate_model::webhook::event::{Event, drawn};
+use tidegate_model::webhook::reach;
 use tidegate_model::webhook::signing::{Message, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
-use tidegate_store::documents::{Expect, Place};
+use tidegate_store::documents::{Expect, Write, Written};
 use tidegate_upstream::dial::{self, DialError, Dialer, Dialled};
 use tidegate_wire::client_tls::Identity;
 use tidegate_wire::clock;
 
+use super::batches::batch_place;
 use super::destinations::secrets_of;
 use super::records::{
-    self, ANSWER_BYTES_MAX, ATTEMPTS_MAX, Destination, EventRecord, Outcome, OutcomeState, Record as _,
-    Reference, Stored, Told,
+    self, ANSWER_BYTES_MAX, ATTEMPTS_MAX, Destination, Outcome, OutcomeState, Reference, Stored, Told,
 };
-use super::{OUTCOMES, WebhookError, WebhookSettings, Webhooks, now_ms};
+use super::{WebhookError, WebhookSettings, Webhooks, now_ms};
 
 /// Destinations that something is held of.
 const LINES_MAX: usize = 4096;
@@ -42,6 +44,8 @@ const CONSENT_FOR: Duration = Duration::from_secs(3600);
 const REFUSAL_FOR: Duration = Duration::from_secs(60);
 /// How soon what had no turn is looked at again.
 const TURN: Duration = Duration::from_millis(500);
+/// Tries to note what others note of, too.
+const NOTES_MAX: usize = 5;
 /// How soon what could not be read is tried again.
 const UNREADABLE: Duration = Duration::from_secs(5);
 
@@ -60,8 +64,24 @@ struct Line {
     under_way: Cell<usize>,
     /// It is left alone until then.
     held_until: Cell<Tick>,
-    consent: Cell<Option<(Consent, Tick)>>,
+    consent: RefCell<Option<Heard>>,
     used_at: Cell<Tick>,
+}
+
+/// What was heard from a receiver that was asked whether it wants events: of its URL, as whoever is called by another may want
+/// something else.
+struct Heard {
+    url: String,
+    consent: Consent,
+    at: Tick,
+}
+
+impl Line {
+    /// What was heard from who is called by this URL, and when.
+    fn heard(&self, url: &str) -> Option<(Consent, Tick)> {
+        let heard = self.consent.borrow();
+        heard.as_ref().filter(|heard| heard.url == url).map(|heard| (heard.consent, heard.at))
+    }
 }
 
 /// One attempt under way.
@@ -97,8 +117,8 @@ struct Parcel {
     /// The id that it is sent by.
     id: String,
     rendered: Rendered,
-    /// The type that it is known by.
-    kind: String,
+    /// The events in it, each with its type.
+    events: Vec<(String, String)>,
 }
 
 impl Sender {
@@ -146,9 +166,12 @@ impl Sender {
                 Made::ended(Verdict::Never, &format!("the {what} is not there any more"))
             }
             // Nothing has left: what was sent is told by what it was answered.
-            Err(error @ (WebhookError::Store(_) | WebhookError::Chance | WebhookError::Changed(_))) => {
-                Made::ended(Verdict::Unsent(Some(UNREADABLE)), &error.to_string())
-            }
+            Err(
+                error @ (WebhookError::Store(_)
+                | WebhookError::Chance
+                | WebhookError::Changed(_)
+                | WebhookError::Full(_)),
+            ) => Made::ended(Verdict::Unsent(Some(UNREADABLE)), &error.to_string()),
             Err(error) => Made::ended(Verdict::Never, &error.to_string()),
         }
     }
@@ -164,10 +187,13 @@ impl Sender {
         let all = webhooks.destinations_of(tenant).await?;
         let found = all.iter().find(|one| *one.name == *reference.destination);
         let destination = found.cloned().ok_or(WebhookError::NotFound("destination"))?;
+        let batch = reference.batch.as_deref();
         if !destination.record.health.is_enabled() {
+            let events = self.events(tenant, reference, &destination).await?;
             let made = Made::ended(Verdict::Never, "the destination is disabled");
             let told = Told { why: made.why.as_deref().map(str::to_owned), ..told(&destination, number) };
-            self.note(tenant, &destination, reference, "", OutcomeState::Failed, told).await?;
+            let events: Vec<_> = events.into_iter().map(|id| (id, String::new())).collect();
+            self.note(tenant, &destination, (&events, batch), OutcomeState::Failed, told).await?;
             return Ok(made);
         }
         let line = self.line(&destination.name);
@@ -176,9 +202,17 @@ impl Sender {
         }
         line.under_way.set(line.under_way.get() + 1);
         let _under_way = UnderWay(Rc::clone(&line));
-        let parcel = self.parcel(tenant, reference, &destination).await?;
+        let events = self.events(tenant, reference, &destination).await?;
+        if events.is_empty() && batch.is_some() {
+            // Another delivery has come for all that waited.
+            return Ok(Made {
+                why: None,
+                ..Made::ended(Verdict::Answered(StatusCode::NO_CONTENT, None), "")
+            });
+        }
+        let parcel = self.parcel(tenant, &events, &destination).await?;
         let (began, at) = (clock::now(), now_ms());
-        let (fields, called) = self.call(&line, &destination, &parcel, at / 1000).await?;
+        let (fields, called) = self.call(tenant, &line, &destination, &parcel, at / 1000).await?;
         if let Err(error @ (DialError::LeftAlone { .. } | DialError::Busy)) = &called {
             let wait = if let DialError::LeftAlone { wait } = error { *wait } else { TURN };
             return Ok(Made::ended(Verdict::Unsent(Some(wait)), &error.to_string()));
@@ -189,7 +223,7 @@ impl Sender {
             request: fields,
             ..told(&destination, number)
         };
-        Ok(self.judge(tenant, &line, &destination, reference, &parcel, called, told, chance).await)
+        Ok(self.judge(tenant, &line, &destination, batch, &parcel, called, told, chance).await)
     }
 
     /// What an answer comes to, kept and told.
@@ -199,7 +233,7 @@ impl Sender {
         tenant: &Arc<str>,
         line: &Line,
         destination: &Stored<Destination>,
-        reference: &Reference,
+        batch: Option<&str>,
         parcel: &Parcel,
         called: Result<Dialled, DialError>,
         told: Told,
@@ -224,7 +258,7 @@ impl Sender {
         };
         let (outcome, state) = match (meant, again) {
             (Meaning::Delivered, _) => {
-                let status = http::StatusCode::from_u16(status.unwrap_or(200)).unwrap_or_default();
+                let status = StatusCode::from_u16(status.unwrap_or(200)).unwrap_or_default();
                 (Verdict::Answered(status, None), OutcomeState::Delivered)
             }
             (Meaning::Throttled(_) | Meaning::Failed { .. }, Some(wait)) => {
@@ -243,7 +277,7 @@ impl Sender {
             ..told
         };
         // It has been made, whatever becomes of what is told of it.
-        let noted = self.note(tenant, destination, reference, &parcel.kind, state, told).await;
+        let noted = self.note(tenant, destination, (&parcel.events, batch), state, told).await;
         if let Err(error) = noted.and(self.fares(tenant, destination, meant).await) {
             tracing::warn!(destination = &*destination.name, %error, "an attempt's outcome is not kept");
         }
@@ -260,12 +294,12 @@ impl Sender {
         if line.under_way.get() >= self.webhooks.settings().per_destination.max(1) {
             return Some(TURN);
         }
-        let consented = match line.consent.get() {
-            Some((Consent::Given(rate), _)) => rate.map(|rate| (rate, Duration::from_secs(60))),
+        let wanted = &destination.record.wanted;
+        let allowed = match line.heard(&wanted.url) {
+            Some((Consent::Given(rate), _)) if wanted.handshake => rate,
             _ => None,
         };
-        let wanted = destination.record.wanted.rate.map(|rate| (u64::from(rate), Duration::from_secs(1)));
-        let (limit, window) = wanted.or(consented)?;
+        let (limit, window) = stricter(wanted.rate, allowed)?;
         let rate = Rate { name: Arc::clone(&destination.name), limit, window, burst: limit };
         match line.word.take(&rate, now) {
             Passed::Passed { .. } => None,
@@ -273,40 +307,59 @@ impl Sender {
         }
     }
 
-    /// What is sent: the events in the destination's form.
-    async fn parcel(
+    /// The ids of the events that a delivery is about.
+    async fn events(
         &self,
         tenant: &Arc<str>,
         reference: &Reference,
         destination: &Stored<Destination>,
-    ) -> Result<Parcel, WebhookError> {
-        let mut events = Vec::with_capacity(reference.events.len());
-        for id in reference.events.iter().take(cloudevents::BATCH_MAX) {
-            let found: Stored<EventRecord> = self.webhooks.event(tenant, id).await?;
-            events.push(found.record.event(id, tenant, found.at));
+    ) -> Result<Vec<String>, WebhookError> {
+        match &reference.batch {
+            Some(batch) => self.webhooks.gathered(tenant, destination, batch).await,
+            None => Ok(reference.events.clone()),
         }
-        let first = events.first().ok_or(WebhookError::NotFound("event"))?;
+    }
+
+    /// What is sent: the events in the destination's form. Of a batch what is forgotten is left out.
+    async fn parcel(
+        &self,
+        tenant: &Arc<str>,
+        ids: &[String],
+        destination: &Stored<Destination>,
+    ) -> Result<Parcel, WebhookError> {
+        let mut events = Vec::with_capacity(ids.len());
+        for id in ids.iter().take(cloudevents::BATCH_MAX) {
+            match self.webhooks.event(tenant, id).await {
+                Ok(found) => events.push(found.record.event(id, tenant, found.at)),
+                Err(WebhookError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let known = events.iter().map(|event| (event.id.clone(), event.kind.clone())).collect();
         let source = &self.webhooks.settings().source;
-        let kind = first.kind.clone();
         Ok(match events.as_slice() {
+            [] => return Err(WebhookError::NotFound("event")),
             [event] => {
                 let rendered = cloudevents::render(destination.record.wanted.form, event, source);
-                Parcel { id: event.id.clone(), rendered, kind }
+                Parcel { id: event.id.clone(), rendered, events: known }
             }
-            events => Parcel { id: batch_id(events), rendered: cloudevents::batch(events, source), kind },
+            events => {
+                Parcel { id: batch_id(events), rendered: cloudevents::batch(events, source), events: known }
+            }
         })
     }
 
     /// Signs and sends. The fields that were said, as they are kept; and what came of it.
     async fn call(
         &self,
+        tenant: &Arc<str>,
         line: &Line,
         destination: &Stored<Destination>,
         parcel: &Parcel,
         now: u64,
     ) -> Result<(Vec<(String, String)>, Result<Dialled, DialError>), WebhookError> {
         let record = &destination.record;
-        let (fields, kept) = fields(record, parcel, now)?;
+        let (fields, kept) = fields(record, parcel, &self.webhooks.settings().origin, now)?;
         let found = self.dialer().and_then(|dialer| Ok((dialer.reach().place(&record.wanted.url)?, dialer)));
         let (place, dialer) = match found {
             Ok(found) => found,
@@ -325,7 +378,10 @@ impl Sender {
             Some(_) => format!("{}#{}", destination.name, destination.version).into(),
         };
         if record.wanted.handshake
-            && let Err(error) = self.consent(line, &dialer, &name, &place, identity.as_ref(), record).await
+            && let Err(error) = {
+                let way = (&*dialer, &name, &place, identity.as_ref());
+                self.consent(tenant, line, way, destination).await
+            }
         {
             return Ok((kept, Err(error)));
         }
@@ -337,31 +393,46 @@ impl Sender {
     /// Asks a receiver whether it wants events, if that is not known.
     async fn consent(
         &self,
+        tenant: &Arc<str>,
         line: &Line,
-        dialer: &Dialer,
-        name: &Arc<str>,
-        place: &tidegate_model::webhook::reach::Place,
-        identity: Option<&Identity>,
-        record: &Destination,
+        (dialer, name, place, identity): (&Dialer, &Arc<str>, &reach::Place, Option<&Identity>),
+        destination: &Stored<Destination>,
     ) -> Result<(), DialError> {
         let withheld =
             || DialError::Send("the receiver has not allowed it (WebHook-Allowed-Origin)".to_owned());
-        let now = clock::now();
-        match line.consent.get() {
-            Some((Consent::Given(_), at)) if now.since(at) < CONSENT_FOR => return Ok(()),
-            Some((Consent::Withheld, at)) if now.since(at) < REFUSAL_FOR => return Err(withheld()),
-            _ => {}
+        let (settings, wanted) = (self.webhooks.settings(), &destination.record.wanted);
+        let (now, heard) = (clock::now(), line.heard(&wanted.url));
+        if heard.is_some_and(|(consent, at)| consent != Consent::Withheld && now.since(at) < CONSENT_FOR) {
+            return Ok(());
         }
-        let settings = self.webhooks.settings();
-        let rate = record.wanted.rate.map(|rate| u64::from(rate) * 60);
+        let hear = |consent| {
+            *line.consent.borrow_mut() = Some(Heard { url: wanted.url.clone(), consent, at: clock::now() });
+        };
+        let rate = wanted.rate.map(|rate| u64::from(rate) * 60);
+        let callback = match &settings.callback {
+            None => None,
+            Some(base) => {
+                // Where the store cannot say, nothing is sent for now.
+                let asked = self.webhooks.asked(tenant, destination, rate).await;
+                let (key, asked) = asked.map_err(|_| DialError::Busy)?;
+                if let Some(given) = asked.given {
+                    hear(Consent::Given(given.rate));
+                    return Ok(());
+                }
+                Some(format!("{base}{}{key}", consent::PATH))
+            }
+        };
+        if heard.is_some_and(|(consent, at)| consent == Consent::Withheld && now.since(at) < REFUSAL_FOR) {
+            return Err(withheld());
+        }
         let mut fields = Fields::default();
-        for (name, value) in cloudevents::ask(&settings.origin, rate, None) {
+        for (name, value) in cloudevents::ask(&settings.origin, rate, callback.as_deref()) {
             put(&mut fields, name, &value);
         }
         let message = dial::Message { method: Method::OPTIONS, fields: &fields, body: &Bytes::new() };
         let answer = dialer.send(name, place, identity, &message, |status| status < 500).await?;
         let consent = cloudevents::answered(answer.status, &answer.fields, &settings.origin, rate);
-        line.consent.set(Some((consent, clock::now())));
+        hear(consent);
         if consent == Consent::Withheld { Err(withheld()) } else { Ok(()) }
     }
 
@@ -370,36 +441,43 @@ impl Sender {
         &self,
         tenant: &Arc<str>,
         destination: &Stored<Destination>,
-        reference: &Reference,
-        kind: &str,
+        (events, batch): (&[(String, String)], Option<&str>),
         state: OutcomeState,
         told: Told,
     ) -> Result<(), WebhookError> {
         let owner = records::outcomes_of(tenant, &destination.name);
-        let kept = u64::try_from(self.webhooks.settings().retention.as_millis()).unwrap_or(u64::MAX / 2);
-        for event in &reference.events {
-            let held = self.webhooks.get::<Outcome>(records::OUTCOME, &owner, event).await?;
-            let mut outcome = held.map(|held| held.record).unwrap_or_else(|| Outcome {
-                kind: kind.to_owned(),
-                state,
-                attempts: Vec::new(),
-            });
-            outcome.state = state;
-            outcome.attempts.push(told.clone());
-            let more = outcome.attempts.len().saturating_sub(ATTEMPTS_MAX);
-            outcome.attempts.drain(..more);
-            let place =
-                Place { kind: records::OUTCOME, tenant: Arc::clone(&owner), name: event.as_str().into() };
-            let now = now_ms();
-            let put =
-                self.webhooks.put(place, Expect::Any, (now, Some(now + kept)), outcome.written(), OUTCOMES);
-            match put.await {
+        for _ in 0..NOTES_MAX {
+            let mut writes = Vec::with_capacity(events.len() + 1);
+            for (event, kind) in events {
+                let held = self.webhooks.get::<Outcome>(records::OUTCOME, &owner, event).await?;
+                let expect = held.as_ref().map_or(Expect::Absent, |held| Expect::Version(held.version));
+                let mut outcome = held.map(|held| held.record).unwrap_or_else(|| Outcome {
+                    kind: kind.to_owned(),
+                    state,
+                    attempts: Vec::new(),
+                });
+                outcome.state = state;
+                if outcome.kind.is_empty() {
+                    outcome.kind.clone_from(kind);
+                }
+                outcome.attempts.push(told.clone());
+                let more = outcome.attempts.len().saturating_sub(ATTEMPTS_MAX);
+                outcome.attempts.drain(..more);
+                writes.push(self.webhooks.outcome_write(&owner, event, expect, &outcome));
+            }
+            if let Some(batch) = batch
+                && state != OutcomeState::Retrying
+            {
+                writes.push(Write::Remove { place: batch_place(&owner, batch), expect: Expect::Any });
+            }
+            match self.webhooks.store.write(writes).await? {
                 // What there is no room for is not kept; the event goes its way.
-                Ok(_) | Err(WebhookError::Full(_)) => {}
-                Err(error) => return Err(error),
+                Written::Done(_) | Written::Full(_) => return Ok(()),
+                // Another attempt of one of them was noted meanwhile.
+                Written::Unexpected(..) => {}
             }
         }
-        Ok(())
+        Err(WebhookError::Changed(None))
     }
 
     /// How a destination fares after an attempt; where that disables it, its tenant is told.
@@ -459,10 +537,21 @@ impl std::fmt::Debug for Sender {
     }
 }
 
+/// The rate that counts, of what a destination is wanted to get a second and what its receiver allows a minute.
+fn stricter(wanted: Option<u32>, allowed: Option<u64>) -> Option<(u64, Duration)> {
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    match (wanted.map(u64::from), allowed) {
+        (Some(wanted), Some(allowed)) if allowed < wanted.saturating_mul(60) => Some((allowed, minute)),
+        (Some(wanted), _) => Some((wanted, second)),
+        (None, allowed) => allowed.map(|allowed| (allowed, minute)),
+    }
+}
+
 /// The fields of a request, and what is kept of them.
 fn fields(
     record: &Destination,
     parcel: &Parcel,
+    origin: &str,
     now: u64,
 ) -> Result<(Fields, Vec<(String, String)>), WebhookError> {
     let message = Message { id: &parcel.id, timestamp: now, body: &parcel.rendered.body };
@@ -478,6 +567,9 @@ fn fields(
     say(WEBHOOK_ID, &parcel.id);
     say(WEBHOOK_TIMESTAMP, &now.to_string());
     say(WEBHOOK_SIGNATURE, &signature);
+    if record.wanted.handshake {
+        say(cloudevents::ORIGIN, origin);
+    }
     for (name, value) in &parcel.rendered.fields {
         say(name, value);
     }

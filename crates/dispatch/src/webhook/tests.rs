@@ -88,6 +88,7 @@ fn settings() -> WebhookSettings {
     WebhookSettings {
         source: "https://gate.example".to_owned(),
         origin: "gate.example".to_owned(),
+        callback: None,
         schedule: vec![10, 20],
         retention: Duration::from_secs(86_400),
         disable_after: Duration::from_secs(86_400),
@@ -99,8 +100,8 @@ fn settings() -> WebhookSettings {
         dial: DialSettings {
             reach: Reach {
                 allow: ["127.0.0.0/8".parse::<Network>().unwrap()].into_iter().collect(),
-                ports: Vec::new(),
                 plaintext: true,
+                ..Reach::default()
             },
             resolver: None,
             tls: ClientTlsSettings { insecure: true, ..ClientTlsSettings::default() },
@@ -142,8 +143,11 @@ impl Bench {
     }
 
     async fn attempt(&self, destination: &Stored<Destination>, event: &str, number: u32) -> Made {
-        let reference =
-            Reference { destination: destination.name.to_string(), events: vec![event.to_owned()] };
+        let reference = Reference {
+            destination: destination.name.to_string(),
+            events: vec![event.to_owned()],
+            batch: None,
+        };
         self.sender.attempt(&self.tenant, &reference.written(), number, 0).await
     }
 
@@ -374,8 +378,70 @@ async fn a_receiver_of_cloudevents_is_asked_first() {
     assert!(matches!(made.outcome, Verdict::Answered(..)), "{made:?}");
     assert!(willing.seen()[0].starts_with("OPTIONS /hook"));
     assert_eq!(field(&willing.seen()[0], "webhook-request-origin"), "gate.example");
+    assert_eq!(field(&willing.seen()[1], "origin"), "gate.example");
     assert!(willing.seen()[1].contains(r#""specversion":"1.0","id":"e1""#));
     assert_eq!(receiver.seen().len(), 1, "asked, and sent nothing");
+}
+
+#[tokio::test(flavor = "local")]
+async fn whoever_is_called_by_another_url_is_asked_anew() {
+    let willing =
+        "HTTP/1.1 200 OK\r\nWebHook-Allowed-Origin: *\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let (bench, first, victim) =
+        (bench(settings()), Receiver::start(willing).await, Receiver::start(OK).await);
+    let wanted = json!({ "url": first.url, "handshake": true });
+    let destination = bench.destination(wanted).await;
+    bench.publish("e1", "a", json!(1)).await.unwrap();
+    assert!(matches!(bench.attempt(&destination, "e1", 1).await.outcome, Verdict::Answered(..)));
+    let other = serde_json::from_value(json!({ "url": victim.url, "handshake": true })).unwrap();
+    bench.webhooks.change(&bench.tenant, &destination.name, None, other).await.unwrap();
+    assert!(matches!(bench.attempt(&destination, "e1", 1).await.outcome, Verdict::Refused(_)));
+    let seen = victim.seen();
+    assert!(seen.len() == 1 && seen[0].starts_with("OPTIONS "), "{seen:?}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_the_receiver_allows_is_kept_where_more_is_wanted() {
+    let willing = "HTTP/1.1 200 OK\r\nWebHook-Allowed-Origin: *\r\nWebHook-Allowed-Rate: 1\r\n\
+                   Content-Length: 0\r\nConnection: close\r\n\r\n";
+    let (bench, receiver) = (bench(settings()), Receiver::start(willing).await);
+    let wanted = json!({ "url": receiver.url, "handshake": true, "rate": 1_000_000 });
+    let destination = bench.destination(wanted).await;
+    bench.publish("e1", "a", json!(1)).await.unwrap();
+    let mut outcomes = Vec::new();
+    for _ in 0..3 {
+        outcomes.push(bench.attempt(&destination, "e1", 1).await.outcome);
+    }
+    assert_eq!(field(&receiver.seen()[0], "webhook-request-rate"), "60000000");
+    // The first one found out what is allowed.
+    assert!(
+        matches!(outcomes[..], [Verdict::Answered(..), Verdict::Answered(..), Verdict::Unsent(Some(_))]),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_is_recovered_twice_is_sent_once() {
+    let (bench, receiver) = (bench(settings()), Receiver::start(&answer("500 No")).await);
+    let quiet = bench.destination(json!({ "url": receiver.url, "filter": { "types": ["none"] } })).await;
+    let destination = bench.destination(json!({ "url": receiver.url, "schedule": [] })).await;
+    for id in ["e1", "e2"] {
+        bench.publish(id, "a", json!(1)).await.unwrap();
+    }
+    bench.attempt(&destination, "e1", 1).await;
+    let wanted = json!({ "url": receiver.url });
+    bench
+        .webhooks
+        .change(&bench.tenant, &quiet.name, None, serde_json::from_value(wanted).unwrap())
+        .await
+        .unwrap();
+    let recovery = Recovery { since: 0, failed: true, missing: true, after: None };
+    for (name, expected) in [(&destination.name, [1, 0]), (&quiet.name, [2, 0])] {
+        for sent in expected {
+            let recovered = bench.webhooks.recover(&bench.tenant, name, recovery.clone()).await.unwrap();
+            assert_eq!(recovered.sent, sent, "{name}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "local")]
@@ -388,12 +454,70 @@ async fn a_batch_goes_as_one_request() {
     let reference = Reference {
         destination: destination.name.to_string(),
         events: vec!["e1".to_owned(), "e2".to_owned()],
+        batch: None,
     };
     bench.sender.attempt(&bench.tenant, &reference.written(), 1, 0).await;
     let request = receiver.seen().remove(0);
     let body: Value = serde_json::from_str(request.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!((&body[0]["id"], &body[1]["data"]), (&json!("e1"), &json!("e2")));
     assert!(field(&request, "webhook-id").starts_with("batch_"));
+}
+
+/// The ids of the events in the batches that a receiver has seen.
+fn batches(receiver: &Receiver) -> Vec<Vec<String>> {
+    let ids = |request: &String| {
+        let body: Vec<Value> = serde_json::from_str(request.split_once("\r\n\r\n").unwrap().1).unwrap();
+        body.iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
+    };
+    receiver.seen().iter().map(ids).collect()
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_waits_goes_in_batches_that_stay_the_same_when_they_fail() {
+    let (bench, receiver) = (bench(settings()), Receiver::start(&answer("500 No")).await);
+    let wanted = json!({ "url": receiver.url, "form": "cloudevents-batch", "batch": { "events": 2, "wait_ms": 60_000 } });
+    let destination = bench.destination(wanted).await;
+    for id in ["e3", "e1", "e2"] {
+        bench.publish(id, "a", json!(id)).await.unwrap();
+    }
+    let attempt = async |batch: &str, number| {
+        let reference = Reference {
+            destination: destination.name.to_string(),
+            events: Vec::new(),
+            batch: Some(batch.to_owned()),
+        };
+        bench.sender.attempt(&bench.tenant, &reference.written(), number, 0).await.outcome
+    };
+    assert!(matches!(attempt("b1", 1).await, Verdict::Refused(_)));
+    bench.publish("e4", "b", json!(4)).await.unwrap();
+    assert!(bench.publish("e3", "a", json!("e3")).await.unwrap().repeated);
+    receiver.says(OK);
+    assert!(matches!(attempt("b1", 2).await, Verdict::Answered(..)));
+    assert!(matches!(attempt("b2", 1).await, Verdict::Answered(..)));
+    assert!(matches!(attempt("b3", 1).await, Verdict::Answered(..)), "nothing is left to do");
+    assert_eq!(batches(&receiver), [["e3", "e1"], ["e3", "e1"], ["e2", "e4"]]);
+    let ids: Vec<String> = receiver.seen().iter().map(|request| field(request, "webhook-id")).collect();
+    assert_eq!(ids[0], ids[1], "the same in all attempts");
+    let outcomes = bench.webhooks.outcomes(&bench.tenant, &destination.name, None, 10).await.unwrap().items;
+    let kinds: Vec<(&str, &str, usize)> =
+        outcomes.iter().map(|one| (&*one.name, &*one.record.kind, one.record.attempts.len())).collect();
+    for expected in [("e3", "a", 2), ("e2", "a", 1), ("e4", "b", 1)] {
+        assert!(kinds.contains(&expected), "{kinds:?}");
+    }
+    assert!(outcomes.iter().all(|one| one.record.state == OutcomeState::Delivered));
+}
+
+#[tokio::test(flavor = "local")]
+async fn the_same_id_twice_at_once_is_refused() {
+    let bench = bench(settings());
+    let event = NewEvent {
+        id: Some("e1".to_owned()),
+        kind: "a".to_owned(),
+        payload: "1".into(),
+        ..NewEvent::default()
+    };
+    let refused = bench.webhooks.publish(&bench.tenant, vec![event.clone(), event]).await;
+    assert!(matches!(refused, Err(WebhookError::Invalid(_))), "{refused:?}");
 }
 
 #[tokio::test(flavor = "local")]

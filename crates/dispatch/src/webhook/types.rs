@@ -41,8 +41,7 @@ impl Webhooks {
         after: Option<(Ms, Arc<str>)>,
         most: usize,
     ) -> Result<Page<EventType>, WebhookError> {
-        let found = self.list(records::TYPE, &EVERYBODY.into(), after, 0, most).await?;
-        Ok(Page::of(found.iter().filter_map(Stored::of).collect(), most))
+        self.list(records::TYPE, &EVERYBODY.into(), after, 0, most).await
     }
 
     /// A type of the catalogue.

@@ -68,7 +68,7 @@ async fn answer(
     let (number, round, harm) = {
         let mut state = shared.state.lock();
         let state = &mut *state;
-        let round = head.number.map_or(0, |number| state.seen.note(number));
+        let round = head.number.map_or(0, |number| state.seen.note(number, clock::now()));
         state.counts.came(&head.tenant, place(&head.path), round);
         (head.number.unwrap_or(state.counts.requests), round, state.behaviour.harm(&head.tenant))
     };
@@ -86,7 +86,13 @@ async fn answer(
         (false, true) => Outcome::Failed,
         (false, false) => Outcome::Served,
     };
-    shared.state.lock().counts.worked(fate.service, outcome);
+    {
+        let mut state = shared.state.lock();
+        state.counts.worked(fate.service, outcome);
+        if let Some(number) = head.number.filter(|_| !fate.fails) {
+            state.seen.made(number, clock::now());
+        }
+    }
     drop(slot);
     (!gone).then_some(if fate.fails { 500 } else { 200 })
 }

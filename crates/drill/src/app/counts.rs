@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use tidegate_model::tick::Tick;
+
 /// Tenants, and places, that are counted by name.
 const NAMES_MAX: usize = 1024;
 /// Requests that are known again when they are repeated. More than a drill of 30 s sends.
@@ -39,6 +41,8 @@ pub struct Counts {
     pub checked: u64,
     /// Requests being worked on.
     pub busy: usize,
+    /// The most there ever were.
+    pub busy_most: usize,
     /// Requests that wait for a slot.
     pub waiting: usize,
     /// The most there ever were.
@@ -49,19 +53,54 @@ pub struct Counts {
     pub by_place: BTreeMap<String, u64>,
 }
 
-/// Which requests have come, so that repeats are known.
+/// What a server has seen of one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Visits {
+    /// When it came first.
+    pub first: Tick,
+    /// How often it came.
+    pub times: u64,
+    /// When its work was first done to the end, and well, whether or not anybody was there to be told.
+    pub made_first: Option<Tick>,
+    /// How often it was.
+    pub made: u64,
+}
+
+impl Visits {
+    /// Adds what another server has seen of the same request.
+    pub fn add(&mut self, other: &Visits) {
+        self.first = self.first.min(other.first);
+        self.times += other.times;
+        self.made_first = [self.made_first, other.made_first].into_iter().flatten().min();
+        self.made += other.made;
+    }
+}
+
+/// Which requests have come, by number, so that repeats are known.
 #[derive(Debug, Default)]
-pub(super) struct Seen(HashMap<u64, u64>);
+pub(super) struct Seen(HashMap<u64, Visits>);
 
 impl Seen {
     /// Notes that this request has come. How often it had before.
-    pub(super) fn note(&mut self, number: u64) -> u64 {
+    pub(super) fn note(&mut self, number: u64, now: Tick) -> u64 {
         if self.0.len() >= NUMBERS_MAX && !self.0.contains_key(&number) {
             return 0;
         }
-        let before = self.0.entry(number).or_default();
-        *before += 1;
-        *before - 1
+        let visits = self.0.entry(number).or_insert(Visits { first: now, ..Visits::default() });
+        visits.times += 1;
+        visits.times - 1
+    }
+
+    /// Notes that its work was done.
+    pub(super) fn made(&mut self, number: u64, now: Tick) {
+        if let Some(visits) = self.0.get_mut(&number) {
+            visits.made += 1;
+            visits.made_first.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn all(&self) -> HashMap<u64, Visits> {
+        self.0.clone()
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Shared;
+use super::{Shared, State};
 
 /// Slots in use, and who waits for one.
 #[derive(Default)]
@@ -24,7 +24,7 @@ pub(super) async fn take(shared: &Arc<Shared>) -> Option<Slot> {
     let waiter = {
         let mut state = shared.state.lock();
         if state.slots.busy < state.behaviour.slots && state.slots.waiting.is_empty() {
-            state.slots.busy += 1;
+            begin(&mut state);
             return Some(Slot(Some(Arc::clone(shared))));
         }
         if state.slots.waiting.len() >= state.behaviour.waiting_max {
@@ -57,8 +57,13 @@ fn next(shared: &Shared) -> Option<oneshot::Sender<Slot>> {
         return None;
     }
     let next = state.slots.waiting.pop_front()?;
-    state.slots.busy += 1;
+    begin(&mut state);
     Some(next)
+}
+
+fn begin(state: &mut State) {
+    state.slots.busy += 1;
+    state.counts.busy_most = state.counts.busy_most.max(state.slots.busy);
 }
 
 impl Drop for Slot {

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use tidegate_model::tick::Tick;
+
 use super::hostile::Harm;
 
 /// How a request ended, for its client.
@@ -25,17 +27,21 @@ pub struct Asked {
     pub due: Duration,
     /// Whose it is.
     pub source: usize,
+    /// By which number an application knows it.
+    pub name: u64,
     /// When each of its tries was sent.
     pub sent: Vec<Duration>,
     /// When its last try so far ended.
     pub ended: Option<Duration>,
     /// How that ended.
     pub end: End,
+    /// Where its client asked the same once more after a good answer: how that ended.
+    pub again: Option<End>,
 }
 
 impl Asked {
-    pub(super) fn new(due: Duration, source: usize) -> Asked {
-        Asked { due, source, sent: Vec::new(), ended: None, end: End::Open }
+    pub(super) fn new(due: Duration, source: usize, name: u64) -> Asked {
+        Asked { due, source, name, sent: Vec::new(), ended: None, end: End::Open, again: None }
     }
 
     /// From when it was due to its good answer.
@@ -53,6 +59,8 @@ pub struct Driven {
     pub sources: Vec<String>,
     /// Each request, by when it was due.
     pub asked: Vec<Asked>,
+    /// When it began.
+    pub begin: Tick,
     /// How long it took.
     pub length: Duration,
     /// Requests that this side sent too late.
@@ -136,7 +144,7 @@ impl Driven {
 }
 
 /// Nearest rank. Of nothing: not a number.
-fn quantile(mut times: Vec<f64>, share: f64) -> f64 {
+pub(crate) fn quantile(mut times: Vec<f64>, share: f64) -> f64 {
     times.sort_by(f64::total_cmp);
     let rank = (share * times.len() as f64).ceil() as usize;
     times.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
@@ -150,9 +158,11 @@ mod tests {
         let asked = |due: u64, ended: Option<u64>, end| Asked {
             due: Duration::from_millis(due),
             source: usize::from(due >= 2000),
+            name: due,
             sent: vec![Duration::from_millis(due)],
             ended: ended.map(Duration::from_millis),
             end,
+            again: None,
         };
         let asked = vec![
             asked(0, Some(100), End::Good),
@@ -162,7 +172,14 @@ mod tests {
             asked(2500, Some(2600), End::Good),
         ];
         let sources = vec!["victim 1".to_owned(), "other".to_owned()];
-        Driven { sources, asked, length: Duration::from_secs(3), late: 1, hostile: Harm::default() }
+        Driven {
+            sources,
+            asked,
+            begin: Tick(0),
+            length: Duration::from_secs(3),
+            late: 1,
+            hostile: Harm::default(),
+        }
     }
 
     #[test]

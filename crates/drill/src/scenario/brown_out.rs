@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{apps, endpoints, recovery};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::{Act, Source};
 use crate::run::{RunError, Setting, Side};
 use crate::told::share;
@@ -22,6 +22,7 @@ pub const DRILL: Drill = Drill {
     seconds: 12.5,
     fault: Window { from: 3.0, to: 8.0 },
     fault_name: "a third of its capacity",
+    about: About::Exchanges,
     victims: "critical",
     side,
     has_baseline: false,

@@ -1,7 +1,7 @@
 //! A flood of connections that say nothing.
 
 use super::slowloris::{attacked, judged};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load;
 use crate::run::{RunError, Setting, Side};
 
@@ -14,6 +14,7 @@ pub const DRILL: Drill = Drill {
     seconds: 10.0,
     fault: Window { from: 2.0, to: 8.0 },
     fault_name: "connection flood",
+    about: About::Exchanges,
     victims: "clients",
     side,
     has_baseline: false,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{apps, endpoints};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::{Act, Source};
 use crate::run::{RunError, Setting, Side};
 use crate::told::{share, time};
@@ -19,6 +19,7 @@ pub const DRILL: Drill = Drill {
     seconds: 10.0,
     fault: Window { from: 3.0, to: 7.0 },
     fault_name: "the upstream hangs",
+    about: About::Exchanges,
     victims: "",
     side,
     has_baseline: false,

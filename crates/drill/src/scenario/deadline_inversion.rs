@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{apps, endpoints};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
 use crate::run::{RunError, Setting, Side};
 use crate::told::{share, time};
@@ -21,6 +21,7 @@ pub const DRILL: Drill = Drill {
     seconds: 11.0,
     fault: Window { from: 2.0, to: 9.0 },
     fault_name: "overload",
+    about: About::Exchanges,
     victims: "hurried",
     side,
     has_baseline: false,

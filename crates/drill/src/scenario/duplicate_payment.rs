@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{apps, endpoints};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
-use crate::load::Source;
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
+use crate::load::{Act, Source};
 use crate::run::{RunError, Setting, Side};
 use crate::told::share;
 
@@ -23,6 +23,7 @@ pub const DRILL: Drill = Drill {
     seconds: 12.0,
     fault: Window { from: 2.0, to: 6.0 },
     fault_name: "the server is slow",
+    about: About::Exchanges,
     victims: "clients",
     side,
     has_baseline: false,
@@ -65,17 +66,11 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         rates: vec![(0.0, RATE), (DRILL.seconds * setting.scale / 2.0, 0.0)],
         ..Source::steady("clients", 0.0)
     };
-    Ok(Side {
-        apps: all,
-        config,
-        sources: vec![clients],
-        hostile: Vec::new(),
-        acts: vec![
-            (at(fault.start), Box::new(move || slow.change(|behaviour| behaviour.slowdown = SLOWER))),
-            (at(fault.end), Box::new(move || well.change(|behaviour| behaviour.slowdown = 1.0))),
-        ],
-        seconds: DRILL.seconds * setting.scale,
-    })
+    let acts: Vec<Act> = vec![
+        (at(fault.start), Box::new(move || slow.change(|behaviour| behaviour.slowdown = SLOWER))),
+        (at(fault.end), Box::new(move || well.change(|behaviour| behaviour.slowdown = 1.0))),
+    ];
+    Ok(Side { acts, ..DRILL.undisturbed(setting, all, config, vec![clients]) })
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

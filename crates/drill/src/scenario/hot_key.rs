@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{apps, one_route, others};
 use crate::app::{Answer, Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
 use crate::run::{Run, RunError, Setting, Side};
 use crate::told::{share, time};
@@ -20,6 +20,7 @@ pub const DRILL: Drill = Drill {
     seconds: 8.0,
     fault: Window { from: 1.5, to: 7.0 },
     fault_name: "hot",
+    about: About::Exchanges,
     victims: "others",
     side,
     has_baseline: true,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{TENANTS, apps, one_route};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
 use crate::run::{RunError, Setting, Side};
 use crate::told::{share, time};
@@ -20,6 +20,7 @@ pub const DRILL: Drill = Drill {
     seconds: 9.0,
     fault: Window { from: 1.0, to: 8.0 },
     fault_name: "noisy tenant",
+    about: About::Exchanges,
     victims: "quiet",
     side,
     has_baseline: true,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{apps, one_route, recovery};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
 use crate::run::{RunError, Setting, Side};
 use crate::told::{share, time};
@@ -20,6 +20,7 @@ pub const DRILL: Drill = Drill {
     seconds: 11.0,
     fault: Window { from: 3.0, to: 6.0 },
     fault_name: "peak",
+    about: About::Exchanges,
     victims: "clients",
     side,
     has_baseline: false,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{apps, endpoints};
 use crate::app::{Behaviour, Harm, Poison, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
 use crate::run::{RunError, Setting, Side};
 use crate::told::share;
@@ -18,6 +18,7 @@ pub const DRILL: Drill = Drill {
     seconds: 10.0,
     fault: Window { from: 2.0, to: 8.0 },
     fault_name: "poison",
+    about: About::Exchanges,
     victims: "tenant",
     side,
     has_baseline: false,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{apps, one_route, recovery};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
 use crate::run::{RunError, Setting, Side};
 use crate::told::share;
@@ -22,6 +22,7 @@ pub const DRILL: Drill = Drill {
     seconds: 13.0,
     fault: Window { from: 2.0, to: 4.0 },
     fault_name: "trigger",
+    about: About::Exchanges,
     victims: "clients",
     side,
     has_baseline: false,

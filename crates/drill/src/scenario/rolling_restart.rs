@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{apps, endpoints};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::{Act, Source};
 use crate::report::svg::number;
 use crate::run::{RunError, Setting, Side};
@@ -19,6 +19,7 @@ pub const DRILL: Drill = Drill {
     seconds: 10.0,
     fault: Window { from: 2.0, to: 8.0 },
     fault_name: "restarts",
+    about: About::Exchanges,
     victims: "",
     side,
     has_baseline: false,
@@ -59,14 +60,8 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
         let back = Duration::from_secs_f64(begin + each * AWAY);
         acts.push((back, Box::new(move || comes.restart())));
     }
-    Ok(Side {
-        apps: all,
-        config,
-        sources: vec![Source::steady("clients", 300.0)],
-        hostile: Vec::new(),
-        acts,
-        seconds: DRILL.seconds * setting.scale,
-    })
+    let sources = vec![Source::steady("clients", 300.0)];
+    Ok(Side { acts, ..DRILL.undisturbed(setting, all, config, sources) })
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

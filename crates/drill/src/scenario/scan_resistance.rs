@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{apps, one_route};
 use crate::app::{Answer, Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::{Objects, Source};
 use crate::run::{Run, RunError, Setting, Side};
 use crate::told::{share, time};
@@ -20,6 +20,7 @@ pub const DRILL: Drill = Drill {
     seconds: 9.0,
     fault: Window { from: 3.0, to: 8.0 },
     fault_name: "crawler",
+    about: About::Exchanges,
     victims: "clients",
     side,
     has_baseline: true,

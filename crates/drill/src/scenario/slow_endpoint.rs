@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{apps, endpoints};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::{Driven, Source};
 use crate::run::{RunError, Setting, Side};
 use crate::told::{share, time};
@@ -18,6 +18,7 @@ pub const DRILL: Drill = Drill {
     seconds: 9.0,
     fault: Window { from: 2.0, to: 9.0 },
     fault_name: "one of four is slow",
+    about: About::Exchanges,
     victims: "clients",
     side,
     has_baseline: true,
@@ -41,14 +42,7 @@ fn side(setting: &Setting<'_>, kind: Kind) -> Result<Side, RunError> {
     );
     let from = Duration::from_secs_f64(DRILL.fault.at(setting.scale).start);
     let ill = Arc::clone(&apps[0]);
-    let mut side = Side {
-        apps,
-        config,
-        sources: vec![Source::steady("clients", 500.0)],
-        hostile: Vec::new(),
-        acts: Vec::new(),
-        seconds: DRILL.seconds * setting.scale,
-    };
+    let mut side = DRILL.undisturbed(setting, apps, config, vec![Source::steady("clients", 500.0)]);
     if kind != Kind::Baseline {
         side.acts.push((from, Box::new(move || ill.change(|behaviour| behaviour.slowdown = SLOWER))));
     }

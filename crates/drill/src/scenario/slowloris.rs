@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{apps, endpoints};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::{self, Hostile, Source};
 use crate::run::{RunError, Setting, Side};
 use crate::told::{share, time};
@@ -18,6 +18,7 @@ pub const DRILL: Drill = Drill {
     seconds: 10.0,
     fault: Window { from: 2.0, to: 8.0 },
     fault_name: "slowloris",
+    about: About::Exchanges,
     victims: "clients",
     side,
     has_baseline: false,
@@ -52,15 +53,10 @@ pub(super) fn attacked(
          [[route]]\nname = \"app\"\nupstream = \"app\"\n",
         endpoints(&apps)
     );
-    Ok(Side {
-        apps,
-        config,
-        // Each on a connection of its own: whoever has one already sees nothing of such an attack.
-        sources: vec![Source { fresh: true, ..Source::steady("clients", 60.0) }],
-        hostile: vec![Hostile { kind, seconds: drill.fault.at(setting.scale), rate: ATTACK }],
-        acts: Vec::new(),
-        seconds: drill.seconds * setting.scale,
-    })
+    // Each on a connection of its own: whoever has one already sees nothing of such an attack.
+    let sources = vec![Source { fresh: true, ..Source::steady("clients", 60.0) }];
+    let hostile = vec![Hostile { kind, seconds: drill.fault.at(setting.scale), rate: ATTACK }];
+    Ok(Side { hostile, ..drill.undisturbed(setting, apps, config, sources) })
 }
 
 fn judge(setting: &Setting<'_>, runs: &Runs) -> Judged {

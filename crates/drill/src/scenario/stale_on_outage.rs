@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{apps, endpoints};
 use crate::app::{Answer, Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::{Act, Objects, Source};
 use crate::run::{Run, RunError, Setting, Side};
 use crate::told::{share, time};
@@ -20,6 +20,7 @@ pub const DRILL: Drill = Drill {
     seconds: 10.0,
     fault: Window { from: 3.0, to: 7.0 },
     fault_name: "the upstream is away",
+    about: About::Exchanges,
     victims: "",
     side,
     has_baseline: false,

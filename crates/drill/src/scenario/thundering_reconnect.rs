@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{TENANTS, apps, one_route};
 use crate::app::{Behaviour, Service};
-use crate::drill::{Drill, Judged, Kind, Runs, Window};
+use crate::drill::{About, Drill, Judged, Kind, Runs, Window};
 use crate::load::Source;
 use crate::run::{RunError, Setting, Side};
 use crate::told::{share, time};
@@ -19,6 +19,7 @@ pub const DRILL: Drill = Drill {
     seconds: 12.0,
     fault: Window { from: 2.0, to: 3.0 },
     fault_name: "the herd",
+    about: About::Exchanges,
     victims: "regulars",
     side,
     has_baseline: false,

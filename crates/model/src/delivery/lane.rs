@@ -55,31 +55,12 @@ fn ask(record: &mut Record) -> Place {
 mod tests {
     use super::*;
     use crate::delivery::{Id, Lane, Seq, Token};
-    use crate::gate::Priority;
 
     const LEASED: State = State::Leased { token: Token(1), until: 9 };
 
     fn record(state: State, ordered: bool, open_max: u32) -> Record {
-        Record {
-            id: Id(1),
-            seq: Seq(1),
-            queue: "mails".into(),
-            tenant: "acme".into(),
-            lane: Some(Lane { key: "k".into(), ordered, open_max }),
-            priority: Priority::Default,
-            rank: 0,
-            created: 0,
-            due: 0,
-            expires: None,
-            state,
-            attempts: 0,
-            attempts_max: None,
-            waits_for: 0,
-            token: Token(0),
-            progress: None,
-            why: None,
-            forgotten: None,
-        }
+        let lane = Some(Lane { key: "k".into(), ordered, open_max });
+        Record { lane, rank: 0, state, ..Record::new(Id(1), Seq(1), "mails".into(), "acme".into(), 0) }
     }
 
     /// What becomes of a delivery in this state, with this place, in a lane with so many turns of which so many are held.

@@ -196,29 +196,9 @@ mod tests {
 
     use super::*;
     use crate::delivery::{Id, Seq};
-    use crate::gate::Priority;
 
     fn ready() -> Record {
-        Record {
-            id: Id(1),
-            seq: Seq(1),
-            queue: "mails".into(),
-            tenant: "acme".into(),
-            lane: None,
-            priority: Priority::Default,
-            rank: 0,
-            created: 0,
-            due: 0,
-            expires: None,
-            state: State::Ready,
-            attempts: 0,
-            attempts_max: None,
-            waits_for: 0,
-            token: Token(0),
-            progress: None,
-            why: None,
-            forgotten: None,
-        }
+        Record { rank: 0, ..Record::new(Id(1), Seq(1), "mails".into(), "acme".into(), 0) }
     }
 
     fn after(record: &Record, command: Command, now: Ms) -> Record {

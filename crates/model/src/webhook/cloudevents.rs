@@ -133,6 +133,8 @@ fn escaped(value: &str) -> String {
 
 /// The field that says who will send.
 pub const REQUEST_ORIGIN: &str = "webhook-request-origin";
+/// The field by which each request to a receiver that consented says who sends.
+pub const ORIGIN: &str = "origin";
 /// The field that asks for so many requests a minute.
 pub const REQUEST_RATE: &str = "webhook-request-rate";
 /// The field that says where it may be allowed later.
@@ -169,12 +171,19 @@ pub fn answered(status: u16, fields: &Fields, origin: &str, asked: Option<u64>) 
     if !(200..300).contains(&status) || !text(ALLOWED_ORIGIN).is_some_and(named) {
         return Consent::Withheld;
     }
-    match text(ALLOWED_RATE) {
-        None => Consent::Given(asked),
-        Some("*") => Consent::Given(None),
+    allowed(fields, asked).map_or(Consent::Withheld, Consent::Given)
+}
+
+/// The rate that a consent allows, where so many requests a minute were asked for: `Some(None)`, as many as there are; `None`: it
+/// names a rate that is none.
+#[must_use]
+pub fn allowed(fields: &Fields, asked: Option<u64>) -> Option<Option<u64>> {
+    match fields.get(ALLOWED_RATE).map(|value| value.to_str().unwrap_or_default().trim()) {
+        None => Some(asked),
+        Some("*") => Some(None),
         Some(rate) => match rate.parse::<u64>() {
-            Ok(0) | Err(_) => Consent::Withheld,
-            Ok(rate) => Consent::Given(Some(rate.min(RATE_MAX))),
+            Ok(0) | Err(_) => None,
+            Ok(rate) => Some(Some(rate.min(RATE_MAX))),
         },
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cloudevents::Form;
+use super::cloudevents::{BATCH_MAX, Form};
 use super::filter::{Filter, FilterError};
 
 /// Fields of its own that a destination may have.
@@ -30,6 +30,8 @@ pub const FIELD_BYTES_MAX: usize = 1000;
 pub const DESCRIPTION_BYTES_MAX: usize = 500;
 /// Attempts that a schedule may have.
 pub const ATTEMPTS_MAX: usize = 30;
+/// The longest that events wait for others of their batch.
+pub const WAIT_MS_MAX: u64 = 3_600_000;
 /// The pauses of Standard Webhooks' example, in seconds: ten attempts over some three days.
 pub const SCHEDULE: [u64; 9] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400];
 /// A destination that fails for as long as this is disabled.
@@ -40,8 +42,9 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 const THROTTLED: Duration = Duration::from_secs(60);
 
 /// Fields that a destination cannot have for its own: they are the message's, the connection's or Tidegate's.
-const NOT_ITS_OWN: [&str; 12] = [
+const NOT_ITS_OWN: [&str; 13] = [
     "host",
+    "origin",
     "content-length",
     "content-type",
     "transfer-encoding",
@@ -85,6 +88,25 @@ pub struct Wanted {
     /// Whether it is asked first whether it wants events: CloudEvents' handshake.
     #[serde(default)]
     pub handshake: bool,
+    /// How events are gathered, where they are written as batches; `None`: what waits goes at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batch>,
+}
+
+/// When events that were gathered go: at the first of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batch {
+    /// So many wait.
+    pub events: u32,
+    /// They have waited for so long, in milliseconds.
+    pub wait_ms: u64,
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch { events: BATCH_MAX as u32, wait_ms: 0 }
+    }
 }
 
 /// Why a destination cannot be as it is wanted.
@@ -96,12 +118,20 @@ pub enum WantedError {
     /// A field that it cannot have.
     #[error("`{0}` cannot be a header of a destination")]
     Header(String),
+    /// A field that stands there twice: only one would be sent.
+    #[error("`{0}` stands twice among the headers")]
+    Twice(String),
     /// Too many fields.
     #[error("a destination has at most {FIELDS_MAX} headers of its own")]
     Headers,
     /// A schedule without an end, or with pauses of no use.
     #[error("a schedule has at most {ATTEMPTS_MAX} pauses of 1 second to 7 days")]
     Schedule,
+    /// Gathered in another way than can be.
+    #[error(
+        "a batch is of the form `cloudevents-batch`, has 1 to {BATCH_MAX} events and waits at most {WAIT_MS_MAX} ms"
+    )]
+    Batch,
     /// A description of such length.
     #[error("a description has at most {DESCRIPTION_BYTES_MAX} bytes")]
     Description,
@@ -126,8 +156,22 @@ impl Wanted {
         if let Some((name, _)) = self.headers.iter().find(|(name, value)| !is_own(name, value)) {
             return Err(WantedError::Header(name.clone()));
         }
+        let again = |(at, (name, _)): &(usize, &(String, String))| {
+            self.headers[..*at].iter().any(|(other, _)| other.eq_ignore_ascii_case(name))
+        };
+        if let Some((_, (name, _))) = self.headers.iter().enumerate().find(again) {
+            return Err(WantedError::Twice(name.clone()));
+        }
         if self.rate == Some(0) {
             return Err(WantedError::Rate);
+        }
+        let can = |batch: &Batch| {
+            (1..=BATCH_MAX as u32).contains(&batch.events)
+                && batch.wait_ms <= WAIT_MS_MAX
+                && self.form == Form::CloudeventsBatch
+        };
+        if !self.batch.as_ref().is_none_or(can) {
+            return Err(WantedError::Batch);
         }
         match &self.schedule {
             Some(schedule) if !is_schedule(schedule) => Err(WantedError::Schedule),
@@ -331,6 +375,15 @@ mod tests {
         ] {
             assert!(!with(name, value), "{name}");
         }
+        let twice = ["X-Key", "x-key"].map(|name| (name.to_owned(), "a".to_owned())).to_vec();
+        let twice = Wanted { headers: twice, ..wanted() }.check();
+        assert_eq!(twice, Err(WantedError::Twice("x-key".to_owned())));
+        let batched = |events, wait_ms, form| {
+            Wanted { batch: Some(Batch { events, wait_ms }), form, ..wanted() }.check().is_ok()
+        };
+        assert!(batched(1, 0, Form::CloudeventsBatch) && batched(100, WAIT_MS_MAX, Form::CloudeventsBatch));
+        assert!(!batched(0, 0, Form::CloudeventsBatch) && !batched(101, 0, Form::CloudeventsBatch));
+        assert!(!batched(1, WAIT_MS_MAX + 1, Form::CloudeventsBatch) && !batched(1, 0, Form::Plain));
         assert_eq!(Wanted { rate: Some(0), ..wanted() }.check(), Err(WantedError::Rate));
         assert_eq!(Wanted { schedule: Some(vec![0]), ..wanted() }.check(), Err(WantedError::Schedule));
         let headers = vec![("x".to_owned(), "y".to_owned()); FIELDS_MAX + 1];

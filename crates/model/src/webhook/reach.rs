@@ -7,8 +7,9 @@
 //! connected to is the one that was looked at. Asking a name twice would let it answer differently (DNS rebinding).
 //!
 //! What is public is what IANA's registries of special-purpose addresses do not list. An IPv4 address within an IPv6 one
-//! (mapped, or NAT64's) is judged as what it is; 6to4 and Teredo, which carry one through a relay, are refused whole. The operator
-//! may allow networks of its own.
+//! (mapped, or NAT64's) is judged as what it is; 6to4, Teredo and ISATAP, which carry one through a relay or a tunnel, are refused
+//! whole. The operator may allow networks of its own that are not public, and refuse some that are: addresses of its own hosts that
+//! only a firewall keeps others from, as IPv6 within a cloud mostly has them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -63,11 +64,17 @@ const SPECIAL_V6: [([u16; 8], u32, &str); 14] = [
 /// The well-known prefix of NAT64 (RFC 6052): the last four bytes are an IPv4 address.
 const NAT64: u128 = 0x0064_ff9b << 96;
 
+/// The second half of an address's interface part within ISATAP (RFC 5214), but for the bit that says whether it is unique: an
+/// IPv4 address follows, and a host with such an interface would send there.
+const ISATAP: u128 = 0x5efe;
+
 /// What an operator allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
     /// Networks that may be called although they are not public.
     pub allow: AddressSet,
+    /// Networks that may not be called although they are public, or although `allow` holds them.
+    pub deny: AddressSet,
     /// Ports that may be called; empty: 80, 443, and from 1024 on.
     pub ports: Vec<u16>,
     /// Whether `http` is allowed beside `https`.
@@ -121,6 +128,9 @@ pub enum Unreachable {
         /// What it is.
         what: &'static str,
     },
+    /// An address that the operator refuses.
+    #[error("{0} may not be called here")]
+    Denied(IpAddr),
     /// A name without any.
     #[error("`{0}` has no address")]
     NoAddress(String),
@@ -185,9 +195,19 @@ impl Reach {
     /// What it is, if it is not public and not allowed.
     pub fn address(&self, address: IpAddr) -> Result<(), Unreachable> {
         match special(address) {
+            _ if self.denies(address) => Err(Unreachable::Denied(address)),
             Some(what) if !self.allow.contains(address) => Err(Unreachable::Address { address, what }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether an address is refused by name, as it is written or as the IPv4 address that NAT64 makes of it.
+    fn denies(&self, address: IpAddr) -> bool {
+        let carried = match address {
+            IpAddr::V6(address) => of_nat64(address).map(IpAddr::V4),
+            IpAddr::V4(_) => None,
+        };
+        self.deny.contains(address) || carried.is_some_and(|carried| self.deny.contains(carried))
     }
 
     /// The addresses of a name, if every one of them may be called: who owns a name that leads inside as well as outside
@@ -229,8 +249,11 @@ fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
 
 fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
     let word = u128::from(address);
-    if word >> 32 == NAT64 >> 32 {
-        return special_v4(Ipv4Addr::from(word as u32));
+    if let Some(carried) = of_nat64(address) {
+        return special_v4(carried);
+    }
+    if (word >> 32) & 0xfdff_ffff == ISATAP {
+        return Some("ISATAP");
     }
     let within = |prefix: [u16; 8], bits: u32| {
         let prefix = u128::from(Ipv6Addr::from(prefix));
@@ -239,6 +262,12 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
     let listed = SPECIAL_V6.iter().find(|(prefix, bits, _)| within(*prefix, *bits)).map(|(_, _, what)| *what);
     // What is not listed and not within 2000::/3 was not given to anybody yet.
     listed.or_else(|| (word >> 125 != 1).then_some("reserved"))
+}
+
+/// The IPv4 address that a NAT64 makes of one with the well-known prefix.
+fn of_nat64(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let word = u128::from(address);
+    (word >> 32 == NAT64 >> 32).then(|| Ipv4Addr::from(word as u32))
 }
 
 #[cfg(test)]
@@ -294,12 +323,22 @@ mod tests {
             ("fec0::1", "reserved"),
             ("ff02::1", "multicast"),
             ("4000::1", "reserved"),
+            ("::ffff:0:10.0.0.1", "reserved"),
+            ("::10.0.0.1", "reserved"),
+            ("2606:4700::5efe:10.0.0.1", "ISATAP"),
+            ("2606:4700::200:5efe:8.8.8.8", "ISATAP"),
         ] {
             check(address, Some(what));
         }
-        for public in
-            ["1.1.1.1", "100.63.0.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"]
-        {
+        for public in [
+            "1.1.1.1",
+            "100.63.0.1",
+            "172.32.0.1",
+            "2606:4700::1111",
+            "64:ff9b::808:808",
+            "::ffff:8.8.8.8",
+            "2606:4700::5eff:1",
+        ] {
             check(public, None);
         }
     }
@@ -315,6 +354,22 @@ mod tests {
         assert!(found(reach(&["10.0.0.0/24"]), &["::ffff:10.0.0.1"]));
         assert!(!found(reach(&["10.0.0.0/24"]), &["10.0.1.1"]));
         assert!(!found(reach(&[]), &[]));
+    }
+
+    #[test]
+    fn what_the_operator_refuses_is_not_called_although_it_is_public_or_allowed() {
+        let deny =
+            ["8.8.8.0/24", "2606:4700::/32", "10.0.0.7"].map(|network| network.parse::<Network>().unwrap());
+        let reach = Reach { deny: deny.into_iter().collect(), ..reach(&["10.0.0.0/8"]) };
+        let check = |address: &str, expected: bool| {
+            assert_eq!(reach.address(address.parse().unwrap()).is_ok(), expected, "{address}");
+        };
+        for refused in ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::808:808", "2606:4700::1", "10.0.0.7"] {
+            check(refused, false);
+        }
+        for taken in ["8.8.4.4", "10.0.0.8", "2606:4701::1"] {
+            check(taken, true);
+        }
     }
 
     fn place(url: &str) -> Result<Place, Unreachable> {

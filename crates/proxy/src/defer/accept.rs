@@ -1,42 +1,37 @@
 //! A request becomes a delivery.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, LOCATION, TRAILER};
-use http::{HeaderName, HeaderValue, StatusCode};
-use http_body::Body as _;
-use tidegate_model::delivery::{BODY_BYTES_MAX, Id, Request};
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderValue, StatusCode};
+use tidegate_model::delivery::{BODY_BYTES_MAX, Id};
 use tidegate_model::idempotency::{Key, fingerprint};
 use tidegate_model::message::Response;
-use tidegate_model::method::is_safe;
-use tidegate_model::prefer::{PREFER, PREFERENCE_APPLIED, Prefer};
+use tidegate_model::prefer::{PREFERENCE_APPLIED, Prefer};
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;
 use tidegate_store::deliveries::{Appended, Otherwise, Promise, Unique, Whole};
 use tidegate_store::{Store, Unavailable};
-use tidegate_wire::clock;
+use tidegate_wire::{bell, clock};
 
 use super::{DELIVERIES_PATH, now, told};
 use crate::exchange::Exchange;
 use crate::fault::InItsPlace;
-use crate::forward::{self, deadline_of};
+use crate::forward::deadline_of;
 use crate::idempotency::is_stream;
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
-use crate::protect::{Held, come_again};
-use crate::request_body::{self, Fault, Read};
+use crate::protect::come_again;
 use crate::respond;
 use crate::route::Routed;
 use crate::settings::DeferSettings;
 use crate::settle::Content;
 use crate::site::Site;
+use crate::whole;
 
-/// What the application is not told of how a request was accepted: it is said anew with each attempt.
-const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
 /// The first pause between two looks at a delivery that somebody waits for; it doubles up to the longest.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
 /// The longest.
@@ -85,10 +80,11 @@ pub async fn accept(
         let why = "an Upgrade or a gRPC call cannot be made later";
         return Err(Refusal::new(&refusal::DELIVERY_STREAM, why));
     }
-    let key = key_of(settings, exchange)?;
+    let key = whole::key(exchange, settings.key_required)?;
     let prefer = Prefer::of(&exchange.head.headers);
     let by = deadline_of(site, exchange, &routed.route.settings);
-    let (body, _held) = whole(onward, exchange, permitted, by).await?;
+    let bound = (BODY_BYTES_MAX as u64, too_large);
+    let (body, _held) = whole::body(proxy, exchange, routed, permitted, bound, by).await?;
     let promise = promise(onward, exchange, permitted, key, body)?;
     let id = append(proxy, &store, settings, promise).await?;
     exchange.note(Step::Deferred(id));
@@ -129,45 +125,6 @@ fn accepted(id: Id) -> Response<Content> {
     response
 }
 
-/// What makes a request one of a kind: its `Idempotency-Key`.
-fn key_of(settings: &DeferSettings, exchange: &Exchange) -> Result<Option<Key>, Refusal> {
-    let head = &exchange.head;
-    if is_safe(&head.method) {
-        return Ok(None);
-    }
-    let key = Key::of(&head.headers)
-        .map_err(|malformed| Refusal::new(&refusal::IDEMPOTENCY_KEY_INVALID, malformed.to_string()))?;
-    if key.is_none() && settings.key_required && !head.method.is_idempotent() {
-        let why = "this route wants an Idempotency-Key with such a request";
-        return Err(Refusal::new(&refusal::IDEMPOTENCY_KEY_MISSING, why));
-    }
-    Ok(key)
-}
-
-/// Reads a request's body whole.
-async fn whole(
-    onward: Onward<'_>,
-    exchange: &mut Exchange,
-    permitted: &Permitted,
-    by: Tick,
-) -> Result<(Bytes, Option<Held>), Refusal> {
-    let Onward { proxy, routed, .. } = onward;
-    let (route, most) = (&routed.route.settings, BODY_BYTES_MAX as u64);
-    let length = exchange.body.as_ref().and_then(|body| body.size_hint().exact());
-    if length.is_some_and(|length| length > most) {
-        return Err(too_large());
-    }
-    let (tenant, bytes) = (permitted.permit().tenant(), length.unwrap_or(most));
-    let held = proxy.guard.hold(tenant, route.priority, bytes, &proxy.entropy)?;
-    let upload: Fault = Rc::default();
-    let mut body = forward::body(proxy, exchange, route, permitted, &upload)?;
-    let late = "the deadline came before the request's body had come whole";
-    match request_body::read(&mut body, &upload, most, by, late).await? {
-        Read::Whole(content) => Ok((content, held)),
-        Read::Longer(_) => Err(too_large()),
-    }
-}
-
 /// The request as it will be made, and what is said of it.
 fn promise(
     onward: Onward<'_>,
@@ -189,15 +146,9 @@ fn promise(
             fingerprint: Some(fingerprint(&head.method, &exchange.host, target, &body)),
         }
     });
-    let (mut own, mut head) = forward::said(proxy, exchange, routed, permitted)?;
-    own.put(&mut head.headers);
-    for name in [CONTENT_LENGTH, EXPECT, TRAILER, PREFER, TIDEGATE_TENANT] {
-        head.headers.remove(name);
-    }
-    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    let request = Request { method: head.method, target: Arc::from(target), fields: head.headers, body };
+    let request = whole::request(proxy, exchange, routed, permitted, body)?;
     Ok(Promise {
-        id: fresh()?,
+        id: whole::fresh()?,
         queue: Arc::clone(&settings.queue),
         tenant: Arc::clone(tenant.id()),
         lane: None,
@@ -213,14 +164,6 @@ fn promise(
     })
 }
 
-/// An id that nobody can guess: the system's chance, not ours.
-fn fresh() -> Result<Id, Refusal> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random)
-        .map_err(|_| Refusal::new(&refusal::SERVER_INTERNAL, "the system has no chance to give"))?;
-    Ok(Id(u128::from_ne_bytes(random)))
-}
-
 /// The id that the delivery is found by, once it is on disk.
 async fn append(
     proxy: &Proxy,
@@ -228,8 +171,9 @@ async fn append(
     settings: &DeferSettings,
     promise: Promise,
 ) -> Result<Id, Refusal> {
-    let appended =
-        store.append(vec![promise], settings.room, now()).await.map_err(|why| unavailable(proxy, why))?;
+    let appended = bell::hear(store.append(vec![promise], settings.room, now()))
+        .await
+        .map_err(|why| unavailable(proxy, why))?;
     match appended.first() {
         Some(Appended::Accepted(id) | Appended::Already(id) | Appended::Replaced(id)) => Ok(*id),
         Some(Appended::Mismatch(_)) => {

@@ -10,19 +10,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, TRAILER};
-use http_body::Body as _;
 use tidegate_model::fields::Fields;
 use tidegate_model::gate::Priority;
 use tidegate_model::idempotency::{
     Answer, Becomes, Command, Ended, Fingerprint, Kept, Key, Told, becomes, fingerprint,
 };
 use tidegate_model::message::Response;
-use tidegate_model::method::is_safe;
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;
 use tidegate_store::{Named, Store, Unavailable};
-use tidegate_wire::{clock, task};
+use tidegate_wire::{bell, clock, task};
 use tokio::sync::oneshot;
 
 use super::IdempotencySettings;
@@ -32,14 +30,14 @@ use super::kept::{asker, replayed, written};
 use crate::cache::content::Ahead;
 use crate::exchange::Exchange;
 use crate::fault::InItsPlace;
-use crate::forward::{self, deadline_of};
+use crate::forward::deadline_of;
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::protect::{Held, come_again};
-use crate::request_body::{self, Fault, Read};
 use crate::route::Routed;
 use crate::settle::Content;
 use crate::site::{Pinned, Route};
+use crate::whole;
 
 /// How long is waited before a key that another node has is asked for again: at first, and at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -118,17 +116,8 @@ pub async fn answer(
 
 /// The key of a request that has one effect; `None`: it needs none.
 fn key_of(settings: &IdempotencySettings, exchange: &Exchange) -> Result<Option<Key>, Refusal> {
-    let head = &exchange.head;
-    if is_safe(&head.method) {
-        return Ok(None);
-    }
-    let key = Key::of(&head.headers)
-        .map_err(|malformed| Refusal::new(&refusal::IDEMPOTENCY_KEY_INVALID, malformed.to_string()))?;
-    if key.is_none() && settings.required && !head.method.is_idempotent() {
-        let why = "this route wants an Idempotency-Key with such a request";
-        return Err(Refusal::new(&refusal::IDEMPOTENCY_KEY_MISSING, why));
-    }
-    if key.is_some() && (exchange.seen.upgrade || is_stream(&head.headers)) {
+    let key = whole::key(exchange, settings.required)?;
+    if key.is_some() && (exchange.seen.upgrade || is_stream(&exchange.head.headers)) {
         let why = "an Upgrade or a gRPC call is no request that could be told again";
         return Err(Refusal::new(&refusal::IDEMPOTENCY_STREAM, why));
     }
@@ -151,23 +140,13 @@ async fn whole(
     by: Tick,
 ) -> Result<(Bytes, Option<Held>), Refusal> {
     let Onward { proxy, routed, settings, .. } = onward;
-    let (route, most) = (&routed.route.settings, settings.body_bytes_max);
-    let length = exchange.body.as_ref().and_then(|body| body.size_hint().exact());
-    if length.is_some_and(|length| length > most) {
-        return Err(too_large(most));
-    }
-    let (tenant, bytes) = (permitted.permit().tenant(), length.unwrap_or(most));
-    let held = proxy.guard.hold(tenant, route.priority, bytes, &proxy.entropy)?;
-    let upload: Fault = Rc::default();
-    let mut body = forward::body(proxy, exchange, route, permitted, &upload)?;
-    let late = "the deadline came before the request's body had come whole";
-    let Read::Whole(content) = request_body::read(&mut body, &upload, most, by, late).await? else {
-        return Err(too_large(most));
-    };
+    let most = settings.body_bytes_max;
+    let bound = (most, || too_large(most));
+    let read = whole::body(proxy, exchange, routed, permitted, bound, by).await?;
     // It is here: nobody has to be asked whether it may come, and nothing follows it.
     exchange.head.headers.remove(EXPECT);
     exchange.head.headers.remove(TRAILER);
-    Ok((content, held))
+    Ok(read)
 }
 
 /// Which request is asked for, by whom.
@@ -306,12 +285,12 @@ impl Work {
             until: self.until(),
         };
         let Asked { named, account, .. } = &self.asked;
-        self.store.ask(named.clone(), Arc::clone(account), command).await
+        bell::hear(self.store.ask(named.clone(), Arc::clone(account), command)).await
     }
 
     async fn command(&self, command: Command) -> Result<Told, Unavailable> {
         let Asked { named, account, .. } = &self.asked;
-        self.store.tell(named.clone(), Arc::clone(account), command).await
+        bell::hear(self.store.tell(named.clone(), Arc::clone(account), command)).await
     }
 
     /// Records the upstream's answer, and hands it on.

@@ -19,7 +19,7 @@ use tidegate_model::delivery::{AGING_MS, BODY_BYTES_MAX, Kind, Ms, Seq, parse_ti
 use tidegate_store::deliveries::{Control as Wanted, Edit, Edited, Filter, Room, Whole};
 
 use super::deliveries::{Refused, answer, found, id_of, no_delivery, now, refused, store_of, unavailable};
-use super::{Control, Who, shapes};
+use super::{Control, Who, body, shapes};
 use crate::config::parse_duration;
 
 /// Deliveries of a page, where nothing is said.
@@ -138,6 +138,29 @@ pub struct ChangeOfMany {
     pub cursor: Option<String>,
 }
 
+/// What is forgotten before its time.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PurgeOfMany {
+    /// Which.
+    pub filter: Meant,
+    /// What has not begun, too: it is never made. Without it: what has ended alone.
+    pub waiting: bool,
+    /// So many of them at most, up to 10,000. Whoever wants all goes on from `next`.
+    pub most: Option<usize>,
+    /// Where to go on: `next` of the purge before.
+    pub cursor: Option<String>,
+}
+
+/// What was forgotten.
+#[derive(Debug, JsonSchema, Serialize)]
+pub struct PurgedMany {
+    /// How many.
+    pub purged: usize,
+    /// Where to go on; `null`: there are no more.
+    pub next: Option<String>,
+}
+
 /// What became of a change of many.
 #[derive(Debug, JsonSchema, Serialize)]
 pub struct ChangedMany {
@@ -165,9 +188,8 @@ pub async fn redrive_many(
     answer(change_many(&control, &who, body, true).await)
 }
 
-async fn change_many(control: &Control, who: &str, body: Body, redrive: bool) -> Result<Response, Refused> {
-    let bytes = axum::body::to_bytes(body, super::BODY_MAX).await.unwrap_or_default();
-    let asked: ChangeOfMany = serde_json::from_slice(&bytes).or_else(|error| bad(&error.to_string()))?;
+async fn change_many(control: &Control, who: &str, sent: Body, redrive: bool) -> Result<Response, Refused> {
+    let asked: ChangeOfMany = body::json(sent, body::BYTES_MAX, "control.filter").await?;
     let filter = filter_of(&asked.filter)?;
     if filter == Filter::default() {
         return bad("`filter` says nothing: it would be all deliveries of all tenants");
@@ -215,6 +237,39 @@ async fn change_many(control: &Control, who: &str, body: Body, redrive: bool) ->
     tracing::info!(who, ?filter, changed, redrive, "control: deliveries changed");
     let next = next.map(|Seq(seq)| seq.to_string());
     Ok(axum::Json(ChangedMany { changed, next, last_in_ms: last }).into_response())
+}
+
+pub async fn purge(
+    State(control): State<Control>,
+    Extension(Who(who)): Extension<Who>,
+    sent: Body,
+) -> Response {
+    answer(purged(&control, &who, sent).await)
+}
+
+async fn purged(control: &Control, who: &str, sent: Body) -> Result<Response, Refused> {
+    let asked: PurgeOfMany = body::json(sent, body::BYTES_MAX, "control.filter").await?;
+    let filter = filter_of(&asked.filter)?;
+    if filter == Filter::default() {
+        return bad("`filter` says nothing: it would be all deliveries of all tenants");
+    }
+    let store = store_of(control)?;
+    let most = asked.most.unwrap_or(CHANGED_MAX).clamp(1, CHANGED_MAX);
+    let (mut next, mut count) = (after(asked.cursor.as_deref())?, 0);
+    for _ in 0..STEPS_MAX {
+        let wanted = Wanted::Purge { waiting: asked.waiting };
+        let step = PAGE_MAX.min(most - count);
+        let told = store.change_many(filter.clone(), wanted, next, step, now()).await;
+        let told = told.map_err(|why| unavailable(&why))?;
+        count += told.changed;
+        next = told.next;
+        if next.is_none() || count >= most {
+            break;
+        }
+    }
+    tracing::info!(who, ?filter, purged = count, waiting = asked.waiting, "control: deliveries purged");
+    let next = next.map(|Seq(seq)| seq.to_string());
+    Ok(axum::Json(PurgedMany { purged: count, next }).into_response())
 }
 
 /// What is changed of a delivery's request, while it has not begun, or is dead.
@@ -288,7 +343,7 @@ async fn edited(
     who: &str,
     id: &str,
     headers: &HeaderMap,
-    body: Body,
+    sent: Body,
 ) -> Result<Response, Refused> {
     let (store, wanted) = (store_of(control)?, id_of(id)?);
     let known = match headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default().trim()) {
@@ -298,12 +353,8 @@ async fn edited(
             Err(_) => return changed_meanwhile(),
         },
     };
-    let Ok(bytes) = axum::body::to_bytes(body, super::deliveries::BODY_MAX).await else {
-        return refused(StatusCode::PAYLOAD_TOO_LARGE, "control.too-large", "the body is too large");
-    };
-    let edit: Result<EditOfRequest, String> =
-        serde_json::from_slice(&bytes).map_err(|error| error.to_string());
-    let edit = match edit.and_then(EditOfRequest::meant) {
+    let edit: EditOfRequest = body::json(sent, super::deliveries::BODY_MAX, "control.delivery").await?;
+    let edit = match edit.meant() {
         Ok(edit) => edit,
         Err(why) => return refused(StatusCode::BAD_REQUEST, "control.delivery", &why),
     };

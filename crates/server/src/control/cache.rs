@@ -18,7 +18,7 @@ use tidegate_proxy::cache::CacheStanding;
 use tidegate_proxy::cache::inspect::{Entry, Inspected, Looked, Question, inspect as look};
 use tidegate_wire::clock;
 
-use super::{BODY_MAX, Control, Who, problem};
+use super::{Control, Who, body, problem};
 
 /// What is to be purged: one of these, `everything` apart of one `tenant` alone, if that stands beside it.
 #[derive(Debug, Default, Deserialize)]
@@ -46,9 +46,12 @@ struct Place {
 pub async fn purge(
     State(control): State<Control>,
     Extension(Who(who)): Extension<Who>,
-    body: Body,
+    sent: Body,
 ) -> Response {
-    let bytes = axum::body::to_bytes(body, BODY_MAX).await.unwrap_or_default();
+    let bytes = match body::read(sent, body::BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return *refused,
+    };
     let read = serde_json::from_slice::<Order>(&bytes).map_err(|error| error.to_string());
     let site = control.process.gate.site();
     let aliases = &site.settings.aliases;

@@ -11,16 +11,16 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tidegate_dispatch::QueueSettings;
+use tidegate_dispatch::{QueueSettings, Way};
 use tidegate_model::delivery::outcome::later;
 use tidegate_model::delivery::{Command, Id, Kind, Ms, Told, shown};
-use tidegate_store::deliveries::{Appended, Line, Pause, Promise, Whole};
+use tidegate_store::deliveries::{Appended, Line, Pause, Promise, Whole, fresh_id};
 use tidegate_store::{Store, Unavailable};
 use tidegate_wire::clock;
 use tokio::sync::Semaphore;
 
 use super::shapes::{self, Accepted, AcceptedAll, NewDelivery, OneOrMany};
-use super::{Control, Who, administer, problem};
+use super::{Control, Who, administer, body, problem};
 use crate::config::Config;
 
 /// Bytes of a request that hands in deliveries.
@@ -45,18 +45,13 @@ pub fn now() -> Ms {
     Ms::try_from(since.as_millis()).unwrap_or(Ms::MAX)
 }
 
-/// An id that nobody can guess.
-pub fn fresh() -> Option<Id> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).ok().map(|()| Id(u128::from_ne_bytes(random)))
-}
-
 pub fn store_of(control: &Control) -> Result<Arc<Store>, Refused> {
     let store = control.process.gate.standing.idempotency.store();
-    store.map_or_else(
-        || refused(StatusCode::NOT_FOUND, "control.no-store", "there is no `[store]` to keep deliveries in"),
-        Ok,
-    )
+    store.map_or_else(no_store, Ok)
+}
+
+pub fn no_store<T>() -> Result<T, Refused> {
+    refused(StatusCode::NOT_FOUND, "control.no-store", "there is no `[store]` to keep deliveries in")
 }
 
 pub fn unavailable(why: &Unavailable) -> Refused {
@@ -66,6 +61,7 @@ pub fn unavailable(why: &Unavailable) -> Refused {
     Box::new(response)
 }
 
+/// A queue of this name.
 fn queue_of<'a>(config: &'a Config, name: &str) -> Result<&'a QueueSettings, Refused> {
     let found = config.queues.iter().find(|queue| *queue.name == *name);
     found.map_or_else(
@@ -87,12 +83,9 @@ pub fn answer(result: Result<Response, Refused>) -> Response {
 }
 
 /// Reads a body of deliveries.
-async fn read(body: Body) -> Result<OneOrMany, Refused> {
+async fn read(sent: Body) -> Result<OneOrMany, Refused> {
     let Ok(_reading) = READING.acquire().await else { return no_delivery() };
-    let Ok(bytes) = axum::body::to_bytes(body, BODY_MAX).await else {
-        let detail = format!("a request that hands in deliveries has at most {BODY_MAX} bytes");
-        return refused(StatusCode::PAYLOAD_TOO_LARGE, "control.too-large", &detail);
-    };
+    let bytes = body::read(sent, BODY_MAX).await?;
     let wrong = |error: serde_json::Error| {
         Box::new(problem(StatusCode::BAD_REQUEST, "control.delivery", &error.to_string()))
     };
@@ -110,6 +103,10 @@ pub async fn hand_in(State(control): State<Control>, Path(name): Path<String>, b
 async fn handed_in(control: &Control, name: &str, body: Body) -> Result<Response, Refused> {
     let (store, config) = (store_of(control)?, control.process.gate.config());
     let queue = queue_of(&config, name)?;
+    if queue.way == Way::Webhooks {
+        let detail = "events wait in this queue: publish one, `POST /webhooks/events/TENANT`";
+        return refused(StatusCode::CONFLICT, "control.queue-of-webhooks", detail);
+    }
     match read(body).await? {
         OneOrMany::One(new) => {
             let mut all = accept(&store, queue, vec![*new]).await?;
@@ -151,8 +148,8 @@ async fn accept(
     let made: Vec<Result<Promise, String>> = all
         .into_iter()
         .map(|new| {
-            let offer = new.offer(now, fresh)?;
-            let id = fresh().ok_or("the system has no chance to give")?;
+            let offer = new.offer(now, fresh_id)?;
+            let id = fresh_id().ok_or("the system has no chance to give")?;
             queue.promise(offer, id, now).map_err(|why| why.to_string())
         })
         .collect();
@@ -182,9 +179,11 @@ fn outcome(appended: Appended) -> Accepted {
             refusal(Some(id), "mismatch", "one of its kind is there, and asks for something else")
         }
         Appended::Full => refusal(None, "full", "the tenant has as many deliveries waiting as it may"),
-        Appended::After(id) => {
-            refusal(Some(id), "after", "it comes after a delivery that there is not, or that has failed")
-        }
+        Appended::After(id) => refusal(
+            Some(id),
+            "after",
+            "it comes after a delivery that there is not, that has failed, or that is newer than it",
+        ),
     }
 }
 
@@ -300,18 +299,12 @@ async fn set_paused(
     control: &Control,
     who: &str,
     name: &str,
-    body: Body,
+    sent: Body,
     paused: bool,
 ) -> Result<Response, Refused> {
     let config = control.process.gate.config();
     let queue = Arc::clone(&queue_of(&config, name)?.name);
-    let bytes = axum::body::to_bytes(body, super::BODY_MAX).await.unwrap_or_default();
-    let what =
-        if bytes.trim_ascii().is_empty() { Ok(Paused::default()) } else { serde_json::from_slice(&bytes) };
-    let Paused { tenant, key } = match what {
-        Ok(what) => what,
-        Err(error) => return refused(StatusCode::BAD_REQUEST, "control.body", &error.to_string()),
-    };
+    let Paused { tenant, key } = body::json_or_nothing(sent, body::BYTES_MAX, "control.body").await?;
     let line = |tenant: &str| Line { queue: Arc::clone(&queue), tenant: Arc::from(tenant) };
     let pause = match (&tenant, &key) {
         (None, None) => Pause::Queue(Arc::clone(&queue)),
@@ -321,8 +314,15 @@ async fn set_paused(
             return refused(StatusCode::BAD_REQUEST, "control.body", "a key is a tenant's: add `tenant`");
         }
     };
+    order(control, pause, paused).await?;
+    tracing::info!(who, queue = name, ?tenant, ?key, paused, "control: queue paused or resumed");
+    Ok(axum::Json(PausedTold { queue: name.to_owned(), tenant, key, paused }).into_response())
+}
+
+/// Pauses something, or ends that.
+async fn order(control: &Control, pause: Pause, paused: bool) -> Result<(), Refused> {
     // The engine hears of it by its own handle.
-    let Some(dispatcher) = control.process.gate.dispatcher() else { return no_delivery() };
+    let Some(dispatcher) = control.process.gate.dispatcher() else { return no_store() };
     let done = match paused {
         true => dispatcher.pause(pause).await,
         false => dispatcher.resume(pause).await.map(|()| true),
@@ -330,13 +330,65 @@ async fn set_paused(
     if !done.map_err(|why| unavailable(&why))? {
         return refused(StatusCode::CONFLICT, "control.pauses", "as much is paused already as may be");
     }
-    tracing::info!(who, queue = name, ?tenant, ?key, paused, "control: queue paused or resumed");
-    Ok(axum::Json(PausedTold { queue: name.to_owned(), tenant, key, paused }).into_response())
+    Ok(())
+}
+
+/// A tenant that is paused in all queues, or goes on.
+#[derive(Debug, JsonSchema, Serialize)]
+pub struct TenantPaused {
+    /// The tenant.
+    pub tenant: String,
+    /// Whether it is paused now.
+    pub paused: bool,
+}
+
+pub async fn pause_tenant(
+    State(control): State<Control>,
+    Extension(Who(who)): Extension<Who>,
+    Path(tenant): Path<String>,
+) -> Response {
+    answer(set_tenant_paused(&control, &who, tenant, true).await)
+}
+
+pub async fn resume_tenant(
+    State(control): State<Control>,
+    Extension(Who(who)): Extension<Who>,
+    Path(tenant): Path<String>,
+) -> Response {
+    answer(set_tenant_paused(&control, &who, tenant, false).await)
+}
+
+async fn set_tenant_paused(
+    control: &Control,
+    who: &str,
+    tenant: String,
+    paused: bool,
+) -> Result<Response, Refused> {
+    if !tidegate_model::tenant::is_id(&tenant) {
+        return refused(StatusCode::BAD_REQUEST, "control.body", "that is no tenant's id");
+    }
+    order(control, Pause::Tenant(Arc::from(tenant.as_str())), paused).await?;
+    tracing::info!(who, tenant, paused, "control: tenant paused or resumed in all queues");
+    Ok(axum::Json(TenantPaused { tenant, paused }).into_response())
 }
 
 /// The queues of the configuration, and what is paused of each.
 pub async fn queues(State(control): State<Control>) -> Response {
-    answer(all_queues(&control).await.map(|queues| axum::Json(json!({ "queues": queues })).into_response()))
+    answer(told_queues(&control).await)
+}
+
+async fn told_queues(control: &Control) -> Result<Response, Refused> {
+    let queues = all_queues(control).await?;
+    let paused = match queues.is_empty() {
+        true => Vec::new(),
+        false => store_of(control)?.paused().await.map_err(|why| unavailable(&why))?,
+    };
+    let tenants = paused.iter().filter_map(|pause| match pause {
+        Pause::Tenant(tenant) => Some(json!(&**tenant)),
+        _ => None,
+    });
+    let tenants: Vec<Value> = tenants.collect();
+    Ok(axum::Json(json!({ "queues": queues, "paused_tenants": tenants })).into_response())
 }
 
 pub async fn queue(State(control): State<Control>, Path(name): Path<String>) -> Response {

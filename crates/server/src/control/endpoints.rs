@@ -6,12 +6,12 @@ use std::sync::LazyLock;
 
 use axum::routing::{MethodRouter, delete, get, post};
 
-use super::administer::{ChangeOfMany, ChangedMany, EditOfRequest};
-use super::deliveries::{Paused, PausedTold};
+use super::administer::{ChangeOfMany, ChangedMany, EditOfRequest, PurgeOfMany, PurgedMany};
+use super::deliveries::{Paused, PausedTold, TenantPaused};
 use super::openapi::{Operation, Shape, any, change, look, of};
 use super::pull::{Endings, Extensions, HeldAll, NewClaim};
-use super::shapes::{Accepted, OneOrMany};
-use super::{Control, administer, cache, deliveries as made, faults, pull, schedules, store};
+use super::shapes::{Accepted, AcceptedAll, OneOrMany};
+use super::{Control, administer, cache, deliveries as made, faults, pull, schedules, store, told};
 use crate::config::Scope;
 
 mod webhooks;
@@ -137,15 +137,16 @@ fn steering() -> Vec<Endpoint> {
             get(faults::list).post(faults::begin),
             const {
                 &[
-                    look("The faults that are injected", any()),
-                    change("Injects a fault", Scope::Faults, Some(any()), any()).status(201),
+                    look("The faults that are injected", of::<told::FaultsTold>()),
+                    change("Injects a fault", Scope::Faults, Some(any()), of::<told::FaultTold>())
+                        .status(201),
                 ]
             },
         ),
         endpoint(
             "/faults/{name}",
             delete(faults::end),
-            const { &[change("Ends a fault", Scope::Faults, None, any()).by("delete")] },
+            const { &[change("Ends a fault", Scope::Faults, None, of::<told::FaultTold>()).by("delete")] },
         ),
     ]
 }
@@ -153,8 +154,8 @@ fn steering() -> Vec<Endpoint> {
 fn deliveries() -> Vec<Endpoint> {
     let endpoint = |path, handler, operations| Endpoint { path, handler, operations };
     vec![
-        endpoint("/queues", get(made::queues), const { &[look("The queues", any())] }),
-        endpoint("/queues/{name}", get(made::queue), const { &[look("A queue", any())] }),
+        endpoint("/queues", get(made::queues), const { &[look("The queues", of::<told::QueuesTold>())] }),
+        endpoint("/queues/{name}", get(made::queue), const { &[look("A queue", of::<told::QueueTold>())] }),
         endpoint(
             "/queues/{name}/deliveries",
             post(made::hand_in),
@@ -165,7 +166,8 @@ fn deliveries() -> Vec<Endpoint> {
                     Some(of::<OneOrMany>()),
                     of::<Accepted>(),
                 )
-                .status(202)]
+                .status(202)
+                .or(200, of::<AcceptedAll>())]
             },
         ),
         endpoint(
@@ -190,27 +192,34 @@ fn deliveries() -> Vec<Endpoint> {
             get(made::show).patch(administer::edit).delete(made::cancel),
             const {
                 &[
-                    look("All that is known of a delivery", any()),
+                    look("All that is known of a delivery", of::<told::DeliveryTold>()),
                     change(
                         "Edits the request of a delivery that has not begun, or is dead",
                         Scope::Write,
                         Some(of::<EditOfRequest>()),
-                        any(),
+                        of::<told::DeliveryTold>(),
                     )
                     .by("patch"),
-                    change("Cancels a delivery", Scope::Write, None, any()).by("delete"),
+                    change("Cancels a delivery", Scope::Write, None, of::<told::DeliveryTold>()).by("delete"),
                 ]
             },
         ),
         endpoint(
             "/deliveries/{id}/redrive",
             post(made::redrive),
-            const { &[change("Makes a dead or cancelled delivery again", Scope::Write, None, any())] },
+            const {
+                &[change(
+                    "Makes a dead or cancelled delivery again",
+                    Scope::Write,
+                    None,
+                    of::<told::DeliveryTold>(),
+                )]
+            },
         ),
         endpoint(
             "/schedules",
             get(schedules::list),
-            const { &[look("What is made again and again", any())] },
+            const { &[look("What is made again and again", of::<told::SchedulesTold>())] },
         ),
         endpoint(
             "/schedules/{name}/run",
@@ -231,7 +240,7 @@ fn pulling() -> Vec<Endpoint> {
                     "Takes deliveries of a queue that is pulled",
                     Scope::Deliver,
                     Some(of::<NewClaim>()),
-                    any(),
+                    of::<told::ClaimTold>(),
                 )]
             },
         ),
@@ -260,7 +269,7 @@ fn administering() -> Vec<Endpoint> {
             "/deliveries",
             get(administer::list),
             const {
-                &[look("Deliveries, the newest first, in pages", any()).query(&[
+                &[look("Deliveries, the newest first, in pages", of::<told::DeliveriesTold>()).query(&[
                     ("queue", "of this queue"),
                     ("tenant", "of this tenant"),
                     ("state", "in this state"),
@@ -283,6 +292,35 @@ fn administering() -> Vec<Endpoint> {
                     of::<ChangedMany>(),
                 )]
             },
+        ),
+        endpoint(
+            "/deliveries/purge",
+            post(administer::purge),
+            const {
+                &[change(
+                    "Forgets all that are meant: what has ended and, where that is said, what has not begun",
+                    Scope::Write,
+                    Some(of::<PurgeOfMany>()),
+                    of::<PurgedMany>(),
+                )]
+            },
+        ),
+        endpoint(
+            "/tenants/{tenant}/pause",
+            post(made::pause_tenant),
+            const {
+                &[change(
+                    "Begins nothing more of a tenant, in whatever queue",
+                    Scope::Write,
+                    None,
+                    of::<TenantPaused>(),
+                )]
+            },
+        ),
+        endpoint(
+            "/tenants/{tenant}/resume",
+            post(made::resume_tenant),
+            const { &[change("Lets a tenant go on", Scope::Write, None, of::<TenantPaused>())] },
         ),
         endpoint(
             "/deliveries/redrive",

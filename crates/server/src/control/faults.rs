@@ -17,7 +17,7 @@ use tidegate_model::tick::Tick;
 use tidegate_proxy::{Active, Faults, NotBegun};
 use tidegate_wire::{clock, task};
 
-use super::{BODY_MAX, Control, Who, problem, problem_with};
+use super::{Control, Who, body, problem, problem_with};
 use crate::config::{parse_duration, parse_name, parse_size, show_duration};
 use crate::telemetry::rfc3339;
 
@@ -50,7 +50,7 @@ pub fn told(faults: &Faults) -> Vec<Value> {
 pub async fn begin(
     State(control): State<Control>,
     Extension(Who(who)): Extension<Who>,
-    body: Body,
+    sent: Body,
 ) -> Response {
     if !control.settings.faults {
         return problem(
@@ -59,7 +59,10 @@ pub async fn begin(
             "no faults are injected here: `[control] faults = true` allows them, after a restart",
         );
     }
-    let bytes = axum::body::to_bytes(body, BODY_MAX).await.unwrap_or_default();
+    let bytes = match body::read(sent, body::BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return *refused,
+    };
     let config = control.process.gate.config();
     let has_route = |name: &str| config.proxy.routes.iter().any(|route| &*route.name == name);
     let wanted = match read(&bytes, has_route) {

@@ -93,9 +93,7 @@ pub fn text(process: &Process, queues: Option<&queues::Found>) -> String {
     }
     redis(&mut out, process);
     store(&mut out, process);
-    if let Some(found) = queues {
-        queues::write(&mut out, process, found);
-    }
+    queues::write(&mut out, process, queues);
     cluster(&mut out, process);
     cache(&mut out, process);
     cache_disk(&mut out, process);

@@ -26,6 +26,8 @@ pub struct Operation {
     pub status: u16,
     /// The body of the answer.
     pub answer: Shape,
+    /// What else is answered when it went well, by its status.
+    pub or: Option<(u16, Shape)>,
 }
 
 /// What a body is.
@@ -57,12 +59,13 @@ pub const fn look(summary: &'static str, answer: Shape) -> Operation {
         body: None,
         status: 200,
         answer,
+        or: None,
     }
 }
 
 /// A change of something.
 pub const fn change(summary: &'static str, scope: Scope, body: Option<Shape>, answer: Shape) -> Operation {
-    Operation { method: "post", summary, scope: Some(scope), query: &[], body, status: 200, answer }
+    Operation { method: "post", summary, scope: Some(scope), query: &[], body, status: 200, answer, or: None }
 }
 
 impl Operation {
@@ -79,6 +82,11 @@ impl Operation {
     /// The same, answered with this status.
     pub const fn status(self, status: u16) -> Operation {
         Operation { status, ..self }
+    }
+
+    /// The same, answered in this way too.
+    pub const fn or(self, status: u16, answer: Shape) -> Operation {
+        Operation { or: Some((status, answer)), ..self }
     }
 
     /// The same, for everybody who may ask for anything.
@@ -164,6 +172,10 @@ fn one(path: &str, operation: &Operation, generator: &mut SchemaGenerator, probl
         "summary": operation.summary,
         "responses": { operation.status.to_string(): good, "default": wrong },
     });
+    if let Some((status, answer)) = operation.or {
+        told["responses"][status.to_string()] =
+            json!({ "description": "It is done.", "content": content(answer, generator) });
+    }
     if !parameters.is_empty() {
         told["parameters"] = parameters.into();
     }

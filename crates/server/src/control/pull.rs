@@ -1,11 +1,12 @@
 //! `/queues/NAME/claim`, `ack`, `nack` and `extend`: the application comes for the deliveries of a queue that is pulled.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -17,11 +18,12 @@ use serde_json::{Value, json};
 use tidegate_dispatch::{Claim, ClaimError, Claimed, Dispatcher, Ending, Extension, Grip, Held, How};
 use tidegate_model::delivery::{PROGRESS_BYTES_MAX, shown};
 use tidegate_model::fields::Fields;
+use tidegate_model::refusal;
 use tidegate_store::Unavailable;
-use tidegate_store::deliveries::Kept;
+use tidegate_store::deliveries::{Kept, Who};
 
-use super::Control;
-use super::deliveries::{BODY_MAX, Refused, answer, refused, unavailable};
+use super::deliveries::{BODY_MAX, Refused, answer, no_store, refused, unavailable};
+use super::{Control, body, problem};
 use crate::config::parse_duration;
 
 /// Deliveries that are claimed, or told of, at once.
@@ -95,8 +97,8 @@ pub struct ExtensionOfOne {
 /// What became of each.
 #[derive(Debug, JsonSchema, Serialize)]
 pub struct HeldAll {
-    /// In their order: `done`; `lost`: its lease had ended, or it was cancelled, and nothing was changed; `unknown`: the store
-    /// could not be told.
+    /// In their order: `done`; `lost`: its lease had ended, or it was cancelled, and nothing was changed; `elsewhere`:
+    /// another node is to be told; `unknown`: the store could not be told.
     pub outcomes: Vec<&'static str>,
 }
 
@@ -104,19 +106,12 @@ fn bad<T>(detail: &str) -> Result<T, Refused> {
     refused(StatusCode::BAD_REQUEST, "control.claim", detail)
 }
 
-async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Refused> {
-    let Ok(bytes) = axum::body::to_bytes(body, BODY_MAX).await else {
-        return refused(StatusCode::PAYLOAD_TOO_LARGE, "control.too-large", "the body is too large");
-    };
-    let bytes = if bytes.trim_ascii().is_empty() { Bytes::from_static(b"{}") } else { bytes };
-    serde_json::from_slice(&bytes).or_else(|error| bad(&error.to_string()))
+async fn read<T: DeserializeOwned>(sent: Body) -> Result<T, Refused> {
+    body::json(sent, BODY_MAX, "control.claim").await
 }
 
 fn dispatcher(control: &Control) -> Result<&Arc<Dispatcher>, Refused> {
-    control.process.gate.dispatcher().map_or_else(
-        || refused(StatusCode::NOT_FOUND, "control.no-store", "there is no `[store]` to keep deliveries in"),
-        Ok,
-    )
+    control.process.gate.dispatcher().map_or_else(no_store, Ok)
 }
 
 fn time(key: &str, text: Option<&str>, most: Duration) -> Result<Option<Duration>, Refused> {
@@ -136,8 +131,8 @@ pub async fn claim(State(control): State<Control>, Path(name): Path<String>, bod
     answer(claimed(&control, &name, body).await)
 }
 
-async fn claimed(control: &Control, name: &str, body: Body) -> Result<Response, Refused> {
-    let asked: NewClaim = read(body).await?;
+async fn claimed(control: &Control, name: &str, sent: Body) -> Result<Response, Refused> {
+    let asked: NewClaim = body::json_or_nothing(sent, BODY_MAX, "control.claim").await?;
     let claim = Claim {
         queue: Arc::from(name),
         tenants: asked.tenants.iter().map(|tenant| Arc::from(tenant.as_str())).collect(),
@@ -145,7 +140,8 @@ async fn claimed(control: &Control, name: &str, body: Body) -> Result<Response, 
         lease: time("lease", asked.lease.as_deref(), LEASE_MAX)?,
         wait: time("wait", asked.wait.as_deref(), WAIT_MAX)?.unwrap_or_default(),
     };
-    match dispatcher(control)?.claim(claim).await {
+    let dispatcher = dispatcher(control)?;
+    match dispatcher.claim(claim).await {
         Ok(all) => {
             let all: Vec<Value> = all.iter().map(one).collect();
             Ok(axum::Json(json!({ "deliveries": all })).into_response())
@@ -157,7 +153,32 @@ async fn claimed(control: &Control, name: &str, body: Body) -> Result<Response, 
         Err(error @ ClaimError::Busy) => {
             refused(StatusCode::SERVICE_UNAVAILABLE, "control.claims", &error.to_string())
         }
+        Err(ClaimError::Elsewhere) => {
+            let of = |tenant: &String| dispatcher.store().shard_of(tenant);
+            let shards: Vec<u16> = asked.tenants.iter().map(of).collect();
+            Err(elsewhere(dispatcher, |shard| shards.is_empty() || shards.contains(&shard)))
+        }
     }
+}
+
+/// Another node makes the deliveries of these shards: which, as far as this one knows.
+fn elsewhere(dispatcher: &Dispatcher, is_meant: impl Fn(u16) -> bool) -> Refused {
+    let leaders = dispatcher.leaders();
+    let names: BTreeSet<&str> = (leaders.iter())
+        .filter(|leader| is_meant(leader.shard))
+        .filter_map(|leader| match &leader.who {
+            Who::Elsewhere(name) => Some(&**name),
+            Who::Here | Who::Nobody => None,
+        })
+        .collect();
+    let detail = match names.len() {
+        0 => "no node makes these deliveries at this moment".to_owned(),
+        1 => format!("the node `{}` makes these deliveries", names.into_iter().collect::<String>()),
+        _ => format!("the nodes `{}` make these deliveries", Vec::from_iter(names).join("`, `")),
+    };
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, refusal::DELIVERY_ELSEWHERE.code, &detail);
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    Box::new(response)
 }
 
 /// A delivery for whoever makes it: credentials included, as a request to an upstream would bring them.
@@ -201,8 +222,9 @@ async fn ended(control: &Control, body: Body, well: bool) -> Result<Response, Re
     bounded(asked.deliveries.len())?;
     let endings: Result<Vec<Ending>, Refused> =
         asked.deliveries.into_iter().map(|one| ending(one, well)).collect();
-    let told = dispatcher(control)?.end(endings?).await;
-    outcomes(&told)
+    let (dispatcher, endings) = (dispatcher(control)?, endings?);
+    let grips: Vec<Grip> = endings.iter().map(|ending| ending.grip).collect();
+    outcomes(dispatcher, &grips, &dispatcher.end(endings).await)
 }
 
 fn ending(one: EndingOfOne, well: bool) -> Result<Ending, Refused> {
@@ -241,8 +263,10 @@ async fn extended(control: &Control, body: Body) -> Result<Response, Refused> {
         let lease = time("lease", one.lease.as_deref(), LEASE_MAX)?;
         Ok(Extension { grip: grip(&one.grip)?, lease, progress })
     });
-    let extensions: Result<Vec<Extension>, Refused> = extensions.collect();
-    outcomes(&dispatcher(control)?.extend(extensions?).await)
+    let extensions: Vec<Extension> = extensions.collect::<Result<_, Refused>>()?;
+    let (dispatcher, grips) =
+        (dispatcher(control)?, extensions.iter().map(|one| one.grip).collect::<Vec<_>>());
+    outcomes(dispatcher, &grips, &dispatcher.extend(extensions).await)
 }
 
 fn bounded(count: usize) -> Result<(), Refused> {
@@ -252,13 +276,21 @@ fn bounded(count: usize) -> Result<(), Refused> {
     Ok(())
 }
 
-fn outcomes(told: &[Result<Held, Unavailable>]) -> Result<Response, Refused> {
+fn outcomes(
+    dispatcher: &Dispatcher,
+    grips: &[Grip],
+    told: &[Result<Held, Unavailable>],
+) -> Result<Response, Refused> {
+    if !told.is_empty() && told.iter().all(|one| *one == Err(Unavailable::Elsewhere)) {
+        return Err(elsewhere(dispatcher, |shard| grips.iter().any(|grip| grip.seq.shard() == shard)));
+    }
     if let Some(Err(why)) = told.first().filter(|_| told.iter().all(Result::is_err)) {
         return Err(unavailable(why));
     }
     let outcomes = told.iter().map(|one| match one {
         Ok(Held::Done) => "done",
         Ok(Held::Lost) => "lost",
+        Err(Unavailable::Elsewhere) => "elsewhere",
         Err(_) => "unknown",
     });
     Ok(axum::Json(HeldAll { outcomes: outcomes.collect() }).into_response())

@@ -13,6 +13,7 @@ use tidegate_proxy::cache::Cache;
 use tidegate_proxy::cache::disk::Standing as DiskStanding;
 use tidegate_proxy::cache::shield::Outcome;
 use tidegate_store::State;
+use tidegate_store::deliveries::{Leader, Who};
 use tidegate_wire::{clock, files};
 
 use crate::control::faults;
@@ -110,7 +111,22 @@ fn store(process: &Process) -> Value {
         "commits": told.commits,
         "commands": {"done": told.done, "failed": told.failed},
         "keys": {"under_way": under_way, "awaited_by": waiting_for_them},
+        "shards": shards(&process.gate),
     })
+}
+
+/// Who makes the deliveries of which shard; null: none are made here.
+fn shards(gate: &Gate) -> Value {
+    let Some(dispatcher) = gate.dispatcher() else { return Value::Null };
+    let one = |leader: Leader| {
+        let (here, node) = match &leader.who {
+            Who::Here => (true, None),
+            Who::Elsewhere(name) => (false, Some(&**name)),
+            Who::Nobody => (false, None),
+        };
+        json!({"shard": leader.shard, "epoch": leader.epoch, "here": here, "node": node})
+    };
+    dispatcher.leaders().into_iter().map(one).collect()
 }
 
 /// The nodes that ask each other before the upstream; null without a cluster.

@@ -66,5 +66,5 @@ pub async fn run(
 
 /// So that a run by hand is one of a kind.
 fn rand_key() -> u128 {
-    super::deliveries::fresh().map_or(0, |id| id.0)
+    tidegate_store::deliveries::fresh_id().map_or(0, |id| id.0)
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_store::BackupError;
 
 use super::deliveries::store_of;
-use super::{BODY_MAX, Control, Who, problem};
+use super::{Control, Who, body, problem};
 
 /// Where to copy the store.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -34,13 +34,12 @@ pub struct Copied {
 pub async fn backup(
     State(control): State<Control>,
     Extension(Who(who)): Extension<Who>,
-    body: Body,
+    sent: Body,
 ) -> Response {
-    let bytes = axum::body::to_bytes(body, BODY_MAX).await.unwrap_or_default();
-    let to = match serde_json::from_slice(&bytes) {
+    let to = match body::json(sent, body::BYTES_MAX, "control.body").await {
         Ok(Wanted { to }) if to.is_absolute() => to,
         Ok(_) => return problem(StatusCode::BAD_REQUEST, "control.body", "`to` is an absolute path"),
-        Err(error) => return problem(StatusCode::BAD_REQUEST, "control.body", &error.to_string()),
+        Err(refused) => return *refused,
     };
     let store = match store_of(&control) {
         Ok(store) => store,

@@ -11,7 +11,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tidegate_dispatch::webhook::{
@@ -20,14 +20,19 @@ use tidegate_dispatch::webhook::{
 use tidegate_model::tenant::is_id;
 use tidegate_model::webhook::cloudevents::BATCH_MAX;
 use tidegate_model::webhook::destination::Wanted;
-use tidegate_model::webhook::event::{EventType, PAYLOAD_BYTES_MAX};
+use tidegate_model::webhook::event::{EventType, PAYLOAD_BYTES_MAX, SCHEMA_BYTES_MAX};
 use tidegate_model::webhook::signing::Kind;
+use tokio::sync::Semaphore;
 
-use super::{BODY_MAX, Control, problem};
+use super::{Control, body, problem};
 use crate::config::parse_duration;
 
 /// Bytes of a request that publishes.
 const EVENTS_BYTES_MAX: usize = PAYLOAD_BYTES_MAX * 8;
+/// Such requests that are read at once: so many payloads there may be in memory.
+static PUBLISHING: Semaphore = Semaphore::const_new(4);
+/// Bytes of a request that says what a type of events is.
+const TYPE_BYTES_MAX: usize = SCHEMA_BYTES_MAX * 2;
 /// Entries of a page, where nothing else is said, and at most.
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -133,6 +138,12 @@ struct Events {
     events: Vec<Event>,
 }
 
+/// Whether several are published: looked at without keeping anything of them.
+#[derive(Deserialize)]
+struct Several {
+    events: Option<IgnoredAny>,
+}
+
 type Done = Result<Response, Box<Response>>;
 
 fn answered(done: Done) -> Response {
@@ -166,12 +177,12 @@ fn tenant(id: &str) -> Result<Arc<str>, Box<Response>> {
     if is_id(id) { Ok(id.into()) } else { Err(Box::new(invalid("that is no tenant's id"))) }
 }
 
-async fn read<T: DeserializeOwned>(body: Body, most: usize) -> Result<T, Box<Response>> {
-    let Ok(bytes) = axum::body::to_bytes(body, most).await else {
-        let why = format!("the body has more than {most} bytes");
-        return Err(Box::new(problem(StatusCode::PAYLOAD_TOO_LARGE, "control.webhook-large", &why)));
-    };
-    serde_json::from_slice(&bytes).map_err(|error| Box::new(invalid(&format!("the body: {error}"))))
+async fn read<T: DeserializeOwned>(sent: Body) -> Result<T, Box<Response>> {
+    of_json(&body::read(sent, body::BYTES_MAX).await?)
+}
+
+fn of_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Response>> {
+    serde_json::from_slice(bytes).map_err(|error| Box::new(invalid(&format!("the body: {error}"))))
 }
 
 /// The version that a change is for.
@@ -254,7 +265,7 @@ pub async fn destinations(
 pub async fn create(State(control): State<Control>, Path(id): Path<String>, body: Body) -> Response {
     let make = async {
         let (webhooks, tenant) = (webhooks(&control)?, tenant(&id)?);
-        let Create { destination, secret, signature, certificate } = read(body, BODY_MAX).await?;
+        let Create { destination, secret, signature, certificate } = read(body).await?;
         let rotation = Rotation { kind: signature, secret, overlap: None };
         let identity = certificate.map(|one| (one.chain, one.key));
         let made = webhooks.create(&tenant, destination, rotation, identity).await;
@@ -284,7 +295,7 @@ pub async fn change(
 ) -> Response {
     let alter = async {
         let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let mut wanted: Wanted = read(body, BODY_MAX).await?;
+        let mut wanted: Wanted = read(body).await?;
         let held = webhooks.destination(&tenant, &id).await.map_err(|error| failed(&error))?;
         for (name, value) in &mut wanted.headers {
             let same = |(there, _): &&(String, String)| there.eq_ignore_ascii_case(name);
@@ -322,7 +333,7 @@ pub async fn enable(
 ) -> Response {
     let alter = async {
         let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Enable { enabled } = read(body, BODY_MAX).await?;
+        let Enable { enabled } = read(body).await?;
         let changed = webhooks.enable(&tenant, &id, expected(&headers)?, enabled).await;
         let changed = changed.map_err(|error| failed(&error))?;
         Ok(tagged(StatusCode::OK, changed.version, show(&changed)))
@@ -338,7 +349,7 @@ pub async fn certificate(
 ) -> Response {
     let alter = async {
         let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Shown { certificate } = read(body, BODY_MAX).await?;
+        let Shown { certificate } = read(body).await?;
         let identity = certificate.map(|one| (one.chain, one.key));
         let changed = webhooks.identify(&tenant, &id, expected(&headers)?, identity).await;
         let changed = changed.map_err(|error| failed(&error))?;
@@ -364,7 +375,7 @@ pub async fn rotate(
 ) -> Response {
     let alter = async {
         let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Rotate { secret, signature, overlap } = read(body, BODY_MAX).await?;
+        let Rotate { secret, signature, overlap } = read(body).await?;
         let overlap = overlap.as_deref().map(parse_duration).transpose();
         let overlap: Option<Duration> =
             overlap.map_err(|why| Box::new(invalid(&format!("overlap: {why}"))))?;
@@ -403,7 +414,7 @@ pub async fn resend(
 ) -> Response {
     let send = async {
         let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Resend { event } = read(body, BODY_MAX).await?;
+        let Resend { event } = read(body).await?;
         webhooks.resend(&tenant, &id, &event).await.map_err(|error| failed(&error))?;
         Ok((StatusCode::ACCEPTED, axum::Json(json!({ "event": event }))).into_response())
     };
@@ -417,7 +428,7 @@ pub async fn recover(
 ) -> Response {
     let send = async {
         let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Recover { since, failed: given_up, missing, cursor } = read(body, BODY_MAX).await?;
+        let Recover { since, failed: given_up, missing, cursor } = read(body).await?;
         if !given_up && !missing {
             return Err(Box::new(invalid("say what is sent again: \"failed\", \"missing\", or both")));
         }
@@ -443,19 +454,14 @@ pub async fn events(
     answered(list.await)
 }
 
-pub async fn publish(State(control): State<Control>, Path(owner): Path<String>, body: Body) -> Response {
+pub async fn publish(State(control): State<Control>, Path(owner): Path<String>, sent: Body) -> Response {
     let send = async {
         let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let raw: Box<RawValue> = read(body, EVENTS_BYTES_MAX).await?;
-        let wrong = |error: serde_json::Error| Box::new(invalid(&format!("the body: {error}")));
+        let Ok(_publishing) = PUBLISHING.acquire().await else { return Err(Box::new(invalid("it ends"))) };
+        let bytes = body::read(sent, EVENTS_BYTES_MAX).await?;
         // One event, or several.
-        let several = raw.get().starts_with('{')
-            && serde_json::from_str::<Value>(raw.get()).is_ok_and(|value| value.get("events").is_some());
-        let given = if several {
-            serde_json::from_str::<Events>(raw.get()).map_err(wrong)?.events
-        } else {
-            vec![serde_json::from_str::<Event>(raw.get()).map_err(wrong)?]
-        };
+        let several = of_json::<Several>(&bytes)?.events.is_some();
+        let given = if several { of_json::<Events>(&bytes)?.events } else { vec![of_json::<Event>(&bytes)?] };
         if given.len() > BATCH_MAX {
             return Err(Box::new(invalid(&format!("at most {BATCH_MAX} events are published at once"))));
         }
@@ -505,11 +511,11 @@ pub async fn put_type(
     State(control): State<Control>,
     Path(name): Path<String>,
     headers: HeaderMap,
-    body: Body,
+    sent: Body,
 ) -> Response {
     let alter = async {
         let webhooks = webhooks(&control)?;
-        let wanted: EventType = read(body, BODY_MAX * 2).await?;
+        let wanted: EventType = of_json(&body::read(sent, TYPE_BYTES_MAX).await?)?;
         if wanted.name != name {
             return Err(Box::new(invalid("the type is called otherwise than its path")));
         }

@@ -55,9 +55,10 @@ metrics! {
     QUEUE_UNDER_WAY = "tidegate_queue_under_way", "gauge", ["queue"], "Attempts, or leases, under way. Only where there is a queue.";
     QUEUE_PAUSED = "tidegate_queue_paused", "gauge", ["queue"], "1: nothing of it is begun, as somebody wants it so. Only where there is a queue.";
     QUEUE_PARKED = "tidegate_queue_parked", "gauge", ["queue"], "1: nothing of it is begun, as its upstream's breaker is open or its gate is full. Only where there is a queue.";
+    SHARD_LEADS = "tidegate_shard_leads", "gauge", ["shard"], "1: this node makes the deliveries of this shard of the store. Only where there is a queue.";
     QUEUE_ATTEMPTS = "tidegate_queue_attempts_total", "counter", ["queue", "outcome"], "Attempts by what they came to: `delivered`; `again`; `dead`; `unsent` (nothing was sent, and none is spent); `cancelled`; `lapsed` (whoever had it was not heard of again). Only where there is a queue.";
     QUEUE_SECONDS = "tidegate_queue_attempt_seconds", "histogram", ["queue"], "How long attempts took, to the last byte of the answer. Only where there is a queue.";
-    TENANT_WAITING = "tidegate_tenant_deliveries_waiting", "gauge", ["tenant"], "Deliveries that have not begun, of the twenty tenants that have most; the line with `sum=\"true\"` is the rest. Of the first 5,000 pairs of queue and tenant. Only where there is a queue.";
+    TENANT_WAITING = "tidegate_tenant_deliveries_waiting", "gauge", ["tenant"], "Deliveries that have not begun, of the twenty tenants that have most; the line with `sum=\"true\"` is the rest. The twenty are looked for among the first 5,000 pairs of queue and tenant. Only where there is a queue.";
     CLUSTER_NODES_UP = "tidegate_cluster_nodes_up", "gauge", [], "Nodes that are asked now, this one included.";
     CLUSTER_ASKED = "tidegate_cluster_asked_total", "counter", ["outcome"], "Questions to the home nodes of targets: `answered`; and what went to the upstream: `away`, `late`, `refused`, `old` (the home had what a purge has taken away).";
     CLUSTER_ANSWERED = "tidegate_cluster_answered_total", "counter", ["outcome"], "Questions of other nodes: `answered`, or `refused`, so that they ask the upstream.";

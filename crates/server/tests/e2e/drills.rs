@@ -1,6 +1,7 @@
 //! `tidegate drill`: what may be asked for, and what becomes of it.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::process::{Command, Output};
 
 use tidegate_testkit::{Gate, Origin, Reply, nobody};
@@ -11,6 +12,9 @@ use tidegate_drill::run::{Run, Setting};
 use tidegate_drill::{report, scenario};
 
 use crate::BINARY;
+
+/// All of a run, in seconds.
+const ALL: Range<f64> = 0.0..f64::INFINITY;
 
 /// Runs a drill at this scale.
 fn run(name: &str, scale: f64) -> Runs {
@@ -211,6 +215,66 @@ fn a_payment_is_made_once_however_often_its_client_asks() {
         assert_eq!(twice[1], 0, "no machine is so slow that a payment may be made twice");
         let served = runs.on.apps[0].served;
         (twice[0] > 0 && served > 0, (twice, served))
+    });
+}
+
+#[test]
+fn a_flood_of_one_tenant_does_not_hold_up_the_others() {
+    let made = |run: &Run| run.kept("other", ALL).share();
+    check("queue-flood", |runs, _| {
+        let (off, on) = (made(&runs.off), made(&runs.on));
+        assert_eq!(runs.on.kept("other", ALL).repeated, 0);
+        (on > off, [off, on])
+    });
+}
+
+#[test]
+fn poison_is_dead_after_its_attempts() {
+    let toxic = |run: &Run| run.kept("toxic", ALL);
+    check("poison-message", |runs, _| {
+        let (off, on) = (toxic(&runs.off), toxic(&runs.on));
+        assert!(on.attempts <= 10 * on.promised, "{on:?}");
+        let dead = [&runs.off, &runs.on].map(|run| run.metrics.deliveries(&["dead"]));
+        let is_so = dead[1] > 0.0 && dead[1] == on.promised as f64 && dead[0] < off.promised as f64;
+        (is_so, (dead, off, on, runs.on.kept("other", ALL)))
+    });
+}
+
+#[test]
+fn nothing_is_given_up_while_its_receiver_is_away() {
+    let gone = |run: &Run| run.kept("gone", ALL).lost();
+    check("dead-endpoint", |runs, _| {
+        let (off, on) = (gone(&runs.off), gone(&runs.on));
+        let dead = [&runs.off, &runs.on].map(|run| run.metrics.deliveries(&["dead"]));
+        (on == 0 && off > 0 && dead[1] == 0.0, (off, on, dead))
+    });
+}
+
+#[test]
+fn what_was_promised_is_made_however_often_the_gate_is_killed() {
+    check("crash-loop", |runs, _| {
+        let (off, on) = (runs.off.kept("", ALL), runs.on.kept("", ALL));
+        let kills = runs.on.kills.len() as u64;
+        assert!(on.repeated <= 8 * kills, "{on:?} after {kills} kills");
+        // On a machine on which they had not all been made in time, nothing can be said of those that were not.
+        if runs.on.metrics.waiting() == 0.0 {
+            assert_eq!(on.lost(), 0, "{on:?} after {kills} kills");
+        }
+        (on.lost() == 0 && on.promised > 0 && kills > 1 && off.lost() > 0, (kills, off, on))
+    });
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_over_a_failover_that_a_standby_confirms() {
+    check("database-failover", |runs, _| {
+        let twice = [&runs.off, &runs.on].map(|run| run.made_twice("clients"));
+        assert_eq!(twice[1], 0, "what was acknowledged is at the standby");
+        let jobs = runs.on.kept("jobs", ALL);
+        // On a machine on which they had not all been made in time, nothing can be said of those that were not.
+        if runs.on.metrics.waiting() == 0.0 {
+            assert_eq!(jobs.lost(), 0, "{jobs:?}");
+        }
+        (twice[0] > 0 && jobs.promised > 0 && jobs.lost() == 0, (twice, jobs))
     });
 }
 

@@ -66,7 +66,9 @@ fn say(gate: &Gate, token: &str, line: &str, body: &str) -> (u16, Value) {
     let answer = send(gate.control, request.as_bytes());
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
     let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default();
-    (status, serde_json::from_str(body).unwrap_or_default())
+    let told = serde_json::from_str(body).unwrap_or_default();
+    crate::queues_api::fits(line, status, &told);
+    (status, told)
 }
 
 /// Injects a fault for a minute, unless it says otherwise.
@@ -406,12 +408,13 @@ fn a_body_that_is_no_fault_is_refused_with_all_that_is_wrong() {
     {
         assert!(problems[place].contains(part), "{part}: {problems:?}");
     }
-    for nonsense in
-        ["", "[]", "\u{0}", "{\"name\": {\"name\": []}}", &"[".repeat(60_000), &"x".repeat(70_000)]
-    {
+    for nonsense in ["", "[]", "\u{0}", "{\"name\": {\"name\": []}}", &"[".repeat(60_000)] {
         let (status, told) = say(&gate, "faults", "POST /faults", nonsense);
         assert_eq!((status, &told["code"]), (400, &json!("control.fault")));
     }
+    // One byte too many: it is the last one, so that nothing is unread when the connection is closed.
+    let (status, told) = say(&gate, "faults", "POST /faults", &"x".repeat(64 * 1024 + 1));
+    assert_eq!((status, &told["code"]), (413, &json!("control.too-large")));
     assert!(faults(&gate).is_empty());
 }
 

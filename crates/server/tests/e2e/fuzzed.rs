@@ -114,3 +114,9 @@ fn a_trace_and_a_deadline_are_told_on_well_formed() {
 fn an_idempotency_key_means_the_same_in_quotes() {
     check("idempotency_key", targets::idempotency_key, 4000);
 }
+
+#[test]
+fn a_webhooks_url_leads_outside_and_its_signature_is_somebodys() {
+    check("webhook_url", targets::webhook_url, 6000);
+    check("webhook_signature", targets::webhook_signature, 3000);
+}

@@ -1,5 +1,7 @@
 //! Queues, deliveries and schedules through the control API, and by command.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 use tidegate_model::credential::Digest;
 use tidegate_testkit::{Gate, send, until};
@@ -7,12 +9,17 @@ use tidegate_testkit::{Gate, send, until};
 use crate::BINARY;
 use crate::deferred::Data;
 
-/// A gate with a queue that is pulled, and a token called as its scope for each.
-fn start(name: &str, data: &Data, more: &str) -> Gate {
+/// The tokens of a control API: one called as its scope for each.
+pub fn tokens() -> String {
     let tokens = ["deliver", "write", "read"].map(|scope| {
         let digest = Digest::of(scope.as_bytes()).0.map(|byte| format!("{byte:02x}")).concat();
         format!("{{ name = \"the-{scope}-token\", sha256 = \"{digest}\", scopes = [\"{scope}\"] }}")
     });
+    tokens.join(", ")
+}
+
+/// A gate with a queue that is pulled, and a token called as its scope for each.
+fn start(name: &str, data: &Data, more: &str) -> Gate {
     let config = format!(
         r#"
 workers = 1
@@ -31,14 +38,14 @@ path = "/"
 respond = {{ status = 200 }}
 {more}
 "#,
-        tokens.join(", "),
+        tokens(),
         data.0.display()
     );
     Gate::start_whole(BINARY, name, &[], &config)
 }
 
 /// Status and body of a request to the control API with this token.
-fn say(gate: &Gate, token: &str, line: &str, body: &Value) -> (u16, Value) {
+pub fn say(gate: &Gate, token: &str, line: &str, body: &Value) -> (u16, Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let length = body.len();
     let request = format!(
@@ -47,7 +54,39 @@ fn say(gate: &Gate, token: &str, line: &str, body: &Value) -> (u16, Value) {
     let answer = send(gate.control, request.as_bytes());
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
-    (status, serde_json::from_str(body).unwrap_or_default())
+    let told = serde_json::from_str(body).unwrap_or_default();
+    fits(line, status, &told);
+    (status, told)
+}
+
+/// Whether what was answered is what `docs/openapi.json` says: `say` holds each answer against it.
+pub fn fits(line: &str, status: u16, told: &Value) {
+    static DOCUMENT: LazyLock<Value> =
+        LazyLock::new(|| serde_json::from_str(include_str!("../../../../docs/openapi.json")).unwrap());
+    let (method, target) = line.split_once(' ').unwrap();
+    let parts = |path: &'static str| path.split('/');
+    let asked: Vec<&str> = target.split('?').next().unwrap().split('/').collect();
+    let is_meant = |path: &'static str| {
+        let same = |(part, asked): (&str, &&str)| part.starts_with('{') || part == *asked;
+        parts(path).count() == asked.len() && parts(path).zip(&asked).all(same)
+    };
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    let operations = paths
+        .get(&asked.join("/"))
+        .or_else(|| paths.iter().find_map(|(path, operations)| is_meant(path).then_some(operations)));
+    let responses = &operations.unwrap_or_else(|| panic!("{line} is described nowhere"))
+        [method.to_lowercase()]["responses"];
+    let response = responses.get(status.to_string()).unwrap_or(&responses["default"]);
+    let kind = if status < 400 { "application/json" } else { "application/problem+json" };
+    let mut schema = response["content"][kind]["schema"].clone();
+    assert!(schema.is_object(), "{line} is answered with {status}, of which nothing is said");
+    schema["components"] = DOCUMENT["components"].clone();
+    let wrong: Vec<String> = jsonschema::validator_for(&schema)
+        .unwrap()
+        .iter_errors(told)
+        .map(|error| format!("{}: {error}", error.instance_path))
+        .collect();
+    assert!(wrong.is_empty(), "{line}: {wrong:?} in {told}");
 }
 
 /// What a command says, and whether it went well.
@@ -299,4 +338,79 @@ fn who_comes_for_deliveries_holds_them_until_they_are_told_of() {
     assert_eq!((status, &told["code"]), (400, &"control.claim".into()));
     assert_eq!(gate.metric("tidegate_queue_deliveries{queue=\"kept\",state=\"dead\"}"), Some(1.0));
     assert_eq!(gate.metric("tidegate_queue_attempts_total{queue=\"kept\",outcome=\"delivered\"}"), Some(1.0));
+}
+
+#[test]
+fn what_is_purged_is_gone_and_what_waits_only_if_that_is_said() {
+    let data = Data::new("purge");
+    let gate = start("queues-purge", &data, "");
+    let hand_in = |tenant: &str| {
+        let new = json!({"tenant": tenant, "unique": {"key": "k", "window": "1h"}});
+        say(&gate, "deliver", "POST /queues/kept/deliveries", &new).1
+    };
+    let (ended, waiting) = (hand_in("a")["id"].clone(), hand_in("b")["id"].clone());
+    assert_eq!(hand_in("a")["outcome"], "already");
+    say(&gate, "write", &format!("DELETE /deliveries/{}", ended.as_str().unwrap()), &Value::Null);
+    let counts = || {
+        let (_, told) = say(&gate, "read", "GET /queues/kept", &Value::Null);
+        (told["counts"]["ready"].as_u64().unwrap(), told["counts"]["cancelled"].as_u64().unwrap())
+    };
+    assert_eq!(counts(), (1, 1));
+    let purge = json!({"filter": {"queue": "kept"}});
+    assert_eq!(say(&gate, "deliver", "POST /deliveries/purge", &purge).0, 403);
+    let (status, told) = say(&gate, "write", "POST /deliveries/purge", &purge);
+    assert_eq!((status, &told["purged"], &told["next"]), (200, &1.into(), &Value::Null), "{told}");
+    until("what has ended is forgotten", || counts() == (1, 0));
+    assert_eq!(hand_in("a")["outcome"], "accepted", "so is what made it one of a kind");
+    let purged = command(&gate, &["delivery", "purge", "--queue", "kept", "--tenant", "b", "--waiting"]);
+    assert_eq!(purged, (true, "1 purged\n".to_owned()));
+    until("what waited is forgotten", || counts() == (1, 0));
+    let gone = say(&gate, "read", &format!("GET /deliveries/{}", waiting.as_str().unwrap()), &Value::Null);
+    assert_eq!(gone.0, 404, "{}", gone.1);
+    let (status, told) = say(&gate, "write", "POST /deliveries/purge", &json!({}));
+    assert_eq!((status, &told["code"]), (400, &"control.filter".into()));
+}
+
+#[test]
+fn a_tenant_is_paused_in_all_queues() {
+    let data = Data::new("tenants");
+    let gate = start("queues-tenants", &data, "[queue.other]\npull = true\n");
+    assert_eq!(command(&gate, &["queue", "pause", "--tenant", "a"]), (true, "a is paused\n".to_owned()));
+    let (_, told) = say(&gate, "read", "GET /queues", &Value::Null);
+    assert_eq!(told["paused_tenants"], json!(["a"]), "{told}");
+    for queue in ["kept", "other"] {
+        let all = json!([{"tenant": "a"}, {"tenant": "b"}]);
+        say(&gate, "deliver", &format!("POST /queues/{queue}/deliveries"), &all);
+        let claim = json!({"most": 5, "wait": "20s"});
+        let (_, told) = say(&gate, "deliver", &format!("POST /queues/{queue}/claim"), &claim);
+        let tenants: Vec<_> =
+            told["deliveries"].as_array().unwrap().iter().map(|one| &one["tenant"]).collect();
+        assert_eq!(tenants, ["b"]);
+    }
+    let (status, told) = say(&gate, "write", "POST /tenants/a/resume", &Value::Null);
+    assert_eq!((status, &told["paused"]), (200, &false.into()));
+    let (_, told) = say(&gate, "deliver", "POST /queues/other/claim", &json!({"wait": "20s"}));
+    assert_eq!(told["deliveries"][0]["tenant"], "a", "{told}");
+    assert_eq!(say(&gate, "deliver", "POST /tenants/a/pause", &Value::Null).0, 403);
+}
+
+#[test]
+fn a_payload_of_ten_mebibytes_comes_whole_and_no_byte_more_is_taken() {
+    use base64::Engine as _;
+    let data = Data::new("large");
+    let gate = start("queues-large", &data, "");
+    let hand_in = |bytes: usize| {
+        let body: Vec<u8> = (0..bytes).map(|place| (place * 7 % 251) as u8).collect();
+        let new = json!({"tenant": "a", "base64": base64::prelude::BASE64_STANDARD.encode(&body)});
+        (say(&gate, "deliver", "POST /queues/kept/deliveries", &new), body)
+    };
+    let ((status, told), sent) = hand_in(10 << 20);
+    assert_eq!(status, 202, "{told}");
+    let (status, told) = say(&gate, "deliver", "POST /queues/kept/claim", &json!({"wait": "20s"}));
+    let got =
+        told["deliveries"][0]["base64"].as_str().map(|text| base64::prelude::BASE64_STANDARD.decode(text));
+    assert_eq!(status, 200);
+    assert!(got.is_some_and(|got| got.is_ok_and(|got| got == sent)), "it comes as it was sent");
+    let ((status, told), _) = hand_in((10 << 20) + 1);
+    assert_eq!((status, &told["code"]), (400, &"control.delivery".into()));
 }

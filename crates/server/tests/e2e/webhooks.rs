@@ -4,6 +4,7 @@
 
 mod incoming;
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use aws_lc_rs::{hmac, signature};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tidegate_testkit::{Gate, NameServer, Origin, Record, until};
+use tidegate_testkit::{Gate, NameServer, Origin, Record, TlsOrigin, connect, read_answer, tls, until};
 
 use crate::BINARY;
 use crate::cache::say;
@@ -301,6 +302,125 @@ fn destinations_are_changed_by_version_and_hide_what_is_secret() {
     asked(&gate, "write", &line("DELETE"), &Value::Null, 200);
     assert_eq!(asked(&gate, "read", &line("GET"), &Value::Null, 404)["code"], "control.webhook-missing");
     asked(&gate, "deliver", "POST /webhooks/destinations/acme", &body, 403);
+}
+
+#[test]
+fn what_waits_for_a_batch_goes_as_one_request_when_enough_wait_or_the_time_is_over() {
+    let (many, soon) = (Receiver::answering(|_| "200 Yes"), Receiver::answering(|_| "200 Yes"));
+    let gate = hooked("webhooks-batched", OPEN, "");
+    let batched = |url: String, batch: Value| json!({ "destination": { "url": url, "form": "cloudevents-batch", "batch": batch } });
+    let (id, key) = destination(&gate, &batched(many.url(), json!({ "events": 3, "wait_ms": 3_600_000 })));
+    destination(&gate, &batched(soon.url(), json!({ "wait_ms": 50 })));
+    for number in 0..3 {
+        publish(&gate, &json!({ "id": format!("e{number}"), "type": "a", "payload": number }));
+    }
+    let got = many.wait(1).remove(0);
+    assert!(
+        got.is_signed_by(&key) && got.field("content-type").starts_with("application/cloudevents-batch+json")
+    );
+    let events: Vec<Value> = serde_json::from_slice(&got.body).unwrap();
+    let ids: Vec<&str> = events.iter().map(|event| event["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["e0", "e1", "e2"]);
+    until("it is delivered", || outcome(&gate, &id)["state"] == "delivered");
+    // However many batches it takes there: none is lost, and none comes twice.
+    let told = || {
+        let bodies =
+            soon.got().into_iter().map(|one| serde_json::from_slice::<Vec<Value>>(&one.body).unwrap());
+        bodies.flatten().map(|event| event["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    until("all are told", || told().len() >= 3);
+    let mut all = told();
+    all.sort_unstable();
+    assert_eq!(all, ["e0", "e1", "e2"]);
+    assert_eq!(many.got().len(), 1);
+}
+
+#[test]
+fn a_receiver_is_shown_the_certificate_that_it_wants_and_another_one_is_refused() {
+    let folder = Gate::folder("webhooks-shown");
+    let file = |name: &str| folder.join(name);
+    for (name, of) in [("server", "hooks.test"), ("ours", "ours.test"), ("others", "others.test")] {
+        let _ = tls::certificate(&[of], &file(&format!("{name}.pem")), &file(&format!("{name}.key")));
+    }
+    let receiver = TlsOrigin::demanding(&file("server.pem"), &file("server.key"), &file("ours.pem"), "taken");
+    let names = NameServer::start();
+    names.set("hooks.test.", vec![Record::A(Ipv4Addr::LOCALHOST)]);
+    let webhook =
+        format!("{OPEN}\nresolver = \"{}\"\nca = \"{}\"", names.address, file("server.pem").display());
+    let gate = hooked("webhooks-certificates", &webhook, "");
+    let pem = |name: &str| std::fs::read_to_string(file(name)).unwrap();
+    let url = format!("https://hooks.test:{}/in", receiver.address.port());
+    let last = |certificate: Value| {
+        let body = json!({ "destination": { "url": url, "schedule": [] }, "certificate": certificate });
+        let (id, _) = destination(&gate, &body);
+        asked(&gate, "deliver", &format!("POST /webhooks/destinations/acme/{id}/test"), &Value::Null, 202);
+        until("it was tried", || outcome(&gate, &id)["attempts"][0].is_object());
+        let shown = asked(&gate, "read", &format!("GET /webhooks/destinations/acme/{id}"), &Value::Null, 200);
+        assert_eq!(shown["certificate"], !certificate.is_null());
+        assert!(!shown.to_string().contains("PRIVATE"), "{shown}");
+        outcome(&gate, &id)
+    };
+    let shows =
+        |name: &str| json!({ "chain": pem(&format!("{name}.pem")), "key": pem(&format!("{name}.key")) });
+    let well = last(shows("ours"));
+    assert_eq!(
+        (&well["state"], &well["attempts"][0]["answer"]),
+        (&json!("delivered"), &json!("taken")),
+        "{well}"
+    );
+    for certificate in [shows("others"), Value::Null] {
+        let refused = last(certificate);
+        assert_eq!(
+            (&refused["state"], &refused["attempts"][0]["status"]),
+            (&json!("failed"), &Value::Null),
+            "{refused}"
+        );
+    }
+    let mixed = json!({ "chain": pem("ours.pem"), "key": pem("others.key") });
+    let body = json!({ "destination": { "url": url }, "certificate": mixed });
+    assert_eq!(
+        asked(&gate, "write", "POST /webhooks/destinations/acme", &body, 422)["code"],
+        "control.webhook"
+    );
+}
+
+#[test]
+fn a_receiver_that_consents_later_is_sent_what_waited() {
+    let receiver = Receiver::answering(|_| "200 Yes");
+    let gate = hooked("webhooks-consent", &format!("{OPEN}\ncallback = \"https://gate.example\""), "");
+    let wanted = json!({ "url": receiver.url(), "handshake": true, "schedule": vec![1; 25] });
+    destination(&gate, &json!({ "destination": wanted }));
+    publish(&gate, &json!({ "id": "e1", "type": "a", "payload": 1 }));
+    let asked = receiver.wait(1).remove(0);
+    assert!(asked.head.starts_with("OPTIONS /hook"), "{}", asked.head);
+    let callback = asked.field("webhook-request-callback");
+    let path = callback.strip_prefix("https://gate.example/").unwrap_or_else(|| panic!("{callback}"));
+    let call = |line: &str| {
+        let mut stream = connect(gate.address);
+        let text = format!("{line} HTTP/1.1\r\nHost: gate.example\r\nWebHook-Allowed-Rate: 600\r\n\r\n");
+        stream.write_all(text.as_bytes()).unwrap();
+        read_answer(&mut stream)
+    };
+    let forged = format!("{}0000", &path[..path.len() - 4]);
+    assert_eq!(call(&format!("GET /{forged}")).status, 404);
+    assert_eq!(call(&format!("DELETE /{path}")).status, 405);
+    let answer = call(&format!("GET /{path}"));
+    assert_eq!((answer.status, answer.body.as_str()), (200, "{\"allowed\":true}"));
+    let told = || receiver.got().into_iter().find(|one| one.head.starts_with("POST "));
+    until("it is told", || told().is_some());
+    let told = told().unwrap();
+    assert_eq!(
+        (told.field("webhook-id"), told.field("origin")),
+        ("e1".to_owned(), "gate.example".to_owned())
+    );
+}
+
+#[test]
+fn deliveries_are_not_handed_in_where_events_wait() {
+    let gate = hooked("webhooks-queue", OPEN, "");
+    let body = json!({ "tenant": "acme", "json": { "destination": "dst_x", "events": [] } });
+    let told = asked(&gate, "deliver", "POST /queues/webhooks/deliveries", &body, 409);
+    assert_eq!(told["code"], "control.queue-of-webhooks");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Deliveries as people and their tools ask for them: listings, counts, changes by filter.
 
-use tidegate_model::delivery::{Command, Id, Ms, Seq};
+use tidegate_model::delivery::{Id, Ms, Seq};
 
+use super::tables::Needs;
 use super::{
     Changed, Control, Depth, Edit, Edited, Filter, Glance, Line, Page, Room, Total, edit, list, look,
 };
@@ -14,7 +15,7 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn list(&self, filter: Filter, after: Option<Seq>, most: usize) -> Result<Page, Unavailable> {
-        self.plain(move |ledger| list::list(ledger, &filter, after, most).map(Ok)).await
+        self.plain(Needs::looks(), move |ledger| list::list(ledger, &filter, after, most).map(Ok)).await
     }
 
     /// How far a delivery has come: what may be asked again and again, however much it holds.
@@ -23,7 +24,8 @@ impl Store {
     /// [`Unavailable`].
     pub async fn glance(&self, tenant: Option<&str>, id: Id) -> Result<Option<Glance>, Unavailable> {
         let tenant = tenant.map(Box::<str>::from);
-        self.plain(move |ledger| look::glance(ledger, tenant.as_deref(), id).map(Ok)).await
+        self.plain(Needs::looks_for(id), move |ledger| look::glance(ledger, tenant.as_deref(), id).map(Ok))
+            .await
     }
 
     /// How many there are of lines, in the order of their names, behind this one: of a queue, a tenant, both or all.
@@ -38,7 +40,7 @@ impl Store {
         most: usize,
     ) -> Result<Vec<Depth>, Unavailable> {
         let (queue, tenant) = (queue.map(Box::<str>::from), tenant.map(Box::<str>::from));
-        self.plain(move |ledger| {
+        self.plain(Needs::looks(), move |ledger| {
             list::depths(ledger, queue.as_deref(), tenant.as_deref(), after.as_ref(), most).map(Ok)
         })
         .await
@@ -49,7 +51,7 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn totals(&self) -> Result<Vec<Total>, Unavailable> {
-        self.plain(|ledger| list::totals(ledger).map(Ok)).await
+        self.plain(Needs::looks(), |ledger| list::totals(ledger).map(Ok)).await
     }
 
     /// Changes deliveries that are meant, the newest first, from behind this one on: at most so many. Whoever goes on until
@@ -65,8 +67,12 @@ impl Store {
         most: usize,
         now: Ms,
     ) -> Result<Changed, Unavailable> {
-        let command = Command::from(control);
-        self.plain(move |ledger| list::change(ledger, &filter, &command, after, most, now).map(Ok)).await
+        let needs = match &filter.tenant {
+            Some(tenant) => Needs::writes_in(self.shard_of(tenant)),
+            None => Needs::writes_everywhere(),
+        };
+        self.plain(needs, move |ledger| list::change(ledger, &filter, control, after, most, now).map(Ok))
+            .await
     }
 
     /// Changes the request of a delivery that has not begun or is dead: where `edits` is told, only if it has been changed so
@@ -83,15 +89,9 @@ impl Store {
         room: Room,
     ) -> Result<Edited, Unavailable> {
         let tenant = tenant.map(Box::<str>::from);
-        self.plain(move |ledger| edit::edit(ledger, tenant.as_deref(), id, edits, &edit, room).map(Ok)).await
-    }
-}
-
-impl From<Control> for Command {
-    fn from(control: Control) -> Command {
-        match control {
-            Control::Cancel { forgotten } => Command::Cancel { forgotten },
-            Control::Redrive { due, aging } => Command::Redrive { due, aging },
-        }
+        self.plain(Needs::writes_of(id), move |ledger| {
+            edit::edit(ledger, tenant.as_deref(), id, edits, &edit, room).map(Ok)
+        })
+        .await
     }
 }

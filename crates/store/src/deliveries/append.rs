@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension as _, params};
-use tidegate_model::delivery::{Id, Ms, Record, Seq, State, Token, rank};
+use tidegate_model::delivery::{Id, Ms, Record, Seq, State, rank};
 
 use super::ledger::Ledger;
-use super::rows::{self, MARK_CALLBACK, MARK_FIRST, Row, halves, whole};
-use super::{Appended, Line, Otherwise, Promise, Room, Unique};
+use super::rows::{MARK_CALLBACK, MARK_FIRST, Row, request_bytes};
+use super::tables::{Fault, Sole};
+use super::{Appended, Line, News, Otherwise, Promise, Room, Unique};
 
 /// Accepts these, in their order.
 pub(super) fn append(
@@ -15,7 +15,7 @@ pub(super) fn append(
     promises: &[Promise],
     room: Room,
     now: Ms,
-) -> rusqlite::Result<Vec<Appended>> {
+) -> Result<Vec<Appended>, Fault> {
     let mut all = Vec::with_capacity(promises.len());
     for promise in promises {
         all.push(one(ledger, promise, room, now)?);
@@ -25,42 +25,43 @@ pub(super) fn append(
     Ok(all)
 }
 
-fn one(ledger: &mut Ledger<'_>, promise: &Promise, room: Room, now: Ms) -> rusqlite::Result<Appended> {
-    if rows::find(ledger.connection, promise.id)?.is_some() {
+fn one(ledger: &mut Ledger<'_>, promise: &Promise, room: Room, now: Ms) -> Result<Appended, Fault> {
+    if ledger.tables.find(promise.id)?.is_some() {
         return Ok(Appended::Already(promise.id));
     }
+    let shard = ledger.tables.shard_of(&promise.tenant);
     let names = Line { queue: Arc::clone(&promise.queue), tenant: Arc::clone(&promise.tenant) };
-    let line = ledger.book.lines.place(ledger.connection, &names)?;
+    let line = ledger.place(&names)?;
     if let Some(unique) = &promise.unique
-        && let Some((first, fingerprint)) = same(ledger, line, unique, now)?
+        && let Some((first, sole)) = same(ledger, line, unique, now)?
     {
-        return meet(ledger, promise, unique, &first, fingerprint, room, now);
+        return meet(ledger, promise, unique, &first, sole.fingerprint, room, now);
     }
     let firsts = match firsts(ledger, promise)? {
         Ok(firsts) => firsts,
         Err(missing) => return Ok(Appended::After(missing)),
     };
-    let bytes = rows::request_bytes(&promise.request);
+    let bytes = request_bytes(&promise.request);
     if !has_room(ledger, line, 1, bytes, room)? {
         return Ok(Appended::Full);
     }
-    ledger.book.seq += 1;
-    let seq = Seq(ledger.book.seq);
+    let seq = ledger.next_seq(shard)?;
     come_after(ledger, seq, &firsts)?;
     let mut row = Row {
         record: record(promise, seq, firsts.len(), now),
         line,
-        owner: ledger.book.lines.names(ledger.connection, line)?.0,
+        owner: ledger.book.lines.names(ledger.tables, line)?.0,
         place: None,
         sole: promise.unique.as_ref().map(|unique| Arc::clone(&unique.key)),
         marks: 0,
         bytes,
         kept: 0,
     };
-    if call_back(ledger, promise, seq)? {
+    if let Some(callback) = &promise.callback {
+        ledger.tables.put_callback(seq, callback)?;
         row.marks |= MARK_CALLBACK;
     }
-    rows::insert_request(ledger.connection, seq, &promise.request, 0)?;
+    ledger.tables.put_request(seq, &promise.request, 0)?;
     if let Some(unique) = &promise.unique {
         only(ledger, line, unique, seq)?;
     }
@@ -71,14 +72,9 @@ fn one(ledger: &mut Ledger<'_>, promise: &Promise, room: Room, now: Ms) -> rusql
 fn record(promise: &Promise, seq: Seq, firsts: usize, now: Ms) -> Record {
     let due = promise.due.unwrap_or(now);
     Record {
-        id: promise.id,
-        seq,
-        queue: Arc::clone(&promise.queue),
-        tenant: Arc::clone(&promise.tenant),
         lane: promise.lane.clone(),
         priority: promise.priority,
         rank: rank(due, promise.priority, promise.aging),
-        created: now,
         due,
         expires: promise.expires,
         state: match firsts {
@@ -86,14 +82,10 @@ fn record(promise: &Promise, seq: Seq, firsts: usize, now: Ms) -> Record {
             0 => State::Scheduled,
             _ => State::Blocked,
         },
-        attempts: 0,
         attempts_max: promise.attempts_max,
         // There are AFTER_MAX of them at most.
         waits_for: u32::try_from(firsts).unwrap_or(u32::MAX),
-        token: Token(0),
-        progress: None,
-        why: None,
-        forgotten: None,
+        ..Record::new(promise.id, seq, Arc::clone(&promise.queue), Arc::clone(&promise.tenant), now)
     }
 }
 
@@ -104,18 +96,20 @@ pub(super) fn has_room(
     more: u64,
     bytes: u64,
     room: Room,
-) -> rusqlite::Result<bool> {
-    let (connection, lines) = (ledger.connection, &mut ledger.book.lines);
+) -> Result<bool, Fault> {
+    let (tables, lines) = (&mut *ledger.tables, &mut ledger.book.lines);
     // Where none more is asked for, there is room for it however many there are.
-    Ok((more == 0 || lines.waiting(connection, line)? + more <= room.waiting_max)
-        && lines.bytes_of(connection, line)?.saturating_add(bytes) <= room.bytes_max)
+    Ok((more == 0 || lines.waiting(tables, line)? + more <= room.waiting_max)
+        && lines.bytes_of(tables, line)?.saturating_add(bytes) <= room.bytes_max)
 }
 
 /// Those that a promise comes after and that have not ended. Or the one that there is not, or that will never be delivered.
-fn firsts(ledger: &mut Ledger<'_>, promise: &Promise) -> rusqlite::Result<Result<Vec<Row>, Id>> {
+fn firsts(ledger: &mut Ledger<'_>, promise: &Promise) -> Result<Result<Vec<Row>, Id>, Fault> {
     let mut firsts: Vec<Row> = Vec::with_capacity(promise.after.len());
+    let shard = ledger.tables.shard_of(&promise.tenant);
     for id in &promise.after {
-        let first = match rows::find(ledger.connection, *id)? {
+        // One of another shard is another tenant's.
+        let first = match ledger.tables.find(*id)?.filter(|seq| seq.shard() == shard) {
             Some(seq) => ledger.load(seq)?,
             None => None,
         };
@@ -132,69 +126,29 @@ fn firsts(ledger: &mut Ledger<'_>, promise: &Promise) -> rusqlite::Result<Result
     Ok(Ok(firsts))
 }
 
-/// Notes after what a delivery comes. How many of them are new.
-fn come_after(ledger: &mut Ledger<'_>, seq: Seq, firsts: &[Row]) -> rusqlite::Result<u32> {
-    let mut noted = 0;
+/// Notes after what a delivery comes.
+fn come_after(ledger: &mut Ledger<'_>, seq: Seq, firsts: &[Row]) -> Result<(), Fault> {
     for first in firsts {
-        let mut insert =
-            ledger.connection.prepare_cached("INSERT OR IGNORE INTO afters (first, seq) VALUES (?1, ?2)")?;
-        noted += insert.execute([whole(first.record.seq.0), whole(seq.0)])? as u32;
+        ledger.tables.insert_after(first.record.seq, seq)?;
         if first.marks & MARK_FIRST == 0 {
-            ledger
-                .connection
-                .prepare_cached("UPDATE deliveries SET marks = marks | ?2 WHERE seq = ?1")?
-                .execute(params![whole(first.record.seq.0), MARK_FIRST])?;
+            ledger.tables.put_marks(first, first.marks | MARK_FIRST)?;
         }
     }
-    Ok(noted)
-}
-
-/// Notes what is made once a delivery has ended. Whether there is such a thing.
-fn call_back(ledger: &mut Ledger<'_>, promise: &Promise, seq: Seq) -> rusqlite::Result<bool> {
-    let Some(callback) = &promise.callback else { return Ok(false) };
-    let (high, low) = halves(callback.id);
-    ledger
-        .connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO callbacks (seq, high, low, queue, target) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute(params![whole(seq.0), high, low, &*callback.queue, &*callback.target])?;
-    Ok(true)
-}
-
-/// Notes what is one of a kind.
-fn only(ledger: &mut Ledger<'_>, line: i64, unique: &Unique, seq: Seq) -> rusqlite::Result<()> {
-    ledger
-        .connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO uniques (line, key, seq, until, fingerprint) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute(params![line, &*unique.key, whole(seq.0), whole(unique.until), unique.fingerprint])?;
     Ok(())
 }
 
+/// Notes what is one of a kind.
+fn only(ledger: &mut Ledger<'_>, line: i64, unique: &Unique, seq: Seq) -> Result<(), Fault> {
+    let sole = Sole { seq, until: unique.until, fingerprint: unique.fingerprint };
+    ledger.tables.put_unique(line, &unique.key, &sole)
+}
+
 /// What counts as the same as a promise, and what tells whether it asks for the same.
-fn same(
-    ledger: &mut Ledger<'_>,
-    line: i64,
-    unique: &Unique,
-    now: Ms,
-) -> rusqlite::Result<Option<(Row, Option<[u8; 32]>)>> {
-    let found = ledger
-        .connection
-        .prepare_cached("SELECT seq, until, fingerprint FROM uniques WHERE line = ?1 AND key = ?2")?
-        .query_row(params![line, &*unique.key], |row| {
-            Ok((
-                row.get::<_, i64>(0)? as u64,
-                row.get::<_, i64>(1)? as u64,
-                row.get::<_, Option<[u8; 32]>>(2)?,
-            ))
-        })
-        .optional()?;
-    let Some((seq, until, fingerprint)) = found else { return Ok(None) };
-    let Some(first) = ledger.load(Seq(seq))? else { return Ok(None) };
-    let is_same = now < until || has_not_begun(&first.record);
-    Ok(is_same.then_some((first, fingerprint)))
+fn same(ledger: &mut Ledger<'_>, line: i64, unique: &Unique, now: Ms) -> Result<Option<(Row, Sole)>, Fault> {
+    let Some(sole) = ledger.tables.unique(line, &unique.key)? else { return Ok(None) };
+    let Some(first) = ledger.load(sole.seq)? else { return Ok(None) };
+    let is_same = now < sole.until || has_not_begun(&first.record);
+    Ok(is_same.then_some((first, sole)))
 }
 
 /// Whether another one may take its place.
@@ -211,7 +165,7 @@ fn meet(
     fingerprint: Option<[u8; 32]>,
     room: Room,
     now: Ms,
-) -> rusqlite::Result<Appended> {
+) -> Result<Appended, Fault> {
     let id = first.record.id;
     if let (Some(old), Some(new)) = (fingerprint, unique.fingerprint)
         && old != new
@@ -237,22 +191,29 @@ fn replace(
     due: Ms,
     room: Room,
     now: Ms,
-) -> rusqlite::Result<Appended> {
+) -> Result<Appended, Fault> {
     let id = first.record.id;
     let firsts = match firsts(ledger, promise)? {
-        Ok(firsts) if firsts.iter().any(|other| other.record.seq == first.record.seq) => {
-            return Ok(Appended::After(id));
-        }
         Ok(firsts) => firsts,
         Err(missing) => return Ok(Appended::After(missing)),
     };
-    let bytes = rows::request_bytes(&promise.request);
+    // Whoever waits, waits for older ones, for their turn too: so none waits for one that waits for it.
+    if let Some(newer) = firsts.iter().find(|other| other.record.seq >= first.record.seq) {
+        return Ok(Appended::After(newer.record.id));
+    }
+    if jumps_in(ledger, promise, first)? {
+        return Ok(Appended::Mismatch(id));
+    }
+    let bytes = request_bytes(&promise.request);
     if bytes > first.bytes && !has_room(ledger, first.line, 0, bytes - first.bytes, room)? {
         return Ok(Appended::Full);
     }
     let mut row = first.clone();
     // Its turn is given back and asked for anew: it may have another key now.
-    let waits_for = super::ends::waits_for_others(first) + come_after(ledger, first.record.seq, &firsts)?;
+    let firsts = not_yet_noted(ledger, first.record.seq, firsts)?;
+    come_after(ledger, first.record.seq, &firsts)?;
+    // There are AFTER_MAX of them at most.
+    let waits_for = super::ends::waits_for_others(first) + u32::try_from(firsts.len()).unwrap_or(u32::MAX);
     ledger.leave_lane(&mut row)?;
     row.record = Record {
         id,
@@ -269,16 +230,38 @@ fn replace(
         ..record(promise, first.record.seq, 0, now)
     };
     row.bytes = bytes;
-    if call_back(ledger, promise, first.record.seq)? {
+    if let Some(callback) = &promise.callback {
+        ledger.tables.put_callback(first.record.seq, callback)?;
         row.marks |= MARK_CALLBACK;
     }
-    let (_, edits) = rows::request(ledger.connection, first.record.seq)?;
-    rows::insert_request(ledger.connection, first.record.seq, &promise.request, edits + 1)?;
+    let (_, edits) = ledger.request(first.record.seq)?;
+    ledger.tables.put_request(first.record.seq, &promise.request, edits + 1)?;
     only(ledger, first.line, unique, first.record.seq)?;
     if first.record.state == State::Ready {
         // Whoever has it in mind as it was forgets that.
-        ledger.news.push(super::News::Gone(first.record.seq, first.ready().line));
+        ledger.tidings.push(first.record.seq.shard(), News::Gone(first.record.seq, first.ready().line));
     }
     ledger.put(first, row)?;
     Ok(Appended::Replaced(id))
+}
+
+/// Whether it would come into an ordered key in which there are others. It keeps its place, and may be older than who has the
+/// turn: that one may wait for it.
+fn jumps_in(ledger: &mut Ledger<'_>, promise: &Promise, first: &Row) -> Result<bool, Fault> {
+    let Some(lane) = promise.lane.as_ref().filter(|lane| lane.ordered) else { return Ok(false) };
+    if first.record.lane.as_ref().is_some_and(|own| own.ordered && own.key == lane.key) {
+        return Ok(false);
+    }
+    Ok(ledger.tables.open(first.line, &lane.key)? > 0 || ledger.tables.is_asked_for(first.line, &lane.key)?)
+}
+
+/// Those of these after which a delivery does not come already.
+fn not_yet_noted(ledger: &mut Ledger<'_>, seq: Seq, firsts: Vec<Row>) -> Result<Vec<Row>, Fault> {
+    let mut new = Vec::with_capacity(firsts.len());
+    for first in firsts {
+        if !ledger.tables.comes_after(first.record.seq, seq)? {
+            new.push(first);
+        }
+    }
+    Ok(new)
 }

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tidegate_model::delivery::{Id, Ms, Seq};
+use tidegate_model::delivery::shard::shard_of;
+use tidegate_model::delivery::{Command, Id, Ms, Seq};
 use tokio::sync::{mpsc, oneshot};
 
 use super::ledger::Ledger;
-use super::rows::{request_bytes, whole};
+use super::rows::request_bytes;
+use super::tables::{Fault, Needs};
 use super::{
-    Appended, Asked, Committed, Epoch, Follower, Leased, Line, Pause, Promise, Ready, Room, Whole, append,
-    commit, look, pauses,
+    Appended, Asked, Committed, Epoch, Leased, Line, Pause, Promise, Ready, Room, Whole, append, commit,
+    look, pauses,
 };
-use crate::database::PAGE_BYTES;
 use crate::store::{Job, Store, Unavailable};
 
 /// Deliveries of one [`Store::append`], and commands of one [`Store::commit`].
@@ -26,9 +27,13 @@ const WEIGHT: u64 = 2048;
 /// What is asked of the deliveries.
 pub(crate) trait Errand: Send {
     /// Carries it out, in a transaction that has begun and may fail yet.
-    fn apply(&mut self, ledger: &mut Ledger<'_>) -> rusqlite::Result<()>;
+    fn apply(&mut self, ledger: &mut Ledger<'_>) -> Result<(), Fault>;
     /// Tells whoever asked, once the transaction is on disk, or that it is not.
     fn tell(self: Box<Self>, how: Result<(), Unavailable>);
+    /// What it needs of tables that are divided into so many shards.
+    fn needs(&self, shards: u16) -> Needs;
+    /// Whether who asked cannot go on before it is known whether it was carried out.
+    fn must_know(&self) -> bool;
     /// How much it is for one transaction.
     fn weight(&self) -> u64;
     /// Leaves out what needs room and is not needed. `false`: there is no such thing.
@@ -38,7 +43,11 @@ pub(crate) trait Errand: Send {
 /// One kind of what is asked.
 trait Asks: Send {
     type Told: Send;
-    fn apply(&mut self, ledger: &mut Ledger<'_>) -> rusqlite::Result<Result<Self::Told, Unavailable>>;
+    fn apply(&mut self, ledger: &mut Ledger<'_>) -> Result<Result<Self::Told, Unavailable>, Fault>;
+    fn needs(&self, shards: u16) -> Needs;
+    fn must_know(&self) -> bool {
+        false
+    }
     fn weight(&self) -> u64 {
         WEIGHT
     }
@@ -54,7 +63,7 @@ struct Waits<A: Asks> {
 }
 
 impl<A: Asks> Errand for Waits<A> {
-    fn apply(&mut self, ledger: &mut Ledger<'_>) -> rusqlite::Result<()> {
+    fn apply(&mut self, ledger: &mut Ledger<'_>) -> Result<(), Fault> {
         self.found = Some(self.asks.apply(ledger)?);
         Ok(())
     }
@@ -63,6 +72,14 @@ impl<A: Asks> Errand for Waits<A> {
         let Waits { found, told, .. } = *self;
         // Whoever asked may have gone; what was done stands.
         let _ = told.send(how.and_then(|()| found.unwrap_or(Err(Unavailable::Stopped))));
+    }
+
+    fn needs(&self, shards: u16) -> Needs {
+        self.asks.needs(shards)
+    }
+
+    fn must_know(&self) -> bool {
+        self.asks.must_know()
     }
 
     fn weight(&self) -> u64 {
@@ -75,16 +92,20 @@ impl<A: Asks> Errand for Waits<A> {
 }
 
 /// What needs no more than to be carried out.
-struct Plain<F>(F);
+struct Plain<F>(Needs, F);
 
 impl<T: Send, F> Asks for Plain<F>
 where
-    F: FnMut(&mut Ledger<'_>) -> rusqlite::Result<Result<T, Unavailable>> + Send,
+    F: FnMut(&mut Ledger<'_>) -> Result<Result<T, Unavailable>, Fault> + Send,
 {
     type Told = T;
 
-    fn apply(&mut self, ledger: &mut Ledger<'_>) -> rusqlite::Result<Result<T, Unavailable>> {
-        (self.0)(ledger)
+    fn apply(&mut self, ledger: &mut Ledger<'_>) -> Result<Result<T, Unavailable>, Fault> {
+        (self.1)(ledger)
+    }
+
+    fn needs(&self, _: u16) -> Needs {
+        self.0.clone()
     }
 }
 
@@ -98,11 +119,26 @@ struct Append {
 impl Asks for Append {
     type Told = Vec<Appended>;
 
-    fn apply(&mut self, ledger: &mut Ledger<'_>) -> rusqlite::Result<Result<Vec<Appended>, Unavailable>> {
-        if !ledger.takes_new(self.bytes)? {
+    fn apply(&mut self, ledger: &mut Ledger<'_>) -> Result<Result<Vec<Appended>, Unavailable>, Fault> {
+        if !ledger.tables.takes_new(self.bytes)? {
             return Ok(Err(Unavailable::Full));
         }
         append::append(ledger, &self.promises, self.room, self.now).map(Ok)
+    }
+
+    fn needs(&self, shards: u16) -> Needs {
+        let mut needs = Needs { writes: true, ..Needs::default() };
+        let hints = &mut needs.hints;
+        for promise in &self.promises {
+            needs.shards.insert(shard_of(&promise.tenant, shards));
+            hints.ids.push(promise.id);
+            hints.ids.extend(&promise.after);
+            hints.tenants.push(Arc::clone(&promise.tenant));
+            let line = || Line { queue: Arc::clone(&promise.queue), tenant: Arc::clone(&promise.tenant) };
+            hints.uniques.extend(promise.unique.as_ref().map(|unique| (line(), Arc::clone(&unique.key))));
+            hints.lanes.extend(promise.lane.as_ref().map(|lane| (line(), Arc::clone(&lane.key))));
+        }
+        needs
     }
 
     fn weight(&self) -> u64 {
@@ -119,11 +155,27 @@ struct Commit {
 impl Asks for Commit {
     type Told = Vec<Committed>;
 
-    fn apply(&mut self, ledger: &mut Ledger<'_>) -> rusqlite::Result<Result<Vec<Committed>, Unavailable>> {
-        if !ledger.is_led_by(self.epoch) {
+    fn apply(&mut self, ledger: &mut Ledger<'_>) -> Result<Result<Vec<Committed>, Unavailable>, Fault> {
+        if !ledger.is_led_by(self.epoch)? {
             return Ok(Err(Unavailable::Fenced));
         }
-        commit::commit(ledger, &self.asked, self.now).map(Ok)
+        commit::commit(ledger, self.epoch, &self.asked, self.now).map(Ok)
+    }
+
+    fn needs(&self, _: u16) -> Needs {
+        let mut needs = Needs::writes_in(self.epoch.shard);
+        for asked in &self.asked {
+            needs.hints.seqs.push(asked.seq);
+            if matches!(asked.command, Command::Start { .. }) {
+                needs.hints.requests.push(asked.seq);
+            }
+        }
+        needs
+    }
+
+    /// What was begun is to be made, or is made for nothing.
+    fn must_know(&self) -> bool {
+        true
     }
 
     fn weight(&self) -> u64 {
@@ -137,17 +189,6 @@ impl Asks for Commit {
             has |= asked.result.take().is_some() | asked.attempt.take().is_some();
         }
         has
-    }
-}
-
-impl Ledger<'_> {
-    /// Whether there is room for what is new: some is left for what has to be written of what is there already.
-    pub(super) fn takes_new(&self, bytes: u64) -> rusqlite::Result<bool> {
-        let number = |sql| self.connection.prepare_cached(sql)?.query_row((), |row| row.get::<_, i64>(0));
-        let most = number("PRAGMA max_page_count")?;
-        let taken = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
-        let reserve = (most / 16).clamp(8, 4096);
-        Ok(taken + whole(bytes / PAGE_BYTES) < most - reserve)
     }
 }
 
@@ -181,20 +222,6 @@ impl Store {
         self.errand(Append { promises, room, now, bytes }, false).await
     }
 
-    /// Takes a shard over: whoever had it before is refused from now on.
-    ///
-    /// # Errors
-    /// [`Unavailable`]; [`Fenced`](Unavailable::Fenced): there is no such shard.
-    pub async fn lead(&self, shard: u16) -> Result<Epoch, Unavailable> {
-        self.plain(move |ledger| {
-            if shard != 0 {
-                return Ok(Err(Unavailable::Fenced));
-            }
-            ledger.lead().map(|number| Ok(Epoch { shard, number }))
-        })
-        .await
-    }
-
     /// Carries out commands, each for itself, in their order: at most [`TOGETHER_MAX`]. What each comes to.
     ///
     /// # Errors
@@ -219,7 +246,8 @@ impl Store {
         now: Ms,
         most: usize,
     ) -> Result<(Vec<Ready>, Option<Ms>, bool), Unavailable> {
-        self.led(epoch, move |ledger| look::promote(ledger, now, most)).await
+        let needs = Needs::writes_in(epoch.shard);
+        self.led(epoch, needs, move |ledger| look::promote(ledger, epoch.shard, now, most)).await
     }
 
     /// Lines in which something may be begun, in the order of their names.
@@ -232,7 +260,8 @@ impl Store {
         after: Option<Line>,
         most: usize,
     ) -> Result<Vec<Line>, Unavailable> {
-        self.led(epoch, move |ledger| look::lines(ledger, after.as_ref(), most)).await
+        self.led(epoch, Needs::looks(), move |ledger| look::lines(ledger, epoch.shard, after.as_ref(), most))
+            .await
     }
 
     /// What may be begun of a line, in the order in which it is.
@@ -247,7 +276,7 @@ impl Store {
         most: usize,
     ) -> Result<Vec<Ready>, Unavailable> {
         let line = line.clone();
-        self.led(epoch, move |ledger| look::ready(ledger, &line, after, most)).await
+        self.led(epoch, Needs::looks(), move |ledger| look::ready(ledger, &line, after, most)).await
     }
 
     /// Leases that have not ended, by their deliveries' places.
@@ -255,7 +284,7 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub async fn leased(&self, epoch: Epoch, after: Seq, most: usize) -> Result<Vec<Leased>, Unavailable> {
-        self.led(epoch, move |ledger| look::leased(ledger, after, most)).await
+        self.led(epoch, Needs::looks(), move |ledger| look::leased(ledger, epoch.shard, after, most)).await
     }
 
     /// What has not begun and is not to be any more. It is so until it was told to
@@ -264,7 +293,7 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub async fn expired(&self, epoch: Epoch, now: Ms, most: usize) -> Result<Vec<(Seq, Line)>, Unavailable> {
-        self.led(epoch, move |ledger| look::expired(ledger, now, most)).await
+        self.led(epoch, Needs::looks(), move |ledger| look::expired(ledger, epoch.shard, now, most)).await
     }
 
     /// All that is known of a delivery: for this tenant or, where none is told, for the operator.
@@ -273,7 +302,8 @@ impl Store {
     /// [`Unavailable`].
     pub async fn read(&self, tenant: Option<&str>, id: Id) -> Result<Option<Whole>, Unavailable> {
         let tenant = tenant.map(Box::<str>::from);
-        self.plain(move |ledger| look::whole_of(ledger, tenant.as_deref(), id).map(Ok)).await
+        self.plain(Needs::looks_for(id), move |ledger| look::whole_of(ledger, tenant.as_deref(), id).map(Ok))
+            .await
     }
 
     /// Pauses something; twice is once. `false`: as much is paused already as may be.
@@ -281,7 +311,7 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn pause(&self, pause: Pause, now: Ms) -> Result<bool, Unavailable> {
-        self.plain(move |ledger| pauses::pause(ledger, &pause, now).map(Ok)).await
+        self.plain(self.needs_of(&pause), move |ledger| pauses::pause(ledger, &pause, now).map(Ok)).await
     }
 
     /// Ends a pause; one that there is not has ended.
@@ -289,7 +319,15 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn resume(&self, pause: Pause, now: Ms) -> Result<(), Unavailable> {
-        self.plain(move |ledger| pauses::resume(ledger, &pause, now).map(Ok)).await
+        self.plain(self.needs_of(&pause), move |ledger| pauses::resume(ledger, &pause, now).map(Ok)).await
+    }
+
+    /// A key is its tenant's; what else is paused is written beside the first shard.
+    fn needs_of(&self, pause: &Pause) -> Needs {
+        Needs::writes_in(match pause {
+            Pause::Key(line, _) => self.shard_of(&line.tenant),
+            Pause::Queue(_) | Pause::Tenant(_) | Pause::Line(_) => 0,
+        })
     }
 
     /// What is paused.
@@ -297,39 +335,35 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn paused(&self) -> Result<Vec<Pause>, Unavailable> {
-        self.plain(|ledger| pauses::all(ledger.connection).map(Ok)).await
+        self.plain(Needs::looks(), |ledger| ledger.tables.pauses().map(Ok)).await
     }
 
     /// What is wrong with what is on disk.
     #[cfg(test)]
     pub(crate) async fn audit(&self) -> Result<Vec<String>, Unavailable> {
-        self.plain(|ledger| super::audit::audit(ledger.connection).map(Ok)).await
-    }
-
-    /// What happens from now on that the owner does not do itself. The first is to look.
-    #[must_use]
-    pub fn follow(&self) -> Follower {
-        self.followers.follow()
+        self.plain(Needs::looks(), |ledger| ledger.tables.audit().map(Ok)).await
     }
 
     /// Carries out what the owner of a shard alone may.
-    async fn led<T: Send + 'static>(
+    pub(super) async fn led<T: Send + 'static>(
         &self,
         epoch: Epoch,
-        mut work: impl FnMut(&mut Ledger<'_>) -> rusqlite::Result<T> + Send + 'static,
+        needs: Needs,
+        mut work: impl FnMut(&mut Ledger<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        self.plain(move |ledger| match ledger.is_led_by(epoch) {
+        self.plain(needs, move |ledger| match ledger.is_led_by(epoch)? {
             true => work(ledger).map(Ok),
             false => Ok(Err(Unavailable::Fenced)),
         })
         .await
     }
 
-    pub(super) async fn plain<T: Send + 'static>(
+    pub(crate) async fn plain<T: Send + 'static>(
         &self,
-        work: impl FnMut(&mut Ledger<'_>) -> rusqlite::Result<Result<T, Unavailable>> + Send + 'static,
+        needs: Needs,
+        work: impl FnMut(&mut Ledger<'_>) -> Result<Result<T, Unavailable>, Fault> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        self.errand(Plain(work), true).await
+        self.errand(Plain(needs, work), true).await
     }
 
     /// Gives something to the writing thread: it waits for its place on the list, or is refused where there is none.
@@ -337,9 +371,9 @@ impl Store {
         let (told, answer) = oneshot::channel();
         let job = Job::Deliveries(Box::new(Waits { asks, found: None, told }));
         if waits {
-            self.commands.send(job).await.map_err(|_| Unavailable::Stopped)?;
+            self.errands.send(job).await.map_err(|_| Unavailable::Stopped)?;
         } else {
-            self.commands.try_send(job).map_err(|error| match error {
+            self.errands.try_send(job).map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
                 mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,
             })?;
@@ -362,6 +396,9 @@ impl Store {
         now: Ms,
     ) -> Result<Option<tidegate_model::delivery::Told>, Unavailable> {
         let tenant = tenant.map(Box::<str>::from);
-        self.plain(move |ledger| commit::change(ledger, tenant.as_deref(), id, &command, now).map(Ok)).await
+        self.plain(Needs::writes_of(id), move |ledger| {
+            commit::change(ledger, tenant.as_deref(), id, &command, now).map(Ok)
+        })
+        .await
     }
 }

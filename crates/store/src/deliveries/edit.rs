@@ -6,7 +6,8 @@ use tidegate_model::delivery::{Id, Record, Request, State};
 
 use super::append::has_not_begun;
 use super::ledger::Ledger;
-use super::rows::{self, Row};
+use super::rows::{Row, request_bytes};
+use super::tables::Fault;
 use super::{Edit, Edited, Room, append, look};
 
 /// Changes what a request says, where it is still as whoever asks knows it.
@@ -17,12 +18,12 @@ pub(super) fn edit(
     edits: Option<u64>,
     edit: &Edit,
     room: Room,
-) -> rusqlite::Result<Edited> {
+) -> Result<Edited, Fault> {
     let Some(row) = look::found(ledger, tenant, id)? else { return Ok(Edited::Gone) };
     if !may_be_edited(&row.record) {
         return Ok(Edited::Not(row.record.state));
     }
-    let (before, known) = rows::request(ledger.connection, row.record.seq)?;
+    let (before, known) = ledger.request(row.record.seq)?;
     if edits.is_some_and(|edits| edits != known) {
         return Ok(Edited::Otherwise(known));
     }
@@ -32,11 +33,11 @@ pub(super) fn edit(
         fields: before.fields.clone(),
         body: edit.body.clone().unwrap_or_else(|| before.body.clone()),
     };
-    let bytes = rows::request_bytes(&request);
+    let bytes = request_bytes(&request);
     if bytes > row.bytes && !append::has_room(ledger, row.line, 0, bytes - row.bytes, room)? {
         return Ok(Edited::Full);
     }
-    rows::insert_request(ledger.connection, row.record.seq, &request, known + 1)?;
+    ledger.tables.put_request(row.record.seq, &request, known + 1)?;
     ledger.put(&row, Row { bytes, ..row.clone() })?;
     ledger.tell_followers();
     Ok(Edited::Done(known + 1))

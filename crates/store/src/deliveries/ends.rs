@@ -6,18 +6,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Method;
 use http::header::CONTENT_TYPE;
-use rusqlite::OptionalExtension as _;
 use tidegate_model::delivery::lane::Place;
-use tidegate_model::delivery::{AGING_MS, Command, Ms, Record, Request, Seq, State, Token, rank};
+use tidegate_model::delivery::{Command, Ms, Record, Request, Seq, State};
 use tidegate_model::fields::Fields;
-use tidegate_model::gate::Priority;
 
-use super::Line;
-use super::ledger::{Ledger, Work};
-use super::rows::{self, MARK_CALLBACK, MARK_FIRST, Row, id_of, whole};
+use super::ledger::Ledger;
+use super::rows::{MARK_CALLBACK, MARK_FIRST, Row, request_bytes};
+use super::tables::{Fault, Work};
+use super::{Callback, Line};
+
+/// Those that come after one that has ended, of which so many are looked for together.
+const TOLD_TOGETHER: usize = 64;
 
 /// Tells whoever has to be told that this delivery has ended.
-pub(super) fn tell(ledger: &mut Ledger<'_>, seq: Seq, now: Ms) -> rusqlite::Result<()> {
+pub(super) fn tell(ledger: &mut Ledger<'_>, seq: Seq, now: Ms) -> Result<(), Fault> {
     let Some(row) = ledger.load(seq)? else { return Ok(()) };
     // Made again meanwhile: whoever comes after it still does.
     if !row.record.state.has_ended() {
@@ -32,37 +34,42 @@ pub(super) fn tell(ledger: &mut Ledger<'_>, seq: Seq, now: Ms) -> rusqlite::Resu
     Ok(())
 }
 
-fn tell_those_after(ledger: &mut Ledger<'_>, first: &Record, now: Ms) -> rusqlite::Result<()> {
+fn tell_those_after(ledger: &mut Ledger<'_>, first: &Record, now: Ms) -> Result<(), Fault> {
+    let mut after = Seq(0);
     loop {
-        let next: Option<i64> = ledger
-            .connection
-            .prepare_cached("SELECT seq FROM afters WHERE first = ?1 LIMIT 1")?
-            .query_row([whole(first.seq.0)], |row| row.get(0))
-            .optional()?;
-        let Some(next) = next else { return Ok(()) };
-        if ledger.spent() {
-            return ledger.later(&Work::Ended(first.seq));
+        let those = ledger.tables.afters(first.seq, after, TOLD_TOGETHER)?;
+        let Some(last) = those.last() else { return Ok(()) };
+        after = *last;
+        let are_all = those.len() < TOLD_TOGETHER;
+        for seq in ledger.prefetch(those)? {
+            if ledger.spent() {
+                return ledger.later(&Work::Ended(first.seq));
+            }
+            ledger.tables.remove_after(first.seq, seq)?;
+            ledger.pages += 1;
+            tell_one(ledger, first, seq, now)?;
         }
-        ledger
-            .connection
-            .prepare_cached("DELETE FROM afters WHERE first = ?1 AND seq = ?2")?
-            .execute([whole(first.seq.0), next])?;
-        ledger.pages += 1;
-        let Some(row) = ledger.load(Seq(next as u64))? else { continue };
-        // One that was made again waits for nobody any more, but perhaps for its turn.
-        if row.record.state != State::Blocked || waits_for_others(&row) == 0 {
-            continue;
-        }
-        if first.state == State::Delivered {
-            ledger.command(&row, Command::Unblock { over: 1 }, now)?;
-        } else {
-            let mut record = row.record.clone();
-            record.state = State::Dead;
-            record.why = Some(format!("it comes after {}, which is {}", first.id, first.state.name()).into());
-            record.forgotten = first.forgotten;
-            ledger.put(&row, Row { record, ..row.clone() })?;
+        if are_all {
+            return Ok(());
         }
     }
+}
+
+fn tell_one(ledger: &mut Ledger<'_>, first: &Record, seq: Seq, now: Ms) -> Result<(), Fault> {
+    let Some(row) = ledger.load(seq)? else { return Ok(()) };
+    // One that was made again waits for nobody any more, but perhaps for its turn.
+    if row.record.state != State::Blocked || waits_for_others(&row) == 0 {
+        return Ok(());
+    }
+    if first.state == State::Delivered {
+        ledger.command(&row, Command::Unblock { over: 1 }, now)?;
+        return Ok(());
+    }
+    let mut record = row.record.clone();
+    record.state = State::Dead;
+    record.why = Some(format!("it comes after {}, which is {}", first.id, first.state.name()).into());
+    record.forgotten = first.forgotten;
+    ledger.put(&row, Row { record, ..row.clone() })
 }
 
 /// How many others a delivery waits for, its turn aside.
@@ -71,49 +78,23 @@ pub(super) fn waits_for_others(row: &Row) -> u32 {
 }
 
 /// Accepts what is made once a delivery has ended: once, even if that is made again later.
-fn call_back(ledger: &mut Ledger<'_>, ended: &Row, now: Ms) -> rusqlite::Result<()> {
-    let seq = whole(ended.record.seq.0);
-    let found = ledger
-        .connection
-        .prepare_cached("SELECT high, low, queue, target FROM callbacks WHERE seq = ?1")?
-        .query_row([seq], |row| {
-            Ok((id_of(row.get(0)?, row.get(1)?), row.get::<_, Arc<str>>(2)?, row.get::<_, Arc<str>>(3)?))
-        })
-        .optional()?;
-    let Some((id, queue, target)) = found else { return Ok(()) };
-    ledger.connection.prepare_cached("DELETE FROM callbacks WHERE seq = ?1")?.execute([seq])?;
-    if rows::find(ledger.connection, id)?.is_some() {
+fn call_back(ledger: &mut Ledger<'_>, ended: &Row, now: Ms) -> Result<(), Fault> {
+    let seq = ended.record.seq;
+    let Some(Callback { id, queue, target }) = ledger.tables.callback(seq)? else { return Ok(()) };
+    ledger.tables.remove_callback(seq)?;
+    if ledger.tables.find(id)?.is_some() {
         return Ok(());
     }
     let mut fields = Fields::with_capacity(1);
     fields.append(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     let request = Request { method: Method::POST, target, fields, body: how_it_ended(&ended.record) };
     let line = Line { queue, tenant: Arc::clone(&ended.record.tenant) };
-    let place = ledger.book.lines.place(ledger.connection, &line)?;
-    let (owner, _) = ledger.book.lines.names(ledger.connection, place)?;
-    ledger.book.seq += 1;
-    let record = Record {
-        id,
-        seq: Seq(ledger.book.seq),
-        queue: line.queue,
-        tenant: line.tenant,
-        lane: None,
-        priority: Priority::Default,
-        rank: rank(now, Priority::Default, AGING_MS),
-        created: now,
-        due: now,
-        expires: None,
-        state: State::Ready,
-        attempts: 0,
-        attempts_max: None,
-        waits_for: 0,
-        token: Token(0),
-        progress: None,
-        why: None,
-        forgotten: None,
-    };
-    rows::insert_request(ledger.connection, record.seq, &request, 0)?;
-    let bytes = rows::request_bytes(&request);
+    let place = ledger.place(&line)?;
+    let (owner, _) = ledger.book.lines.names(ledger.tables, place)?;
+    // The same tenant's, and so of the same shard.
+    let record = Record::new(id, ledger.next_seq(seq.shard())?, line.queue, line.tenant, now);
+    ledger.tables.put_request(record.seq, &request, 0)?;
+    let bytes = request_bytes(&request);
     ledger.insert(Row { record, line: place, owner, place: None, sole: None, marks: 0, bytes, kept: 0 })
 }
 

@@ -6,13 +6,79 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::News;
+use tidegate_model::delivery::Ms;
+
+use super::{News, Ready};
+
+/// What a transaction has to tell, by shard.
+#[derive(Debug, Default)]
+pub(crate) struct Tidings(Vec<OfShard>);
+
+#[derive(Debug)]
+struct OfShard {
+    shard: u16,
+    news: Vec<News>,
+    /// When the first of what became scheduled is due.
+    due: Option<Ms>,
+}
+
+impl OfShard {
+    fn push(&mut self, news: News) {
+        if self.news.last() != Some(&news) {
+            self.news.push(news);
+        }
+    }
+}
+
+impl Tidings {
+    fn of(&mut self, shard: u16) -> &mut OfShard {
+        let place = self.0.iter().position(|known| known.shard == shard).unwrap_or_else(|| {
+            self.0.push(OfShard { shard, news: Vec::new(), due: None });
+            self.0.len() - 1
+        });
+        &mut self.0[place]
+    }
+
+    /// This has happened in a shard, and is told after what is told already.
+    pub(super) fn push(&mut self, shard: u16, news: News) {
+        self.of(shard).push(news);
+    }
+
+    /// Something of a shard is due then.
+    pub(super) fn due(&mut self, shard: u16, due: Ms) {
+        let first = &mut self.of(shard).due;
+        *first = Some(first.map_or(due, |first| first.min(due)));
+    }
+
+    /// Whoever asks for it looks itself at what is due.
+    pub(super) fn forget_due(&mut self, shard: u16) {
+        self.of(shard).due = None;
+    }
+
+    /// What has become ready is told, and what became scheduled so far.
+    pub(super) fn tell(&mut self, ready: &mut Vec<Ready>) {
+        for ready in ready.drain(..) {
+            self.push(ready.seq.shard(), News::Ready(ready));
+        }
+        for of in &mut self.0 {
+            if let Some(due) = of.due.take() {
+                of.push(News::Due(due));
+            }
+        }
+    }
+
+    /// What is told to those who follow each shard.
+    pub(crate) fn by_shard(&self) -> impl Iterator<Item = (u16, &[News])> {
+        self.0.iter().map(|OfShard { shard, news, .. }| (*shard, news.as_slice()))
+    }
+}
 
 /// News that one follower has not yet taken.
 const NEWS_MAX: usize = 16_384;
 
 #[derive(Debug, Default)]
 struct List {
+    shard: u16,
     news: Mutex<VecDeque<News>>,
     come: Notify,
 }
@@ -44,9 +110,9 @@ impl Follower {
 pub(crate) struct Followers(Mutex<Vec<Arc<List>>>);
 
 impl Followers {
-    /// One more. It looks first.
-    pub(crate) fn follow(&self) -> Follower {
-        let list = Arc::<List>::default();
+    /// One more, of this shard. It looks first.
+    pub(crate) fn follow(&self, shard: u16) -> Follower {
+        let list = Arc::new(List { shard, ..List::default() });
         list.news.lock().push_back(News::Look);
         let mut all = self.0.lock();
         all.retain(|list| Arc::strong_count(list) > 1);
@@ -54,14 +120,17 @@ impl Followers {
         Follower(list)
     }
 
-    /// Tells all of them.
-    pub(crate) fn tell(&self, news: &[News]) {
+    /// Tells those who follow this shard.
+    pub(crate) fn tell(&self, shard: u16, news: &[News]) {
         if news.is_empty() {
             return;
         }
         self.0.lock().retain(|list| {
             if Arc::strong_count(list) == 1 {
                 return false;
+            }
+            if list.shard != shard {
+                return true;
             }
             let mut waiting = list.news.lock();
             if waiting.len() + news.len() > NEWS_MAX {
@@ -84,16 +153,18 @@ mod tests {
     #[test]
     fn who_is_slow_is_told_to_look_instead_of_all_that_has_happened() {
         let followers = Followers::default();
-        let mut follower = followers.follow();
+        let mut follower = followers.follow(0);
         assert_eq!(follower.take(), [News::Look]);
-        followers.tell(&[News::Due(1), News::Due(2)]);
+        followers.tell(0, &[News::Due(1), News::Due(2)]);
         assert_eq!(follower.take(), [News::Due(1), News::Due(2)]);
         for _ in 0..2 {
-            followers.tell(&vec![News::Due(3); NEWS_MAX - 1]);
+            followers.tell(0, &vec![News::Due(3); NEWS_MAX - 1]);
         }
         assert_eq!(follower.take(), [News::Look]);
+        followers.tell(1, &[News::Due(5)]);
+        assert!(follower.take().is_empty(), "they are another shard's");
         drop(follower);
-        followers.tell(&[News::Due(4)]);
+        followers.tell(0, &[News::Due(4)]);
         assert!(followers.0.lock().is_empty());
     }
 }

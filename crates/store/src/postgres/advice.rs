@@ -33,7 +33,7 @@ pub fn advise(settings: &PostgresSettings) -> Result<Vec<String>, Away> {
 async fn look(settings: &PostgresSettings) -> Result<Vec<String>, Away> {
     let mut config = settings.url.config();
     config.connect_timeout(ADVISE_MAX);
-    let client = link::client(&config, settings).await?;
+    let client = link::client(&config, settings, None).await?;
     let about = client
         .query_one(
             "SELECT current_setting('server_version_num')::integer / 10000, current_setting('fsync'),

@@ -26,6 +26,14 @@ pub enum Away {
     /// It is too old.
     #[error("it is PostgreSQL {0}, and {VERSION_MIN} is the oldest that is served")]
     Old(i32),
+    /// Its deliveries are divided otherwise.
+    #[error("its deliveries are divided into {there} shards for ever, and `shards` says {asked}")]
+    Shards {
+        /// Into so many.
+        there: i64,
+        /// And not into these.
+        asked: u16,
+    },
     /// Its tables are those of a newer Tidegate.
     #[error("its tables have version {version}, and this Tidegate knows {known} at most")]
     Newer {
@@ -51,7 +59,7 @@ impl Away {
                 .contains(code)
             }),
             Away::Slow(_) | Away::Former => false,
-            Away::Tls(_) | Away::Old(_) | Away::Newer { .. } => true,
+            Away::Tls(_) | Away::Old(_) | Away::Newer { .. } | Away::Shards { .. } => true,
         }
     }
 }
@@ -75,17 +83,22 @@ pub(super) fn said(error: &tokio_postgres::Error) -> String {
 }
 
 /// Why a transaction was not carried out, and what that means for what comes next.
-#[derive(Debug)]
-pub(super) enum Failed {
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
     /// The connection is of no use any more. Whether it was carried out nobody knows, if it had come to its end.
+    #[error("{0}")]
     Lost(String),
     /// Another has ended this node's epoch.
+    #[error("another has ended this node's epoch")]
     Fenced,
     /// It was in another's way. Nothing of it was done.
+    #[error("{0}")]
     Again(String),
     /// There is no room. Nothing of it was done.
+    #[error("{0}")]
     Full(String),
     /// It cannot be done. Nothing of it was.
+    #[error("{0}")]
     Refused(String),
 }
 
@@ -98,6 +111,9 @@ impl From<tokio_postgres::Error> for Failed {
             SqlState::T_R_SERIALIZATION_FAILURE,
             SqlState::LOCK_NOT_AVAILABLE,
             SqlState::QUERY_CANCELED,
+            // Another was first with an id, or has dropped a part of a table: what is looked at anew tells so.
+            SqlState::UNIQUE_VIOLATION,
+            SqlState::CHECK_VIOLATION,
         ];
         match code.code() {
             _ if again.contains(code) => Failed::Again(text),

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tidegate_model::delivery::Ms;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::away::Failed;
 use super::link::Link;
 use crate::claims::whole;
 use crate::documents::{
-    Answer, DOCUMENT_BYTES, Document, Expect, LISTED_MAX, Listing, Place, Question, Write, Written,
+    Answer, DOCUMENT_BYTES, Document, Expect, LISTED_BYTES_MAX, LISTED_MAX, Listing, Place, Question, Write,
+    Written,
 };
 
 /// Locks rooms, and makes those that there are not. Always in the same order: nobody waits for who waits for it.
@@ -30,8 +32,10 @@ const PUT: &str = "
 const READ: &str = "
     SELECT version, name, at, body FROM documents WHERE kind = $1 AND tenant = $2 AND name = $3";
 const LIST: &str = "
-    SELECT version, name, at, body FROM documents
-    WHERE kind = $1 AND tenant = $2 AND (at, name) > ($3, $4) AND at >= $5 ORDER BY at, name LIMIT $6";
+    SELECT version, name, at, body FROM (
+        SELECT version, name, at, body, sum(octet_length(body)) OVER (ORDER BY at, name) - octet_length(body) AS before
+        FROM documents WHERE kind = $1 AND tenant = $2 AND (at, name) > ($3, $4) AND at >= $5 ORDER BY at, name LIMIT $6
+    ) AS page WHERE before < $7 ORDER BY at, name";
 const ENDED: &str = "
     SELECT version, kind, tenant FROM documents
     WHERE until <= floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint ORDER BY until LIMIT $1";
@@ -185,8 +189,10 @@ async fn list(link: &Link, listing: &Listing) -> Result<Vec<Document>, Failed> {
         None => (0, ""),
     };
     let (since, most) = (whole(listing.since), whole(listing.most.min(LISTED_MAX) as u64));
-    let rows =
-        link.client.query(LIST, &[&listing.kind, &&*listing.tenant, &at, &name, &since, &most]).await?;
+    let bytes = LISTED_BYTES_MAX as i64;
+    let asked: [&(dyn ToSql + Sync); 7] =
+        [&listing.kind, &&*listing.tenant, &at, &name, &since, &most, &bytes];
+    let rows = link.client.query(LIST, &asked).await?;
     Ok(rows.iter().map(document).collect::<Result<_, _>>()?)
 }
 

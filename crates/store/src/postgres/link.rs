@@ -6,6 +6,7 @@
 //! writes it writes in transactions that hold its row ([`FENCE`]): either all of it is there before the epoch has ended, or
 //! none of it ever is.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use futures_util::try_join;
@@ -13,7 +14,9 @@ use tidegate_model::tick::Tick;
 use tidegate_wire::session_tls::SessionTls;
 use tidegate_wire::settings::ClientTlsSettings;
 use tidegate_wire::{clock, task};
-use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Row, Statement};
 
 use super::away::{Away, Failed, VERSION_MIN};
 use super::schema;
@@ -79,8 +82,18 @@ impl Link {
         name: &str,
         epoch: Option<i64>,
     ) -> Result<Link, Away> {
+        Link::connect_hearing(settings, name, epoch, None).await
+    }
+
+    /// The same, and hands on what other sessions notify this one of. That is not heard where too much is.
+    pub(super) async fn connect_hearing(
+        settings: &PostgresSettings,
+        name: &str,
+        epoch: Option<i64>,
+        hears: Option<mpsc::Sender<String>>,
+    ) -> Result<Link, Away> {
         let by = clock::now().after(settings.timeout);
-        let connecting = Box::pin(open(settings, name, epoch));
+        let connecting = Box::pin(open(settings, name, epoch, hears));
         clock::timeout_at(by, connecting).await.map_err(|_| Away::Slow(settings.timeout))?
     }
 
@@ -114,10 +127,15 @@ impl Link {
     }
 }
 
-async fn open(settings: &PostgresSettings, name: &str, epoch: Option<i64>) -> Result<Link, Away> {
+async fn open(
+    settings: &PostgresSettings,
+    name: &str,
+    epoch: Option<i64>,
+    hears: Option<mpsc::Sender<String>>,
+) -> Result<Link, Away> {
     let mut config = settings.url.config();
     config.application_name(name).connect_timeout(settings.timeout);
-    let client = client(&config, settings).await?;
+    let client = client(&config, settings, hears).await?;
     client.batch_execute(&session(settings.timeout)).await?;
     let about = client
         .query_one(
@@ -161,18 +179,34 @@ async fn open(settings: &PostgresSettings, name: &str, epoch: Option<i64>) -> Re
 }
 
 /// A connection whose work is done by a task of its own.
-pub(super) async fn client(config: &Config, settings: &PostgresSettings) -> Result<Client, Away> {
+pub(super) async fn client(
+    config: &Config,
+    settings: &PostgresSettings,
+    hears: Option<mpsc::Sender<String>>,
+) -> Result<Client, Away> {
     let Some(verified) = settings.url.tls() else {
         let (client, connection) = config.connect(NoTls).await?;
-        task::spawn(async move { drop(connection.await) });
+        task::spawn(attend(connection, hears));
         return Ok(client);
     };
     let trust = ClientTlsSettings { server_name: None, ca: settings.ca.clone(), insecure: !verified };
     let tls = MakeTls(SessionTls::new(&trust, b"postgresql")?);
     let (client, connection) = config.connect(tls).await?;
-    // Whoever waits for an answer is told why there is none.
-    task::spawn(async move { drop(connection.await) });
+    task::spawn(attend(connection, hears));
     Ok(client)
+}
+
+/// Works on a connection until it ends. Whoever waits for an answer is told why there is none.
+async fn attend<S, T>(mut connection: Connection<S, T>, hears: Option<mpsc::Sender<String>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if let (AsyncMessage::Notification(told), Some(hears)) = (message, &hears) {
+            let _ = hears.try_send(told.payload().to_owned());
+        }
+    }
 }
 
 async fn register(client: &Client, name: &str, lease: Duration) -> Result<Row, tokio_postgres::Error> {

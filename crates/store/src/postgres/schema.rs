@@ -10,17 +10,21 @@ use super::away::Away;
 
 /// Within PostgreSQL's space of advisory locks: "Tide", and what for.
 const LOCK: i64 = 0x5469_6465_0000_0001;
-/// Parts of the table of claims, and of its indices: each is vacuumed by itself, and no page is everybody's.
+/// Parts of the table of claims, of that of ids, and of their indices: each is vacuumed by itself, and no page is everybody's.
 const PARTS: u32 = 16;
 
-/// What each version adds to the one before, the first to nothing. `{parts}` stands for the parts of `claims`.
+/// What each version adds to the one before, the first to nothing. `{claims}` and `{ids}` stand for the parts of these.
 ///
+/// The first:
 /// - `nodes`: a node that writes has an epoch in here. It says `until` when it is believed to be there, never for longer than
 ///   its `lease`; from then on another may *end* it, and then it writes nothing under this epoch any more.
 /// - `claims`: a record is found by the digest of tenant, scope and key. Held, it is of the epoch that claimed it, or of none (0).
 /// - `accounts`: what the records of an account take, in several rows (`stripe`), so that nodes do not wait for one.
 /// - `documents`: what is administered rather than made, and in `document_rooms` what each tenant has of a kind.
-const VERSIONS: [&str; 1] = ["
+///
+/// The second is [`super::deliveries`]'.
+const VERSIONS: [&str; 2] = [
+    "
     CREATE TABLE nodes (
         epoch bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         name text NOT NULL,
@@ -47,7 +51,7 @@ const VERSIONS: [&str; 1] = ["
         bytes bigint NOT NULL
     ) PARTITION BY HASH (id);
     CREATE INDEX claims_until ON claims (until);
-    {parts}
+    {claims}
     CREATE TABLE accounts (
         account text NOT NULL,
         stripe smallint NOT NULL,
@@ -74,7 +78,9 @@ const VERSIONS: [&str; 1] = ["
         bytes bigint NOT NULL,
         PRIMARY KEY (kind, tenant)
     ) WITH (fillfactor = 50);
-"];
+",
+    super::deliveries::TABLES,
+];
 
 /// Brings a database to the newest version.
 pub(super) async fn migrate(client: &Client) -> Result<(), Away> {
@@ -98,20 +104,26 @@ pub(super) async fn migrate(client: &Client) -> Result<(), Away> {
             .await?;
     }
     for (place, statements) in VERSIONS.iter().enumerate().skip(known) {
-        let parts: String = (0..PARTS)
-            .map(|part| {
-                format!(
-                    "CREATE TABLE claims_{part} PARTITION OF claims
-                         FOR VALUES WITH (MODULUS {PARTS}, REMAINDER {part});"
-                )
-            })
-            .collect();
-        client.batch_execute(&statements.replace("{parts}", &parts)).await?;
+        let statements = ["claims", "ids"].into_iter().fold((*statements).to_owned(), |statements, table| {
+            statements.replace(&format!("{{{table}}}"), &parts(table))
+        });
+        client.batch_execute(&statements).await?;
         let version = place as i32 + 1;
         client.execute("INSERT INTO tidegate.versions (version) VALUES ($1)", &[&version]).await?;
     }
     client.batch_execute("COMMIT").await?;
     Ok(())
+}
+
+/// The parts of a table that is divided by a digest.
+fn parts(table: &str) -> String {
+    let part = |part: u32| {
+        format!(
+            "CREATE TABLE {table}_{part} PARTITION OF {table}
+                 FOR VALUES WITH (MODULUS {PARTS}, REMAINDER {part});"
+        )
+    };
+    (0..PARTS).map(part).collect()
 }
 
 /// The version that a database has; 0: none yet.

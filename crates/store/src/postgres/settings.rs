@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::Config;
@@ -19,6 +20,10 @@ pub struct PostgresSettings {
     pub lease: Duration,
     /// How long whoever asks waits for it, and a transaction may take; who tells of what has happened waits twice as long.
     pub timeout: Duration,
+    /// What deliveries are divided into, each part made by one node at a time. Fixed when the database is made.
+    pub shards: u16,
+    /// What other nodes call this one.
+    pub node: Arc<str>,
 }
 
 /// The URL of a database. It may have a password in it: only what is shown of it is shown.

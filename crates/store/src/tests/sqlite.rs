@@ -1,9 +1,15 @@
 //! What is so of a directory with a SQLite database alone.
 
 use super::*;
+use crate::database::{APPLICATION, NAME, VERSIONS};
 
 fn open(directory: &TempDir) -> Result<Store, OpenError> {
     Store::open(settings(Location::Directory(directory.path().join("data"))))
+}
+
+/// Another one's connection to it.
+fn beside(data: &std::path::Path) -> rusqlite::Connection {
+    crate::memory::open(&data.join(NAME), rusqlite::OpenFlags::default()).unwrap()
 }
 
 #[test]
@@ -22,7 +28,7 @@ fn what_is_no_store_of_this_version_is_left_alone() {
     let data = directory.path().join("data");
     std::fs::create_dir_all(&data).unwrap();
     let change = |sql: &str| {
-        let other = rusqlite::Connection::open(data.join("tidegate.db")).unwrap();
+        let other = beside(&data);
         other.execute_batch(sql).unwrap();
     };
     change("CREATE TABLE other (a)");
@@ -30,7 +36,7 @@ fn what_is_no_store_of_this_version_is_left_alone() {
     change("DROP TABLE other");
     drop(open(&directory).unwrap());
     until("the store is closed", || {
-        let other = rusqlite::Connection::open(data.join("tidegate.db")).unwrap();
+        let other = beside(&data);
         other.execute_batch("PRAGMA user_version = 99").is_ok()
     });
     until("a newer version is refused", || {
@@ -39,6 +45,25 @@ fn what_is_no_store_of_this_version_is_left_alone() {
     std::fs::write(data.join("tidegate.db"), vec![7; 8192]).unwrap();
     let _ = std::fs::remove_file(data.join("tidegate.db-wal"));
     assert!(matches!(open(&directory), Err(OpenError::Foreign(_))));
+}
+
+#[test]
+fn what_an_earlier_version_has_written_is_brought_to_this_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    for known in 0..VERSIONS.len() {
+        let _ = std::fs::remove_file(data.join(NAME));
+        let other = beside(&data);
+        VERSIONS[..known].iter().for_each(|statements| other.execute_batch(statements).unwrap());
+        // An empty one is whoever comes first's.
+        let application = if known == 0 { 0 } else { APPLICATION };
+        other.pragma_update(None, "application_id", application).unwrap();
+        other.pragma_update(None, "user_version", known as i64).unwrap();
+        drop(other);
+        reopened(data.clone()).close();
+        assert_eq!(checked(&data), Vec::<String>::new(), "{known}");
+    }
 }
 
 /// A process that is begun beside may have the lock for a moment.
@@ -91,7 +116,7 @@ fn what_is_damaged_is_told() {
     drop(store);
     let data = directory.path().join("data");
     until("it is damaged", || {
-        let other = rusqlite::Connection::open(data.join("tidegate.db")).unwrap();
+        let other = beside(&data);
         other.execute_batch("UPDATE accounts SET records = 7").is_ok()
     });
     assert_eq!(checked(&data).len(), 1);

@@ -42,7 +42,7 @@ async fn receiver(answer: &'static str, per_connection: usize) -> Receiver {
 fn settings(allow: &[&str]) -> DialSettings {
     let allow = allow.iter().map(|network| network.parse::<Network>().unwrap()).collect();
     DialSettings {
-        reach: Reach { allow, ports: Vec::new(), plaintext: true },
+        reach: Reach { allow, plaintext: true, ..Reach::default() },
         resolver: None,
         tls: ClientTlsSettings { insecure: true, ..ClientTlsSettings::default() },
         connect_timeout: Duration::from_secs(10),

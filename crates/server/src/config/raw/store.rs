@@ -29,6 +29,13 @@ pub struct Store {
     /// How long a node that PostgreSQL has not heard of is believed to be at work: 10 s. What it had begun is unknown from
     /// then on.
     pub lease: Option<Time>,
+    /// Parts that deliveries are divided into by their tenants, each of them made by one node at a time: of a store in
+    /// PostgreSQL, 1 where nothing is said. What a queue may is divided, too. It is fixed when the database is made.
+    #[schemars(range(min = 1, max = 64))]
+    pub shards: Option<u16>,
+    /// What other nodes call this one: of a store in PostgreSQL. Without it: its place in `[cluster]`, or the machine's name.
+    #[schemars(length(min = 1, max = 128))]
+    pub node: Option<String>,
 }
 
 /// Where the store is: a URL, the name of an environment variable that holds it, or a file.

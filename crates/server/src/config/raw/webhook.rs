@@ -15,8 +15,13 @@ use crate::config::text::{File, Name, Net, PlainPath};
 pub struct Webhook {
     /// Who publishes, a URL: `source` of CloudEvents, and, by its host, who asks their receivers.
     pub source: String,
+    /// Where receivers of CloudEvents may call back to consent later: a URL that leads to a listener for clients, without a path.
+    /// Without it: they consent at once, or not.
+    pub callback: Option<String>,
     /// Networks that may be called although they are not public.
     pub allow: Vec<Net>,
+    /// Networks that may not be called although they are public: those of hosts of your own.
+    pub deny: Vec<Net>,
     /// Ports that may be called. Without it: 80, 443 and from 1024 on.
     pub ports: Vec<u16>,
     /// Whether `http` may be called beside `https`.
@@ -58,7 +63,9 @@ impl Default for Webhook {
             (|s: u64| Time(Duration::from_secs(s)), |d: u64| Time(Duration::from_secs(d * 86_400)));
         Webhook {
             source: "https://tidegate.invalid".to_owned(),
+            callback: None,
             allow: Vec::new(),
+            deny: Vec::new(),
             ports: Vec::new(),
             plaintext: false,
             resolver: None,

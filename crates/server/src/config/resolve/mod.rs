@@ -65,7 +65,7 @@ pub struct Resolved {
 /// # Errors
 /// Every problem.
 pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>> {
-    let mut context = Context { problems: Vec::new(), named: Vec::new(), root: tree, in_postgres: false };
+    let mut context = Context { problems: Vec::new(), named: Vec::new(), root: tree, shards: 1 };
     let listeners = listen::listeners(&mut context, raw);
     let certificates = listen::certificates(&mut context, raw);
     let control = listen::control(&mut context, &raw.control);
@@ -73,15 +73,25 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let protect = protect(&mut context, &raw.protect);
     let redis = redis::redis(&mut context, raw);
     let shared = redis::shared(&mut context, raw);
-    let store = store::store(&mut context, raw);
-    context.in_postgres = store.as_ref().is_some_and(|store| matches!(store.location, Location::Postgres(_)));
+    let mut store = store::store(&mut context, raw);
     let cluster = cluster::cluster(&mut context, raw);
+    if let Some(StoreSettings { location: Location::Postgres(postgres), .. }) = &mut store {
+        context.shards = postgres.shards;
+        let named = raw.store.as_ref().is_some_and(|store| store.node.is_some());
+        if let Some(cluster) = cluster.as_ref().filter(|_| !named) {
+            postgres.node = Arc::clone(&cluster.settings.me);
+        }
+    }
     let upstreams = upstream::upstreams(&mut context, raw);
     let tenants = tenants::tenants(&mut context, raw);
     let mut queues = queue::queues(&mut context, raw);
     let schedules = queue::schedules(&mut context, raw);
     let webhook = webhook::webhook(&mut context, raw);
-    queues.extend(webhook.as_ref().map(webhook::queue));
+    if let Some(queue) = webhook.as_ref().map(webhook::queue) {
+        let node = context.entry("webhook");
+        queue::divides(&mut context, &queue, node, "say a larger `concurrency`");
+        queues.push(queue);
+    }
     let routes = route::routes(&mut context, &mut queues, raw);
     context.positive(tree.at("drain"), "time", &raw.drain.time);
     let proxy = ProxySettings {
@@ -189,8 +199,8 @@ pub struct Context<'a> {
     problems: Vec<Problem>,
     named: Vec<PathBuf>,
     root: &'a Node,
-    /// The store is in PostgreSQL, where there are no deliveries yet.
-    in_postgres: bool,
+    /// What deliveries are divided into.
+    shards: u16,
 }
 
 impl<'a> Context<'a> {

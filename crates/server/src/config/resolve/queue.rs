@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use tidegate_dispatch::{PerKey, QueueSettings, Way};
+use tidegate_dispatch::webhook::QUEUE as WEBHOOKS;
+use tidegate_dispatch::{Indivisible, PerKey, QueueSettings, Way};
 use tidegate_model::delivery::outcome::{Backoff, Keep, Policy};
 use tidegate_model::delivery::{KEY_BYTES_MAX, Ms};
 use tidegate_model::fields::Fields;
@@ -52,10 +53,19 @@ pub(super) fn needs_store(context: &mut Context<'_>, node: &Node, what: &str) {
     if context.root.get("store").is_none() {
         let help = "add [store] with url = \"sqlite:tidegate-data\"";
         context.tell_with(node, format!("there is no store to keep {what} in"), help);
-    } else if context.in_postgres {
-        let help = "keep them in a directory: url = \"sqlite:tidegate-data\"";
-        context.tell_with(node, format!("{what} are not kept in PostgreSQL in this version"), help);
     }
+}
+
+/// Tells a queue that cannot be divided among the shards of the store.
+pub(super) fn divides(context: &mut Context<'_>, queue: &QueueSettings, node: &Node, help: &str) {
+    let shards = context.shards;
+    let what = match queue.indivisible(shards) {
+        Some(Indivisible::Concurrency) => "`concurrency`",
+        Some(Indivisible::Burst) => "what its `rate` lets begin at once",
+        None => return,
+    };
+    let message = format!("{what} is less than one for each of the store's {shards} shards");
+    context.tell_with(node, message, help);
 }
 
 fn one(context: &mut Context<'_>, name: &str, raw: &raw::Queue, node: &Node) -> QueueSettings {
@@ -69,7 +79,7 @@ fn one(context: &mut Context<'_>, name: &str, raw: &raw::Queue, node: &Node) -> 
         let message = "what is ordered is made one after the other: `concurrency` would be 1";
         context.tell(per_key.at("concurrency"), message);
     }
-    QueueSettings {
+    let queue = QueueSettings {
         way: way(context, raw, node),
         method: raw.method.0.clone(),
         path: Arc::from(raw.path.0.as_str()),
@@ -97,7 +107,13 @@ fn one(context: &mut Context<'_>, name: &str, raw: &raw::Queue, node: &Node) -> 
         results,
         room: Room { waiting_max: raw.waiting.deliveries, bytes_max: raw.waiting.bytes.0 },
         ..QueueSettings::new(Arc::from(name), Way::Pull)
-    }
+    };
+    let (at, help) = match queue.indivisible(context.shards) {
+        Some(Indivisible::Burst) => (node.at("rate"), "say a larger burst: { limit = \"…\", burst = … }"),
+        _ => (node.at("concurrency"), "let more be made at once, or make the database with fewer shards"),
+    };
+    divides(context, &queue, at, help);
+    queue
 }
 
 fn way(context: &mut Context<'_>, raw: &raw::Queue, node: &Node) -> Way {
@@ -217,6 +233,11 @@ pub(super) fn defer(
             }
             &queue.0
         }
+        None if *route.0 == *WEBHOOKS => {
+            let message = "the queue of this name is that of `[webhook]`";
+            context.tell_with(at, message, "give the route another name, or a `queue`");
+            return None;
+        }
         None => &route.0,
     };
     if !queues.iter().any(|queue| *queue.name == **name) {
@@ -230,6 +251,9 @@ pub(super) fn defer(
             priority: priority(raw.priority),
             ..QueueSettings::new(Arc::from(name.as_str()), Way::Push(Arc::clone(upstream)))
         });
+        if let Some(queue) = queues.last() {
+            divides(context, queue, at, &format!("add [queue.{name}] with a larger `concurrency`"));
+        }
     }
     let queue = queues.iter().find(|queue| *queue.name == **name)?;
     let idempotency = raw.idempotency.on().unwrap_or_default();

@@ -1,7 +1,9 @@
 //! Where what must survive a crash is kept, and what routes keep there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_model::delivery::shard::SHARDS_MAX;
 use tidegate_proxy::idempotency::IdempotencySettings;
 use tidegate_proxy::settings::Action;
 use tidegate_store::{Location, PostgresSettings, StoreSettings};
@@ -34,7 +36,7 @@ pub(super) fn store(context: &mut Context<'_>, raw: &raw::Config) -> Option<Stor
     let location = location(context, raw)?;
     let postgres = matches!(location, Location::Postgres(_));
     let node = context.entry("store");
-    for key in ["ca", "timeout", "lease"] {
+    for key in ["ca", "timeout", "lease", "shards", "node"] {
         if !postgres && node.get(key).is_some() {
             context
                 .tell(node.at(key), format!("`{key}` is for a store in PostgreSQL: this one is a directory"));
@@ -57,6 +59,11 @@ pub(super) fn store(context: &mut Context<'_>, raw: &raw::Config) -> Option<Stor
 
 fn location(context: &mut Context<'_>, raw: &raw::Store) -> Option<Location> {
     let node = context.entry("store").at("url");
+    let shards = raw.shards.unwrap_or(1);
+    if !(1..=SHARDS_MAX).contains(&shards) {
+        let at = context.entry("store").at("shards");
+        context.tell(at, format!("a store has 1 to {SHARDS_MAX} shards"));
+    }
     let told = match &raw.url {
         raw::StorePlace::Url(url) => Ok(url.0.clone()),
         raw::StorePlace::Env(env) => at(&context.secret(&raw::Secret::Env(env.clone()), node)),
@@ -69,12 +76,21 @@ fn location(context: &mut Context<'_>, raw: &raw::Store) -> Option<Location> {
             ca: raw.ca.as_ref().map(|file| file.0.clone()),
             lease: raw.lease.as_ref().map_or(LEASE, |lease| lease.0),
             timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.0),
+            shards: shards.clamp(1, SHARDS_MAX),
+            node: raw.node.as_deref().map_or_else(machine, Arc::from),
         })),
         Err(why) => {
             context.tell(node, why);
             None
         }
     }
+}
+
+/// What the machine is called.
+fn machine() -> Arc<str> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    Arc::from(if name.is_empty() { "localhost" } else { name })
 }
 
 fn at(secret: &[u8]) -> Result<StoreAt, String> {

@@ -60,7 +60,27 @@ pub(super) fn webhook(context: &mut Context<'_>, raw: &raw::Config) -> Option<We
     if let Some(place) = raw.ports.iter().position(|port| *port == 0) {
         context.tell(node.at("ports").nth(place), "no server has port 0");
     }
-    Some(WebhookPlan { concurrency: raw.concurrency, settings: settings(context, raw, node, schedule, host) })
+    let callback = raw.callback.as_deref().and_then(|text| callback(context, text, whole, node));
+    let settings = WebhookSettings { callback, ..settings(context, raw, node, schedule, host) };
+    Some(WebhookPlan { concurrency: raw.concurrency, settings })
+}
+
+/// Where receivers call back: what stands before the path.
+fn callback(context: &mut Context<'_>, text: &str, whole: &raw::Config, node: &Node) -> Option<Arc<str>> {
+    let at = node.at("callback");
+    let uri = text.parse::<Uri>().ok().filter(|uri| {
+        let scheme = uri.scheme_str().is_some_and(|scheme| scheme == "https" || scheme == "http");
+        scheme && uri.host().is_some() && uri.path_and_query().is_none_or(|path| path == "/")
+    });
+    if uri.is_none() {
+        context.tell(at, "a callback is `https://HOST`, without a path");
+        return None;
+    }
+    if *whole.tenants.unknown.0 == *"refuse" {
+        let message = "who calls back has no credentials, and `[tenants] unknown` refuses it";
+        context.tell_with(at, message, "give `unknown` a plan, or leave out `callback`");
+    }
+    Some(text.trim_end_matches('/').into())
 }
 
 /// The queue that events wait in. When an attempt is made again, and whether, is said with what came of the last.
@@ -106,6 +126,7 @@ fn settings(
     WebhookSettings {
         source: raw.source.clone(),
         origin: host.unwrap_or_default(),
+        callback: None,
         schedule,
         retention: raw.retention.0,
         disable_after: raw.disable_after.0,
@@ -117,6 +138,7 @@ fn settings(
         dial: DialSettings {
             reach: Reach {
                 allow: raw.allow.iter().map(|network| network.0).collect(),
+                deny: raw.deny.iter().map(|network| network.0).collect(),
                 ports: raw.ports.clone(),
                 plaintext: raw.plaintext,
             },
@@ -149,6 +171,11 @@ pub(super) fn incoming(
         context.tell(at.at("body"), format!("`body` is at most {}", show_size(&(BODY_BYTES_MAX as u64))));
     }
     context.positive(at, "remember", &raw.remember);
+    // Whoever has seen a request may send it again for as long as its time is taken for good: before and after our own.
+    if raw.remember.0 < raw.tolerance.0.saturating_mul(2) {
+        let help = "give `remember` at least twice `tolerance`";
+        context.tell_with(at.at("remember"), "a request could be sent again once it is forgotten", help);
+    }
     let secrets = match &raw.secret {
         raw::Secrets::One(secret) => vec![context.secret(secret, at.at("secret"))],
         raw::Secrets::Many(secrets) => {

@@ -191,3 +191,39 @@ error: this route puts nothing off
 12 problems"#,
     );
 }
+
+#[test]
+fn a_route_has_no_queue_that_events_wait_in() {
+    let text = format!(
+        "{STORE}[webhook]\n[[route]]\nname = \"webhooks\"\npath = \"/w\"\nupstream = \"app\"\ndefer = \"always\"\n"
+    );
+    let wrong = parse(&with(&text)).unwrap_err();
+    assert!(format!("{wrong:?}").contains("the queue of this name is that of"), "{wrong:?}");
+}
+
+#[test]
+fn a_repeat_is_known_for_as_long_as_a_request_may_be_sent_again() {
+    let incoming = |rest: &str| {
+        let text = format!(
+            "{STORE}[queue.jobs]\nupstream = \"app\"\n[[route]]\nname = \"in\"\npath = \"/in\"\n\
+             incoming = {{ scheme = \"github\", secret = \"s\", queue = \"jobs\"{rest} }}\n"
+        );
+        parse(&with(&text))
+    };
+    assert!(incoming("").is_ok());
+    assert!(incoming(", remember = \"9m\"").is_err() && incoming(", remember = \"10m\"").is_ok());
+}
+
+#[test]
+fn receivers_call_back_where_they_are_heard() {
+    let hooked = |callback: &str, rest: &str| {
+        let text = format!("{STORE}[webhook]\ncallback = \"{callback}\"\n{rest}");
+        parse(&with(&text)).map(|config| config.webhook.and_then(|plan| plan.settings.callback))
+    };
+    assert_eq!(hooked("https://api.example.com/", "").unwrap().as_deref(), Some("https://api.example.com"));
+    for wrong in ["api.example.com", "https://api.example.com/path", "ftp://api.example.com"] {
+        assert!(hooked(wrong, "").is_err(), "{wrong}");
+    }
+    let refusing = hooked("https://api.example.com", "[tenants]\nunknown = \"refuse\"\n").unwrap_err();
+    assert!(format!("{refusing:?}").contains("no credentials"), "{refusing:?}");
+}

@@ -110,39 +110,57 @@ error: `lease` is for a store in PostgreSQL: this one is a directory
 
 1 problem"#,
     );
-    check(
-        r#"
-[store]
-url = "postgres://user:hush@db/app"
-[queue.mails]
-upstream = "app"
-path = "/mails""#,
-        r#"
-error: queues are not kept in PostgreSQL in this version
- --> t.toml:3:1
-  |
-3 | [queue.mails]
-  | ^^^^^^^^^^^^^
-  = help: keep them in a directory: url = "sqlite:tidegate-data"
-
-1 problem"#,
-    );
 }
 
 #[test]
-fn webhooks_are_kept_where_deliveries_are() {
+fn a_queue_has_one_of_what_is_divided_for_each_shard() {
     check(
         r#"
 [store]
 url = "postgres://user:hush@db/app"
-[webhook]"#,
+shards = 8
+[queue.mails]
+upstream = "app"
+concurrency = 7"#,
         r#"
-error: webhooks are not kept in PostgreSQL in this version
- --> t.toml:3:1
+error: `concurrency` is less than one for each of the store's 8 shards
+ --> t.toml:6:15
   |
-3 | [webhook]
-  | ^^^^^^^^^
-  = help: keep them in a directory: url = "sqlite:tidegate-data"
+6 | concurrency = 7
+  |               ^
+  = help: let more be made at once, or make the database with fewer shards
+
+1 problem"#,
+    );
+    check(
+        r#"
+[store]
+url = "postgres://user:hush@db/app"
+shards = 8
+[queue.calls]
+upstream = "app"
+rate = "5/s""#,
+        r#"
+error: what its `rate` lets begin at once is less than one for each of the store's 8 shards
+ --> t.toml:6:8
+  |
+6 | rate = "5/s"
+  |        ^^^^^
+  = help: say a larger burst: { limit = "…", burst = … }
+
+1 problem"#,
+    );
+    check(
+        r#"
+[store]
+url = "sqlite:data"
+shards = 2"#,
+        r#"
+error: `shards` is for a store in PostgreSQL: this one is a directory
+ --> t.toml:3:10
+  |
+3 | shards = 2
+  |          ^
 
 1 problem"#,
     );

@@ -131,3 +131,28 @@ fn what_is_not_genuine_is_refused_and_the_application_sees_nothing() {
     until("the last is there", || !app.got().is_empty());
     assert_eq!(app.got().len(), 1);
 }
+
+#[test]
+fn what_belongs_to_its_senders_connection_stays_behind() {
+    let app = Receiver::answering(|_| "200 Yes");
+    let gate = taking("incoming-chunked", &app);
+    let body = body_of("github", "g1");
+    let mut stream = connect(gate.address);
+    write!(
+        stream,
+        "POST /hooks/github HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, hop\r\nHop: 1\r\n\
+         Tidegate-Deadline-Ms: 1\r\nTidegate-Delivery-Id: mine\r\n{}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        signed("github", "g1", now(), &body),
+        body.len(),
+    )
+    .unwrap();
+    assert_eq!(read_answer(&mut stream).status, 200);
+    let got = app.wait(1).remove(0);
+    assert_eq!(String::from_utf8_lossy(&got.body), body);
+    assert_eq!(got.field("content-length"), body.len().to_string(), "{}", got.head);
+    for name in ["transfer-encoding", "hop"] {
+        assert_eq!(got.field(name), "", "{}", got.head);
+    }
+    assert_ne!(got.field("tidegate-deadline-ms"), "1", "{}", got.head);
+    assert_ne!(got.field("tidegate-delivery-id"), "mine", "{}", got.head);
+}

@@ -9,8 +9,11 @@ use super::*;
 /// What somebody does.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A tenant, a lane (none, ordered, two at a time), due so much later, how many of those before it it comes after.
-    Append(u8, u8, u64, usize),
+    /// A tenant, a lane (none, ordered, two at a time), due so much later, how many of those before it it comes after, what
+    /// becomes of another of its kind, where it is of one, and whether something is made once it has ended.
+    Append(u8, u8, u64, usize, Option<Otherwise>, bool),
+    /// Its request is another now.
+    Edit(usize),
     Start(usize),
     Finish(usize, Becomes),
     Promote(u64),
@@ -32,8 +35,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(DEAD),
     ];
     prop_oneof![
-        8 => (0..2_u8, 0..3_u8, 0..10_u64, 0..3_usize)
-            .prop_map(|(tenant, lane, later, after)| Step::Append(tenant, lane, later, after)),
+        8 => (0..2_u8, 0..3_u8, 0..10_u64, 0..3_usize, otherwise(), any::<bool>()).prop_map(
+            |(tenant, lane, later, after, otherwise, callback)| {
+                Step::Append(tenant, lane, later, after, otherwise, callback)
+            }
+        ),
+        1 => which.clone().prop_map(Step::Edit),
         8 => which.clone().prop_map(Step::Start),
         8 => (which.clone(), becomes).prop_map(|(which, becomes)| Step::Finish(which, becomes)),
         2 => (0..20_u64).prop_map(Step::Promote),
@@ -44,6 +51,15 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..2_u8).prop_map(Step::Resume),
         1 => Just(Step::Restart),
         1 => Just(Step::Kill),
+    ]
+}
+
+fn otherwise() -> impl Strategy<Value = Option<Otherwise>> {
+    prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(Otherwise::Keep)),
+        2 => Just(Some(Otherwise::Replace)),
+        1 => Just(Some(Otherwise::Debounce { at_most: 5 })),
     ]
 }
 
@@ -61,7 +77,15 @@ impl History {
         Pause::Key(Line { queue: "mails".into(), tenant: tenant.to_string().into() }, "k".into())
     }
 
-    fn append(&mut self, tenant: u8, which: u8, later: u64, after: usize) {
+    fn append(
+        &mut self,
+        tenant: u8,
+        which: u8,
+        later: u64,
+        after: usize,
+        otherwise: Option<Otherwise>,
+        callback: bool,
+    ) {
         let lane = match which {
             0 => None,
             1 => lane(true, 1),
@@ -71,10 +95,26 @@ impl History {
         let after = self.known.iter().rev().take(after).map(|(id, _)| *id);
         let after = after.filter(|id| *self.stand.record(*id).tenant == *tenant).collect();
         let due = Some(self.now + later);
-        let promise = Promise { lane, due, after, expires: Some(NOW + 200), ..self.stand.promise(&tenant) };
+        let unique = otherwise.and_then(|otherwise| unique(self.now + 5, otherwise, None));
+        let promise = self.stand.promise(&tenant);
+        let callback = callback.then(|| Callback {
+            id: Id(promise.id.0 | 1 << 32),
+            queue: "mails".into(),
+            target: "/ended".into(),
+        });
+        let expires = Some(NOW + 200);
+        let promise = Promise { lane, due, after, expires, unique, callback, ..promise };
         match &self.stand.append(std::slice::from_ref(&promise))[0] {
             Appended::Accepted(id) => self.known.push((*id, self.stand.record(*id).seq)),
-            Appended::After(id) => assert!(self.stand.record(*id).state.has_ended()),
+            Appended::Already(id) | Appended::Replaced(id) | Appended::Mismatch(id) => {
+                let of_its_kind = promise.unique.is_some() && self.known.iter().any(|(known, _)| known == id);
+                assert!(of_its_kind, "{id}");
+            }
+            Appended::After(id) => {
+                // It would take the place of one that is older than what it comes after.
+                let is_newer = promise.unique.is_some() && promise.after.contains(id);
+                assert!(self.stand.record(*id).state.has_ended() || is_newer);
+            }
             told => panic!("{told:?}"),
         }
     }
@@ -103,7 +143,17 @@ impl History {
 
     fn carry_out(&mut self, step: Step) {
         match step {
-            Step::Append(tenant, lane, later, after) => self.append(tenant, lane, later, after),
+            Step::Append(tenant, lane, later, after, otherwise, callback) => {
+                self.append(tenant, lane, later, after, otherwise, callback);
+            }
+            Step::Edit(which) => {
+                let Some((id, _)) = self.known.get(which % self.known.len().max(1)) else { return };
+                let edit = Edit { body: Some(vec![b'e'; which * 100].into()), ..Edit::default() };
+                let state = self.stand.record(*id).state;
+                let edited =
+                    self.stand.runtime.block_on(self.stand.store().edit(None, *id, None, edit, ROOM));
+                assert!(matches!(edited, Ok(Edited::Done(_))) || edited == Ok(Edited::Not(state)));
+            }
             Step::Start(which) => self.command(which, Command::Start { until: LATER }),
             Step::Finish(which, becomes) => {
                 let Some((_, seq)) = self.known.get(which % self.known.len().max(1)) else { return };
@@ -129,8 +179,8 @@ impl History {
         for tenant in 0..2 {
             self.stand.resume(&History::key(tenant));
         }
-        // Each turn ends one of each key at least.
-        for _ in 0..=self.known.len() {
+        // Each turn ends one of each key at least, and each has a callback at most.
+        for _ in 0..=2 * self.known.len() {
             for (seq, token) in std::mem::take(&mut self.leases) {
                 self.stand.commit(seq, Command::Finish { token, becomes: DONE, why: None });
             }
@@ -142,6 +192,9 @@ impl History {
                 }
             }
         }
+        let totals = self.stand.runtime.block_on(self.stand.store().totals()).unwrap();
+        let open = totals.iter().flat_map(|total| &total.counts[..4]).sum::<u64>();
+        assert_eq!(open, 0, "something is left: {totals:?}");
         for (id, _) in &self.known {
             let record = self.stand.record(*id);
             assert!(record.state.has_ended(), "stranded: {record:?}");
@@ -159,13 +212,15 @@ proptest! {
 
     #[test]
     fn whatever_happens_what_always_holds_does(steps in proptest::collection::vec(step(), 1..40)) {
-        let mut history =
-            History { stand: Stand::new(), known: Vec::new(), leases: BTreeMap::new(), now: NOW };
-        for step in steps {
-            history.carry_out(step);
+        for stand in Stand::all() {
+            let stand = stand.with_another();
+            let mut history = History { stand, known: Vec::new(), leases: BTreeMap::new(), now: NOW };
+            for step in &steps {
+                history.carry_out(step.clone());
+            }
+            history.audit();
+            history.end_all();
+            history.audit();
         }
-        history.audit();
-        history.end_all();
-        history.audit();
     }
 }

@@ -73,7 +73,7 @@ fn rss_mib() -> u64 {
 #[test]
 #[ignore = "a measurement"]
 fn whole_lives() {
-    let mut stand = Stand::of_bytes(16 << 30);
+    let mut stand = Stand::on(Bed::directory(16 << 30));
     let count = 200 * BATCH;
     let promises = promises(&mut stand, count, None);
     let (began, before) = (clock::now(), cpu());
@@ -119,7 +119,7 @@ fn whole_lives() {
 #[test]
 #[ignore = "a measurement"]
 fn a_million_that_wait_for_their_time() {
-    let mut stand = Stand::of_bytes(16 << 30);
+    let mut stand = Stand::on(Bed::directory(16 << 30));
     let began = clock::now();
     for _ in 0..100 {
         let some = promises(&mut stand, 10_000, Some(LATER));

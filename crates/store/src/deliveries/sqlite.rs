@@ -1,0 +1,351 @@
+//! The tables of deliveries in SQLite: one shard, in the transaction that its connection is in.
+//!
+//! Each operation is one statement, prepared once. Its pages are in this process's memory; of what was written lately, rows
+//! and requests themselves are at hand (`recent`), as to read a row of thirty columns costs as much as to change it.
+
+pub(crate) mod audit;
+mod follows;
+mod lines;
+mod lists;
+mod next;
+pub(crate) mod recent;
+mod rows;
+pub(crate) mod schema;
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _};
+use tidegate_model::delivery::{Id, Ms, Request, Seq, Token};
+
+use self::recent::Recent;
+use super::rows::{Row, Unnamed, whole};
+use super::tables::{Among, Fault, Shard, Sole, Tables, Tally, Work};
+use super::{Attempt, Callback, Depth, Kept, Leader, Line, Pause, Roll, Total, Who};
+use crate::database::PAGE_BYTES;
+
+/// Pages that are left for what has to be written of what is there already: a sixteenth of all, within these bounds.
+const RESERVE_PAGES: (i64, i64) = (8, 4096);
+
+/// Pages that what is new takes beside its own bytes, at most: of its row, and of each index that it is in.
+const COMMAND_PAGES: i64 = 8;
+
+/// The tables, in a transaction; and the pages that there are for what is new, less what may have been taken since that was
+/// asked; and what was written lately.
+pub(crate) struct Sqlite<'a>(&'a Connection, Option<i64>, &'a mut Recent);
+
+impl<'a> Sqlite<'a> {
+    /// In the transaction that this connection is in.
+    pub(crate) fn new(connection: &'a Connection, recent: &'a mut Recent) -> Sqlite<'a> {
+        Sqlite(connection, None, recent)
+    }
+
+    /// Pages that there are for what is new. To ask is dear: SQLite reads such a question anew each time.
+    fn room(&self) -> rusqlite::Result<i64> {
+        let most = self.number("PRAGMA max_page_count")?;
+        let taken = self.number("PRAGMA page_count")? - self.number("PRAGMA freelist_count")?;
+        let reserve = (most / 16).clamp(RESERVE_PAGES.0, RESERVE_PAGES.1);
+        Ok(most - reserve - taken)
+    }
+
+    fn number(&self, sql: &str) -> rusqlite::Result<i64> {
+        self.0.prepare_cached(sql)?.query_row((), |row| row.get(0))
+    }
+}
+
+impl Tables for Sqlite<'_> {
+    fn shard_of(&self, _: &str) -> u16 {
+        0
+    }
+
+    fn shard(&mut self, shard: u16, known: bool) -> Result<Option<Shard>, Fault> {
+        // Nobody else has the database.
+        if known {
+            return Ok(None);
+        }
+        let mut select = self.0.prepare_cached("SELECT epoch, seq FROM shards WHERE shard = ?1")?;
+        let found = select.query_row([shard], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+        let Some((epoch, seq)) = found.optional()? else { return Ok(None) };
+        let works = self.number("SELECT EXISTS (SELECT 1 FROM works)")? != 0;
+        let keys = lists::pauses(self.0)?.into_iter().filter_map(|pause| match pause {
+            Pause::Key(line, key) => Some((line, key)),
+            _ => None,
+        });
+        Ok(Some(Shard { epoch: epoch as u64, seq: Seq(seq as u64), works, paused: keys.collect() }))
+    }
+
+    fn put_seq(&mut self, seq: Seq) -> Result<(), Fault> {
+        let mut update = self.0.prepare_cached("UPDATE shards SET seq = ?2 WHERE shard = ?1")?;
+        update.execute([i64::from(seq.shard()), whole(seq.0)])?;
+        Ok(())
+    }
+
+    fn take(&mut self, shard: u16) -> Result<Option<u64>, Fault> {
+        let sql = "UPDATE shards SET epoch = epoch + 1 WHERE shard = ?1 RETURNING epoch";
+        let epoch = self.0.prepare_cached(sql)?.query_row([shard], |row| row.get::<_, i64>(0)).optional()?;
+        Ok(epoch.map(|epoch| epoch as u64))
+    }
+
+    /// Whoever has a directory has its deliveries; the next owner takes them over without asking.
+    fn give_away(&mut self, _: u16) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn roll(&mut self) -> Result<Roll, Fault> {
+        let mut select = self.0.prepare_cached("SELECT shard, epoch FROM shards ORDER BY shard")?;
+        let found = select.query_map((), |row| {
+            Ok(Leader { shard: row.get(0)?, epoch: row.get::<_, i64>(1)? as u64, who: Who::Here })
+        })?;
+        Ok(Roll { nodes: 1, shards: found.collect::<rusqlite::Result<_>>()? })
+    }
+
+    fn takes_new(&mut self, bytes: u64) -> Result<bool, Fault> {
+        let pages = whole(bytes / PAGE_BYTES);
+        let room = match self.1.filter(|room| pages < *room) {
+            Some(room) => room,
+            // What is counted is no reason to refuse anything: that is more than was taken.
+            None => self.room()?,
+        };
+        self.1 = Some(room - pages - COMMAND_PAGES);
+        Ok(pages < room)
+    }
+
+    fn line(&mut self, names: &Line) -> Result<Option<Tally>, Fault> {
+        lines::find(self.0, names)
+    }
+
+    fn line_by_number(&mut self, number: i64) -> Result<Option<Tally>, Fault> {
+        lines::load(self.0, number)
+    }
+
+    fn owner(&mut self, tenant: &str) -> Result<Option<i64>, Fault> {
+        lines::owner(self.0, tenant)
+    }
+
+    fn bytes_by_line(&mut self, tenant: &str) -> Result<Vec<(i64, i64)>, Fault> {
+        lines::bytes(self.0, tenant)
+    }
+
+    fn insert_line(&mut self, names: &Line, owner: Option<i64>) -> Result<i64, Fault> {
+        lines::insert(self.0, names, owner)
+    }
+
+    fn put_lines(&mut self, changed: &[&Tally]) -> Result<(), Fault> {
+        changed.iter().try_for_each(|tally| lines::put(self.0, tally))
+    }
+
+    fn find(&mut self, id: Id) -> Result<Option<Seq>, Fault> {
+        rows::find(self.0, id)
+    }
+
+    fn load(&mut self, seq: Seq) -> Result<Option<Unnamed>, Fault> {
+        let recent = self.2.row(seq);
+        if recent.is_none() {
+            return rows::load(self.0, seq);
+        }
+        #[cfg(debug_assertions)]
+        assert_eq!(format!("{recent:?}"), format!("{:?}", rows::load(self.0, seq)?), "what is at hand");
+        Ok(recent)
+    }
+
+    fn insert(&mut self, row: &Row) -> Result<(), Fault> {
+        rows::insert(self.0, row)?;
+        self.2.put(row);
+        Ok(())
+    }
+
+    fn update(&mut self, before: &Row, after: &Row) -> Result<(), Fault> {
+        rows::update(self.0, before, after)?;
+        self.2.put(after);
+        Ok(())
+    }
+
+    fn put_marks(&mut self, row: &Row, marks: u8) -> Result<(), Fault> {
+        rows::put_marks(self.0, row.record.seq, marks)?;
+        self.2.put_marks(row.record.seq, marks);
+        Ok(())
+    }
+
+    fn remove(&mut self, row: &Row) -> Result<(), Fault> {
+        rows::remove(self.0, row)?;
+        self.2.remove(row.record.seq);
+        Ok(())
+    }
+
+    fn request(&mut self, seq: Seq) -> Result<Option<(Arc<Request>, u64)>, Fault> {
+        let recent = self.2.take_request(seq);
+        if recent.is_none() {
+            return rows::request(self.0, seq);
+        }
+        #[cfg(debug_assertions)]
+        assert_eq!(recent, rows::request(self.0, seq)?, "what is at hand");
+        Ok(recent)
+    }
+
+    fn put_request(&mut self, seq: Seq, request: &Request, edits: u64) -> Result<(), Fault> {
+        rows::put_request(self.0, seq, request, edits)?;
+        self.2.put_request(seq, request, edits);
+        Ok(())
+    }
+
+    fn attempts(&mut self, seq: Seq) -> Result<Vec<Attempt>, Fault> {
+        rows::attempts(self.0, seq)
+    }
+
+    fn put_attempt(&mut self, seq: Seq, token: Token, attempt: &Attempt) -> Result<(), Fault> {
+        rows::put_attempt(self.0, seq, token, attempt)
+    }
+
+    fn result(&mut self, seq: Seq) -> Result<Option<Kept>, Fault> {
+        rows::result(self.0, seq)
+    }
+
+    fn answered(&mut self, seq: Seq) -> Result<Option<u16>, Fault> {
+        rows::answered(self.0, seq)
+    }
+
+    fn put_result(&mut self, seq: Seq, result: &Kept, fields: &[u8]) -> Result<(), Fault> {
+        rows::put_result(self.0, seq, result, fields)
+    }
+
+    fn unique(&mut self, line: i64, key: &str) -> Result<Option<Sole>, Fault> {
+        follows::unique(self.0, line, key)
+    }
+
+    fn put_unique(&mut self, line: i64, key: &Arc<str>, sole: &Sole) -> Result<(), Fault> {
+        follows::put_unique(self.0, line, key, sole)
+    }
+
+    fn comes_after(&mut self, first: Seq, seq: Seq) -> Result<bool, Fault> {
+        follows::comes_after(self.0, first, seq)
+    }
+
+    fn insert_after(&mut self, first: Seq, seq: Seq) -> Result<(), Fault> {
+        follows::insert_after(self.0, first, seq)
+    }
+
+    fn afters(&mut self, first: Seq, after: Seq, most: usize) -> Result<Vec<Seq>, Fault> {
+        follows::afters(self.0, first, after, most)
+    }
+
+    fn remove_after(&mut self, first: Seq, seq: Seq) -> Result<(), Fault> {
+        follows::remove_after(self.0, first, seq)
+    }
+
+    fn callback(&mut self, seq: Seq) -> Result<Option<Callback>, Fault> {
+        follows::callback(self.0, seq)
+    }
+
+    fn put_callback(&mut self, seq: Seq, callback: &Callback) -> Result<(), Fault> {
+        follows::put_callback(self.0, seq, callback)
+    }
+
+    fn remove_callback(&mut self, seq: Seq) -> Result<(), Fault> {
+        follows::remove_callback(self.0, seq)
+    }
+
+    fn next_work(&mut self, _: u16) -> Result<Option<Work>, Fault> {
+        follows::next_work(self.0)
+    }
+
+    fn put_work(&mut self, work: &Work) -> Result<(), Fault> {
+        follows::put_work(self.0, work)
+    }
+
+    fn remove_work(&mut self, work: &Work) -> Result<(), Fault> {
+        follows::remove_work(self.0, work)
+    }
+
+    fn open(&mut self, line: i64, key: &str) -> Result<u32, Fault> {
+        lines::open(self.0, line, key)
+    }
+
+    fn put_open(&mut self, line: i64, key: &Arc<str>, open: u32) -> Result<(), Fault> {
+        lines::put_open(self.0, line, key, open)
+    }
+
+    fn is_asked_for(&mut self, line: i64, key: &str) -> Result<bool, Fault> {
+        next::is_asked_for(self.0, line, key)
+    }
+
+    fn asking(&mut self, line: i64, key: &str, most: usize) -> Result<Vec<Unnamed>, Fault> {
+        next::asking(self.0, line, key, most)
+    }
+
+    fn holding(
+        &mut self,
+        line: i64,
+        key: &str,
+        after: (i64, Seq),
+        most: usize,
+    ) -> Result<Vec<(i64, Seq)>, Fault> {
+        next::holding(self.0, line, key, after, most)
+    }
+
+    fn due(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<Seq>, Fault> {
+        next::due(self.0, now, most)
+    }
+
+    fn next_due(&mut self, _: u16) -> Result<Option<Ms>, Fault> {
+        next::next_due(self.0)
+    }
+
+    fn ready(&mut self, line: i64, after: (i64, Seq), most: usize) -> Result<Vec<Unnamed>, Fault> {
+        next::ready(self.0, line, after, most)
+    }
+
+    fn lines_ready(&mut self, _: u16, after: Option<&Line>, most: usize) -> Result<Vec<Line>, Fault> {
+        lines::ready(self.0, after, most)
+    }
+
+    fn leased(&mut self, _: u16, after: Seq, most: usize) -> Result<Vec<Unnamed>, Fault> {
+        next::leased(self.0, after, most)
+    }
+
+    fn expired(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<(Seq, i64)>, Fault> {
+        next::expired(self.0, now, most)
+    }
+
+    fn forgotten(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<Unnamed>, Fault> {
+        next::forgotten(self.0, now, most)
+    }
+
+    fn page(&mut self, among: Among, before: Seq, most: usize) -> Result<Vec<Unnamed>, Fault> {
+        lists::page(self.0, among, before, most)
+    }
+
+    fn depths(
+        &mut self,
+        queue: Option<&str>,
+        tenant: Option<&str>,
+        after: Option<&Line>,
+        most: usize,
+    ) -> Result<Vec<Depth>, Fault> {
+        lists::depths(self.0, queue, tenant, after, most)
+    }
+
+    fn totals(&mut self, lines_max: usize) -> Result<Vec<Total>, Fault> {
+        lists::totals(self.0, lines_max)
+    }
+
+    fn pauses(&mut self) -> Result<Vec<Pause>, Fault> {
+        lists::pauses(self.0)
+    }
+
+    fn put_pause(&mut self, pause: &Pause, most: usize) -> Result<bool, Fault> {
+        lists::put_pause(self.0, pause, most)
+    }
+
+    fn remove_pause(&mut self, pause: &Pause) -> Result<(), Fault> {
+        lists::remove_pause(self.0, pause)
+    }
+
+    #[cfg(test)]
+    fn audit(&mut self) -> Result<Vec<String>, Fault> {
+        Ok(audit::audit(self.0)?)
+    }
+}
+
+/// A bound of a statement.
+fn limit(most: usize) -> i64 {
+    whole(most as u64)
+}

@@ -1,0 +1,137 @@
+//! What was written lately, at hand for who asks for it soon: a delivery that is begun at once is loaded twice, and its request is
+//! read, within milliseconds of when both were written.
+//!
+//! What always holds: it is what the tables have. All that changes a row or a request tells it here, within the transaction;
+//! after one that failed nothing of it is believed. There is so much of it and no more: beyond that all is forgotten, and the
+//! tables are asked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tidegate_model::delivery::{Request, Seq};
+
+use crate::deliveries::rows::{Row, Unnamed};
+
+/// Rows that are at hand.
+const ROWS_MAX: usize = 4_096;
+/// Bytes of the requests that are.
+const BYTES_MAX: usize = 4 << 20;
+/// Bytes of one of them.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// Rows and requests.
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    rows: HashMap<Seq, Row>,
+    requests: HashMap<Seq, (Arc<Request>, u64)>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// Nothing of it is believed any more.
+    pub(crate) fn forget(&mut self) {
+        *self = Recent::default();
+    }
+
+    /// A row is as this from now on.
+    pub(super) fn put(&mut self, row: &Row) {
+        let seq = row.record.seq;
+        // Of words not all are written, and what is told of progress may be long. What has ended is seldom asked for.
+        if row.record.state.has_ended() || row.record.why.is_some() || row.record.progress.is_some() {
+            self.rows.remove(&seq);
+            return;
+        }
+        if self.rows.len() >= ROWS_MAX {
+            self.rows.clear();
+        }
+        self.rows.insert(seq, row.clone());
+    }
+
+    /// A row has these marks from now on.
+    pub(super) fn put_marks(&mut self, seq: Seq, marks: u8) {
+        if let Some(row) = self.rows.get_mut(&seq) {
+            row.marks = marks;
+        }
+    }
+
+    /// A row, if it is at hand.
+    pub(super) fn row(&self, seq: Seq) -> Option<Unnamed> {
+        let mut row = self.rows.get(&seq)?.clone();
+        (row.record.queue, row.record.tenant) = (Arc::default(), Arc::default());
+        Some(Unnamed(row))
+    }
+
+    /// A request is this from now on.
+    pub(super) fn put_request(&mut self, seq: Seq, request: &Request, edits: u64) {
+        self.take_request(seq);
+        let bytes = size(request);
+        if bytes > REQUEST_BYTES_MAX {
+            return;
+        }
+        if self.bytes + bytes > BYTES_MAX {
+            self.requests.clear();
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+        self.requests.insert(seq, (Arc::new(request.clone()), edits));
+    }
+
+    /// A request, if it is at hand. It is not any more then: it is seldom asked for twice.
+    pub(super) fn take_request(&mut self, seq: Seq) -> Option<(Arc<Request>, u64)> {
+        let taken = self.requests.remove(&seq)?;
+        self.bytes -= size(&taken.0);
+        Some(taken)
+    }
+
+    /// A delivery is forgotten.
+    pub(super) fn remove(&mut self, seq: Seq) {
+        self.rows.remove(&seq);
+        self.take_request(seq);
+    }
+}
+
+fn size(request: &Request) -> usize {
+    request.target.len() + request.fields.bytes() + request.body.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Method;
+    use tidegate_model::fields::Fields;
+
+    use super::*;
+
+    fn request(bytes: usize) -> Request {
+        Request {
+            method: Method::POST,
+            target: "/".into(),
+            fields: Fields::default(),
+            body: Bytes::from(vec![7; bytes]),
+        }
+    }
+
+    #[test]
+    fn requests_are_kept_within_a_bound_and_told_once() {
+        let mut recent = Recent::default();
+        for seq in 0..1_000 {
+            recent.put_request(Seq(seq), &request(10_000), seq);
+            assert!(recent.bytes <= BYTES_MAX);
+        }
+        assert_eq!(recent.take_request(Seq(999)), Some((Arc::new(request(10_000)), 999)));
+        assert_eq!(recent.take_request(Seq(999)), None);
+        recent.put_request(Seq(1), &request(REQUEST_BYTES_MAX), 0);
+        assert_eq!(recent.take_request(Seq(1)), None);
+        (0..1_000).for_each(|seq| recent.remove(Seq(seq)));
+        assert_eq!((recent.bytes, recent.requests.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_request_that_has_changed_is_told_as_it_is() {
+        let mut recent = Recent::default();
+        recent.put_request(Seq(1), &request(1), 0);
+        recent.put_request(Seq(1), &request(2), 1);
+        assert_eq!(recent.take_request(Seq(1)), Some((Arc::new(request(2)), 1)));
+        assert_eq!(recent.bytes, 0);
+    }
+}

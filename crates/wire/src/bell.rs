@@ -1,0 +1,213 @@
+//! Waking many tasks of a core from another thread for the price of one.
+//!
+//! Whoever wakes a task of a runtime on another thread rings that thread out of its sleep: a lock and a system call, for each task.
+//! A thread that writes to disk for hundreds of requests at once answers all of them in one go, and would ring as often.
+//! So they are put on a list, and the core is rung once until it has looked there: then it wakes them by itself, which costs
+//! next to nothing.
+//!
+//! What always holds: nobody who was woken is forgotten. Where the core's runtime has ended, tasks are woken as if there were
+//! no bell.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+use crate::task;
+
+/// Waits for what another thread answers, together with many others. What is waited for is woken for each answer, once.
+///
+/// # Panics
+/// Outside a `tokio::runtime::LocalRuntime` (or a `LocalSet`).
+pub async fn hear<F: Future>(future: F) -> F::Output {
+    let caller = Arc::new(Caller { bell: of_this_core(), task: AtomicWaker::new() });
+    let waker = Waker::from(Arc::clone(&caller));
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        caller.task.register(context.waker());
+        future.as_mut().poll(&mut Context::from_waker(&waker))
+    })
+    .await
+}
+
+/// A core's bell.
+#[derive(Default)]
+struct Bell {
+    woken: Mutex<Woken>,
+    ringer: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Woken {
+    callers: Vec<Arc<Caller>>,
+    /// Nobody listens any more.
+    is_over: bool,
+}
+
+/// Who waits for an answer.
+struct Caller {
+    bell: Arc<Bell>,
+    task: AtomicWaker,
+}
+
+impl Wake for Caller {
+    fn wake(self: Arc<Caller>) {
+        let bell = Arc::clone(&self.bell);
+        let mut woken = bell.woken.lock();
+        if woken.is_over {
+            drop(woken);
+            return self.task.wake();
+        }
+        let is_first = woken.callers.is_empty();
+        woken.callers.push(self);
+        drop(woken);
+        if is_first {
+            bell.ringer.wake();
+        }
+    }
+}
+
+/// The task that wakes the others.
+struct Ringer(Arc<Bell>);
+
+impl Future for Ringer {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Ringer>, context: &mut Context<'_>) -> Poll<()> {
+        // Before it looks: whoever comes behind the look rings again.
+        self.0.ringer.register(context.waker());
+        let callers = std::mem::take(&mut self.0.woken.lock().callers);
+        callers.iter().for_each(|caller| caller.task.wake());
+        Poll::Pending
+    }
+}
+
+impl Drop for Ringer {
+    fn drop(&mut self) {
+        let callers = {
+            let mut woken = self.0.woken.lock();
+            woken.is_over = true;
+            std::mem::take(&mut woken.callers)
+        };
+        callers.iter().for_each(|caller| caller.task.wake());
+    }
+}
+
+thread_local! {
+    static BELL: RefCell<Option<Arc<Bell>>> = const { RefCell::new(None) };
+}
+
+/// The bell of the runtime that this thread has. There is a new one for each: one that has ended took its own along.
+fn of_this_core() -> Arc<Bell> {
+    BELL.with_borrow_mut(|held| match held {
+        Some(bell) if !bell.woken.lock().is_over => Arc::clone(bell),
+        _ => {
+            let bell = Arc::<Bell>::default();
+            task::spawn(Ringer(Arc::clone(&bell)));
+            Arc::clone(held.insert(bell))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    fn core() -> LocalRuntime {
+        Builder::new_current_thread().build_local(LocalOptions::default()).unwrap()
+    }
+
+    /// So many tasks wait for what another thread answers; how many have heard it.
+    fn check(runtime: &LocalRuntime, count: usize) -> usize {
+        let (asks, mut asked) = mpsc::channel::<oneshot::Sender<usize>>(count);
+        let answering = std::thread::spawn(move || {
+            let all: Vec<_> = (0..count).map_while(|_| asked.blocking_recv()).collect();
+            all.into_iter().enumerate().for_each(|(number, told)| told.send(number).unwrap());
+        });
+        let heard = Rc::<Cell<usize>>::default();
+        runtime.block_on(async {
+            let (done, mut all_done) = mpsc::channel::<()>(1);
+            for _ in 0..count {
+                let (told, answer) = oneshot::channel();
+                asks.try_send(told).unwrap();
+                let (heard, done) = (Rc::clone(&heard), done.clone());
+                task::spawn(async move {
+                    hear(answer).await.unwrap();
+                    heard.set(heard.get() + 1);
+                    drop(done);
+                });
+            }
+            drop(done);
+            assert_eq!(all_done.recv().await, None);
+        });
+        answering.join().unwrap();
+        heard.get()
+    }
+
+    #[test]
+    fn whoever_waits_hears() {
+        let runtime = core();
+        for count in [1, 2, 300] {
+            assert_eq!(check(&runtime, count), count);
+        }
+    }
+
+    #[test]
+    fn the_next_runtime_of_a_thread_has_its_own() {
+        assert_eq!(check(&core(), 3), 3);
+        assert_eq!(check(&core(), 3), 3);
+    }
+
+    #[test]
+    fn who_is_woken_many_times_is_woken_once_a_look() {
+        let rung = Arc::new(Count::default());
+        let bell = Arc::<Bell>::default();
+        let mut ringer = Ringer(Arc::clone(&bell));
+        let waker = Waker::from(Arc::clone(&rung));
+        let mut look = || Pin::new(&mut ringer).poll(&mut Context::from_waker(&waker)).is_pending();
+        assert!(look());
+        let callers: Vec<_> =
+            (0..5).map(|_| Arc::new(Caller { bell: Arc::clone(&bell), task: AtomicWaker::new() })).collect();
+        callers.iter().for_each(|caller| Arc::clone(caller).wake());
+        assert_eq!(*rung.0.lock(), 1);
+        assert!(look());
+        Arc::clone(&callers[0]).wake();
+        assert_eq!(*rung.0.lock(), 2);
+    }
+
+    #[test]
+    fn a_task_is_woken_where_nobody_listens_any_more() {
+        let (woken, bell) = (Arc::new(Count::default()), Arc::<Bell>::default());
+        let caller = || {
+            let caller = Caller { bell: Arc::clone(&bell), task: AtomicWaker::new() };
+            caller.task.register(&Waker::from(Arc::clone(&woken)));
+            Arc::new(caller)
+        };
+        let ringer = Ringer(Arc::clone(&bell));
+        caller().wake();
+        assert_eq!(*woken.0.lock(), 0);
+        drop(ringer);
+        assert_eq!(*woken.0.lock(), 1);
+        caller().wake();
+        assert_eq!(*woken.0.lock(), 2);
+    }
+
+    #[derive(Default)]
+    struct Count(Mutex<usize>);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Count>) {
+            *self.0.lock() += 1;
+        }
+    }
+}
