@@ -222,8 +222,14 @@ impl Engine {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Configure(queues) => self.configure(queues),
-            Order::Pause(pause) => self.scheduler.pause(pause),
-            Order::Resume(pause) => self.scheduler.resume(&pause),
+            Order::Pause(pause) => {
+                self.looks.pauses_change();
+                self.scheduler.pause(pause);
+            }
+            Order::Resume(pause) => {
+                self.looks.pauses_change();
+                self.scheduler.resume(&pause);
+            }
             Order::Claim(claim) => self.queue_up(claim),
             Order::End(endings, told) => self.end(endings, told),
             Order::Extend(extensions, told) => self.extend(extensions, told),

@@ -34,6 +34,8 @@ pub struct Looks {
     look_expired: bool,
     pausing: bool,
     look_paused: bool,
+    /// What is being read of pauses may be from before what was ordered since.
+    pauses_passed: bool,
     seconds: u64,
 }
 
@@ -71,6 +73,20 @@ impl Looks {
 
     pub fn look_for_expired(&mut self) {
         self.look_expired = true;
+    }
+
+    /// Something was paused or goes on: what is being read of pauses may not know of it.
+    pub fn pauses_change(&mut self) {
+        self.pauses_passed = self.pausing;
+    }
+
+    /// Pauses were read: whether they hold, or are to be read again.
+    fn holds(&mut self, read: bool) -> bool {
+        self.pausing = false;
+        let passed = std::mem::take(&mut self.pauses_passed);
+        let holds = read && !passed;
+        self.look_paused |= !holds;
+        holds
     }
 
     /// A second has passed; `crowded`: there are lines for which there was no room.
@@ -189,10 +205,11 @@ impl Engine {
 
     pub(super) fn paused(&mut self, pauses: Result<Vec<Pause>, Unavailable>) {
         self.heed(&pauses);
-        self.looks.pausing = false;
-        match pauses {
-            Ok(pauses) => self.scheduler.set_pauses(pauses),
-            Err(_) => self.looks.look_paused = true,
+        let holds = self.looks.holds(pauses.is_ok());
+        if let Ok(pauses) = pauses
+            && holds
+        {
+            self.scheduler.set_pauses(pauses);
         }
     }
 
@@ -240,5 +257,24 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Looks;
+
+    #[test]
+    fn what_was_read_of_pauses_before_an_order_does_not_undo_it() {
+        let mut looks = Looks { pausing: true, ..Looks::default() };
+        looks.pauses_change();
+        assert!(!looks.holds(true), "it may be from before the order");
+        assert!(looks.look_paused, "it is read again");
+        looks = Looks { pausing: true, ..Looks::default() };
+        assert!(looks.holds(true) && !looks.look_paused);
+        looks.pauses_change();
+        looks.pausing = true;
+        assert!(looks.holds(true), "what is read after an order knows of it");
+        assert!(!looks.holds(false) && looks.look_paused, "what could not be read is read again");
     }
 }
