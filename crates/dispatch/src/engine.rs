@@ -356,6 +356,9 @@ impl Engine {
                 self.begin(now, wall);
             }
             self.flush();
+            if !self.commits.is_quiet() {
+                self.keep_time_soon(wall);
+            }
         }
         self.tell_status(now);
     }

@@ -17,6 +17,9 @@ use super::{Engine, LOOK, wall};
 
 /// How often it is kept: so far behind is whoever comes after, at most.
 const EVERY: Duration = Duration::from_secs(30);
+/// The same while something happens, which may have to be made again a moment later: behind a clock that was set back, whoever
+/// comes after takes twice as long to reach that.
+const EVERY_BUSY: Duration = Duration::from_secs(2);
 /// How far ahead of the wall clock another process may have been.
 const AHEAD_MAX: Ms = 2 * 3_600_000;
 
@@ -41,7 +44,7 @@ impl Engine {
         if time < self.keeps_time_at.get() {
             return;
         }
-        self.keeps_time_at.set(outcome::later(time, LOOK));
+        self.keeps_time_at.set(outcome::later(time, EVERY));
         let (parts, next, room) =
             (Rc::clone(&self.parts), Rc::clone(&self.keeps_time_at), Room { count: 1, bytes: 1 << 10 });
         let write = Write::Put {
@@ -53,9 +56,14 @@ impl Engine {
             room,
         };
         task::spawn(async move {
-            if parts.store.write(vec![write]).await.is_ok() {
-                next.set(outcome::later(time, EVERY));
+            if parts.store.write(vec![write]).await.is_err() {
+                next.set(outcome::later(time, LOOK));
             }
         });
+    }
+
+    /// Something is written down that happened at this time.
+    pub(super) fn keep_time_soon(&self, time: Ms) {
+        self.keeps_time_at.set(self.keeps_time_at.get().min(outcome::later(time, EVERY_BUSY)));
     }
 }
