@@ -232,6 +232,16 @@ pub fn may_be_changed(name: &HeaderName) -> bool {
     !reserved.contains(name) && *name != http::header::CONTENT_LENGTH && *name != http::header::TRAILER
 }
 
+/// What a name has in it whose value is a credential.
+const CREDENTIALS: [&str; 6] = ["authorization", "cookie", "token", "secret", "password", "key"];
+
+/// Whether what stands under this name may be a credential, and is better not told.
+#[must_use]
+pub fn is_credential(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    CREDENTIALS.iter().any(|part| lower.contains(part))
+}
+
 /// Whether `Connection` holds this option, in any case.
 #[must_use]
 pub fn connection_has(headers: &Fields, option: &str) -> bool {

@@ -476,6 +476,12 @@ impl Permit {
         Permit::unasked(tenant, false)
     }
 
+    /// One for a copy of what this one was given for: a mirror answers nobody, and the tenant is not charged for it.
+    #[must_use]
+    pub fn mirrored(&self) -> Permit {
+        Permit::unasked(&self.tenant, false)
+    }
+
     /// One for an attempt of a delivery: the tenant was limited when it was accepted, and its queue says how many are made at
     /// once. To be made only of what the store has accepted.
     #[must_use]

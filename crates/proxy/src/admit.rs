@@ -84,6 +84,7 @@ pub fn admit(
                 sticky: None,
                 ahead: None,
                 fault: None,
+                duplicate: None,
                 behind: false,
                 open,
             }))

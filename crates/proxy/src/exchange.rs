@@ -22,6 +22,7 @@ use tidegate_wire::tunnel::ClientSide;
 
 use crate::cache::content::Ahead;
 use crate::lifecycle::Proxy;
+use crate::mirror::Duplicate;
 use crate::recorder::Recorder;
 
 /// One request, from its head to the last byte of its answer.
@@ -58,6 +59,8 @@ pub struct Exchange {
     pub sticky: Option<Box<HeaderValue>>,
     /// The injected faults that struck it.
     pub fault: Option<Box<Struck>>,
+    /// What is copied of it for its route's mirror. Taken by the first rung.
+    pub duplicate: Option<Box<Duplicate>>,
     /// No client waits for it.
     pub behind: bool,
     /// The record.
@@ -118,6 +121,7 @@ impl Pattern {
             upgraded: None,
             sticky: None,
             fault: None,
+            duplicate: None,
             behind: false,
             open,
         }
@@ -178,6 +182,7 @@ impl Exchange {
             upgraded: self.upgraded.take(),
             sticky: self.sticky.take(),
             fault: self.fault.take(),
+            duplicate: self.duplicate.take(),
             behind: self.behind,
             open: std::mem::replace(&mut self.open, open),
         }

@@ -33,6 +33,7 @@ use crate::exchange::{Exchange, Open};
 use crate::fault::InItsPlace;
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
+use crate::mirror;
 use crate::pace::{Pace, TunnelPace};
 use crate::request_body::{Fault, RequestBody, check_announced};
 use crate::respond::{self, apply};
@@ -85,7 +86,10 @@ pub async fn forward(
         };
         let further = number < rest.len();
         let (result, whole) = match instead.take() {
-            Some(instead) => (*instead, true),
+            Some(instead) => {
+                exchange.duplicate = None;
+                (*instead, true)
+            }
             None => {
                 let rung = Rung { upstream, now, by, further };
                 call(proxy, exchange, settings, permitted, rung, &mut request, &mut own, &fault).await
@@ -162,6 +166,7 @@ async fn call(
     let Rung { upstream, now, by, further } = rung;
     exchange.open.receipt_mut().upstream = Some(Arc::clone(upstream.name()));
     let upgrade = own.upgrade;
+    let duplicate = exchange.duplicate.take();
     let level = proxy.guard.level();
     own.load = Some(level.max(upstream.load()));
     let (connection, receipt) = (&exchange.connection, exchange.open.receipt_cell());
@@ -192,6 +197,10 @@ async fn call(
     let called =
         proxy.caller.call(upstream, permitted.permit(), request, &terms, exchange.open.receipt_cell());
     let Called { result, again } = Box::pin(called).await;
+    let result = match duplicate {
+        None => result,
+        Some(duplicate) => duplicate.told(proxy, exchange, permitted, now, result),
+    };
     let response = result.map(|answer| {
         exchange.sticky = answer.sticky.map(Box::new);
         if !upgrade || answer.response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
@@ -243,11 +252,17 @@ fn prepare<'a>(
             body
         }
     };
+    let mirrored = routed.route.mirror.as_ref();
+    let drawn =
+        mirrored.and_then(|mirrored| mirror::draw(mirrored, proxy, exchange, &body, routed, permitted));
     let (own, head) = said(proxy, exchange, routed, permitted)?;
     let mut request = Request::new(body);
     *request.method_mut() = head.method;
     *request.uri_mut() = head.uri;
     *request.headers_mut() = head.headers;
+    if let Some(drawn) = drawn {
+        exchange.duplicate = Some(drawn.of(&mut request, &own));
+    }
     Ok((request, own))
 }
 

@@ -19,6 +19,7 @@ mod identify;
 pub mod incoming;
 mod lifecycle;
 mod limit;
+pub mod mirror;
 mod pace;
 mod protect;
 mod recorder;

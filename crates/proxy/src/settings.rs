@@ -21,6 +21,7 @@ use tidegate_upstream::settings::RetrySettings;
 
 use crate::idempotency::IdempotencySettings;
 use crate::incoming::IncomingSettings;
+use crate::mirror::MirrorSettings;
 
 /// Everything the stages of an exchange read, resolved. One snapshot is swapped in by a reload.
 #[derive(Clone, Debug)]
@@ -182,6 +183,8 @@ pub struct RouteSettings {
     pub idempotency: Option<IdempotencySettings>,
     /// Whether and how requests are accepted now and made later.
     pub defer: Option<DeferSettings>,
+    /// Where its requests are made once more, and how the answers are compared.
+    pub mirror: Option<MirrorSettings>,
 }
 
 /// How a route's requests are accepted now and made later.
@@ -290,7 +293,7 @@ pub struct RequestChanges {
 }
 
 /// Changes to headers: removed, then set, then added.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
     /// Removed.
     pub remove: Vec<HeaderName>,

@@ -15,6 +15,7 @@ use crate::fault::Faults;
 use crate::idempotency::Idempotency;
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
 use crate::incoming::IncomingSettings;
+use crate::mirror::{Mirrored, Mirrors};
 use crate::settings::{
     Action, DeliveriesSettings, FixedResponse, ProxySettings, RouteSettings, Rung, TenantSource,
 };
@@ -66,6 +67,8 @@ pub struct Standing {
     pub cache: Arc<Cache>,
     /// What was done under a key, and what is.
     pub idempotency: Arc<Idempotency>,
+    /// What came of mirroring.
+    pub mirrors: Arc<Mirrors>,
 }
 
 /// A route with everything that it names looked up.
@@ -76,6 +79,8 @@ pub struct Route {
     pub limits: RouteLimits,
     /// What it does.
     pub ladder: Ladder,
+    /// Where its requests are made once more.
+    pub mirror: Option<Arc<Mirrored>>,
 }
 
 /// What answers a request on a route.
@@ -162,10 +167,10 @@ impl Site {
         let routes = settings
             .routes
             .iter()
-            .map(|route| Ok((route.matches.clone(), Arc::new(Route::build(route, upstreams)?))))
+            .map(|route| Ok((route.matches.clone(), Arc::new(Route::build(route, standing, upstreams)?))))
             .collect::<Result<Vec<(Match, Arc<Route>)>, SiteError>>()?;
         let table = Table::build(routes).map_err(SiteError::Ambiguous)?;
-        let deliveries = settings.deliveries.as_ref().map(|route| Route::build(route, upstreams));
+        let deliveries = settings.deliveries.as_ref().map(|route| Route::build(route, standing, upstreams));
         let deliveries = deliveries.transpose()?.map(Arc::new);
         let tenants = &settings.tenants;
         let identity = Identity::new(tenants, &standing.verifiers);
@@ -178,6 +183,9 @@ impl Site {
         standing.tenants.bound(tenants.tracked_max);
         standing.cache.bound(settings.cache);
         standing.cache.keep_on_disk(settings.disk.as_ref());
+        let mirrored = settings.routes.iter().filter(|route| route.mirror.is_some());
+        let mirrored: HashSet<&str> = mirrored.map(|route| &*route.name).collect();
+        standing.mirrors.retain(|name| mirrored.contains(name));
         let own = settings.deliveries.iter();
         let known: HashSet<&str> = settings.routes.iter().chain(own).map(|route| &*route.name).collect();
         standing.tenants.forget_routes(|name| known.contains(name), clock::now());
@@ -201,7 +209,11 @@ impl Site {
 }
 
 impl Route {
-    fn build(settings: &Arc<RouteSettings>, upstreams: &Prepared<'_>) -> Result<Route, SiteError> {
+    fn build(
+        settings: &Arc<RouteSettings>,
+        standing: &Standing,
+        upstreams: &Prepared<'_>,
+    ) -> Result<Route, SiteError> {
         let find = |name: &Arc<str>| {
             upstreams.get(name).cloned().ok_or_else(|| SiteError::UpstreamMissing {
                 route: Arc::clone(&settings.name),
@@ -226,6 +238,10 @@ impl Route {
             Action::Deliveries(settings) => Ladder::Deliveries(settings.clone()),
             Action::Incoming(settings) => Ladder::Incoming(Arc::clone(settings)),
         };
-        Ok(Route { settings: Arc::clone(settings), limits: settings.limits(), ladder })
+        let mirror = match &settings.mirror {
+            None => None,
+            Some(mirror) => Some(standing.mirrors.of(&settings.name, mirror, find(&mirror.upstream)?)),
+        };
+        Ok(Route { settings: Arc::clone(settings), limits: settings.limits(), ladder, mirror })
     }
 }

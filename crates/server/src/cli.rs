@@ -14,6 +14,7 @@ use tidegate_store::Location;
 use crate::config::{self, Config, Problems};
 use crate::deliveries::{DeliveryArgs, QueueArgs, ScheduleArgs, delivery, queue, schedule};
 use crate::drill::{DrillArgs, drill};
+use crate::mirror::{MirrorArgs, mirror};
 use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
 use crate::run::{Source, run};
 use crate::status::{StatusArgs, status};
@@ -77,6 +78,8 @@ pub enum Command {
     Purge(PurgeArgs),
     /// Look at what a running Tidegate has cached
     Cache(CacheArgs),
+    /// Tell what mirrors answer beside upstreams, and whether a route may be moved
+    Mirror(MirrorArgs),
     /// Look at the queues of a running Tidegate, pause and resume them
     Queue(QueueArgs),
     /// Look at deliveries, hand them in, cancel them, make them again
@@ -139,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => Ok(status(&args)),
         Command::Purge(args) => Ok(purge(&args)),
         Command::Cache(args) => Ok(cache(&args)),
+        Command::Mirror(args) => Ok(mirror(&args)),
         Command::Queue(args) => Ok(queue(&args)),
         Command::Delivery(args) => Ok(delivery(&args)),
         Command::Schedule(args) => Ok(schedule(&args)),

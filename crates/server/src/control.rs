@@ -38,6 +38,7 @@ mod endpoints;
 mod explanation;
 mod faults;
 mod metrics;
+mod mirrors;
 mod openapi;
 mod pull;
 mod queues;
@@ -501,6 +502,7 @@ mod tests {
             include_str!("control/schedules.rs"),
             include_str!("control/webhooks.rs"),
             include_str!("control/store.rs"),
+            include_str!("control/mirrors.rs"),
         ];
         let page = include_str!("../../../docs/control.md");
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## `")).collect();

@@ -12,6 +12,7 @@ mod documentation;
 pub mod drill;
 pub mod jwks;
 pub mod memory;
+pub mod mirror;
 pub mod protect;
 pub mod purge;
 pub mod redis;

@@ -455,12 +455,13 @@ fn allowance(rate: &Value) -> String {
     format!("{} in {} s", rate["limit"], rate["window_ms"].as_f64().unwrap_or_default() / 1e3)
 }
 
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
+/// What is in an array; nothing, if it is none.
+pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
 /// Names are the configuration's and tenants' own: what a terminal would obey is shown, not sent.
-fn cell(value: &Value) -> String {
+pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.chars().flat_map(visible).collect(),
@@ -474,7 +475,8 @@ fn visible(character: char) -> impl Iterator<Item = char> {
     escaped.into_iter().flatten().chain(plain)
 }
 
-fn millis(value: &Value) -> String {
+/// Milliseconds with their unit.
+pub fn millis(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |millis| format!("{millis:.1} ms"))
 }
 

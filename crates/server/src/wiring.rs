@@ -186,6 +186,7 @@ impl Gate {
             faults: Arc::default(),
             cache: Arc::new(Cache::new(config.proxy.cache)),
             idempotency: Arc::new(Idempotency::default()),
+            mirrors: Arc::default(),
         };
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers + 1).map_err(WiringError::from);

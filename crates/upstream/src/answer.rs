@@ -42,6 +42,18 @@ pub enum AnswerBody {
     File(Box<FileBody>),
     /// What was read of it already, and the rest.
     Begun(Box<Begun>),
+    /// Somebody looks at it as it passes.
+    Watched(Box<Watched>),
+}
+
+/// Told of each piece of a body as it passes, and of its end, once; not told of that, if it does not come.
+pub type Watcher = Box<dyn FnMut(Option<&Bytes>)>;
+
+/// A body that somebody looks at.
+pub struct Watched {
+    body: AnswerBody,
+    /// `None` once the body has ended.
+    watcher: Option<Watcher>,
 }
 
 /// A body of which something was read before it is handed on.
@@ -108,6 +120,14 @@ impl AnswerBody {
     #[must_use]
     pub fn after(self, first: Bytes, length: Option<u64>) -> AnswerBody {
         AnswerBody::Begun(Box::new(Begun { first, rest: self, left: length }))
+    }
+
+    /// The same, with somebody who looks at it.
+    #[must_use]
+    pub fn watched(self, watcher: Watcher) -> AnswerBody {
+        let mut watched = Watched { body: self, watcher: Some(watcher) };
+        watched.look_for_end();
+        AnswerBody::Watched(Box::new(watched))
     }
 
     /// The response with such a body. One that changes the protocol keeps the connection and the call until it is
@@ -259,6 +279,36 @@ impl Begun {
     }
 }
 
+impl Watched {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        match (&frame, &mut self.watcher) {
+            (Some(Ok(frame)), Some(watcher)) => {
+                if let Some(data) = frame.data_ref() {
+                    watcher(Some(data));
+                }
+                self.look_for_end();
+            }
+            (None, Some(watcher)) => {
+                watcher(None);
+                self.watcher = None;
+            }
+            (Some(Err(_)), _) => self.watcher = None,
+            (_, None) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    /// Whoever reads a body need not ask for an end of which it has been told.
+    fn look_for_end(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(mut watcher) = self.watcher.take()
+        {
+            watcher(None);
+        }
+    }
+}
+
 impl HttpBody for AnswerBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -273,6 +323,7 @@ impl HttpBody for AnswerBody {
             AnswerBody::Coming(coming) => coming.poll_frame(context),
             AnswerBody::File(file) => file.poll_frame(context),
             AnswerBody::Begun(begun) => begun.poll_frame(context),
+            AnswerBody::Watched(watched) => watched.poll_frame(context),
         }
     }
 
@@ -282,6 +333,7 @@ impl HttpBody for AnswerBody {
             AnswerBody::Coming(coming) => coming.is_end(),
             AnswerBody::File(file) => file.is_end(),
             AnswerBody::Begun(begun) => begun.first.is_empty() && begun.rest.is_end_stream(),
+            AnswerBody::Watched(watched) => watched.body.is_end_stream(),
         }
     }
 
@@ -291,6 +343,7 @@ impl HttpBody for AnswerBody {
             AnswerBody::Coming(coming) => coming.size_hint(),
             AnswerBody::File(file) => file.size_hint(),
             AnswerBody::Begun(begun) => begun.left.map_or_else(SizeHint::new, SizeHint::with_exact),
+            AnswerBody::Watched(watched) => watched.body.size_hint(),
         }
     }
 }

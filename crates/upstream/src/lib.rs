@@ -21,7 +21,7 @@ mod shard;
 mod trial;
 mod upstreams;
 
-pub use answer::{Answer, AnswerBody, Switched};
+pub use answer::{Answer, AnswerBody, Switched, Watcher};
 pub use caller::{Called, Caller, Terms};
 pub use endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
 pub use files::FilesStatus;

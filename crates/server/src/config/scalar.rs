@@ -92,6 +92,10 @@ scalar!(
     Percent(u32), "percent", "20%", "a percentage", parse_percent, show_percent
 );
 scalar!(
+    /// A share of a whole, in millionths.
+    Portion(u32), "portion", "0.5%", "a share", parse_portion, show_portion
+);
+scalar!(
     /// A point in time: a date, or a date and a time.
     Moment(Stamp), "date", "2027-01-01", "a date", parse_moment, show_moment
 );
@@ -276,6 +280,28 @@ fn show_percent(percent: &u32) -> String {
     format!("{percent}%")
 }
 
+/// Hundredths with up to four digits behind the point.
+fn parse_portion(text: &str) -> Result<u32, String> {
+    let text = text.trim();
+    let digits =
+        text.strip_suffix('%').ok_or_else(|| format!("a share ends with `%`: write \"{text}%\""))?.trim_end();
+    let wrong = || "a share is a number from 0% to 100%, with up to four digits behind the point".to_owned();
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(part) || part.len() > 4 {
+        return Err(wrong());
+    }
+    let part: u32 = format!("{part:0<4}").parse().map_err(|_| wrong())?;
+    let whole: u32 = whole.parse().ok().filter(|whole| *whole <= 100).ok_or_else(wrong)?;
+    Some(whole * 10_000 + part).filter(|share| *share <= 1_000_000).ok_or_else(wrong)
+}
+
+fn show_portion(share: &u32) -> String {
+    let (whole, part) = (share / 10_000, share % 10_000);
+    let text = format!("{whole}.{part:04}");
+    format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
 fn parse_statuses(text: &str) -> Result<(u16, u16), String> {
     let status = |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));
     let (first, last) = text.split_once('-').unwrap_or((text, text));
@@ -429,6 +455,10 @@ mod tests {
         told(PerTime::check("50/fortnight"), "`fortnight` is no window of a rate: use s, m, h or day");
         told(PerTime::check("0/s"), "a rate is at least 1; to let nobody in, use `deny`");
         told(Percent::check("20"), "a percentage ends with `%`: write \"20%\"");
+        told(Portion::check("0.5"), "a share ends with `%`: write \"0.5%\"");
+        for wrong in ["100.1%", "0.00001%", ".5%", "1.%", "-1%", "1e1%", "5 %%", "99999999999%"] {
+            assert!(Portion::check(wrong).is_err(), "{wrong}");
+        }
         told(Statuses::check("399-200"), "399 is more than 200: write \"200-399\"");
         told(Hash::check("hunter2"), "a SHA-256 is 64 hexadecimal digits");
         for wrong in [
@@ -452,6 +482,7 @@ mod tests {
         has::<Size>();
         has::<PerTime>();
         has::<Percent>();
+        has::<Portion>();
         has::<Moment>();
         has::<Statuses>();
         has::<Hash>();
@@ -461,7 +492,7 @@ mod tests {
         #[test]
         fn no_text_breaks_a_scalar(text in "\\PC{0,24}|[0-9]{0,22}[a-zA-Z/%:. -]{0,4}") {
             let _ = (Time::check(&text), Size::check(&text), PerTime::check(&text));
-            let _ = (Percent::check(&text), Moment::check(&text), Statuses::check(&text), Hash::check(&text));
+            let _ = (Portion::check(&text), Percent::check(&text), Moment::check(&text), Statuses::check(&text), Hash::check(&text));
         }
 
         #[test]
@@ -470,6 +501,8 @@ mod tests {
             let time = Duration::from_micros(micros);
             prop_assert_eq!(parse_duration(&show_duration(&time)), Ok(time));
             prop_assert_eq!(parse_size(&show_size(&bytes)), Ok(bytes));
+            let share = (bytes % 1_000_001) as u32;
+            prop_assert_eq!(parse_portion(&show_portion(&share)), Ok(share));
         }
     }
 }

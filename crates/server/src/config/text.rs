@@ -128,11 +128,12 @@ const fn row<F: Format>() -> Row {
 }
 
 /// Every format there is.
-pub static FORMATS: [Row; 25] = [
+pub static FORMATS: [Row; 26] = [
     row::<scalar::Time>(),
     row::<scalar::Size>(),
     row::<scalar::PerTime>(),
     row::<scalar::Percent>(),
+    row::<scalar::Portion>(),
     row::<scalar::Moment>(),
     row::<scalar::Statuses>(),
     row::<scalar::Hash>(),

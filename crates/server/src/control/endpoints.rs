@@ -14,6 +14,7 @@ use super::shapes::{Accepted, AcceptedAll, OneOrMany};
 use super::{Control, administer, cache, deliveries as made, faults, pull, schedules, store, told};
 use crate::config::Scope;
 
+mod rollouts;
 mod webhooks;
 
 /// A path, and what may be asked for there.
@@ -30,6 +31,7 @@ pub struct Endpoint {
 pub fn all() -> Vec<Endpoint> {
     let mut all = watching();
     all.extend(steering());
+    all.extend(rollouts::mirrors());
     all.extend(deliveries());
     all.extend(pulling());
     all.extend(administering());

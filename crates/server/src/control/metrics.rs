@@ -14,7 +14,7 @@ use tidegate_store::State;
 use tidegate_upstream::{Admin, EndpointStatus, FilesStatus, ShardStatus, UpstreamStatus};
 use tidegate_wire::clock;
 
-use super::queues;
+use super::{mirrors, queues};
 use crate::protect;
 use crate::run::Process;
 use crate::telemetry::{
@@ -91,6 +91,7 @@ pub fn text(process: &Process, queues: Option<&queues::Found>) -> String {
     for (kind, count) in Kind::NAMES.into_iter().zip(faults.counts()) {
         out.sample(FAULTS_STRUCK.name, &[("kind", kind)], count);
     }
+    mirrors::write(&mut out, &gate.standing.mirrors);
     redis(&mut out, process);
     store(&mut out, process);
     queues::write(&mut out, process, queues);

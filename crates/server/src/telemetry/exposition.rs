@@ -106,6 +106,11 @@ metrics! {
     TENANT_REFUSED = "tidegate_tenant_refused_total", "counter", ["tenant"], "Exchanges that a tenant's limits refused, for the busiest tenants; the line with `sum=\"true\"` is the rest.";
     FAULTS = "tidegate_faults", "gauge", [], "Injected faults that have not ended.";
     FAULTS_STRUCK = "tidegate_faults_struck_total", "counter", ["kind"], "Times an injected fault struck an exchange: `delay`, `abort`, `reset`, `throttle` or `truncate`.";
+    MIRRORED = "tidegate_mirror_requests_total", "counter", ["route", "outcome"], "Requests that were mirrored: both answers are `equal`, or `different`; `uncompared`: nobody can say; `failed`: the mirror gave no answer. Only on routes with `mirror`.";
+    MIRROR_SKIPPED = "tidegate_mirror_skipped_total", "counter", ["route", "reason"], "Requests that were to be mirrored and were left out: `load`, `busy` (`concurrency`), `memory`, `body` (too large), `unanswered` (by the upstream); or of which nothing is compared: `cut`, `late`, `backlog`. Only on routes with `mirror`.";
+    MIRROR_DIFFERENCES = "tidegate_mirror_differences_total", "counter", ["route", "kind"], "Answers of mirrors that differed, by what differed: `status`, `header`, `body`; one may count in several. Only on routes with `mirror`.";
+    MIRROR_SECONDS = "tidegate_mirror_seconds", "histogram", ["route", "side"], "To the head of the answer, of requests that both answered: of the `upstream`, and of the `mirror`. Only on routes with `mirror`.";
+    MIRROR_ACTIVE = "tidegate_mirror_active", "gauge", ["route"], "Copies that are under way. Only on routes with `mirror`.";
     REDIS_UP = "tidegate_redis_up", "gauge", [], "1: Redis is connected, and this node has read the log of purges to its end. Only where `[redis]` is configured.";
     REDIS_FAILURES = "tidegate_redis_failures_total", "counter", [], "Connections to Redis that did not come about or were lost. Only where `[redis]` is configured.";
     PURGES = "tidegate_purges_total", "counter", ["direction"], "Purges that this node `sent` to all others, and `read` of theirs. Only where `[redis]` is configured.";

@@ -23,6 +23,7 @@ mod interim;
 mod limits;
 mod listeners;
 mod load;
+mod mirroring;
 mod poison;
 mod promises;
 mod protect;

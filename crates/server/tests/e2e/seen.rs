@@ -195,7 +195,8 @@ fn what_is_scraped_is_what_is_documented() {
     let secret = "secret = \"0123456789abcdef0123456789abcdef\"";
     let cluster = format!("[cluster]\nlisten = \"127.0.0.1:0\"\n{nodes}\n{secret}\n");
     let queue = "[queue.kept]\npull = true\n[[route]]\nname = \"later\"\npath = \"/later\"\nupstream = \"app\"\ndefer = \"always\"\nqueue = \"kept\"\n";
-    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}"));
+    let mirror = "[[route]]\nname = \"copied\"\npath = \"/copied\"\nupstream = \"app\"\nmirror = { upstream = \"site\" }\n";
+    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}{mirror}"));
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert_eq!(ask(gate.address, "GET /later", "").status, 202);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);

@@ -288,6 +288,7 @@ fn opened(proxy: &Proxy, ask: Ask, connection: &Connection) -> Box<Exchange> {
         upgraded: None,
         sticky: None,
         fault: None,
+        duplicate: None,
         behind,
         open,
     })

@@ -2,6 +2,7 @@
 //! each is the default of Tidegate. Nothing is looked up here and nothing checked but the shape of each value.
 
 mod cluster;
+mod mirror;
 mod queue;
 mod redis;
 mod route;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
 pub use cluster::{Cluster, ClusterTls};
+pub use mirror::{Mirror, MirrorCompare};
 pub use queue::{Backoff, Missed, Queue, Schedule};
 pub use redis::{CacheRedis, Redis};
 pub use route::{

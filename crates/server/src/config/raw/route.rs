@@ -7,8 +7,9 @@ use schemars::JsonSchema;
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Serialize};
 use tidegate_model::gate::level::NEVER;
+use tidegate_model::headers::is_credential;
 
-use super::{EnvSecret, FileSecret, Incoming, Rates, RouteIdempotency, Switch};
+use super::{EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteIdempotency, Switch};
 use crate::config::scalar::{Percent, Size, Time};
 use crate::config::text::{Header, HeaderText, Host, Name, Net, Path, PlainPath, Verb};
 
@@ -90,6 +91,8 @@ with_inherited! {
         /// What stands for the matched part of the path when it is forwarded: with `path = "/v1"` and
         /// `rewrite = "/api"`, `/v1/x` is `/api/x`.
         pub rewrite: Option<PlainPath>,
+        /// Makes requests once more to another upstream, and compares the answers. See `docs/mirroring.md`.
+        pub mirror: Option<Mirror>,
     }
 }
 
@@ -136,6 +139,7 @@ impl Default for Route {
             incoming: None,
             queue: None,
             rewrite: None,
+            mirror: None,
             deadline: inherited.deadline,
             retry: inherited.retry,
             hedge: inherited.hedge,
@@ -463,9 +467,6 @@ pub struct HeaderChanges {
     pub add: BTreeMap<String, Add>,
 }
 
-/// What a field's name has in it whose value is a credential, such as one that an upstream asks of Tidegate.
-const CREDENTIALS: [&str; 6] = ["authorization", "cookie", "token", "secret", "password", "key"];
-
 fn set_without_credentials<S: serde::Serializer>(
     fields: &BTreeMap<String, SetTo>,
     serializer: S,
@@ -488,8 +489,7 @@ fn without_credentials<V: Serialize, S: serde::Serializer>(
 ) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(fields.len()))?;
     for (name, value) in fields {
-        let lower = name.to_ascii_lowercase();
-        match is_told(value) && CREDENTIALS.iter().any(|part| lower.contains(part)) {
+        match is_told(value) && is_credential(name) {
             true => map.serialize_entry(name, "hidden")?,
             false => map.serialize_entry(name, value)?,
         }

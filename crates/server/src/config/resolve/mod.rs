@@ -3,6 +3,7 @@
 
 mod cluster;
 mod listen;
+mod mirror;
 mod queue;
 mod redis;
 mod route;

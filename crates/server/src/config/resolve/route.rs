@@ -118,6 +118,7 @@ pub(super) fn one(
         cache: cache(context, raw, node, &action),
         idempotency: super::store::idempotency(context, raw, node, &action),
         defer: super::queue::defer(context, queues, raw, node, &action),
+        mirror: super::mirror::mirror(context, raw, node, &action),
         action,
     })
 }
@@ -414,7 +415,7 @@ fn fallback(context: &mut Context<'_>, raw: &raw::Route, node: &Node, action: &A
     rungs
 }
 
-fn changes(context: &mut Context<'_>, raw: &raw::HeaderChanges, node: &Node) -> HeaderChanges {
+pub(super) fn changes(context: &mut Context<'_>, raw: &raw::HeaderChanges, node: &Node) -> HeaderChanges {
     for (index, name) in raw.remove.iter().enumerate() {
         changeable(context, &name.0, node.at("remove").nth(index));
     }
