@@ -8,6 +8,8 @@ pub mod balance;
 pub mod breaker;
 pub mod cache;
 pub mod cluster;
+pub mod coding;
+pub mod compress;
 pub mod credential;
 pub mod deadline;
 pub mod delivery;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
+use crate::coding::Coding;
 use crate::delivery::Id;
 use crate::fault;
 use crate::refusal::Kind;
@@ -83,6 +84,8 @@ pub struct Receipt {
     pub idempotency: Option<&'static str>,
     /// Whether an upstream may have seen a request that it has not answered, or whose answer was not taken.
     pub reached: bool,
+    /// How its answer was compressed; `None`: it was not. Apart, as few are and a receipt is to stay small.
+    pub compressed: Option<Box<Compressed>>,
     /// What became of the question to the target's home node (`answered`, `away`, `late`, `refused`, `old`); `None`: it was
     /// not asked.
     pub home: Option<&'static str>,
@@ -98,6 +101,15 @@ pub struct Receipt {
     pub events: SmallVec<[Event; 7]>,
     /// Events that did not fit.
     pub events_dropped: u32,
+}
+
+/// How an answer was compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compressed {
+    /// The coding.
+    pub coding: Coding,
+    /// The bytes of the content before, as far as they were read.
+    pub plain_bytes: u64,
 }
 
 /// What is known of a request when its receipt is opened.
@@ -241,13 +253,17 @@ pub enum Step {
         /// Why, in a word; of a hit: where it was found. Empty: there is nothing to say.
         because: &'static str,
     },
+    /// Its answer is compressed in this coding; kept so by the cache, or for it alone.
+    Compressed(&'static str, bool),
+    /// Its content came in this coding, and is decoded.
+    Decoded(&'static str),
     /// What became of its idempotency key, as in [`Receipt::idempotency`].
     Idempotent(&'static str),
     /// It was accepted to be made later, as the delivery with this id.
     Deferred(Id),
     /// The ladder's next rung was taken (`upstream NAME`, `fixed`).
     Fallback(Arc<str>),
-    /// At this level of load its route does without this (`upstream`, `route`).
+    /// At this level of load its route does without this (`upstream`, `route`, `compression`).
     Degraded(&'static str, u8),
     /// This limit was exceeded.
     Exceeded(Arc<str>),
@@ -290,6 +306,7 @@ impl Receipt {
             cache: None,
             idempotency: None,
             reached: false,
+            compressed: None,
             home: None,
             delivery: None,
             of_peer: false,
@@ -337,6 +354,7 @@ impl Receipt {
             events_dropped,
             idempotency,
             reached,
+            compressed,
             home,
             delivery,
             of_peer,
@@ -353,6 +371,7 @@ impl Receipt {
         (*status, *refusal, *cache, *end) = (None, None, None, End::Open);
         (*idempotency, *reached, *home, *of_peer) = (None, false, None, false);
         *delivery = None;
+        *compressed = None;
         (*request_bytes, *response_bytes, *ended, *answered) = (0, 0, started, None);
         (*gate_wait, *upstream_time) = (Duration::ZERO, Duration::ZERO);
         if events.spilled() {

@@ -133,6 +133,9 @@ kinds! {
     REQUEST_PATH = "request.path", 400, "Invalid path", Client, Never, "http_request_error", 13;
     REQUEST_HEADERS_TOO_LARGE = "request.headers-too-large", 431, "Header fields too large", Client, Never, "http_request_error", 8;
     REQUEST_BODY_TOO_LARGE = "request.body-too-large", 413, "Request body too large", Client, Never, "http_request_error", 8;
+    REQUEST_CODING = "request.coding", 415, "Content coding not supported", Client, Never, "http_request_error", 3;
+    REQUEST_CORRUPT = "request.corrupt", 400, "Compressed body cannot be decoded", Client, Never, "http_request_error", 3;
+    REQUEST_INFLATED = "request.inflated", 413, "Decoded body too large", Client, Never, "http_request_error", 8;
     REQUEST_TIMEOUT = "request.timeout", 408, "Request not received in time", Client, Later, "http_request_error", 1;
     REQUEST_EXPECTATION = "request.expectation", 417, "Expectation not supported", Client, Never, "http_request_error", 13;
     REQUEST_METHOD = "request.method", 501, "Method not supported", Client, Never, "http_request_error", 12;

@@ -83,6 +83,7 @@ pub fn admit(
                 upgraded: None,
                 sticky: None,
                 ahead: None,
+                bodies: None,
                 fault: None,
                 duplicate: None,
                 behind: false,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
+use http_body::Body as _;
 use tidegate_model::fault::Struck;
 use tidegate_model::headers::Seen;
 use tidegate_model::message::RequestHead;
@@ -21,6 +22,7 @@ use tidegate_wire::server::Connection;
 use tidegate_wire::tunnel::ClientSide;
 
 use crate::cache::content::Ahead;
+use crate::coding::Bodies;
 use crate::lifecycle::Proxy;
 use crate::mirror::Duplicate;
 use crate::recorder::Recorder;
@@ -35,6 +37,8 @@ pub struct Exchange {
     pub body: Option<Incoming>,
     /// What was read of its body before it is forwarded: then that is sent, and not the body.
     pub ahead: Option<Box<Ahead>>,
+    /// What is known of its bodies, where its route does anything with them.
+    pub bodies: Option<Box<Bodies>>,
     /// The connection it came by.
     pub connection: Rc<Connection>,
     /// The host it asks for: lower case, without port.
@@ -109,6 +113,7 @@ impl Pattern {
             seen: self.seen,
             body: None,
             ahead: self.content.clone().map(|content| Box::new(Ahead::Whole(content, None))),
+            bodies: None,
             connection: Rc::clone(&self.connection),
             host: Arc::clone(&self.host),
             client: self.client,
@@ -170,6 +175,7 @@ impl Exchange {
             seen: self.seen,
             body: self.body.take(),
             ahead: self.ahead.take(),
+            bodies: self.bodies.take(),
             connection: Rc::clone(&self.connection),
             host: Arc::clone(&self.host),
             client: self.client,
@@ -191,6 +197,17 @@ impl Exchange {
     /// Takes back what was lent.
     pub fn take_back(&mut self, lent: Exchange) {
         *self = lent;
+    }
+
+    /// The length of its content, where that is known before it is read.
+    pub fn announced(&self) -> Option<u64> {
+        let body = self.body.as_ref().filter(|_| !self.unpacks());
+        body.and_then(|body| body.size_hint().exact())
+    }
+
+    /// Whether its content is decoded on the way: how long it is, nobody knows.
+    pub fn unpacks(&self) -> bool {
+        self.bodies.as_ref().is_some_and(|bodies| bodies.unpacks())
     }
 
     /// Notes that something happened just now.

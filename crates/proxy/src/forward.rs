@@ -29,6 +29,7 @@ use tidegate_wire::{clock, task, tunnel};
 
 use crate::admit::known;
 use crate::cache::content::Ahead;
+use crate::coding;
 use crate::exchange::{Exchange, Open};
 use crate::fault::InItsPlace;
 use crate::lifecycle::Proxy;
@@ -348,10 +349,14 @@ pub fn body(
     let count: Rc<Cell<u64>> = exchange.open.request_bytes();
     let pace = Pace::of(permitted.permit(), Direction::Request);
     let body = RequestBody::new(incoming, max, over, count, Rc::clone(fault), pace).holding(held);
-    Ok(Body::boxed(match exchange.head.version {
+    let body = match exchange.head.version {
         Version::HTTP_2 => body.watched(Patience::new(&exchange.connection.limits)),
         _ => body,
-    }))
+    };
+    match exchange.bodies.as_deref() {
+        None => Ok(Body::boxed(body)),
+        bodies => coding::decoded(body, bodies, fault),
+    }
 }
 
 /// The most bytes of a body that may be here at once: what is read of it ahead of its upstream, and what is kept of it
@@ -367,8 +372,11 @@ fn may_hold(body: &Incoming, exchange: &Exchange, settings: &RouteSettings) -> u
         true => retry.body_bytes as u64,
         false => 0,
     };
-    let length = body.size_hint().exact().unwrap_or(u64::MAX);
-    length.min(ahead).saturating_add(length.min(kept))
+    let length = body.size_hint().exact();
+    let sent = length.unwrap_or(u64::MAX);
+    let content = if exchange.unpacks() { u64::MAX } else { sent };
+    let decoder = coding::may_hold(exchange.bodies.as_deref(), length).unwrap_or(0);
+    sent.min(ahead).saturating_add(content.min(kept)).saturating_add(decoder)
 }
 
 /// The protocol that a client asks to change to: over HTTP/1.1, or over HTTP/2 as the wire translates it.

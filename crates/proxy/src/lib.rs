@@ -7,6 +7,7 @@
 mod admit;
 mod authorize;
 pub mod cache;
+pub mod coding;
 mod consent;
 mod decide;
 pub mod defer;

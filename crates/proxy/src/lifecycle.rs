@@ -41,7 +41,7 @@ use crate::respond::{Answer, No, Refused};
 use crate::route::Routed;
 use crate::settle::{Content, ExchangeBody};
 use crate::site::{Pinned, Site};
-use crate::{admit, authorize, consent, fault, forward, identify, incoming, limit, respond, route};
+use crate::{admit, authorize, coding, consent, fault, forward, identify, incoming, limit, respond, route};
 
 /// The proxy of one core.
 pub struct Proxy {
@@ -129,6 +129,9 @@ impl Proxy {
             Some(struck) => Box::pin(fault::suffer(site, exchange, &routed, struck)).await,
         };
         let settings = &*routed.route.settings;
+        if let Some(coding) = &settings.coding {
+            exchange.bodies = Some(coding::begin(coding, exchange)?);
+        }
         let (response, permitted) = match &settings.idempotency {
             _ if let Some(settings) = &settings.defer
                 && defer::applies(settings, exchange) =>
@@ -141,6 +144,10 @@ impl Proxy {
                 let onward = idempotency::Onward { proxy: self, site, routed: &routed, settings };
                 Box::pin(idempotency::answer(onward, exchange, permitted, instead)).await?
             }
+        };
+        let response = match exchange.bodies {
+            None => response,
+            Some(_) => coding::answer(self, exchange, settings, &permitted, response),
         };
         Ok(respond::permitted(response, permitted))
     }

@@ -58,6 +58,11 @@ impl Upload {
         self.fault.get()
     }
 
+    /// This ends the body early.
+    pub fn fail(&self, fault: Violation) {
+        self.fault.set(Some(fault));
+    }
+
     /// The answer has begun. From now on the client may take its time: who speaks both ways at once, as gRPC does, is
     /// not bound to say something all the while.
     pub fn answered(&self) {
@@ -170,7 +175,7 @@ impl RequestBody {
     }
 
     fn fail(&self, fault: Violation) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.fault.fault.set(Some(fault));
+        self.fault.fail(fault);
         Poll::Ready(Some(Err(fault.into())))
     }
 

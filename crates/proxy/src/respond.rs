@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
 use http::{HeaderName, HeaderValue, Method, Version};
+use tidegate_model::coding::Packing;
 use tidegate_model::fields::Fields;
 use tidegate_model::headers;
 use tidegate_model::message::{Response, ResponseHead};
 use tidegate_model::path::redirect_target;
 use tidegate_model::problem::{self, Form, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID};
 use tidegate_model::receipt::{End, Opening, Receipt, RequestId, Target};
-use tidegate_model::refusal::{Blame, Kind, Refusal, Repeat};
+use tidegate_model::refusal::{self, Blame, Kind, Refusal, Repeat};
 use tidegate_model::tenant::Permit;
 use tidegate_upstream::AnswerBody;
 use tidegate_wire::clock;
@@ -79,6 +80,9 @@ impl Refused {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         fault::tell(response.headers_mut(), &self.open.receipt());
+        if self.refusal.kind.code == refusal::REQUEST_CODING.code {
+            response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static(Packing::TOLD));
+        }
         if let Some(allow) = self.allow {
             response.headers_mut().insert(ALLOW, allow);
         }

@@ -19,6 +19,7 @@ use tidegate_model::tenant::RouteLimits;
 use tidegate_store::deliveries::Room;
 use tidegate_upstream::settings::RetrySettings;
 
+use crate::coding::CodingSettings;
 use crate::idempotency::IdempotencySettings;
 use crate::incoming::IncomingSettings;
 use crate::mirror::MirrorSettings;
@@ -185,6 +186,8 @@ pub struct RouteSettings {
     pub defer: Option<DeferSettings>,
     /// Where its requests are made once more, and how the answers are compared.
     pub mirror: Option<MirrorSettings>,
+    /// Whether and how bodies are compressed and decoded.
+    pub coding: Option<Box<CodingSettings>>,
 }
 
 /// How a route's requests are accepted now and made later.

@@ -17,6 +17,7 @@ use tidegate_wire::body::BoxError;
 use tidegate_wire::clock;
 
 use crate::cache::serve::Shared;
+use crate::coding::Compressed;
 use crate::defer::Events;
 use crate::exchange::Open;
 use crate::fault::{FaultBody, Injected};
@@ -50,6 +51,8 @@ pub enum Content {
     Resumed(Box<Resumed>),
     /// What becomes of a delivery.
     Events(Box<Events>),
+    /// Any of these, compressed as it comes.
+    Compressed(Box<Compressed>),
 }
 
 impl Content {
@@ -62,6 +65,7 @@ impl Content {
             Content::Faulted(body) => return body.poll_frame(context),
             Content::Cached(body) => return Pin::new(&mut **body).poll_frame(context),
             Content::Resumed(body) => return body.poll_frame(context),
+            Content::Compressed(body) => return body.poll_frame(context),
             Content::Events(events) => ready!(events.poll_piece(context)).map(|piece| Ok(Frame::data(piece))),
             Content::Cut => Some(Err(Injected.into())),
         })
@@ -77,6 +81,7 @@ impl Content {
             Content::Faulted(body) => body.is_end_stream(),
             Content::Cached(body) => body.is_end_stream(),
             Content::Resumed(body) => body.is_end_stream(),
+            Content::Compressed(body) => body.is_end_stream(),
             Content::Events(events) => events.is_end_stream(),
             Content::Cut => false,
         }
@@ -92,6 +97,7 @@ impl Content {
             Content::Faulted(body) => body.size_hint(),
             Content::Cached(body) => body.size_hint(),
             Content::Resumed(body) => body.size_hint(),
+            Content::Compressed(body) => body.size_hint(),
             Content::Cut | Content::Events(_) => SizeHint::new(),
         }
     }
@@ -136,7 +142,12 @@ impl ExchangeBody {
     fn settle(&mut self, end: End) {
         self.permit = None;
         if let Some(open) = self.open.take() {
-            open.receipt_mut().response_bytes = self.sent;
+            let mut receipt = open.receipt_mut();
+            receipt.response_bytes = self.sent;
+            if let (Content::Compressed(body), Some(compressed)) = (&self.content, &mut receipt.compressed) {
+                compressed.plain_bytes = body.plain();
+            }
+            drop(receipt);
             open.settle(end);
         }
     }

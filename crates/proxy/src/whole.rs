@@ -10,7 +10,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderName;
 use http::header::{CONTENT_LENGTH, EXPECT, TRAILER};
-use http_body::Body as _;
 use tidegate_model::delivery::{Id, Request};
 use tidegate_model::idempotency::Key;
 use tidegate_model::method::is_safe;
@@ -62,7 +61,7 @@ pub async fn body(
     by: Tick,
 ) -> Result<(Bytes, Option<Held>), Refusal> {
     let route = &routed.route.settings;
-    let length = exchange.body.as_ref().and_then(|body| body.size_hint().exact());
+    let length = exchange.announced();
     if length.is_some_and(|length| length > most) {
         return Err(too_large());
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_model::balance::mix;
+use tidegate_model::coding::Coding;
 use tidegate_model::receipt::{End, Receipt, RequestId};
 use tidegate_proxy::Recorder;
 use tidegate_wire::{clock, task};
@@ -114,6 +115,8 @@ pub struct RouteCells {
     pub cache: [u64; CACHE_OUTCOMES.len()],
     /// Exchanges by what became of their idempotency key, as in [`KEY_OUTCOMES`].
     pub keys: [u64; KEY_OUTCOMES.len()],
+    /// Bytes of compressed answers by coding, as in [`Coding::ALL`]: before, and as they were sent.
+    pub coded: [(u64, u64); Coding::ALL.len()],
 }
 
 /// The last receipts, the oldest first.
@@ -253,6 +256,9 @@ impl RouteCells {
         self.client_gone += other.client_gone;
         self.cache.iter_mut().zip(other.cache).for_each(|(sum, one)| *sum += one);
         self.keys.iter_mut().zip(other.keys).for_each(|(sum, one)| *sum += one);
+        for (sum, one) in self.coded.iter_mut().zip(other.coded) {
+            *sum = (sum.0 + one.0, sum.1 + one.1);
+        }
     }
 
     fn record(&mut self, receipt: &Receipt) {
@@ -268,6 +274,12 @@ impl RouteCells {
             receipt.idempotency.and_then(|one| KEY_OUTCOMES.iter().position(|name| *name == one))
         {
             self.keys[place] += 1;
+        }
+        if let Some(compressed) = &receipt.compressed
+            && let Some(place) = Coding::ALL.iter().position(|one| *one == compressed.coding)
+        {
+            self.coded[place].0 += compressed.plain_bytes;
+            self.coded[place].1 += receipt.response_bytes;
         }
         let class = receipt.status.map_or(0, |status| usize::from(status.as_u16() / 100)).min(5);
         self.classes[class] += 1;

@@ -195,8 +195,19 @@ impl Visit {
         (read == length).then_some((length, Vec::new()))
     }
 
-    /// Reads the request's body of announced length whole.
+    /// Reads the request's body whole.
     pub fn read_content(&mut self) -> Option<Vec<u8>> {
+        if self.field("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+            let mut content = Vec::new();
+            loop {
+                let size = u64::from_str_radix(&self.line()?, 16).ok()?;
+                let read = self.reader.by_ref().take(size).read_to_end(&mut content).ok()?;
+                self.line().filter(|rest| rest.is_empty() && read as u64 == size)?;
+                if size == 0 {
+                    return Some(content);
+                }
+            }
+        }
         let length: u64 = self.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
         let mut content = Vec::new();
         let read = self.reader.by_ref().take(length).read_to_end(&mut content).ok()?;

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::coding::Coding;
+use crate::coding::Coding;
 
 /// A time of this second of the epoch or earlier was set by a build, not by a clock.
 const SET_BY_BUILD: i64 = 1;

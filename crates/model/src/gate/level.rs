@@ -103,6 +103,8 @@ pub struct Degrade {
     pub route: u8,
     /// The lines of the access log, but for some, of requests that went well.
     pub log: u8,
+    /// The compression of its answers, where it has any.
+    pub compress: u8,
 }
 
 /// At no level.
@@ -110,7 +112,7 @@ pub const NEVER: u8 = LEVEL_MAX + 1;
 
 impl Default for Degrade {
     fn default() -> Degrade {
-        Degrade { hedge: 1, retry: 2, upstream: NEVER, route: NEVER, log: NEVER }
+        Degrade { hedge: 1, retry: 2, upstream: NEVER, route: NEVER, log: NEVER, compress: 2 }
     }
 }
 

@@ -59,7 +59,7 @@ pub async fn begin(onward: Onward<'_>, exchange: &mut Exchange) -> Result<Begun,
 async fn read(onward: Onward<'_>, exchange: &mut Exchange) -> Result<Option<Bytes>, Refusal> {
     let Onward { proxy, site, routed, permitted, settings, .. } = onward;
     let (route, most) = (&routed.route.settings, settings.query_content);
-    let announced = exchange.body.as_ref().map_or(Some(0), |body| body.size_hint().exact());
+    let announced = if exchange.body.is_none() { Some(0) } else { exchange.announced() };
     if announced.is_some_and(|length| length > most) {
         return Ok(None);
     }

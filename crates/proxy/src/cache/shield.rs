@@ -79,7 +79,8 @@ static ONCE: RetrySettings = RetrySettings {
     hedge: None,
 };
 /// Load changes nothing: a home that answers spares the upstream.
-static ALWAYS: Degrade = Degrade { hedge: NEVER, retry: NEVER, upstream: NEVER, route: NEVER, log: NEVER };
+static ALWAYS: Degrade =
+    Degrade { hedge: NEVER, retry: NEVER, upstream: NEVER, route: NEVER, log: NEVER, compress: NEVER };
 
 /// The nodes of the cluster, as one of them knows them.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tidegate_model::coding::Coding;
 use tidegate_model::fault::Kind;
 use tidegate_model::tenant::Tenants;
 use tidegate_proxy::CoreShield;
@@ -22,15 +23,16 @@ use crate::telemetry::{
     CACHE_BYTES, CACHE_BYTES_MAX, CACHE_COMING, CACHE_DISK_ANSWERS, CACHE_DISK_BYTES, CACHE_DISK_EVICTED,
     CACHE_DISK_READS, CACHE_DISK_UP, CACHE_DISK_WRITES, CACHE_EVICTED, CACHE_OUTCOMES, CACHE_PURGED,
     CACHE_REQUESTS, CACHE_SLICES, CLIENT_GONE, CLUSTER_ANSWERED, CLUSTER_ASKED, CLUSTER_NODES_UP,
-    CLUSTER_PURGES, CLUSTER_PURGES_WAITING, CLUSTER_STRANGERS, CONNECTIONS, CONNECTIONS_REFUSED,
-    ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY,
-    ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, FILES_ACTIVE, FILES_FAILURES,
-    FILES_REQUESTS, FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT,
-    KEY_OUTCOMES, KEYS, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT,
-    Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST, PURGES_WAITING, RECEIVED, REDIS_FAILURES,
-    REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHARED,
-    SHEDDING, STORE_BYTES, STORE_BYTES_MAX, STORE_COMMANDS, STORE_COMMITS, STORE_RECORDS, STORE_SWEPT,
-    STORE_UP, STORE_WAITING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
+    CLUSTER_PURGES, CLUSTER_PURGES_WAITING, CLUSTER_STRANGERS, COMPRESSED, COMPRESSED_PLAIN, CONNECTIONS,
+    CONNECTIONS_REFUSED, ENDPOINT_ACTIVE, ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES,
+    ENDPOINT_LATENCY, ENDPOINT_REQUESTS, ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, FILES_ACTIVE,
+    FILES_FAILURES, FILES_REQUESTS, FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED, GATE_WAITING, HELD,
+    HELD_LIMIT, KEY_OUTCOMES, KEYS, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY,
+    MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, PURGES, PURGES_LOST, PURGES_WAITING, RECEIVED,
+    REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED,
+    SHARD_SPILLED, SHARED, SHEDDING, STORE_BYTES, STORE_BYTES_MAX, STORE_COMMANDS, STORE_COMMITS,
+    STORE_RECORDS, STORE_SWEPT, STORE_UP, STORE_WAITING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES,
+    UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -38,6 +40,21 @@ const TENANTS_MAX: usize = 20;
 
 /// A metric, and where its value is read.
 type Read<T, V> = (Metric, fn(&T) -> V);
+
+/// Answers that were compressed, before and after.
+fn coded(out: &mut Exposition, routes: &[(impl AsRef<str>, RouteCells)]) {
+    let by_coding: [Read<(u64, u64), u64>; 2] = [(COMPRESSED_PLAIN, |one| one.0), (COMPRESSED, |one| one.1)];
+    for (metric, value) in by_coding {
+        out.family(&metric);
+        for (name, cells) in routes {
+            let used = Coding::ALL.into_iter().zip(cells.coded).filter(|(_, coded)| coded.0 > 0);
+            for (coding, coded) in used {
+                let labels = [("route", name.as_ref()), ("coding", coding.token())];
+                out.sample(metric.name, &labels, value(&coded));
+            }
+        }
+    }
+}
 
 /// A tenant's exchanges.
 pub struct TenantCounts {
@@ -322,6 +339,7 @@ fn exchanges(out: &mut Exposition, process: &Process) {
             out.sample(CACHE_REQUESTS.name, &[("route", name), ("outcome", outcome)], count);
         }
     }
+    coded(out, &routes);
     out.family(&KEYS);
     for (name, cells) in &routes {
         for (outcome, count) in KEY_OUTCOMES.into_iter().zip(cells.keys).filter(|(_, count)| *count > 0) {

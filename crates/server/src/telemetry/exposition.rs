@@ -33,6 +33,8 @@ metrics! {
     RECEIVED = "tidegate_request_body_bytes_total", "counter", ["route"], "Request body bytes received.";
     SENT = "tidegate_response_body_bytes_total", "counter", ["route"], "Response body bytes sent.";
     CLIENT_GONE = "tidegate_client_gone_total", "counter", ["route"], "Exchanges that the client left before their end.";
+    COMPRESSED_PLAIN = "tidegate_compressed_plain_bytes_total", "counter", ["route", "coding"], "Response body bytes before they were compressed, by what they were compressed in.";
+    COMPRESSED = "tidegate_compressed_bytes_total", "counter", ["route", "coding"], "Response body bytes sent that Tidegate has compressed, by coding.";
     CACHE_REQUESTS = "tidegate_cache_requests_total", "counter", ["route", "outcome"], "Exchanges on cached routes by what the cache did: `hit`; `stale` (served, though no longer fresh); `revalidated` (the upstream said 304); `collapsed` (another one's answer); `miss`; `bypass`; and `refresh` and `slices` (of a large answer, that were missing), which no client asked for and no other metric of routes counts.";
     CACHE_BYTES = "tidegate_cache_bytes", "gauge", [], "Bytes that stored answers take in memory.";
     CACHE_BYTES_MAX = "tidegate_cache_limit_bytes", "gauge", [], "The most they may take: `[cache] memory`, at most half of what the process may take.";

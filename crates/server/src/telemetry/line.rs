@@ -100,6 +100,18 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     field("bytes_in", "number, bytes", "", "The request's body, as far as it was received."),
     field("bytes_out", "number, bytes", "", "The response's body, as far as it was sent."),
+    field(
+        "coding",
+        "text",
+        "the answer was not compressed",
+        "The coding that it was compressed in: `br`, `gzip`, `zstd`.",
+    ),
+    field(
+        "plain_bytes",
+        "number, bytes",
+        "the answer was not compressed",
+        "The response's body before it was compressed, as far as it was read.",
+    ),
     field("duration_ms", "number, milliseconds", "", "From the request's head to the response's last byte."),
     field(
         "upstream_ms",
@@ -170,6 +182,10 @@ pub(super) fn write(out: &mut Vec<u8>, receipt: &Receipt, time: &[u8], query: bo
     }
     line.number("bytes_in", receipt.request_bytes);
     line.number("bytes_out", receipt.response_bytes);
+    if let Some(compressed) = &receipt.compressed {
+        line.plain("coding", compressed.coding.token().as_bytes());
+        line.number("plain_bytes", compressed.plain_bytes);
+    }
     line.millis("duration_ms", receipt.ended.since(receipt.started));
     if receipt.tries > 0 {
         line.millis("upstream_ms", receipt.upstream_time);

@@ -1,6 +1,7 @@
 //! End to end: the real binary, real sockets.
 
 mod abuse;
+mod bodies;
 mod cache;
 mod cache_disk;
 mod cache_keys;

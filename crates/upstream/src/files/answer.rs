@@ -218,7 +218,7 @@ fn value(text: &str) -> HeaderValue {
 mod tests {
     use std::time::Duration;
 
-    use tidegate_model::files::coding::Coding;
+    use tidegate_model::coding::Coding;
     use tidegate_model::files::stamp::{Moment, Stamp};
 
     use super::super::kind::Kind;

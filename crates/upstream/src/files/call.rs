@@ -7,7 +7,7 @@ use http::header::ACCEPT_ENCODING;
 use http::header::{IF_MODIFIED_SINCE, IF_NONE_MATCH, RANGE};
 use rustix::io::Errno;
 use smallvec::SmallVec;
-use tidegate_model::files::coding::acceptable;
+use tidegate_model::coding::acceptable;
 use tidegate_model::files::name::Name;
 use tidegate_model::message::{Request, Response};
 use tidegate_model::receipt::Step;

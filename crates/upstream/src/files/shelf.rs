@@ -16,7 +16,7 @@ use bytes::Bytes;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use smallvec::SmallVec;
-use tidegate_model::files::coding::Coding;
+use tidegate_model::coding::Coding;
 use tidegate_model::files::name::Name;
 use tidegate_model::files::stamp::Stamp;
 use tidegate_model::tick::Tick;

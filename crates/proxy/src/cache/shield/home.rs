@@ -276,6 +276,7 @@ fn opened(proxy: &Proxy, ask: Ask, connection: &Connection) -> Box<Exchange> {
         head,
         body: None,
         ahead: content.map(|content| Box::new(Ahead::Whole(content, None))),
+        bodies: None,
         connection: Rc::new(client_side),
         host,
         client,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::gate::level::NEVER;
 use tidegate_model::headers::is_credential;
 
-use super::{EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteIdempotency, Switch};
+use super::{Compress, Decompress, EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteIdempotency, Switch};
 use crate::config::scalar::{Percent, Size, Time};
 use crate::config::text::{Header, HeaderText, Host, Name, Net, Path, PlainPath, Verb};
 
@@ -57,6 +57,11 @@ macro_rules! with_inherited {
             /// Whether a request may be accepted now and made later: `"on-request"` (a client asks for it by `Prefer:
             /// respond-async`) or `"always"`. It needs a `name` and a `[store]`. See `docs/queues.md`.
             pub defer: Defer,
+            /// Whether answers are compressed for clients that take it: `{}`, `true`, or a table. See `docs/bodies.md`.
+            pub compress: Switch<Compress>,
+            /// Whether the compressed bodies of requests are decoded for the upstream: `{}`, `true`, or a table. See
+            /// `docs/bodies.md`.
+            pub decompress: Switch<Decompress>,
         }
     };
 }
@@ -119,6 +124,8 @@ impl Default for RouteDefaults {
             cache: Switch::Toggle(false),
             idempotency: Switch::Toggle(false),
             defer: Defer::Never,
+            compress: Switch::Toggle(false),
+            decompress: Switch::Toggle(false),
         }
     }
 }
@@ -155,6 +162,8 @@ impl Default for Route {
             cache: inherited.cache,
             idempotency: inherited.idempotency,
             defer: inherited.defer,
+            compress: inherited.compress,
+            decompress: inherited.decompress,
         }
     }
 }
@@ -392,6 +401,8 @@ pub struct Degrade {
     pub route: AtLevel,
     /// Without nine in ten lines of the access log, of those for requests that went well.
     pub log: AtLevel,
+    /// Without the compression of its answers.
+    pub compress: AtLevel,
 }
 
 impl Default for Degrade {
@@ -407,6 +418,7 @@ impl Default for Degrade {
             upstream: at(degrade.upstream),
             route: at(degrade.route),
             log: at(degrade.log),
+            compress: at(degrade.compress),
         }
     }
 }

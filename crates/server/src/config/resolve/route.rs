@@ -119,6 +119,7 @@ pub(super) fn one(
         idempotency: super::store::idempotency(context, raw, node, &action),
         defer: super::queue::defer(context, queues, raw, node, &action),
         mirror: super::mirror::mirror(context, raw, node, &action),
+        coding: super::bodies::coding(context, raw, node, &action),
         action,
     })
 }
@@ -328,13 +329,14 @@ fn respond(context: &mut Context<'_>, raw: &raw::Respond, node: &Node) -> FixedR
 
 /// What it does without under load.
 fn degrade(raw: raw::Degrade) -> Degrade {
-    let raw::Degrade { hedge, retry, upstream, route, log } = raw;
+    let raw::Degrade { hedge, retry, upstream, route, log, compress } = raw;
     Degrade {
         hedge: hedge.get(),
         retry: retry.get(),
         upstream: upstream.get(),
         route: route.get(),
         log: log.get(),
+        compress: compress.get(),
     }
 }
 
