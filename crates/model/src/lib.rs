@@ -3,6 +3,7 @@
 //! Everything here can be tested in microseconds and replayed from a seed. What performs the effects of
 //! these decisions lives in the crates above (`wire`, `upstream`, `proxy`, `server`).
 
+pub mod access;
 pub mod address;
 pub mod balance;
 pub mod breaker;

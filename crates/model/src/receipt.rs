@@ -184,6 +184,15 @@ pub struct Event {
 pub enum Step {
     /// The route was chosen.
     Routed,
+    /// A preflight was answered: whether its origin's scripts may call the route.
+    Preflight,
+    /// The route's authorizer was asked.
+    Authorized {
+        /// What became of it: `allowed`, `denied`, `remembered`, `failed`, `open`.
+        outcome: &'static str,
+        /// Why it failed: a refusal's code, `status`, `late`, `too large`, `broken off`.
+        because: &'static str,
+    },
     /// The tenant was identified by this kind of credential (`api-key`, `jwt`, `header`, `host`, `address`).
     Identified(&'static str),
     /// This limit decided: `remaining` requests were left.

@@ -151,6 +151,8 @@ kinds! {
     CREDENTIAL_THROTTLED = "credential.throttled", 429, "Too many failed identifications", Client, Later, "http_request_denied", 8;
     CREDENTIAL_UNAVAILABLE = "credential.unavailable", 503, "Credentials cannot be verified now", Operator, Later, "proxy_internal_error", 14;
     TENANT_UNKNOWN = "tenant.unknown", 403, "Unknown tenant", Client, Never, "http_request_denied", 7;
+    CORS_DENIED = "cors.denied", 403, "Origin not allowed", Client, Never, "http_request_denied", 7;
+    AUTHORIZE_UNAVAILABLE = "authorize.unavailable", 503, "Authorizer not available", Operator, Later, "proxy_internal_error", 14;
     // What the tenant is entitled to.
     LIMIT_RATE = "limit.rate", 429, "Rate limit exceeded", Tenant, Later, "http_request_denied", 8;
     LIMIT_CONCURRENCY = "limit.concurrency", 429, "Too many requests at once", Tenant, Later, "http_request_denied", 8;

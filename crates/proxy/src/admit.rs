@@ -84,13 +84,17 @@ pub fn admit(
                 sticky: None,
                 ahead: None,
                 bodies: None,
+                dress: None,
                 fault: None,
                 duplicate: None,
                 behind: false,
                 open,
             }))
         }
-        Err(refusal) => Err(Box::new(Refused { refusal, form: Form::of(&head.headers), open, allow: None })),
+        Err(refusal) => {
+            let form = Form::of(&head.headers);
+            Err(Box::new(Refused { refusal, form, open, allow: None, dress: None }))
+        }
     }
 }
 

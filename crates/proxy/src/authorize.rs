@@ -1,19 +1,12 @@
-//! Authorize: whether this address may use this route.
+//! Authorize: whether this address may use this route, and what the route's authorizer says of the request.
+//!
+//! An authorizer is asked once the tenant's limits have let the request pass, under the tenant's own permit: whoever is over
+//! its limits is no load for it. Nothing is replayed, served or forwarded before it has said yes.
 
-use std::net::IpAddr;
+mod address;
+mod ask;
+mod verdicts;
 
-use tidegate_model::refusal::{self, Refusal};
-
-use crate::settings::RouteSettings;
-
-/// Lets an address through that is allowed, or that nothing denies where no list of allowed ones is given.
-///
-/// # Errors
-/// `route.address-denied`.
-pub fn authorize(route: &RouteSettings, client: IpAddr) -> Result<(), Refusal> {
-    let allowed = route.allow.is_empty() || route.allow.contains(client);
-    if allowed && !route.deny.contains(client) {
-        return Ok(());
-    }
-    Err(Refusal::new(&refusal::ROUTE_ADDRESS, "this address may not use this route"))
-}
+pub use address::authorize;
+pub use ask::{Authorizer, ask};
+pub use verdicts::{Flights, Outcome, Verdicts};

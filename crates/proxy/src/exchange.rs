@@ -21,6 +21,7 @@ use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
 use tidegate_wire::tunnel::ClientSide;
 
+use crate::access::Dress;
 use crate::cache::content::Ahead;
 use crate::coding::Bodies;
 use crate::lifecycle::Proxy;
@@ -61,6 +62,8 @@ pub struct Exchange {
     pub upgraded: Option<(ClientSide, Switched)>,
     /// The cookie that ties its client to the endpoint that answered: the client's own, whatever becomes of the answer.
     pub sticky: Option<Box<HeaderValue>>,
+    /// What its answer says besides, be it a refusal.
+    pub dress: Option<Box<Dress>>,
     /// The injected faults that struck it.
     pub fault: Option<Box<Struck>>,
     /// What is copied of it for its route's mirror. Taken by the first rung.
@@ -125,6 +128,7 @@ impl Pattern {
             upgrade: None,
             upgraded: None,
             sticky: None,
+            dress: None,
             fault: None,
             duplicate: None,
             behind: false,
@@ -187,6 +191,7 @@ impl Exchange {
             upgrade: self.upgrade.take(),
             upgraded: self.upgraded.take(),
             sticky: self.sticky.take(),
+            dress: self.dress.take(),
             fault: self.fault.take(),
             duplicate: self.duplicate.take(),
             behind: self.behind,

@@ -32,7 +32,6 @@ use crate::site::Site;
 
 mod failures;
 mod jwt;
-mod remembered;
 
 pub use failures::{FailureLimit, Failures};
 pub use jwt::{Verifier, Verifiers};

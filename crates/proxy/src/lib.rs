@@ -4,6 +4,7 @@
 //! admit -> route -> protect -> identify -> authorize -> limit -> fault -> decide -> forward, redirect or respond -> settle
 //! ```
 
+pub mod access;
 mod admit;
 mod authorize;
 pub mod cache;
@@ -24,6 +25,7 @@ pub mod mirror;
 mod pace;
 mod protect;
 mod recorder;
+mod remembered;
 mod request_body;
 mod respond;
 mod route;
@@ -33,6 +35,7 @@ mod site;
 pub mod trace;
 mod whole;
 
+pub use authorize::{Outcome as Authorized, Verdicts};
 pub use entropy::Entropy;
 pub use fault::{Active, Faults, NotBegun};
 pub use identify::{Failures, Verifier, Verifiers};

@@ -1,7 +1,7 @@
 //! The life of an exchange, on one screen.
 //!
 //! ```text
-//! admit -> route -> protect -> identify -> authorize -> limit -> fault -> decide -> forward, redirect or respond -> settle
+//! admit -> route -> protect -> identify -> authorize -> limit -> [authorizer] -> fault -> decide -> forward, redirect or respond -> settle
 //!                                                                   |- idempotency: once for each key -'
 //!                                                                   '- defer: accepted now, made later: 202 -> settle
 //! ```
@@ -25,6 +25,7 @@ use tidegate_upstream::Caller;
 use tidegate_wire::body::Incoming;
 use tidegate_wire::server::{Connection, Handler};
 
+use crate::authorize::Flights;
 use crate::cache::shield::Hop;
 use crate::cache::stage::{self, Onward};
 use crate::cache::write::Write;
@@ -41,7 +42,9 @@ use crate::respond::{Answer, No, Refused};
 use crate::route::Routed;
 use crate::settle::{Content, ExchangeBody};
 use crate::site::{Pinned, Site};
-use crate::{admit, authorize, coding, consent, fault, forward, identify, incoming, limit, respond, route};
+use crate::{
+    access, admit, authorize, coding, consent, fault, forward, identify, incoming, limit, respond, route,
+};
 
 /// The proxy of one core.
 pub struct Proxy {
@@ -55,6 +58,8 @@ pub struct Proxy {
     pub(crate) entropy: Entropy,
     /// What the process can bear.
     pub(crate) guard: Rc<Guard>,
+    /// What authorizers are being asked.
+    pub(crate) flights: Flights,
     /// How limits are told.
     policies: Policies,
 }
@@ -75,6 +80,7 @@ impl Proxy {
             recorder,
             entropy,
             guard,
+            flights: Flights::default(),
             policies: Policies::default(),
         }
     }
@@ -109,8 +115,8 @@ impl Proxy {
         match self.answer(&site, &mut exchange).await {
             Ok(answer) => respond::complete(exchange, answer),
             Err(no) => {
-                Refused { refusal: no.refusal, form: exchange.form, open: exchange.open, allow: no.allow }
-                    .into_response()
+                let Exchange { form, open, dress, .. } = *exchange;
+                Refused { refusal: no.refusal, form, open, allow: no.allow, dress }.into_response()
             }
         }
     }
@@ -119,10 +125,21 @@ impl Proxy {
     async fn answer(self: &Rc<Self>, site: &Pinned, exchange: &mut Exchange) -> Result<Answer, No> {
         let routed = route::route(site, exchange)?;
         self.guard.request(routed.route.settings.priority, &self.entropy)?;
+        if let Some(access) = &routed.route.access
+            && let Some(answer) = access::before(access, &routed, exchange)?
+        {
+            return Ok(answer);
+        }
         let tenant = identify::identify(site, exchange, &self.entropy)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;
         self.guard.tenant(&tenant, &self.entropy)?;
         let permitted = limit::limit(site, tenant, &routed, exchange, &self.entropy, &self.policies)?;
+        if let Some(authorizer) = routed.route.access.as_ref().and_then(|access| access.authorizer.as_ref()) {
+            let asked = authorize::ask(self, site, exchange, &routed, &permitted, authorizer);
+            if let Some(response) = Box::pin(asked).await? {
+                return Ok(respond::permitted(response, permitted));
+            }
+        }
         exchange.fault = fault::draw(site, exchange, &routed, &permitted, &self.entropy);
         let instead = match &exchange.fault {
             None => None,

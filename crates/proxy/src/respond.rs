@@ -18,6 +18,7 @@ use tidegate_upstream::AnswerBody;
 use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
 
+use crate::access::Dress;
 use crate::cache::intake::take_ours;
 use crate::exchange::{Exchange, Open};
 use crate::fault;
@@ -37,8 +38,8 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub struct Answer {
     /// Status, headers and content.
     pub response: Response<Content>,
-    /// The tenant's permit.
-    pub permit: Permit,
+    /// The tenant's permit; `None`: nobody was asked who it is.
+    pub permit: Option<Permit>,
     /// How the tenant stands, where it is limited.
     pub told: Option<Told>,
 }
@@ -53,6 +54,8 @@ pub struct Refused {
     pub open: Open,
     /// The methods that would do.
     pub allow: Option<HeaderValue>,
+    /// What is said besides.
+    pub dress: Option<Box<Dress>>,
 }
 
 /// A stage's "no".
@@ -86,6 +89,9 @@ impl Refused {
         if let Some(allow) = self.allow {
             response.headers_mut().insert(ALLOW, allow);
         }
+        if let Some(dress) = self.dress {
+            dress.put(response.headers_mut());
+        }
         let status = response.status();
         let head = self.open.receipt().method == Method::HEAD;
         response.map(|body| {
@@ -99,11 +105,14 @@ impl Refused {
 #[must_use]
 pub fn complete(exchange: Box<Exchange>, answer: Answer) -> Response<ExchangeBody> {
     let (mut head, content) = answer.response.into_parts();
-    let Exchange { open, upgraded, timing, connection, sticky, fault: struck, .. } = *exchange;
+    let Exchange { open, upgraded, timing, connection, sticky, dress, fault: struck, .. } = *exchange;
     if let Some(cookie) = sticky {
         head.headers.append(SET_COOKIE, *cookie);
     }
     head.headers.insert(X_REQUEST_ID, open.receipt().request_id);
+    if let Some(dress) = dress {
+        dress.put(&mut head.headers);
+    }
     if let Some(Told { policy, left }) = answer.told {
         // Limits of the application's own stay beside ours: each has its name.
         head.headers.append(RATELIMIT_POLICY, policy);
@@ -119,10 +128,11 @@ pub fn complete(exchange: Box<Exchange>, answer: Answer) -> Response<ExchangeBod
     let body = match upgraded {
         Some(sides) => {
             ExchangeBody::answered(&open, head.status);
-            forward::join(sides, open, answer.permit, connection.limits.tunnel_idle);
+            let permit = answer.permit.expect("what was forwarded was permitted");
+            forward::join(sides, open, permit, connection.limits.tunnel_idle);
             ExchangeBody::empty()
         }
-        None => ExchangeBody::new(fault::shaped(content, struck), head.status, open, Some(answer.permit)),
+        None => ExchangeBody::new(fault::shaped(content, struck), head.status, open, answer.permit),
     };
     Response::from_parts(head, body)
 }
@@ -209,7 +219,13 @@ pub fn redirect(routed: &Routed<'_>, exchange: &Exchange) -> Response<Content> {
 #[must_use]
 pub fn permitted(response: Response<Content>, permitted: Permitted) -> Answer {
     let (permit, told) = permitted.into_parts();
-    Answer { response, permit, told }
+    Answer { response, permit: Some(permit), told }
+}
+
+/// An answer for which nobody was asked who it is.
+#[must_use]
+pub fn unasked(response: Response<Content>) -> Answer {
+    Answer { response, permit: None, told: None }
 }
 
 /// The answer to what never became a request, and its receipt. Fields that could be read tell the form.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::Method;
+use tidegate_model::access::cors;
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::route::Found;
@@ -46,6 +48,9 @@ pub fn route<'a>(site: &'a Site, exchange: &Exchange) -> Result<Routed<'a>, No> 
         consent::key(head.uri.path(), &head.method)?;
         return Ok(found(own, 0, exchange));
     }
+    if let Some(found) = preflighted(site, exchange) {
+        return Ok(found);
+    }
     match site.table.find(&exchange.host, head.uri.path(), &head.method, &head.headers) {
         Found::Route(route, matched) => Ok(found(route, matched, exchange)),
         Found::MethodNotAllowed(allowed) => Err(No {
@@ -56,5 +61,20 @@ pub fn route<'a>(site: &'a Site, exchange: &Exchange) -> Result<Routed<'a>, No> 
             refusal: Refusal::new(&refusal::ROUTE_NOT_FOUND, "no route matches this host and path"),
             allow: None,
         }),
+    }
+}
+
+/// The route that a preflight asks about, if that answers preflights.
+fn preflighted<'a>(site: &'a Site, exchange: &Exchange) -> Option<Routed<'a>> {
+    let head = &exchange.head;
+    if head.method != Method::OPTIONS {
+        return None;
+    }
+    let method = cors::preflight(&head.method, &head.headers)?;
+    match site.table.find(&exchange.host, head.uri.path(), &method, &head.headers) {
+        Found::Route(route, matched) if route.access.as_ref().is_some_and(|access| access.cors.is_some()) => {
+            Some(found(route, matched, exchange))
+        }
+        _ => None,
     }
 }

@@ -19,6 +19,7 @@ use tidegate_model::tenant::RouteLimits;
 use tidegate_store::deliveries::Room;
 use tidegate_upstream::settings::RetrySettings;
 
+use crate::access::settings::AccessSettings;
 use crate::coding::CodingSettings;
 use crate::idempotency::IdempotencySettings;
 use crate::incoming::IncomingSettings;
@@ -154,6 +155,8 @@ pub struct RouteSettings {
     pub allow: AddressSet,
     /// Addresses that may not, even if allowed.
     pub deny: AddressSet,
+    /// Who else decides who may use it, and what browsers are told of it.
+    pub access: AccessSettings,
     /// What is done.
     pub action: Action,
     /// Rates per tenant on this route.

@@ -9,6 +9,8 @@ use tidegate_model::tenant::{RouteLimits, Tenants};
 use tidegate_upstream::{Prepared, Upstream, Upstreams};
 use tidegate_wire::clock;
 
+use crate::access::Access;
+use crate::authorize::Verdicts;
 use crate::cache::Cache;
 use crate::cache::shield::Homes;
 use crate::fault::Faults;
@@ -42,6 +44,8 @@ pub struct Site {
     pub caches: Caches,
     /// What was done under a key, and what is.
     pub idempotency: Arc<Idempotency>,
+    /// What authorizers have said.
+    pub verdicts: Arc<Verdicts>,
     /// Whom to ask before the upstream.
     pub homes: Option<Homes>,
 }
@@ -69,6 +73,8 @@ pub struct Standing {
     pub idempotency: Arc<Idempotency>,
     /// What came of mirroring.
     pub mirrors: Arc<Mirrors>,
+    /// What authorizers have said.
+    pub verdicts: Arc<Verdicts>,
 }
 
 /// A route with everything that it names looked up.
@@ -77,6 +83,8 @@ pub struct Route {
     pub settings: Arc<RouteSettings>,
     /// The limits of each tenant on it.
     pub limits: RouteLimits,
+    /// Who may use it, where that is more than an address and a credential.
+    pub access: Option<Box<Access>>,
     /// What it does.
     pub ladder: Ladder,
     /// Where its requests are made once more.
@@ -202,6 +210,7 @@ impl Site {
             cache: Arc::clone(&standing.cache),
             caches: Caches::of(&settings.routes),
             idempotency: Arc::clone(&standing.idempotency),
+            verdicts: Arc::clone(&standing.verdicts),
             homes: settings.cluster.as_ref().map(|cluster| Homes::new(cluster, upstreams)),
             settings,
         })
@@ -242,6 +251,7 @@ impl Route {
             None => None,
             Some(mirror) => Some(standing.mirrors.of(&settings.name, mirror, find(&mirror.upstream)?)),
         };
-        Ok(Route { settings: Arc::clone(settings), limits: settings.limits(), ladder, mirror })
+        let access = Access::build(settings, upstreams)?;
+        Ok(Route { settings: Arc::clone(settings), limits: settings.limits(), access, ladder, mirror })
     }
 }

@@ -187,6 +187,7 @@ impl Gate {
             cache: Arc::new(Cache::new(config.proxy.cache)),
             idempotency: Arc::new(Idempotency::default()),
             mirrors: Arc::default(),
+            verdicts: Arc::default(),
         };
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers + 1).map_err(WiringError::from);

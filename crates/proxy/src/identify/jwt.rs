@@ -25,11 +25,13 @@ use tidegate_model::refusal::{self, Refusal};
 use tidegate_wire::clock;
 use tokio::sync::Notify;
 
-use super::remembered::Remembered;
+use crate::remembered::Remembered;
 use crate::settings::{JwtKeys, JwtSettings};
 
 /// Keys of one set.
 const KEYS_MAX: usize = 64;
+/// Half of the tokens that a set of keys remembers.
+const REMEMBERED_HALF: usize = 8 * 1024;
 /// Between two fetches that unknown keys ask for.
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -50,7 +52,8 @@ struct KeySet {
     keys: Vec<Key>,
     /// What they were made of.
     json: Vec<u8>,
-    remembered: Remembered,
+    /// The tenant of a token that was verified, and until when the token holds.
+    remembered: Remembered<(Arc<str>, u64)>,
 }
 
 #[derive(Clone)]
@@ -149,7 +152,7 @@ impl Verifier {
             return if until > now { Ok(tenant) } else { Err(expired()) };
         }
         let (tenant, until) = self.verify_signature(set, token)?;
-        set.remembered.keep(digest, Arc::clone(&tenant), until);
+        set.remembered.keep(digest, (Arc::clone(&tenant), until));
         Ok(tenant)
     }
 
@@ -217,7 +220,7 @@ impl Verifier {
 
 impl KeySet {
     fn new(keys: Vec<Key>, json: Vec<u8>) -> KeySet {
-        KeySet { keys, json, remembered: Remembered::default() }
+        KeySet { keys, json, remembered: Remembered::new(REMEMBERED_HALF) }
     }
 }
 
@@ -392,7 +395,7 @@ mod tests {
         let short = token(json!({"exp": now() - 29}));
         assert!(verifier.verify(&short).is_ok());
         let digest = Digest::of(short.as_bytes()).0;
-        verifier.keys.load().as_ref().unwrap().remembered.keep(digest, Arc::from("acme"), now());
+        verifier.keys.load().as_ref().unwrap().remembered.keep(digest, (Arc::from("acme"), now()));
         assert_eq!(verifier.verify(&short).unwrap_err().kind.code, "credential.expired");
     }
 

@@ -99,6 +99,9 @@ fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::Identified(by) => {
             format!("identified as tenant `{}` by {by}", receipt.tenant.as_deref().unwrap_or_default())
         }
+        Step::Preflight => "answered a preflight: no script's request was made".to_owned(),
+        Step::Authorized { outcome, because: "" } => format!("authorizer: {outcome}"),
+        Step::Authorized { outcome, because } => format!("authorizer: {outcome}: {because}"),
         Step::Limited { limit, remaining } => format!("let through by limit `{limit}`: {remaining} left"),
         Step::Waited(wait) => format!("waited {:.3} ms at the upstream's gate", wait.as_secs_f64() * 1e3),
         Step::Faulted(name, kind) => format!("the injected fault `{name}` struck: {}", fault(kind)),

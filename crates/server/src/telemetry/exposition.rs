@@ -67,6 +67,7 @@ metrics! {
     CLUSTER_PURGES = "tidegate_cluster_purges_total", "counter", ["direction"], "Purges that other nodes were `told`, or that were `heard` of them, where no Redis has them.";
     CLUSTER_PURGES_WAITING = "tidegate_cluster_purges_waiting", "gauge", [], "Purges that other nodes are still to be told, for all of them together.";
     CLUSTER_STRANGERS = "tidegate_cluster_strangers_total", "counter", [], "What came to the nodes' listener and was not said by a node of the cluster, to this one, just then and for the first time.";
+    AUTHORIZED = "tidegate_authorize_total", "counter", ["outcome"], "Requests of which a route's authorizer was to decide: `allowed`, `denied`; `remembered` (what it said before still counted); `failed` (it did not answer, and the request was refused); `open` (it did not answer, and the request went on, as the route says).";
     REFUSALS = "tidegate_refusals_total", "counter", ["code"], "Refusals; `tidegate explain CODE` tells what a code means.";
     TRIES = "tidegate_upstream_tries_total", "counter", [], "Calls to upstreams, retries and hedges included.";
     ENDPOINT_REQUESTS = "tidegate_endpoint_requests_total", "counter", ["upstream", "endpoint"], "Calls to an endpoint.";

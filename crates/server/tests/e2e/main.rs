@@ -1,6 +1,7 @@
 //! End to end: the real binary, real sockets.
 
 mod abuse;
+mod authorize;
 mod bodies;
 mod cache;
 mod cache_disk;
@@ -9,6 +10,7 @@ mod cache_large;
 mod cache_rules;
 mod cache_served;
 mod cluster;
+mod cors;
 mod deferred;
 mod delivered;
 mod demo;

@@ -288,6 +288,7 @@ fn opened(proxy: &Proxy, ask: Ask, connection: &Connection) -> Box<Exchange> {
         upgrade: None,
         upgraded: None,
         sticky: None,
+        dress: None,
         fault: None,
         duplicate: None,
         behind,

@@ -1,6 +1,7 @@
 //! The configuration as it is typed. The comment on each field is the text of the reference; the default of
 //! each is the default of Tidegate. Nothing is looked up here and nothing checked but the shape of each value.
 
+mod access;
 mod bodies;
 mod cluster;
 mod mirror;
@@ -18,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
+pub use access::{AuthorizeKey, OnFailure, RouteAuthorize, RouteCors, Said, SecurityHeaders};
 pub use bodies::{CodingName, Compress, Decompress};
 pub use cluster::{Cluster, ClusterTls};
 pub use mirror::{Mirror, MirrorCompare};

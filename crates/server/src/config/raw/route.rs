@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::gate::level::NEVER;
 use tidegate_model::headers::is_credential;
 
-use super::{Compress, Decompress, EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteIdempotency, Switch};
+use super::{
+    Compress, Decompress, EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteAuthorize, RouteCors,
+    RouteIdempotency, SecurityHeaders, Switch,
+};
 use crate::config::scalar::{Percent, Size, Time};
 use crate::config::text::{Header, HeaderText, Host, Name, Net, Path, PlainPath, Verb};
 
@@ -45,6 +48,12 @@ macro_rules! with_inherited {
             pub allow: Vec<Net>,
             /// Networks that may not, even if allowed.
             pub deny: Vec<Net>,
+            /// A service that decides which requests go on: a table. See `docs/access.md`.
+            pub authorize: Switch<RouteAuthorize>,
+            /// Which other origins' scripts may call it (CORS): a table. See `docs/access.md`.
+            pub cors: Switch<RouteCors>,
+            /// Headers by which browsers are told to be careful: `{}`, `true`, or a table. See `docs/access.md`.
+            pub security_headers: Switch<SecurityHeaders>,
             /// Changes to the request's headers: removed, then set, then added.
             pub request_headers: HeaderChanges,
             /// Changes to the response's headers: removed, then set, then added.
@@ -119,6 +128,9 @@ impl Default for RouteDefaults {
             degrade: Degrade::default(),
             allow: Vec::new(),
             deny: Vec::new(),
+            authorize: Switch::Toggle(false),
+            cors: Switch::Toggle(false),
+            security_headers: Switch::Toggle(false),
             request_headers: HeaderChanges::default(),
             response_headers: HeaderChanges::default(),
             cache: Switch::Toggle(false),
@@ -157,6 +169,9 @@ impl Default for Route {
             degrade: inherited.degrade,
             allow: inherited.allow,
             deny: inherited.deny,
+            authorize: inherited.authorize,
+            cors: inherited.cors,
+            security_headers: inherited.security_headers,
             request_headers: inherited.request_headers,
             response_headers: inherited.response_headers,
             cache: inherited.cache,

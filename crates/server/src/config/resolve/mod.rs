@@ -1,6 +1,7 @@
 //! From what was typed to what it means: names looked up, defaults filled in, contradictions found. Every
 //! problem is told; only a configuration without any comes out.
 
+mod access;
 mod bodies;
 mod cluster;
 mod listen;

@@ -92,6 +92,7 @@ pub(super) fn one(
         context.tell(node.at("rewrite"), "`rewrite` belongs to a route that forwards");
     }
     context.positive(node, "deadline", &raw.deadline);
+    let access = super::access::access(context, raw, node);
     Some(RouteSettings {
         name: Arc::from(name.as_str()),
         matches,
@@ -115,11 +116,15 @@ pub(super) fn one(
             raw::Priority::Default => Priority::Default,
             raw::Priority::Sheddable => Priority::Sheddable,
         },
-        cache: cache(context, raw, node, &action),
+        cache: cache(context, raw, node, &action).map(|mut cache| {
+            super::access::key(&mut cache.key, &access);
+            cache
+        }),
         idempotency: super::store::idempotency(context, raw, node, &action),
         defer: super::queue::defer(context, queues, raw, node, &action),
         mirror: super::mirror::mirror(context, raw, node, &action),
         coding: super::bodies::coding(context, raw, node, &action),
+        access,
         action,
     })
 }
