@@ -134,6 +134,7 @@ fn migrate(to: &str, shards: u16, config: &ConfigArgs) -> ExitCode {
         timeout: Duration::from_secs(30),
         shards,
         node: Arc::from("tidegate store migrate"),
+        brings: false,
     });
     let done =
         tidegate_store::migrate(directory, StoreSettings { location: location.clone(), ..store.clone() });

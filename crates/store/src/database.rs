@@ -28,7 +28,7 @@ const STATEMENTS: usize = 128;
 const NFS: i64 = 0x6969;
 
 /// What each version adds to the one before, the first to nothing.
-pub(crate) const VERSIONS: [&str; 4] = [
+pub(crate) const VERSIONS: [&str; 5] = [
     "
     CREATE TABLE claims (
         id INTEGER PRIMARY KEY,
@@ -56,6 +56,7 @@ pub(crate) const VERSIONS: [&str; 4] = [
     crate::documents::TABLES,
     schema::TABLES,
     schema::FEW,
+    schema::WAITS,
 ];
 
 /// Where the store is, and how large it may become.

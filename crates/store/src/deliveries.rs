@@ -29,6 +29,7 @@ pub(crate) mod sqlite;
 pub(crate) mod tables;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::sync::Arc;
 
@@ -45,6 +46,7 @@ pub use list::PAGE_MAX;
 pub use news::Follower;
 pub(crate) use news::{Followers, Tidings};
 pub use shards::{Leader, Roll, Who};
+pub use watch::Watch;
 
 /// A delivery that is to be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]

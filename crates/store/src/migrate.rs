@@ -34,7 +34,7 @@ use crate::deliveries::sqlite::recent::Recent;
 use crate::deliveries::sqlite::{Sqlite, audit};
 use crate::deliveries::tables::{Fault, Needs, Tables as _};
 use crate::documents::{Expect, Place, Room, Write, Written};
-use crate::postgres::{self, Away};
+use crate::postgres::{self, Away, PostgresSettings};
 use crate::store::{Named, Store, Unavailable};
 
 /// What one step has, of anything, and bytes of it, but for a single one that has more.
@@ -111,7 +111,9 @@ impl From<Fault> for MigrateError {
 /// # Panics
 /// If the system has no event queue.
 pub fn migrate(from: &Path, to: StoreSettings) -> Result<Migrated, MigrateError> {
-    let Location::Postgres(postgres) = to.location.clone() else { return Err(MigrateError::Nowhere) };
+    let Location::Postgres(postgres) = to.location else { return Err(MigrateError::Nowhere) };
+    let postgres = PostgresSettings { brings: true, ..postgres };
+    let to = StoreSettings { location: Location::Postgres(postgres.clone()), ..to };
     if !from.join(NAME).exists() {
         return Err(OpenError::Foreign(from.to_owned()).into());
     }

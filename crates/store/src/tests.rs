@@ -66,6 +66,7 @@ fn at(url: &str, lease: Duration) -> Location {
         timeout: PATIENCE,
         shards: 1,
         node: "here".into(),
+        brings: false,
     })
 }
 

@@ -306,6 +306,7 @@ impl Writer {
                 self.told.commits.fetch_add(1, Relaxed);
                 self.told.more(delta.records, delta.bytes);
                 news.by_shard().for_each(|(shard, news)| self.followers.tell(shard, news));
+                self.followers.tell_changed(&news);
                 self.well();
                 self.logged += self.database.written();
                 if self.logged >= LOG_BYTES_MAX {

@@ -13,7 +13,7 @@ use tidegate_model::prefer::{PREFERENCE_APPLIED, Prefer};
 use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;
-use tidegate_store::deliveries::{Appended, Otherwise, Promise, Unique, Whole};
+use tidegate_store::deliveries::{Appended, Otherwise, Promise, Unique, Watch, Whole};
 use tidegate_store::{Store, Unavailable};
 use tidegate_wire::{bell, clock};
 
@@ -192,18 +192,25 @@ async fn append(
 
 /// The delivery, if it ends by then.
 async fn ended(site: &Site, store: &Store, tenant: &str, id: Id, by: Tick) -> Option<Whole> {
-    let mut pause = LOOK_FIRST;
+    let (mut pause, watch) = (LOOK_FIRST, store.watch(id));
     loop {
-        let at = clock::now().after(pause).min(by);
-        clock::sleep_until(at).await;
+        // What is committed from here on wakes it.
+        let changed = watch.as_ref().map(Watch::next);
         let glance = store.glance(Some(tenant), id).await.ok()??;
         if glance.record.state.has_ended() {
             glance.answered?;
             return store.read(Some(tenant), id).await.ok()?;
         }
-        if at >= by || site.idempotency.is_draining() {
+        let now = clock::now();
+        if now >= by || site.idempotency.is_draining() {
             return None;
         }
+        let at = now.after(pause).min(by);
+        match changed {
+            Some(changed) => drop(clock::timeout_at(at, changed).await),
+            None => clock::sleep_until(at).await,
+        }
+        // What another node does of it is looked for.
         pause = (pause * 2).min(LOOK_MAX);
     }
 }

@@ -1,6 +1,8 @@
 //! A delivery as it goes on, as server-sent events: one for each change of its state, attempts or progress, and one when it
 //! has ended, which is the last.
 //!
+//! Whoever follows is woken by what this node commits of it; what other nodes do is looked for at intervals.
+//!
 //! What always holds: as many are followed at once as [`FOLLOWERS_MAX`], and none for longer than [`FOLLOWED_MAX`]: a client
 //! asks again then by itself, as its browser does. Nothing waits for a slow reader: it gets the present when it reads, not all
 //! that has been.
@@ -16,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate_model::tick::Tick;
 use tidegate_store::Store;
-use tidegate_store::deliveries::Glance;
+use tidegate_store::deliveries::{Glance, Watch};
 use tidegate_wire::clock;
 
 use super::told::told;
@@ -26,12 +28,31 @@ use crate::idempotency::Idempotency;
 const FOLLOWERS_MAX: usize = 1024;
 /// The longest that one is followed.
 const FOLLOWED_MAX: Duration = Duration::from_secs(3600);
-/// Between two looks at it.
+/// Between two looks at it, where nothing wakes whoever follows it.
 const LOOK: Duration = Duration::from_millis(250);
+/// The same where each change does.
+const LOOK_WOKEN: Duration = Duration::from_secs(1);
+/// Between any two looks: who says how far it has come, over and over, is not followed at each step.
+const LOOK_MIN: Duration = Duration::from_millis(20);
 /// Between two signs of life, where nothing happens.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 static FOLLOWERS: AtomicUsize = AtomicUsize::new(0);
+
+type Change = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Waits for the next look.
+async fn pause(changed: Option<Change>, watched: bool, shared: bool) {
+    let now = clock::now();
+    let Some(changed) = changed else {
+        let pause = if watched { LOOK_MIN } else { LOOK };
+        return clock::sleep_until(now.after(pause)).await;
+    };
+    let longest = now.after(if shared { LOOK } else { LOOK_WOKEN });
+    // Either way it is time to look.
+    let _ = clock::timeout_at(longest, changed).await;
+    clock::sleep_until(now.after(LOOK_MIN)).await;
+}
 
 /// What is looked for next, and what came of it.
 type Looking = Pin<Box<dyn Future<Output = Option<Glance>>>>;
@@ -47,6 +68,10 @@ pub struct Events {
     /// What was told last.
     last: String,
     looking: Option<Looking>,
+    /// `None`: as many are woken as may be.
+    watch: Option<Watch>,
+    /// The next change, from the last look on.
+    changed: Option<Change>,
     ended: bool,
     until: Tick,
     heard: Tick,
@@ -89,6 +114,9 @@ impl Events {
             next: VecDeque::new(),
             last: String::new(),
             looking: None,
+            watch: store.watch(glance.record.id),
+            // What has happened since it was looked at may have woken nobody.
+            changed: None,
             ended: false,
             until: now.after(FOLLOWED_MAX),
             heard: now,
@@ -122,8 +150,11 @@ impl Events {
             let (store, tenant, id) = (&self.store, &self.tenant, self.id);
             let looking = self.looking.get_or_insert_with(|| {
                 let (store, tenant) = (Arc::clone(store), Arc::clone(tenant));
+                let (changed, watched) = (self.changed.take(), self.watch.is_some());
+                // It is heard from before the look on that follows.
+                self.changed = self.watch.as_ref().map(|watch| Box::pin(watch.next()) as Change);
                 Box::pin(async move {
-                    clock::sleep_until(clock::now().after(LOOK)).await;
+                    pause(changed, watched, store.is_shared()).await;
                     store.glance(Some(&tenant), id).await.ok().flatten()
                 })
             });

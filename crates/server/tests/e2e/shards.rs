@@ -15,11 +15,21 @@ use tidegate_testkit::{
 use crate::BINARY;
 
 /// The token of the tests' own.
-const TOKEN: &str = "write";
+pub const TOKEN: &str = "write";
+
+/// The token's digest, as a configuration has it.
+pub fn digest() -> String {
+    Digest::of(TOKEN.as_bytes()).0.map(|byte| format!("{byte:02x}")).concat()
+}
 
 /// A node that is called so, with these further lines of its store. Whatever is asked for under `/` is made later.
 fn node(name: &str, url: &str, origin: &Origin, store: &str) -> Gate {
-    let digest = Digest::of(TOKEN.as_bytes()).0.map(|byte| format!("{byte:02x}")).concat();
+    node_with(name, url, origin, &format!("node = \"{name}\"\n{store}"))
+}
+
+/// The same, called as these further lines say.
+pub fn node_with(name: &str, url: &str, origin: &Origin, store: &str) -> Gate {
+    let digest = digest();
     let config = format!(
         r#"
 workers = 1
@@ -31,7 +41,6 @@ listen = ["127.0.0.1:0"]
 tokens = [{{ name = "test", sha256 = "{digest}", scopes = ["write"] }}]
 [store]
 url = "{url}{}"
-node = "{name}"
 {store}
 [tenants]
 from = [{{ header = "x-tenant" }}]
@@ -89,12 +98,12 @@ fn delivered(gate: &Gate, place: &str, tenant: &str) {
 }
 
 /// Whether a node makes the deliveries of this shard.
-fn leads(gate: &Gate, shard: u16) -> bool {
+pub fn leads(gate: &Gate, shard: u16) -> bool {
     gate.metric(&format!("tidegate_shard_leads{{shard=\"{shard}\"}}")) == Some(1.0)
 }
 
 /// How often each delivery was made.
-fn made(origin: &Origin) -> HashMap<String, usize> {
+pub fn made(origin: &Origin) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
     for one in origin.recorded() {
         let found = one.head.lines().find_map(|line| {
@@ -107,7 +116,7 @@ fn made(origin: &Origin) -> HashMap<String, usize> {
 }
 
 /// Status and body of a request to the control API.
-fn say(gate: &Gate, line: &str, body: &Value) -> (u16, Value) {
+pub fn say(gate: &Gate, line: &str, body: &Value) -> (u16, Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let length = body.len();
     let request = format!(
@@ -119,7 +128,7 @@ fn say(gate: &Gate, line: &str, body: &Value) -> (u16, Value) {
     (status, serde_json::from_str(body).unwrap_or_default())
 }
 
-fn ok() -> Reply {
+pub fn ok() -> Reply {
     Reply::Status(200, String::new())
 }
 
@@ -226,7 +235,7 @@ fn a_node_that_ends_in_order_hands_over_at_once() {
     ends.signal("-TERM");
     let second = put_off(&other, "/second", "a");
     delivered(&other, &second, "a");
-    assert!(leads(&other, 0));
+    until("it has the shard", || leads(&other, 0));
     assert_eq!(ends.wait(), Some(0));
     assert_eq!(made(&origin).values().sum::<usize>(), 2);
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tidegate_model::delivery::lane::{self, Place};
-use tidegate_model::delivery::{Change, Command, Ms, Record, Seq, step};
+use tidegate_model::delivery::{Change, Command, Kind, Ms, Record, Seq, step};
 
 use super::ledger::Ledger;
 use super::rows::Row;
@@ -46,6 +46,26 @@ impl Ledger<'_> {
             self.tables.put_open(row.line, &lane.key, open.saturating_sub(1))?;
             self.turns.push_back((row.line, lane.key));
         }
+        Ok(())
+    }
+
+    /// One that was made again asks for a turn of an ordered key. Where a newer one holds that and waits for others, it gives it back
+    /// and asks, too: the oldest gets it. Else that one might wait for whoever waits for this one, and none would ever begin.
+    pub(super) fn take_turn_from_newer(&mut self, asks: &Row) -> Result<(), Fault> {
+        let Some(lane) = asks.record.lane.clone().filter(|lane| lane.ordered) else { return Ok(()) };
+        let holding = self.tables.holding((asks.line, &lane.key), Kind::Blocked, (i64::MIN, Seq(0)), 1)?;
+        let Some((_, newer)) = holding.first().filter(|(_, seq)| *seq > asks.record.seq) else {
+            return Ok(());
+        };
+        let Some(row) = self.load(*newer)? else {
+            return Ok(());
+        };
+        let open = self.tables.open(asks.line, &lane.key)?;
+        self.tables.put_open(asks.line, &lane.key, open.saturating_sub(1))?;
+        let mut after = Row { place: Some(Place::Asks), ..row.clone() };
+        after.record.waits_for += 1;
+        self.put(&row, after)?;
+        self.turns.push_back((asks.line, lane.key));
         Ok(())
     }
 
@@ -97,7 +117,7 @@ impl Ledger<'_> {
     fn take_turns(&mut self, line: i64, key: &Arc<str>) -> Result<(), Fault> {
         let mut after = (i64::MIN, Seq(0));
         loop {
-            let holding = self.tables.holding(line, key, after, HOLDING)?;
+            let holding = self.tables.holding((line, key), Kind::Ready, after, HOLDING)?;
             let Some(last) = holding.last() else { return Ok(()) };
             after = *last;
             for seq in self.prefetch(holding.iter().map(|(_, seq)| *seq).collect())? {

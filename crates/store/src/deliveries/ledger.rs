@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tidegate_model::delivery::lane::Place;
 use tidegate_model::delivery::{Change, Command, Kind, Ms, Request, Seq, State, Told, step};
 
 use super::book::Book;
@@ -153,11 +154,19 @@ impl<'a> Ledger<'a> {
         let (from, to) = (before.record.state.kind(), after.record.state.kind());
         if to.has_ended() && !from.has_ended() {
             self.keep_unique(&mut after)?;
+            if ends::waits_for_others(before) > 0 {
+                // Made again it waits for none of them, and perhaps for others.
+                self.tables.remove_firsts(before.record.seq)?;
+            }
         }
         self.tables.update(before, &after)?;
         let bytes = (after.bytes + after.kept) as i64 - (before.bytes + before.kept) as i64;
         self.book.lines.count(self.tables, after.line, Some(from), Some(to), bytes)?;
         self.pages += 3;
+        self.tidings.changed(after.record.id);
+        if before.place.is_none() && after.place == Some(Place::Asks) {
+            self.take_turn_from_newer(&after)?;
+        }
         // It is to be begun in another order now.
         let is_new = (before.record.rank, &before.record.lane) != (after.record.rank, &after.record.lane);
         self.note(Some(from), &after, is_new);

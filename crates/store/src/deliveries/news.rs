@@ -6,13 +6,17 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use tidegate_model::delivery::Ms;
+use tidegate_model::delivery::{Id, Ms};
 
+use super::watch::Watched;
 use super::{News, Ready};
 
-/// What a transaction has to tell, by shard.
+/// What a transaction has to tell, by shard, and which deliveries it has changed.
 #[derive(Debug, Default)]
-pub(crate) struct Tidings(Vec<OfShard>);
+pub(crate) struct Tidings {
+    of_shards: Vec<OfShard>,
+    changed: Vec<Id>,
+}
 
 #[derive(Debug)]
 struct OfShard {
@@ -32,11 +36,11 @@ impl OfShard {
 
 impl Tidings {
     fn of(&mut self, shard: u16) -> &mut OfShard {
-        let place = self.0.iter().position(|known| known.shard == shard).unwrap_or_else(|| {
-            self.0.push(OfShard { shard, news: Vec::new(), due: None });
-            self.0.len() - 1
+        let place = self.of_shards.iter().position(|known| known.shard == shard).unwrap_or_else(|| {
+            self.of_shards.push(OfShard { shard, news: Vec::new(), due: None });
+            self.of_shards.len() - 1
         });
-        &mut self.0[place]
+        &mut self.of_shards[place]
     }
 
     /// This has happened in a shard, and is told after what is told already.
@@ -60,16 +64,21 @@ impl Tidings {
         for ready in ready.drain(..) {
             self.push(ready.seq.shard(), News::Ready(ready));
         }
-        for of in &mut self.0 {
+        for of in &mut self.of_shards {
             if let Some(due) = of.due.take() {
                 of.push(News::Due(due));
             }
         }
     }
 
+    /// A delivery was changed.
+    pub(super) fn changed(&mut self, id: Id) {
+        self.changed.push(id);
+    }
+
     /// What is told to those who follow each shard.
     pub(crate) fn by_shard(&self) -> impl Iterator<Item = (u16, &[News])> {
-        self.0.iter().map(|OfShard { shard, news, .. }| (*shard, news.as_slice()))
+        self.of_shards.iter().map(|OfShard { shard, news, .. }| (*shard, news.as_slice()))
     }
 }
 
@@ -105,19 +114,27 @@ impl Follower {
     }
 }
 
-/// Those who follow.
+/// Those who follow shards, and those who watch single deliveries.
 #[derive(Debug, Default)]
-pub(crate) struct Followers(Mutex<Vec<Arc<List>>>);
+pub(crate) struct Followers {
+    lists: Mutex<Vec<Arc<List>>>,
+    pub(crate) watched: Arc<Watched>,
+}
 
 impl Followers {
     /// One more, of this shard. It looks first.
     pub(crate) fn follow(&self, shard: u16) -> Follower {
         let list = Arc::new(List { shard, ..List::default() });
         list.news.lock().push_back(News::Look);
-        let mut all = self.0.lock();
+        let mut all = self.lists.lock();
         all.retain(|list| Arc::strong_count(list) > 1);
         all.push(Arc::clone(&list));
         Follower(list)
+    }
+
+    /// Tells those who watch what a transaction has changed.
+    pub(crate) fn tell_changed(&self, tidings: &Tidings) {
+        self.watched.tell(&tidings.changed);
     }
 
     /// Tells those who follow this shard.
@@ -125,7 +142,7 @@ impl Followers {
         if news.is_empty() {
             return;
         }
-        self.0.lock().retain(|list| {
+        self.lists.lock().retain(|list| {
             if Arc::strong_count(list) == 1 {
                 return false;
             }
@@ -165,6 +182,6 @@ mod tests {
         assert!(follower.take().is_empty(), "they are another shard's");
         drop(follower);
         followers.tell(0, &[News::Due(4)]);
-        assert!(followers.0.lock().is_empty());
+        assert!(followers.lists.lock().is_empty());
     }
 }

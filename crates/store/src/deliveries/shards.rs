@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
+use tidegate_model::delivery::Id;
 use tidegate_model::delivery::shard::shard_of;
 
 use super::tables::Needs;
-use super::{Epoch, Follower};
+use super::{Epoch, Follower, Watch};
 use crate::database::Location;
 use crate::store::{Store, Unavailable};
 
@@ -99,6 +100,12 @@ impl Store {
     /// [`Unavailable`].
     pub async fn roll(&self) -> Result<Roll, Unavailable> {
         self.plain(Needs::looks(), |ledger| ledger.tables.roll().map(Ok)).await
+    }
+
+    /// Wakes whoever waits for what becomes of a delivery, as far as this process does it. `None`: as many wait as may.
+    #[must_use]
+    pub fn watch(&self, id: Id) -> Option<Watch> {
+        self.followers.watched.watch(id)
     }
 
     /// What happens in a shard from now on that its owner does not do itself. The first is to look.

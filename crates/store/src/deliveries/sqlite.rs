@@ -15,7 +15,7 @@ pub(crate) mod schema;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _};
-use tidegate_model::delivery::{Id, Ms, Request, Seq, Token};
+use tidegate_model::delivery::{Id, Kind, Ms, Request, Seq, Token};
 
 use self::recent::Recent;
 use super::rows::{Row, Unnamed, whole};
@@ -231,6 +231,10 @@ impl Tables for Sqlite<'_> {
         follows::remove_after(self.0, first, seq)
     }
 
+    fn remove_firsts(&mut self, seq: Seq) -> Result<(), Fault> {
+        follows::remove_firsts(self.0, seq)
+    }
+
     fn callback(&mut self, seq: Seq) -> Result<Option<Callback>, Fault> {
         follows::callback(self.0, seq)
     }
@@ -273,12 +277,12 @@ impl Tables for Sqlite<'_> {
 
     fn holding(
         &mut self,
-        line: i64,
-        key: &str,
+        of: (i64, &str),
+        state: Kind,
         after: (i64, Seq),
         most: usize,
     ) -> Result<Vec<(i64, Seq)>, Fault> {
-        next::holding(self.0, line, key, after, most)
+        next::holding(self.0, of, state, after, most)
     }
 
     fn due(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<Seq>, Fault> {

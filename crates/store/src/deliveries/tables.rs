@@ -301,6 +301,9 @@ pub(crate) trait Tables {
     /// A delivery comes after this first one no more.
     fn remove_after(&mut self, first: Seq, seq: Seq) -> Result<(), Fault>;
 
+    /// A delivery comes after none any more.
+    fn remove_firsts(&mut self, seq: Seq) -> Result<(), Fault>;
+
     /// What is made once a delivery has ended.
     fn callback(&mut self, seq: Seq) -> Result<Option<Callback>, Fault>;
 
@@ -333,12 +336,12 @@ pub(crate) trait Tables {
     /// The first who ask for a turn of a key, by turn and place ([`Row::turn`]).
     fn asking(&mut self, line: i64, key: &str, most: usize) -> Result<Vec<Unnamed>, Fault>;
 
-    /// Who [holds](tidegate_model::delivery::lane::Place::Holds) a turn of a key and is ready, by turn and place, from
+    /// Who [holds](tidegate_model::delivery::lane::Place::Holds) a turn of a key and is in this state, by turn and place, from
     /// behind these on.
     fn holding(
         &mut self,
-        line: i64,
-        key: &str,
+        of: (i64, &str),
+        state: Kind,
         after: (i64, Seq),
         most: usize,
     ) -> Result<Vec<(i64, Seq)>, Fault>;

@@ -34,6 +34,12 @@ pub enum Away {
         /// And not into these.
         asked: u16,
     },
+    /// A store is being brought into it, or that was broken off.
+    #[error(
+        "a store is being brought into it (`tidegate store migrate`), or that was broken off: let it come to its end, or begin \
+         anew: DROP SCHEMA tidegate CASCADE, and `tidegate store migrate` again; the directory has everything"
+    )]
+    Unfinished,
     /// Its tables are those of a newer Tidegate.
     #[error("its tables have version {version}, and this Tidegate knows {known} at most")]
     Newer {
@@ -60,6 +66,7 @@ impl Away {
             }),
             Away::Slow(_) | Away::Former => false,
             Away::Tls(_) | Away::Old(_) | Away::Newer { .. } | Away::Shards { .. } => true,
+            Away::Unfinished => true,
         }
     }
 }

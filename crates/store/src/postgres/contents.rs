@@ -1,6 +1,7 @@
 //! Whether there is anything in a database: asked before a store is brought into it.
 
 use tokio::runtime::{Builder, LocalOptions};
+use tokio_postgres::Client;
 
 use super::away::Away;
 use super::link;
@@ -16,6 +17,12 @@ pub(crate) enum Contents {
     /// A store was being brought into it.
     Begun,
     Something,
+}
+
+/// Whether a store is being brought into it, or that was broken off.
+pub(super) async fn is_unfinished(client: &Client) -> Result<bool, Away> {
+    let marked = "SELECT EXISTS (SELECT FROM tidegate.documents WHERE kind = $1)";
+    Ok(client.query_one(marked, &[&MIGRATION]).await?.try_get(0)?)
 }
 
 /// What is in it.

@@ -35,7 +35,7 @@ mod session;
 mod tables;
 mod writer;
 
-pub(super) use schema::TABLES;
+pub(super) use schema::{TABLES, WAITS};
 #[cfg(test)]
 pub(crate) use session::SAID;
 pub(super) use writer::Writer;

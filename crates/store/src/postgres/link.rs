@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Row, Statement};
 
 use super::away::{Away, Failed, VERSION_MIN};
+use super::contents;
 use super::schema;
 use super::settings::PostgresSettings;
 use super::tls::MakeTls;
@@ -162,6 +163,9 @@ async fn open(
         return Err(Away::Former);
     }
     schema::migrate(&client).await?;
+    if !settings.brings && contents::is_unfinished(&client).await? {
+        return Err(Away::Unfinished);
+    }
     let says = prepare(&client).await?;
     let renewed = clock::now();
     let lease = settings.lease;

@@ -22,8 +22,8 @@ const PARTS: u32 = 16;
 /// - `accounts`: what the records of an account take, in several rows (`stripe`), so that nodes do not wait for one.
 /// - `documents`: what is administered rather than made, and in `document_rooms` what each tenant has of a kind.
 ///
-/// The second is [`super::deliveries`]'.
-const VERSIONS: [&str; 2] = [
+/// The others are [`super::deliveries`]'.
+const VERSIONS: [&str; 3] = [
     "
     CREATE TABLE nodes (
         epoch bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -80,6 +80,7 @@ const VERSIONS: [&str; 2] = [
     ) WITH (fillfactor = 50);
 ",
     super::deliveries::TABLES,
+    super::deliveries::WAITS,
 ];
 
 /// Brings a database to the newest version.

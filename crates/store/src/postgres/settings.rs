@@ -24,6 +24,8 @@ pub struct PostgresSettings {
     pub shards: u16,
     /// What other nodes call this one.
     pub node: Arc<str>,
+    /// Whether this process brings a store into it. Nobody else serves one that was not brought whole.
+    pub brings: bool,
 }
 
 /// The URL of a database. It may have a password in it: only what is shown of it is shown.

@@ -10,6 +10,7 @@ use crate::deliveries::{
     Asked, Attempt, Callback, Filter, Kept as Answered, Line, Otherwise, Pause, Promise, Room, Unique,
 };
 use crate::documents::{Expect, Listing, Place, Write};
+use crate::postgres::Away;
 use crate::{MigrateError, Migrated, migrate};
 
 /// Milliseconds.
@@ -176,6 +177,10 @@ fn one_that_was_broken_off_is_not_gone_on_with() {
     }
     assert!(matches!(migrate(path(&from), impatient), Err(MigrateError::Write(_))));
     assert!(matches!(migrate(path(&from), to.clone()), Err(MigrateError::Begun(_))));
+    // Nobody takes it for a store.
+    let refused = Store::open(to.clone()).map(|_| ());
+    let unfinished = matches!(&refused, Err(OpenError::Postgres { source: Away::Unfinished, .. }));
+    assert!(unfinished, "{refused:?}");
     let _ = server.say_in(&url, "DROP SCHEMA tidegate CASCADE");
     assert_eq!(migrate(path(&from), to).unwrap().deliveries, 39);
 }

@@ -150,7 +150,7 @@ fn nodes_that_start_at_once_make_the_tables_once_and_newer_ones_are_refused() {
             check_nodes(&key, &[(&node.join().unwrap(), claim(1, LATER), Told::Claimed)]);
         }
     });
-    assert_eq!(server.say_in(&url, "SELECT count(*) FROM tidegate.versions"), "2");
+    assert_eq!(server.say_in(&url, "SELECT count(*) FROM tidegate.versions"), "3");
     let _ = server.say_in(&url, "INSERT INTO tidegate.versions (version) VALUES (99)");
     let refused = Store::open(settings(at(&url, LEASE))).err().map(|error| error.to_string());
     assert!(refused.is_some_and(|why| why.contains("version 99")));
@@ -310,8 +310,15 @@ fn tls_is_spoken_and_a_certificate_that_nobody_vouches_for_is_refused() {
     let open = |url: String, ca: Option<&std::path::Path>| {
         let url = PostgresUrl::parse(&url).unwrap();
         let ca = ca.map(std::path::Path::to_owned);
-        let postgres =
-            PostgresSettings { url, ca, lease: LEASE, timeout: PATIENCE, shards: 1, node: "here".into() };
+        let postgres = PostgresSettings {
+            url,
+            ca,
+            lease: LEASE,
+            timeout: PATIENCE,
+            shards: 1,
+            node: "here".into(),
+            brings: false,
+        };
         Store::open(settings(Location::Postgres(postgres))).unwrap()
     };
     let trusting = open(format!("{database}?sslmode=prefer"), None);

@@ -78,6 +78,7 @@ fn location(context: &mut Context<'_>, raw: &raw::Store) -> Option<Location> {
             timeout: raw.timeout.as_ref().map_or(TIMEOUT, |timeout| timeout.0),
             shards: shards.clamp(1, SHARDS_MAX),
             node: raw.node.as_deref().map_or_else(machine, Arc::from),
+            brings: false,
         })),
         Err(why) => {
             context.tell(node, why);

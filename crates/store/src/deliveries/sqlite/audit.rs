@@ -6,7 +6,7 @@ use rusqlite::Connection;
 const TOLD_MAX: usize = 10;
 
 /// What has to hold: what is wrong where a row is found, and how to find such rows. Each row is told by its first column.
-const RULES: [(&str, &str); 14] = [
+const RULES: [(&str, &str); 15] = [
     (
         "a line's counts are not those of its deliveries",
         "SELECT line FROM lines LEFT JOIN (
@@ -63,6 +63,13 @@ const RULES: [(&str, &str); 14] = [
         "a delivery is blocked and waits for nothing",
         "SELECT deliveries.seq FROM deliveries WHERE state = 0 AND place IS NOT 1
              AND NOT EXISTS (SELECT 1 FROM afters WHERE afters.seq = deliveries.seq)",
+    ),
+    (
+        "what comes after another does not wait for it",
+        "SELECT afters.seq FROM afters WHERE NOT EXISTS (
+             SELECT 1 FROM deliveries AS waits WHERE waits.seq = afters.seq AND waits.state = 0
+                 AND waits.waits_for > (waits.place IS 1)
+         )",
     ),
     (
         "a turn is free, and one that asks for it does not get it",

@@ -56,6 +56,11 @@ pub(super) fn remove_after(connection: &Connection, first: Seq, seq: Seq) -> Res
     Ok(())
 }
 
+pub(super) fn remove_firsts(connection: &Connection, seq: Seq) -> Result<(), Fault> {
+    connection.prepare_cached("DELETE FROM afters WHERE seq = ?1")?.execute([whole(seq.0)])?;
+    Ok(())
+}
+
 pub(super) fn callback(connection: &Connection, seq: Seq) -> Result<Option<Callback>, Fault> {
     let mut select =
         connection.prepare_cached("SELECT high, low, queue, target FROM callbacks WHERE seq = ?1")?;

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 use tidegate_model::delivery::lane::Place;
-use tidegate_model::delivery::{Ms, Seq};
+use tidegate_model::delivery::{Kind, Ms, Seq};
 
 use super::limit;
 use super::rows::{columns, number, seqs, several};
@@ -34,17 +34,17 @@ pub(super) fn asking(
 
 pub(super) fn holding(
     connection: &Connection,
-    line: i64,
-    key: &str,
+    (line, key): (i64, &str),
+    state: Kind,
     after: (i64, Seq),
     most: usize,
 ) -> Result<Vec<(i64, Seq)>, Fault> {
     let mut select = connection.prepare_cached(
         "SELECT turn, seq FROM deliveries INDEXED BY deliveries_lane
-         WHERE line = ?1 AND key = ?2 AND place = ?3 AND place IS NOT NULL AND state = 2 AND (turn, seq) > (?4, ?5)
+         WHERE line = ?1 AND key = ?2 AND place = ?3 AND place IS NOT NULL AND state = ?7 AND (turn, seq) > (?4, ?5)
          ORDER BY turn, seq LIMIT ?6",
     )?;
-    let bounds = params![line, key, Place::Holds as u8, after.0, whole(after.1.0), limit(most)];
+    let bounds = params![line, key, Place::Holds as u8, after.0, whole(after.1.0), limit(most), state as u8];
     let found = select.query_map(bounds, |row| Ok((row.get(0)?, Seq(number(row, 1)?))))?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }

@@ -151,3 +151,12 @@ pub(crate) const FEW: &str = "
     DROP INDEX deliveries_few;
     CREATE INDEX deliveries_few ON deliveries (state) WHERE state > 2 AND state <> 4;
 ";
+
+/// And the one after that: what comes after what is found by who waits, too; what is noted of those that wait no more goes.
+pub(crate) const WAITS: &str = "
+    DELETE FROM afters WHERE NOT EXISTS (
+        SELECT 1 FROM deliveries AS waits WHERE waits.seq = afters.seq AND waits.state = 0
+            AND waits.waits_for > (waits.place IS 1)
+    );
+    CREATE INDEX afters_seq ON afters (seq);
+";

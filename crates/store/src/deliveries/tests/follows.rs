@@ -185,3 +185,55 @@ fn what_takes_the_place_of_another_does_not_come_among_others_of_an_ordered_key(
         assert_eq!(ready.iter().map(|ready| ready.id).collect::<Vec<_>>(), [behind.id]);
     }
 }
+
+#[test]
+fn what_is_made_again_waits_for_none_that_it_came_after_before() {
+    for mut stand in Stand::all() {
+        let of = |stand: &mut Stand, after| Promise {
+            unique: unique(LATER, Otherwise::Replace, None),
+            after,
+            ..stand.promise("acme")
+        };
+        let (former, other) = (stand.promise("acme"), stand.promise("acme"));
+        let (former_seq, other_seq) = (stand.accept(&former), stand.accept(&other));
+        let waits = of(&mut stand, vec![former.id]);
+        let seq = stand.accept(&waits);
+        stand.commit(seq, Command::Cancel { forgotten: LATER });
+        stand.commit(seq, Command::Redrive { due: NOW, aging: 0 });
+        assert_eq!(stand.record(waits.id).state, State::Ready);
+        let anew = of(&mut stand, vec![other.id]);
+        assert_eq!(stand.append(&[anew]), [Appended::Replaced(waits.id)]);
+        assert_eq!(stand.make(former_seq, DONE), [], "it comes after another now");
+        assert_eq!(seqs(&stand.make(other_seq, DONE)), [seq]);
+    }
+}
+
+#[test]
+fn an_older_one_of_an_ordered_key_that_is_made_again_goes_before_a_newer_that_waits() {
+    for mut stand in Stand::all() {
+        let of = |stand: &mut Stand, after| Promise {
+            unique: unique(LATER, Otherwise::Replace, None),
+            after,
+            ..stand.promise("acme")
+        };
+        let older = Promise { lane: lane(true, 1), ..stand.promise("acme") };
+        let older_seq = stand.accept(&older);
+        let third = of(&mut stand, Vec::new());
+        let third_seq = stand.accept(&third);
+        stand.commit(older_seq, Command::Cancel { forgotten: LATER });
+        // It has the turn, and waits for the third, which is to come after the older one.
+        let newer = Promise { lane: lane(true, 1), after: vec![third.id], ..stand.promise("acme") };
+        let newer_seq = stand.accept(&newer);
+        stand.commit(older_seq, Command::Redrive { due: NOW, aging: 0 });
+        let anew = of(&mut stand, vec![older.id]);
+        assert_eq!(stand.append(&[anew]), [Appended::Replaced(third.id)]);
+        assert_eq!(stand.ready("acme"), [older_seq]);
+        assert_eq!(seqs(&stand.make(older_seq, DONE)), [third_seq]);
+        assert_eq!(seqs(&stand.make(third_seq, DONE)), [newer_seq]);
+        stand.make(newer_seq, DONE);
+        stand.check(
+            &[older_seq, third_seq, newer_seq].map(|seq| (seq, State::Delivered)),
+            &[older, third, newer],
+        );
+    }
+}

@@ -201,3 +201,20 @@ fn what_has_ended_is_forgotten_and_its_line_with_it() {
         assert!(stand.accept(&next) > seq, "a place is given away once");
     }
 }
+
+#[test]
+fn who_watches_a_delivery_is_woken_by_what_becomes_of_it_and_of_no_other() {
+    for mut stand in Stand::all() {
+        let (watched, other) = (stand.promise("acme"), stand.promise("acme"));
+        let (seq, other_seq) = (stand.accept(&watched), stand.accept(&other));
+        let watch = stand.store().watch(watched.id).unwrap();
+        let mut next = std::pin::pin!(watch.next());
+        stand.make(other_seq, DONE);
+        let is_woken = stand.runtime.block_on(std::future::poll_fn(|context| {
+            std::task::Poll::Ready(next.as_mut().poll(context).is_ready())
+        }));
+        assert!(!is_woken);
+        stand.start(seq);
+        stand.runtime.block_on(next);
+    }
+}

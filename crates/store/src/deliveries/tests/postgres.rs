@@ -20,6 +20,7 @@ pub(super) fn at(url: &str, shards: u16) -> PostgresSettings {
         timeout: PATIENCE,
         shards,
         node: "here".into(),
+        brings: false,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::deliveries::tables::Fault;
 const TOLD_MAX: usize = 10;
 
 /// What has to hold: what is wrong where a row is found, and how to find such rows, each told by its first column.
-const RULES: [(&str, &str); 17] = [
+const RULES: [(&str, &str); 18] = [
     (
         "a line's counts are not those of its deliveries",
         "SELECT line::text FROM lines LEFT JOIN (
@@ -87,6 +87,13 @@ const RULES: [(&str, &str); 17] = [
         "a delivery is blocked and waits for nothing",
         "SELECT d.seq::text FROM deliveries d WHERE state = 0 AND place IS DISTINCT FROM 1
              AND NOT EXISTS (SELECT FROM afters a WHERE a.seq = d.seq)",
+    ),
+    (
+        "what comes after another does not wait for it",
+        "SELECT a.seq::text FROM afters a WHERE NOT EXISTS (
+             SELECT FROM deliveries d WHERE d.seq = a.seq AND d.state = 0
+                 AND d.waits_for > CASE WHEN d.place = 1 THEN 1 ELSE 0 END
+         )",
     ),
     (
         "a turn is free, and one that asks for it does not get it",

@@ -98,6 +98,7 @@ const AFTERS: &str = "INSERT INTO afters (first, seq) SELECT * FROM unnest($1::b
 const REMOVE_AFTER: &str = "
     DELETE FROM afters a USING unnest($1::bigint[], $2::bigint[]) AS t (first, seq)
     WHERE a.first = t.first AND a.seq = t.seq";
+const REMOVE_FIRSTS: &str = "DELETE FROM afters a USING unnest($1::bigint[]) AS t (seq) WHERE a.seq = t.seq";
 const CALLBACKS: &str = "
     INSERT INTO callbacks AS c (seq, high, low, queue, target)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[])
@@ -435,6 +436,11 @@ fn keyed<'a>(known: &'a Known, pending: &'a Pending, all: &mut Vec<Says<'a>>) {
 }
 
 fn links<'a>(pending: &'a Pending, all: &mut Vec<Says<'a>>) {
+    if !pending.free.is_empty() {
+        let free: Vec<_> = pending.free.iter().collect();
+        // Before what they come after from now on.
+        all.push(Says::new(REMOVE_FIRSTS, columns_of!(&free, |waits| seq(**waits))));
+    }
     for (sql, is) in [(AFTERS, true), (REMOVE_AFTER, false)] {
         let these: Vec<_> =
             pending.afters.iter().filter(|(_, there)| **there == is).map(|(pair, _)| pair).collect();

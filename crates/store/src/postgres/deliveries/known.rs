@@ -194,6 +194,8 @@ pub(super) struct Pending {
     pub(super) uniques: HashSet<Keyed>,
     /// Whether it is there.
     pub(super) afters: BTreeMap<(Seq, Seq), bool>,
+    /// These come after none but what is noted here.
+    pub(super) free: BTreeSet<Seq>,
     pub(super) callbacks: BTreeMap<Seq, Option<Callback>>,
     pub(super) works: BTreeMap<(i16, i64, Arc<str>), bool>,
     pub(super) ages: BTreeMap<(i32, u16), AgeChange>,
@@ -214,6 +216,7 @@ impl Pending {
             && self.lanes.is_empty()
             && self.uniques.is_empty()
             && self.afters.is_empty()
+            && self.free.is_empty()
             && self.callbacks.is_empty()
             && self.works.is_empty()
             && self.ages.is_empty()

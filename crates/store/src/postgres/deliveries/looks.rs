@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidegate_model::delivery::lane::Place;
-use tidegate_model::delivery::{Ms, Seq};
+use tidegate_model::delivery::{Kind, Ms, Seq};
 use tokio_postgres::types::ToSql;
 
 use super::desk::{Desk, span};
@@ -25,7 +25,7 @@ const CALLBACK: &str = "SELECT high, low, queue, target FROM callbacks WHERE seq
 const WORK: &str = "SELECT kind, place, key FROM works WHERE shard = $1 ORDER BY kind, place, key LIMIT 1";
 const HOLDING: &str = "
     SELECT seq, turn FROM deliveries
-    WHERE line = $1 AND key = $2 AND place = $3 AND place IS NOT NULL AND state = 2 AND (turn, seq) > ($4, $5)
+    WHERE line = $1 AND key = $2 AND place = $3 AND place IS NOT NULL AND state = $7 AND (turn, seq) > ($4, $5)
     ORDER BY turn, seq LIMIT $6";
 const DUE: &str = "
     SELECT seq FROM deliveries WHERE state = 1 AND shard = $1 AND due <= $2 ORDER BY due, seq LIMIT $3";
@@ -139,7 +139,7 @@ pub(super) fn comes_after(desk: &mut Desk, first: Seq, seq: Seq) -> Result<bool,
 }
 
 pub(super) fn afters(desk: &mut Desk, first: Seq, after: Seq, count: usize) -> Result<Vec<Seq>, Fault> {
-    if !desk.pending.afters.is_empty() {
+    if !desk.pending.afters.is_empty() || !desk.pending.free.is_empty() {
         desk.flush_all()?;
     }
     let found = desk.session.ask(Says::new(AFTERS, vec![place(first), place(after), most(count)]))?;
@@ -170,8 +170,8 @@ pub(super) fn next_work(desk: &mut Desk, shard: u16) -> Result<Option<Work>, Fau
 
 pub(super) fn holding(
     desk: &mut Desk,
-    line: i64,
-    key: &str,
+    (line, key): (i64, &str),
+    state: Kind,
     (turn, seq): (i64, Seq),
     count: usize,
 ) -> Result<Vec<(i64, Seq)>, Fault> {
@@ -183,6 +183,7 @@ pub(super) fn holding(
         Box::new(turn),
         place(seq),
         most(count),
+        Box::new(state as i16),
     ];
     desk.flush_rows()?;
     let found = desk.session.ask(Says::new(HOLDING, values))?;

@@ -176,3 +176,13 @@ pub(in super::super) const TABLES: &str = "
         PRIMARY KEY (shard, kind, place, key)
     );
 ";
+
+/// What the version after that adds: what comes after what is found by who waits, too; what is noted of those that wait no more
+/// goes.
+pub(in super::super) const WAITS: &str = "
+    DELETE FROM tidegate.afters a WHERE NOT EXISTS (
+        SELECT FROM tidegate.deliveries d WHERE d.seq = a.seq AND d.state = 0
+            AND d.waits_for > CASE WHEN d.place = 1 THEN 1 ELSE 0 END
+    );
+    CREATE INDEX afters_seq ON tidegate.afters (seq);
+";

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidegate_model::delivery::shard::shard_of;
-use tidegate_model::delivery::{Id, Ms, Request, Seq, Token};
+use tidegate_model::delivery::{Id, Kind, Ms, Request, Seq, Token};
 
 use super::desk::Desk;
 use super::known::{Change, Entry, Removed, Result as Answer};
@@ -255,6 +255,7 @@ impl Tables for Desk {
     fn comes_after(&mut self, first: Seq, seq: Seq) -> Result<bool, Fault> {
         match self.pending.afters.get(&(first, seq)) {
             Some(there) => Ok(*there),
+            None if self.pending.free.contains(&seq) => Ok(false),
             None => looks::comes_after(self, first, seq),
         }
     }
@@ -272,6 +273,13 @@ impl Tables for Desk {
     fn remove_after(&mut self, first: Seq, seq: Seq) -> Result<(), Fault> {
         self.write_in(first.shard())?;
         self.pending.afters.insert((first, seq), false);
+        Ok(())
+    }
+
+    fn remove_firsts(&mut self, seq: Seq) -> Result<(), Fault> {
+        self.write_in(seq.shard())?;
+        self.pending.afters.retain(|(_, waits), _| *waits != seq);
+        self.pending.free.insert(seq);
         Ok(())
     }
 
@@ -327,12 +335,12 @@ impl Tables for Desk {
 
     fn holding(
         &mut self,
-        line: i64,
-        key: &str,
+        of: (i64, &str),
+        state: Kind,
         after: (i64, Seq),
         most: usize,
     ) -> Result<Vec<(i64, Seq)>, Fault> {
-        looks::holding(self, line, key, after, most)
+        looks::holding(self, of, state, after, most)
     }
 
     fn due(&mut self, shard: u16, now: Ms, most: usize) -> Result<Vec<Seq>, Fault> {

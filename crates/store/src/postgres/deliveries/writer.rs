@@ -46,6 +46,9 @@ const BATCH_WEIGHT_MAX: u64 = 8 << 20;
 /// Between two tries to connect: the first wait, and the longest.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// After a transaction was in another's way, until it is tried again: the first wait, and the longest.
+const AGAIN: Duration = Duration::from_millis(2);
+const AGAIN_MAX: Duration = Duration::from_millis(250);
 /// How often is looked, while PostgreSQL is away, for who has waited long enough.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// An errand, and until when somebody waits for it.
@@ -81,6 +84,9 @@ pub(in super::super) struct Writer {
     hears: BTreeMap<u16, Heard>,
     joining: Option<Joining>,
     failures: u32,
+    /// Transactions in a row that were in another's way, and before when none is begun for that.
+    hindered: u32,
+    again_at: Tick,
     /// What was written under last.
     epoch: Option<i64>,
     /// The last transaction's number.
@@ -122,6 +128,8 @@ impl Writer {
             hears: BTreeMap::new(),
             joining: None,
             failures: 0,
+            hindered: 0,
+            again_at: Tick(0),
             epoch: None,
             batch: 0,
             doubt: None,
@@ -203,7 +211,9 @@ impl Writer {
     /// When something has to be done though nobody asks for it.
     fn next(&self) -> Tick {
         match &self.desk {
-            Some(_) if !self.waiting.is_empty() || self.has_work().is_some() => clock::now(),
+            Some(_) if !self.waiting.is_empty() || self.has_work().is_some() => {
+                self.again_at.max(clock::now())
+            }
             Some(desk) => desk.session.link.renewed.after(self.settings.lease / 3).min(self.tend_at),
             None if !self.waiting.is_empty() || self.doubt.is_some() => clock::now().after(LOOK_EVERY),
             None => Tick::MAX,
@@ -288,16 +298,30 @@ impl Writer {
                 Err(failed) => self.away(&failed.to_string()),
             }
         }
-        let group = if self.desk.is_some() { self.group() } else { Vec::new() };
-        if !group.is_empty() {
-            self.write(group);
+        if self.desk.is_some() && !self.is_hindered() {
+            let group = self.group();
+            if !group.is_empty() {
+                self.write(group);
+            }
         }
-        if let Some(shard) = self.has_work() {
+        if let Some(shard) = self.has_work().filter(|_| !self.is_hindered()) {
             self.alone(shard, &mut |ledger| ledger.work(shard, now_ms()));
         }
         if clock::now() >= self.tend_at {
             self.tend();
         }
+    }
+
+    /// Whether is waited for whoever was in the way.
+    fn is_hindered(&self) -> bool {
+        clock::now() < self.again_at
+    }
+
+    /// A transaction was in another's way: it is tried again a little later, and later still where that goes on.
+    fn hindered(&mut self) {
+        self.hindered = self.hindered.saturating_add(1);
+        let chance = getrandom::u64().unwrap_or_default();
+        self.again_at = clock::now().after(backoff(AGAIN, AGAIN_MAX, self.hindered, chance));
     }
 
     /// What is carried out together.

@@ -126,6 +126,7 @@ impl Writer {
         for (shard, news) in mine {
             self.followers.tell(shard, &news);
         }
+        self.followers.tell_changed(&tidings);
         self.book.settled();
         Ok(())
     }
@@ -150,6 +151,7 @@ impl Writer {
 
     pub(super) fn tell_all(&mut self, group: Vec<Waiting>) {
         self.told.done.fetch_add(group.len() as u64, Relaxed);
+        self.hindered = 0;
         group.into_iter().for_each(|waiting| waiting.errand.tell(Ok(())));
         self.well();
     }
@@ -183,6 +185,7 @@ impl Writer {
             Failed::Again(why) => {
                 tracing::debug!(why, "the store tries a transaction of deliveries again");
                 self.give_back(group);
+                self.hindered();
                 let age = self.desk.as_mut().map(ages::look);
                 if let Some(Err(fault)) = age {
                     self.away(&fault.to_string());
