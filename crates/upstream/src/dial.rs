@@ -116,12 +116,20 @@ pub enum DialError {
     /// It may not be called.
     #[error(transparent)]
     Refused(#[from] Unreachable),
+    /// What its name leads to may not be called.
+    #[error("`{0}`: {1}")]
+    Inside(String, #[source] Unreachable),
     /// Its name is not resolved.
     #[error("the name is not resolved: {0}")]
     Resolve(String),
     /// There is no connection.
-    #[error("{0}")]
-    Connect(String),
+    #[error("{why}")]
+    Connect {
+        /// Where to, and what happened.
+        why: String,
+        /// The same without where.
+        told: String,
+    },
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] ClientTlsError),
@@ -147,6 +155,20 @@ impl DialError {
     #[must_use]
     pub fn is_untried(&self) -> bool {
         matches!(self, DialError::LeftAlone { .. } | DialError::Busy)
+    }
+
+    /// What whoever has named the place is told: nothing of what a name server has answered, which may be one of the
+    /// operator's own, and knows more than the internet does. A name that is not there and one that leads inside are told
+    /// alike.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            DialError::Inside(..) | DialError::Resolve(_) => {
+                "its name leads to nothing that may be called".to_owned()
+            }
+            DialError::Connect { told, .. } => told.clone(),
+            other => other.to_string(),
+        }
     }
 }
 
@@ -317,16 +339,18 @@ impl Dialer {
             false => None,
         };
         let mut why = None;
-        for address in self.settings.reach.addresses(&place.host, found)?.into_iter().take(ADDRESSES_MAX) {
+        let inside = |why| DialError::Inside(place.host.clone(), why);
+        let addresses = self.settings.reach.addresses(&place.host, found).map_err(inside)?;
+        for address in addresses.into_iter().take(ADDRESSES_MAX) {
             let address = SocketAddr::new(address, place.port);
             match client::connect(&Target { address, protocol: Protocol::Http1, tls: tls.clone() }).await {
                 Ok(sender) => return Ok((sender, address)),
                 // Another address has the same certificate, or should not be asked for one.
-                Err(error @ ConnectError::Tls(..)) => return Err(DialError::Connect(chain(&error))),
-                Err(error) => why = Some(chain(&error)),
+                Err(error @ ConnectError::Tls(..)) => return Err(unconnected(&error)),
+                Err(error) => why = Some(unconnected(&error)),
             }
         }
-        Err(DialError::Connect(why.unwrap_or_default()))
+        Err(why.unwrap_or_else(|| DialError::Resolve("it has no address".to_owned())))
     }
 
     /// Reads the answer, as much of it as is kept; and keeps the connection if nothing is left on it.
@@ -388,6 +412,15 @@ impl std::fmt::Debug for Dialer {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "Dialer({} lines, {} calls)", self.lines.borrow().len(), self.calls.get())
     }
+}
+
+fn unconnected(error: &ConnectError) -> DialError {
+    let told = match error {
+        ConnectError::Tcp(_, why) => format!("no connection: {}", why.kind()),
+        ConnectError::Tls(_, why) => format!("TLS failed: {}", chain(why)),
+        ConnectError::Http(..) => "it does not speak HTTP".to_owned(),
+    };
+    DialError::Connect { why: chain(error), told }
 }
 
 /// An error and its causes in one line.

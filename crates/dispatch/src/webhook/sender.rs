@@ -254,7 +254,13 @@ impl Sender {
         let why = match &called {
             Ok(_) if meant == Meaning::Delivered => None,
             Ok(answer) => Some(format!("answered {}", answer.status)),
-            Err(error) => Some(error.to_string()),
+            Err(error) => {
+                let (told, why) = (error.told(), error.to_string());
+                if told != why {
+                    tracing::info!(%tenant, destination = &*destination.name, why, "a webhook was not sent");
+                }
+                Some(told)
+            }
         };
         let (outcome, state) = match (meant, again) {
             (Meaning::Delivered, _) => {

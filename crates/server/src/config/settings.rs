@@ -98,6 +98,8 @@ pub struct Sources {
 pub struct WebhookPlan {
     /// Attempts at once.
     pub concurrency: u32,
+    /// Those of one tenant.
+    pub per_tenant: u32,
     /// All else.
     pub settings: WebhookSettings,
 }

@@ -2,6 +2,8 @@
 //! that is not named here may be in such an answer; the end-to-end tests hold each one against it.
 #![allow(dead_code, reason = "they describe what is written elsewhere")]
 
+pub mod webhooks;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;

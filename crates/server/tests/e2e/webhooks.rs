@@ -12,7 +12,9 @@ use aws_lc_rs::{hmac, signature};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tidegate_testkit::{Gate, NameServer, Origin, Record, TlsOrigin, connect, read_answer, tls, until};
+use tidegate_testkit::{
+    Gate, NameServer, Origin, Record, Reply, TlsOrigin, connect, read_answer, tls, until,
+};
 
 use crate::BINARY;
 use crate::cache::say;
@@ -118,7 +120,10 @@ fn asked(gate: &Gate, token: &str, line: &str, body: &Value, status: u16) -> Val
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let (found, told) = say(gate, token, line, &body);
     assert_eq!(found, status, "{line}: {told}");
-    serde_json::from_str(&told).unwrap_or_default()
+    let told = serde_json::from_str(&told).unwrap_or_default();
+    let line = line.split(" HTTP/").next().unwrap_or(line);
+    crate::queues_api::fits(line, status, &told);
+    told
 }
 
 /// Makes a destination of the tenant `acme`: its id, and what it verifies by.
@@ -259,7 +264,13 @@ fn what_leads_inside_is_not_called_whatever_its_name_says_and_when() {
         asked(&gate, "deliver", &format!("POST /webhooks/destinations/acme/{id}/test"), &Value::Null, 202);
         until("it is refused", || outcome(&gate, &id)["attempts"][0]["why"].is_string());
         let why = outcome(&gate, &id)["attempts"][0]["why"].clone();
-        assert!(why.as_str().unwrap().contains("is not public"), "{why}");
+        // The tenant learns nothing of what names inside lead to; the log tells.
+        assert_eq!(why, "its name leads to nothing that may be called");
+        until("the log tells why", || {
+            gate.said()
+                .lines()
+                .any(|line| line.contains(&format!("`{host}`")) && line.contains("is not public"))
+        });
     }
     assert!(receiver.got().is_empty());
 }
@@ -448,4 +459,30 @@ fn the_command_line_does_what_the_api_does() {
     assert!(run(&["recover", "acme", &id, "--since", "1h"]).contains("\"sent\": 0"));
     run(&["remove", "acme", &id]);
     assert!(!run(&["list", "acme"]).contains(&id));
+}
+
+#[test]
+fn destinations_that_hang_hold_up_no_other_tenants() {
+    let (hangs, receiver) = (Origin::start(|_| Reply::Never), Receiver::answering(|_| "200 Yes"));
+    let gate = hooked("webhooks-hanging", &format!("{OPEN}\ntimeout = \"10m\"\nconcurrency = 10"), "");
+    let made = |tenant: &str, url: &str| {
+        let body = json!({ "destination": { "url": url } });
+        asked(&gate, "write", &format!("POST /webhooks/destinations/{tenant}"), &body, 201);
+    };
+    // As many as would take all attempts that may be under way.
+    for number in 0..4 {
+        made("slow", &format!("http://{}/{number}", hangs.address));
+    }
+    made("quick", &receiver.url());
+    let publish = |tenant: &str| {
+        let event = |number: i32| json!({ "type": "a", "payload": number });
+        let events: Vec<Value> = (0..20).map(event).collect();
+        let line = format!("POST /webhooks/events/{tenant}");
+        asked(&gate, "deliver", &line, &json!({ "events": events }), 202);
+    };
+    publish("slow");
+    until("as many hang as may", || hangs.recorded().len() == 5);
+    publish("quick");
+    receiver.wait(20);
+    assert_eq!((hangs.recorded().len(), hangs.left()), (5, 0), "they hang still");
 }

@@ -81,7 +81,12 @@ async fn a_name_that_leads_inside_is_not_called() {
     let receiver = receiver(OK, 10).await;
     let dialer = Dialer::new(settings(&[])).unwrap();
     let refused = send(&dialer, "a", &format!("http://localhost:{}/", receiver.address.port())).await;
-    assert!(matches!(refused, Err(DialError::Refused(Unreachable::Address { .. }))), "{refused:?}");
+    assert!(matches!(refused, Err(DialError::Inside(_, Unreachable::Address { .. }))), "{refused:?}");
+    let unknown = send(&dialer, "a", "http://nobody.invalid/").await;
+    assert!(matches!(unknown, Err(DialError::Resolve(_) | DialError::Inside(..))), "{unknown:?}");
+    let told = [refused, unknown].map(|refused| refused.map(|_| ()).unwrap_err().told());
+    assert_eq!(told[0], told[1], "whoever named it learns nothing of names inside");
+    // Who wrote an address knows it.
     let refused = send(&dialer, "a", &format!("http://{}/", receiver.address)).await;
     assert!(matches!(refused, Err(DialError::Refused(Unreachable::Address { .. }))), "{refused:?}");
     assert_eq!(receiver.connections.load(SeqCst), 0);

@@ -45,6 +45,10 @@ pub struct Webhook {
     /// Attempts at once.
     #[schemars(range(min = 1, max = 10_000))]
     pub concurrency: u32,
+    /// Attempts of one tenant at once: what its destinations hang in is nobody else's. Without it: half of `concurrency`.
+    #[schemars(range(min = 1, max = 10_000))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_tenant: Option<u32>,
     /// Attempts of one destination at once.
     #[schemars(range(min = 1, max = 1000))]
     pub per_destination: u32,
@@ -80,6 +84,7 @@ impl Default for Webhook {
             disable_after: days(5),
             overlap: days(1),
             concurrency: 100,
+            per_tenant: None,
             per_destination: 10,
             destinations: 50,
             events: Size(256 << 20),

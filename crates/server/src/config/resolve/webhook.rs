@@ -62,7 +62,8 @@ pub(super) fn webhook(context: &mut Context<'_>, raw: &raw::Config) -> Option<We
     }
     let callback = raw.callback.as_deref().and_then(|text| callback(context, text, whole, node));
     let settings = WebhookSettings { callback, ..settings(context, raw, node, schedule, host) };
-    Some(WebhookPlan { concurrency: raw.concurrency, settings })
+    let per_tenant = raw.per_tenant.unwrap_or(raw.concurrency.div_ceil(2));
+    Some(WebhookPlan { concurrency: raw.concurrency, per_tenant, settings })
 }
 
 /// Where receivers call back: what stands before the path.
@@ -93,6 +94,7 @@ pub(super) fn queue(plan: &WebhookPlan) -> QueueSettings {
     let dial = &plan.settings.dial;
     QueueSettings {
         concurrency: plan.concurrency,
+        tenant_concurrency: Some(plan.per_tenant),
         policy,
         timeout: dial.timeout + TIMEOUT_MORE,
         ..QueueSettings::new(QUEUE.into(), Way::Webhooks)
