@@ -201,6 +201,10 @@ pub struct Claim {
     pub tenants: Vec<Arc<str>>,
     /// So many at most.
     pub most: usize,
+    /// So many bytes of requests at most, in all.
+    pub bytes_max: u64,
+    /// The first may have more than that: else nobody could ever take it.
+    pub first_any: bool,
     /// For so long; `None`: as the queue says.
     pub lease: Option<Duration>,
     /// So long is waited for the first one.
@@ -216,6 +220,9 @@ pub enum ClaimError {
     /// Too many wait already, or the engine has ended.
     #[error("too many wait for deliveries already")]
     Busy,
+    /// This process ends, and hands out nothing more.
+    #[error("this node is ending, and hands out nothing more")]
+    Draining,
     /// Another node has the shards that they are in.
     #[error("another node makes these deliveries")]
     Elsewhere,
@@ -260,6 +267,8 @@ pub struct Claimed {
     pub attempt: u32,
     /// Until when it is held.
     pub until: Ms,
+    /// Bytes of the request, as they are counted.
+    pub bytes: u64,
     /// The request.
     pub request: Arc<Request>,
 }

@@ -34,7 +34,7 @@ use tidegate_wire::{clock, task};
 use tokio::sync::{Notify, mpsc};
 
 use crate::attempt::{Made, Maker};
-use crate::dispatcher::{Order, Parts, Shared};
+use crate::dispatcher::{ClaimError, Order, Parts, Shared};
 use crate::rota::LONG_REST;
 use crate::scheduler::{Action, Ended, Scheduler};
 use crate::settings::{QueueSettings, Way};
@@ -239,7 +239,7 @@ impl Engine {
             Order::Drain => {
                 self.draining = true;
                 self.board.retires();
-                self.pull.answer_all();
+                self.pull.refuse_all(ClaimError::Draining);
             }
         }
     }

@@ -35,6 +35,7 @@ pub(crate) mod tests;
 
 use self::queue::{Picked, Queue, Way};
 use self::shelf::{Found, Place, place};
+use crate::dispatcher::Claim;
 use crate::settings::{self, QueueSettings};
 
 /// What is held in memory at most.
@@ -93,6 +94,24 @@ pub enum Ended {
     Unsent(Duration),
     /// It was not begun.
     NotBegun,
+}
+
+/// How much is taken at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    /// Deliveries.
+    pub count: usize,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// The first may have more.
+    pub first_any: bool,
+}
+
+impl Most {
+    /// What somebody asks for.
+    pub fn of(claim: &Claim) -> Most {
+        Most { count: claim.most, bytes: claim.bytes_max, first_any: claim.first_any }
+    }
 }
 
 /// What is under way.
@@ -405,7 +424,7 @@ impl Scheduler {
         for name in &names {
             self.release(name, now);
             let pulled = self.queues.get(name).is_some_and(|queue| queue.settings.way == settings::Way::Pull);
-            while !pulled && self.begin(name, &[], now, wall, actions) {}
+            while !pulled && self.begin(name, (&[], u64::MAX), now, wall, actions) {}
         }
         self.load(&names, actions);
     }
@@ -415,25 +434,27 @@ impl Scheduler {
         &mut self,
         queue: &Arc<str>,
         tenants: &[Arc<str>],
-        most: usize,
+        most: Most,
         now: Tick,
         wall: Ms,
         actions: &mut Vec<Action>,
     ) -> usize {
         self.release(queue, now);
-        let before = actions.len();
-        let begun = |actions: &[Action]| {
-            actions[before..].iter().filter(|action| matches!(action, Action::Start(_))).count()
-        };
-        while begun(actions) < most && self.begin(queue, tenants, now, wall, actions) {}
-        begun(actions)
+        let mut left = if most.first_any { u64::MAX } else { most.bytes };
+        let mut begun = 0;
+        while begun < most.count && self.begin(queue, (tenants, left), now, wall, actions) {
+            let Some(Action::Start(ready)) = actions.last() else { break };
+            left = left.min(most.bytes).saturating_sub(ready.bytes);
+            begun += 1;
+        }
+        begun
     }
 
-    /// Begins the next one. `false`: there is none.
+    /// Begins the next one, of these tenants and of so many bytes at most. `false`: there is none.
     fn begin(
         &mut self,
         name: &Arc<str>,
-        tenants: &[Arc<str>],
+        (tenants, bytes_max): (&[Arc<str>], u64),
         now: Tick,
         wall: Ms,
         actions: &mut Vec<Action>,
@@ -441,7 +462,7 @@ impl Scheduler {
         let room = if self.bytes == 0 { u64::MAX } else { self.bounds.bytes.saturating_sub(self.bytes) };
         loop {
             let Some(queue) = self.queues.get_mut(name) else { return false };
-            match queue.pick(tenants, room, now, wall) {
+            match queue.pick(tenants, room.min(bytes_max), now, wall) {
                 Picked::None => return false,
                 // Another one may go.
                 Picked::Held(line, kept) => {

@@ -433,6 +433,8 @@ fn a_lease_that_ended_ends_nothing_and_what_it_held_is_taken_again() {
         queue: "jobs".into(),
         tenants: Vec::new(),
         most: 10,
+        bytes_max: u64::MAX,
+        first_any: true,
         lease: None,
         wait: Duration::from_secs(wait),
     };
@@ -471,6 +473,8 @@ fn a_lease_outlives_the_process_that_gave_it() {
         queue: "jobs".into(),
         tenants: vec!["a".into()],
         most: 1,
+        bytes_max: u64::MAX,
+        first_any: true,
         lease: Some(Duration::from_secs(600)),
         wait: Duration::from_secs(20),
     };

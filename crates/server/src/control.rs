@@ -49,6 +49,8 @@ mod store;
 mod told;
 mod webhooks;
 
+pub use pull::{EndingOfOne, ExtensionOfOne, ending, extension};
+
 pub use faults::end_all as end_all_faults;
 pub use metrics::TenantLines;
 pub use openapi::published as published_openapi;

@@ -14,6 +14,7 @@ pub mod jwks;
 pub mod memory;
 pub mod mirror;
 pub mod protect;
+pub mod pull;
 pub mod purge;
 pub mod redis;
 pub mod run;

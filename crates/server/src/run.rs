@@ -18,6 +18,7 @@ use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, TenantLines};
 use crate::jwks;
 use crate::protect;
+use crate::pull;
 use crate::redis;
 use crate::schedules;
 use crate::wiring::{Gate, Side};
@@ -154,6 +155,8 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
     redis::drive(Arc::clone(&process.gate.redis));
     cluster::drive(Arc::clone(&process.gate));
+    pull::nodes::drive(Arc::clone(&process.gate));
+    pull::clerk::drive(Arc::clone(&process.gate));
     schedules::drive(Arc::clone(&process.gate));
     task::spawn(follow(Arc::clone(&process), watch, asked));
     let mut out = std::io::stdout().lock();

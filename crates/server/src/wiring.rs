@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Config, Failure, Spot};
 use crate::protect::{self, Readings};
+use crate::pull::nodes::Nodes;
 use crate::redis::Redis;
 use crate::schedules::Schedules;
 use crate::telemetry::{LogWriterError, ProcessCounts, Telemetry};
@@ -61,6 +62,8 @@ pub struct Gate {
     pub schedules: Schedules,
     /// Where it meets other nodes.
     pub redis: Arc<Redis>,
+    /// How other nodes are asked for deliveries.
+    pub nodes: Nodes,
     /// What makes deliveries, once there is a store and a queue.
     dispatcher: OnceLock<Arc<Dispatcher>>,
     /// What tenants' servers are told.
@@ -237,6 +240,7 @@ impl Gate {
             schedules: Schedules::default(),
             redis,
             site: Mutex::new(site),
+            nodes: Nodes::default(),
             dispatcher: OnceLock::new(),
             certificates,
             node_certificates,

@@ -53,6 +53,16 @@ impl Dispatcher {
         self.tell(endings, |ending| ending.grip, Order::End).await
     }
 
+    /// Gives back what nobody has seen, as if it had never been claimed.
+    pub fn give_back(&self, grips: &[Grip]) {
+        for grip in grips {
+            if let Some(orders) = self.orders.get(usize::from(grip.seq.shard())) {
+                // A list that is full leaves it held until its lease ends.
+                let _ = orders.try_send(Order::Return(vec![*grip]));
+            }
+        }
+    }
+
     /// Holds them longer.
     pub async fn extend(&self, extensions: Vec<Extension>) -> Vec<Result<Held, Unavailable>> {
         self.tell(extensions, |extension| extension.grip, Order::Extend).await
@@ -136,10 +146,12 @@ impl Taking<'_> {
         let mut error = None;
         for &shard in shards {
             let most = claim.most - self.got.len();
-            if most == 0 {
+            let got: u64 = self.got.iter().map(|one| one.bytes).sum();
+            if most == 0 || got >= claim.bytes_max {
                 break;
             }
-            let now = Claim { most, wait: Duration::ZERO, ..claim.clone() };
+            let (bytes_max, first_any) = (claim.bytes_max - got, claim.first_any && self.got.is_empty());
+            let now = Claim { most, bytes_max, first_any, wait: Duration::ZERO, ..claim.clone() };
             match self.from.ask(shard, now) {
                 Ok(asked) => self.asked.push(asked),
                 Err(why) => {
@@ -191,11 +203,6 @@ impl Drop for Taking<'_> {
                 unwanted.append(&mut got);
             }
         }
-        for one in unwanted {
-            if let Some(orders) = self.from.orders.get(usize::from(one.grip.seq.shard())) {
-                // A list that is full leaves it held until its lease ends.
-                let _ = orders.try_send(Order::Return(vec![one.grip]));
-            }
-        }
+        self.from.give_back(&unwanted.iter().map(|one| one.grip).collect::<Vec<_>>());
     }
 }

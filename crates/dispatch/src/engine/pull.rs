@@ -17,7 +17,7 @@ use super::{Engine, Times};
 use crate::dispatcher::{
     Answers, Claim, ClaimError, Claimed, Ending, Extension, Grip, Held, How, WaitingClaim,
 };
-use crate::scheduler::{Action, Ended};
+use crate::scheduler::{Action, Ended, Most};
 
 /// Claims that wait, in all.
 const CLAIMS_MAX: usize = 4_096;
@@ -78,11 +78,11 @@ impl Pull {
         }
     }
 
-    /// Nothing more is claimed.
-    pub fn answer_all(&mut self) {
+    /// Nothing more is claimed here, for this reason.
+    pub fn refuse_all(&mut self, why: ClaimError) {
         for (_, claim) in self.claims.drain(..) {
             // Whoever asked may have gone.
-            let _ = claim.told.send(Ok(Vec::new()));
+            let _ = claim.told.send(Err(why));
         }
     }
 
@@ -97,12 +97,13 @@ impl Engine {
     pub(super) fn queue_up(&mut self, waiting: WaitingClaim) {
         let refusal = match () {
             () if !self.pulls(&waiting.claim.queue) => Some(ClaimError::Queue),
+            // Told of nothing it would ask again at once.
+            () if self.draining => Some(ClaimError::Draining),
             () if self.pull.claims.len() >= CLAIMS_MAX => Some(ClaimError::Busy),
             () => None,
         };
         match refusal {
             Some(refusal) => drop(waiting.told.send(Err(refusal))),
-            None if self.draining => drop(waiting.told.send(Ok(Vec::new()))),
             None => {
                 let until = clock::now().after(waiting.claim.wait);
                 self.pull.claims.push_back((until, waiting));
@@ -118,9 +119,10 @@ impl Engine {
             if waiting.told.is_closed() {
                 continue;
             }
-            let Claim { queue, tenants, most, .. } = &waiting.claim;
+            let Claim { queue, tenants, .. } = &waiting.claim;
+            let most = Most::of(&waiting.claim);
             let mut actions = Vec::new();
-            let got = self.scheduler.claim(queue, tenants, *most, now, wall, &mut actions);
+            let got = self.scheduler.claim(queue, tenants, most, now, wall, &mut actions);
             if got == 0 {
                 actions.into_iter().for_each(|action| self.act(action));
                 match until <= now {
@@ -171,6 +173,7 @@ impl Engine {
             key: ready.lane.map(|lane| lane.key),
             attempt: ready.attempts + 1,
             until: *until,
+            bytes: ready.bytes,
             request,
         });
     }

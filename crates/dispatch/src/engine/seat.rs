@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{Engine, LOOK, Left, PAUSES};
 use crate::attempt::Maker;
-use crate::dispatcher::{Order, Parts, Shared};
+use crate::dispatcher::{ClaimError, Order, Parts, Shared};
 use crate::rota::{Looks, REST, Rota, Shards};
 use crate::settings::QueueSettings;
 
@@ -133,7 +133,10 @@ impl Seat {
             let left = whole(engine.drive(&mut news, &mut orders)).await;
             self.shared.leads(shard, 0);
             self.queues = std::mem::take(&mut engine.queues);
-            engine.pull.answer_all();
+            engine.pull.refuse_all(match left {
+                Left::Drained => ClaimError::Draining,
+                Left::Given | Left::Fenced | Left::Panicked => ClaimError::Elsewhere,
+            });
             match left {
                 Left::Drained => return self.give_away(epoch).await,
                 Left::Given => {

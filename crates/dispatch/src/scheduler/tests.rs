@@ -356,6 +356,8 @@ fn what_has_expired_is_not_begun_and_what_is_gone_neither() {
     assert_eq!(told, [false], "{actions:?}");
 }
 
+const FIVE: Most = Most { count: 5, bytes: u64::MAX, first_any: true };
+
 #[test]
 fn what_is_pulled_is_taken_by_whoever_asks_for_its_tenant() {
     let settings = QueueSettings { way: settings::Way::Pull, concurrency: 5, ..queue() };
@@ -365,9 +367,23 @@ fn what_is_pulled_is_taken_by_whoever_asks_for_its_tenant() {
     assert_eq!(world.begun.len(), 0);
     let mut actions = Vec::new();
     let queue: Arc<str> = "q".into();
-    assert_eq!(world.scheduler.claim(&queue, &["b".into()], 5, world.now, 0, &mut actions), 2);
-    assert_eq!(world.scheduler.claim(&queue, &[], 5, world.now, 0, &mut actions), 3);
-    assert_eq!(world.scheduler.claim(&queue, &[], 5, world.now, 0, &mut actions), 0, "as many as may be");
+    assert_eq!(world.scheduler.claim(&queue, &["b".into()], FIVE, world.now, 0, &mut actions), 2);
+    assert_eq!(world.scheduler.claim(&queue, &[], FIVE, world.now, 0, &mut actions), 3);
+    assert_eq!(world.scheduler.claim(&queue, &[], FIVE, world.now, 0, &mut actions), 0, "as many as may be");
+}
+
+#[test]
+fn no_more_bytes_are_taken_at_once_than_asked_for_but_one_whatever_it_has() {
+    let settings = QueueSettings { way: settings::Way::Pull, ..queue() };
+    let mut world = World::of(settings);
+    let sizes = [900, 40, 40, 40];
+    (0..).zip(sizes).for_each(|(seq, bytes)| world.append(Ready { bytes, ..ready("q", "a", seq, 0) }));
+    let (mut actions, queue) = (Vec::new(), Arc::<str>::from("q"));
+    let mut claim = |first_any| {
+        let most = Most { count: 10, bytes: 100, first_any };
+        world.scheduler.claim(&queue, &[], most, world.now, 0, &mut actions)
+    };
+    assert_eq!([false, true, true, true, true].map(&mut claim), [0, 1, 2, 1, 0]);
 }
 
 proptest! {

@@ -39,8 +39,15 @@ pub async fn work(scene: Rc<Scene>, dispatcher: Arc<Dispatcher>, worker: usize) 
         }
         let asked = scene.passed();
         let (queue, most) = ("pulled".into(), 1 + below(&scene.chance, 3) as usize);
-        let claim =
-            Claim { queue, tenants: Vec::new(), most, lease: Some(LEASE), wait: Duration::from_secs(1) };
+        let claim = Claim {
+            queue,
+            tenants: Vec::new(),
+            most,
+            bytes_max: 64 << 10,
+            first_any: true,
+            lease: Some(LEASE),
+            wait: Duration::from_secs(1),
+        };
         let claimed = dispatcher.claim(claim).await.unwrap_or_default();
         scene.end_if_dead().await;
         if claimed.is_empty() {

@@ -23,6 +23,7 @@ pub const ORDERS_MAX: usize = 1_024;
 
 const ASK: u8 = 1;
 const PURGE: u8 = 2;
+const PASS: u8 = 3;
 
 /// What is said to a node.
 #[derive(Debug, PartialEq)]
@@ -31,6 +32,17 @@ pub enum Said {
     Ask(Box<Ask>),
     /// This is to be purged there.
     Purge(Vec<Order>),
+    /// What is asked of deliveries that the other node makes.
+    Pass(Pass),
+}
+
+/// What is no matter of caches: whoever makes deliveries knows what it means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pass {
+    /// How long the first node waits for a word, in milliseconds.
+    pub wait_ms: u32,
+    /// What is asked.
+    pub content: Bytes,
 }
 
 /// What is stored of this, or what does the upstream say? The request is the client's, as the first node has identified,
@@ -90,6 +102,11 @@ impl Said {
                     out.put_u128_le(label.number());
                 }
             }
+            Said::Pass(Pass { wait_ms, content }) => {
+                out.put_u8(PASS);
+                out.put_u32_le(*wait_ms);
+                put_text(&mut out, content);
+            }
         }
         out
     }
@@ -107,6 +124,10 @@ impl Said {
                     Some(Order { label: Label::numbered(take.u128()?), purge })
                 };
                 Said::Purge((0..count).map(order).collect::<Option<_>>()?)
+            }
+            PASS => {
+                let wait_ms = take.u32()?;
+                Said::Pass(Pass { wait_ms, content: Bytes::copy_from_slice(take.sized()?) })
             }
             _ => return None,
         };
@@ -225,6 +246,7 @@ mod tests {
         check(&Said::Ask(Box::new(ask())));
         let orders = [Order::ALL, Order { label: Label::host("h"), purge: Purge::Hard }];
         check(&Said::Purge(orders.to_vec()));
+        check(&Said::Pass(Pass { wait_ms: 5, content: Bytes::from_static(b"{}") }));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::seal::{Secret, TAG_BYTES, Tag};
 use crate::cache::Wall;
 use crate::cache::reuse::Rules;
 use crate::cache::tags::{TAGS_MAX, Tag as CacheTag};
+use crate::credential::Digest;
 use crate::fields::Fields;
 use crate::numbers::Take;
 
@@ -33,6 +34,25 @@ pub enum Told {
     Refused(String),
     /// An answer; its content follows.
     Answer(Box<Answer>),
+    /// What was passed on is answered; this content follows.
+    Passed(Passed),
+}
+
+/// The content that answers what was passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// So many bytes.
+    pub length: u64,
+    /// Of which this is the digest: unlike an answer of an application it is all known when it is told, and sealed.
+    pub digest: Digest,
+}
+
+impl Passed {
+    /// Of this content.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Passed {
+        Passed { length: content.len() as u64, digest: Digest::of(content) }
+    }
 }
 
 /// An answer.
@@ -84,6 +104,11 @@ impl Told {
                     known.put(&mut said);
                 }
             }
+            Told::Passed(Passed { length, digest }) => {
+                said.put_u8(2);
+                said.put_u64_le(*length);
+                said.put_slice(&digest.0);
+            }
         }
         let mut out = Vec::with_capacity(BEFORE + said.len() + TAG_BYTES);
         out.put_u8(TOLD);
@@ -102,6 +127,10 @@ impl Told {
                 let fields = take.fields()?;
                 let known = if take.flag()? { Some(Known::take(&mut take)?) } else { None };
                 Told::Answer(Box::new(Answer { status, fields, known }))
+            }
+            2 => {
+                let (length, digest) = (take.u64()?, take.bytes(32)?);
+                Told::Passed(Passed { length, digest: Digest(digest.try_into().ok()?) })
             }
             _ => return None,
         };
@@ -223,6 +252,7 @@ mod tests {
         check(&answer(true));
         check(&answer(false));
         check(&Told::Refused("route".to_owned()));
+        check(&Told::Passed(Passed::of(b"content")));
     }
 
     #[test]

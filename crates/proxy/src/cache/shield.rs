@@ -17,6 +17,7 @@
 //!
 //! What it does not do: parts and HEAD, which have answers of their own, go straight to the upstream.
 
+pub mod desk;
 pub mod home;
 pub mod orders;
 mod reading;
@@ -54,6 +55,7 @@ use tidegate_wire::body::Body;
 use tidegate_wire::client::Hearing;
 use tidegate_wire::clock;
 
+use self::desk::Desk;
 use self::orders::Orders;
 pub use self::telling::Telling;
 pub use self::times::PurgeTimes;
@@ -175,6 +177,8 @@ pub struct Peering {
     heard: Mutex<Heard>,
     /// What other nodes are to purge, where no log tells them.
     pub orders: Orders,
+    /// Where they ask what is no matter of caches.
+    pub desk: Desk,
     asked: [AtomicU64; Outcome::ALL.len()],
     answered: AtomicU64,
     unanswered: AtomicU64,
@@ -190,6 +194,7 @@ impl Default for Peering {
             number: AtomicU64::new(0),
             heard: Mutex::new(Heard::new(civil_ms())),
             orders: Orders::default(),
+            desk: Desk::default(),
             asked: Default::default(),
             answered: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
@@ -282,6 +287,12 @@ impl Homes {
     #[must_use]
     pub fn peer(&self, name: &str) -> Option<&Arc<Upstream>> {
         self.nodes.iter().find(|node| *node.name == *name)?.upstream.as_ref()
+    }
+
+    /// How long a word of a node is waited for.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        self.settings.wait
     }
 
     /// All nodes by name, and whether each is asked now; `None`: it is this one.
@@ -439,6 +450,7 @@ async fn put(
     }
     match reading::told(&mut body, secret, &tag, *wait, by).await? {
         (Told::Refused(why), _) => Err(Nothing(Outcome::Refused, Cow::Owned(why))),
+        (Told::Passed(_), _) => Err(Nothing(Outcome::Refused, Cow::Borrowed("it answers something else"))),
         (Told::Answer(answer), content) => {
             let length =
                 answer.fields.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());

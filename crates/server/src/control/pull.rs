@@ -8,15 +8,14 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tidegate_dispatch::{Claim, ClaimError, Claimed, Dispatcher, Ending, Extension, Grip, Held, How};
-use tidegate_model::delivery::{PROGRESS_BYTES_MAX, shown};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tidegate_dispatch::{Claim, ClaimError, Dispatcher, Ending, Extension, Grip, How};
+use tidegate_model::delivery::PROGRESS_BYTES_MAX;
 use tidegate_model::fields::Fields;
 use tidegate_model::refusal;
 use tidegate_store::Unavailable;
@@ -24,14 +23,9 @@ use tidegate_store::deliveries::{Kept, Who};
 
 use super::deliveries::{BODY_MAX, Refused, answer, no_store, refused, unavailable};
 use super::{Control, body, problem};
-use crate::config::parse_duration;
+use crate::config::{parse_duration, parse_size};
+use crate::pull::{BYTES, BYTES_MAX, LEASE_MAX, One, Outcome, TOGETHER_MAX, WAIT_MAX, name_of, over};
 
-/// Deliveries that are claimed, or told of, at once.
-const TOGETHER_MAX: usize = 100;
-/// The longest that is waited for a delivery.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-/// The longest lease.
-const LEASE_MAX: Duration = Duration::from_secs(12 * 3600);
 /// Bytes of a result that is kept.
 const RESULT_MAX: usize = 1 << 20;
 
@@ -47,6 +41,8 @@ pub struct NewClaim {
     pub lease: Option<String>,
     /// How long is waited for the first one: up to `"60s"`. Without it: not at all.
     pub wait: Option<String>,
+    /// Bytes of their requests, in all: `"4MiB"`, up to 64 MiB. Without it: 16 MiB. The first may have more, alone.
+    pub bytes_max: Option<String>,
 }
 
 /// What came of deliveries that were claimed.
@@ -58,7 +54,7 @@ pub struct Endings {
 }
 
 /// What came of one.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndingOfOne {
     /// What it is held by, as the claim has told.
@@ -83,7 +79,7 @@ pub struct Extensions {
 }
 
 /// One that is held longer.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExtensionOfOne {
     /// What it is held by.
@@ -100,6 +96,12 @@ pub struct HeldAll {
     /// In their order: `done`; `lost`: its lease had ended, or it was cancelled, and nothing was changed; `elsewhere`:
     /// another node is to be told; `unknown`: the store could not be told.
     pub outcomes: Vec<&'static str>,
+}
+
+/// What a claim is answered.
+#[derive(Serialize)]
+struct Claimed {
+    deliveries: Vec<Box<RawValue>>,
 }
 
 fn bad<T>(detail: &str) -> Result<T, Refused> {
@@ -123,6 +125,15 @@ fn time(key: &str, text: Option<&str>, most: Duration) -> Result<Option<Duration
     }
 }
 
+fn bytes(text: Option<&str>) -> Result<u64, Refused> {
+    match text.map(parse_size) {
+        None => Ok(BYTES),
+        Some(Ok(bytes @ 1..=BYTES_MAX)) => Ok(bytes),
+        Some(Ok(_)) => bad("`bytes_max` is from 1 byte to 64 MiB"),
+        Some(Err(why)) => bad(&format!("`bytes_max`: {why}")),
+    }
+}
+
 fn grip(text: &str) -> Result<Grip, Refused> {
     Grip::parse(text).map_or_else(|| bad(&format!("`{text}` is no `grip`")), Ok)
 }
@@ -139,20 +150,21 @@ async fn claimed(control: &Control, name: &str, sent: Body) -> Result<Response, 
         most: asked.most.unwrap_or(1).clamp(1, TOGETHER_MAX),
         lease: time("lease", asked.lease.as_deref(), LEASE_MAX)?,
         wait: time("wait", asked.wait.as_deref(), WAIT_MAX)?.unwrap_or_default(),
+        bytes_max: bytes(asked.bytes_max.as_deref())?,
+        first_any: true,
     };
     let dispatcher = dispatcher(control)?;
-    match dispatcher.claim(claim).await {
+    match over::claim(&control.process.gate, dispatcher, claim).await {
         Ok(all) => {
-            let all: Vec<Value> = all.iter().map(one).collect();
-            Ok(axum::Json(json!({ "deliveries": all })).into_response())
+            let deliveries = all.into_iter().map(One::into_told).collect();
+            Ok(axum::Json(Claimed { deliveries }).into_response())
         }
         Err(ClaimError::Queue) => {
             let detail = format!("there is no queue `{name}` that is pulled");
             refused(StatusCode::NOT_FOUND, "control.no-queue", &detail)
         }
-        Err(error @ ClaimError::Busy) => {
-            refused(StatusCode::SERVICE_UNAVAILABLE, "control.claims", &error.to_string())
-        }
+        Err(error @ ClaimError::Busy) => Err(later("control.claims", &error.to_string())),
+        Err(error @ ClaimError::Draining) => Err(later("control.draining", &error.to_string())),
         Err(ClaimError::Elsewhere) => {
             let of = |tenant: &String| dispatcher.store().shard_of(tenant);
             let shards: Vec<u16> = asked.tenants.iter().map(of).collect();
@@ -176,37 +188,14 @@ fn elsewhere(dispatcher: &Dispatcher, is_meant: impl Fn(u16) -> bool) -> Refused
         1 => format!("the node `{}` makes these deliveries", names.into_iter().collect::<String>()),
         _ => format!("the nodes `{}` make these deliveries", Vec::from_iter(names).join("`, `")),
     };
-    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, refusal::DELIVERY_ELSEWHERE.code, &detail);
-    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-    Box::new(response)
+    later(refusal::DELIVERY_ELSEWHERE.code, &detail)
 }
 
-/// A delivery for whoever makes it: credentials included, as a request to an upstream would bring them.
-fn one(claimed: &Claimed) -> Value {
-    let request = &claimed.request;
-    let headers: Vec<[String; 2]> = request
-        .fields
-        .iter()
-        .map(|(name, value)| {
-            [name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()]
-        })
-        .collect();
-    let mut told = json!({
-        "grip": claimed.grip.to_string(),
-        "id": claimed.id.to_string(),
-        "tenant": &*claimed.tenant,
-        "key": claimed.key.as_deref(),
-        "attempt": claimed.attempt,
-        "until": shown(claimed.until),
-        "method": request.method.as_str(),
-        "path": &*request.target,
-        "headers": headers,
-    });
-    match std::str::from_utf8(&request.body) {
-        Ok(text) => told["body"] = json!(text),
-        Err(_) => told["base64"] = json!(BASE64_STANDARD.encode(&request.body)),
-    }
-    told
+/// A "no" that may be another thing in a moment.
+fn later(code: &str, detail: &str) -> Refused {
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    Box::new(response)
 }
 
 pub async fn ack(State(control): State<Control>, Path(_): Path<String>, body: Body) -> Response {
@@ -220,14 +209,18 @@ pub async fn nack(State(control): State<Control>, Path(_): Path<String>, body: B
 async fn ended(control: &Control, body: Body, well: bool) -> Result<Response, Refused> {
     let asked: Endings = read(body).await?;
     bounded(asked.deliveries.len())?;
-    let endings: Result<Vec<Ending>, Refused> =
-        asked.deliveries.into_iter().map(|one| ending(one, well)).collect();
-    let (dispatcher, endings) = (dispatcher(control)?, endings?);
-    let grips: Vec<Grip> = endings.iter().map(|ending| ending.grip).collect();
-    outcomes(dispatcher, &grips, &dispatcher.end(endings).await)
+    let dispatcher = dispatcher(control)?;
+    let grips = |one: &EndingOfOne| ending(one.clone(), well).map(|ending| ending.grip);
+    let grips = asked.deliveries.iter().map(grips).collect::<Result<Vec<Grip>, Refused>>()?;
+    let told = over::end(&control.process.gate, dispatcher, asked.deliveries, well).await;
+    outcomes(dispatcher, &grips, &told)
 }
 
-fn ending(one: EndingOfOne, well: bool) -> Result<Ending, Refused> {
+/// What came of one that somebody has.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn ending(one: EndingOfOne, well: bool) -> Result<Ending, Refused> {
     let delay = time("delay", one.delay.as_deref(), Duration::from_secs(86_400))?;
     let how = match (well, one.never) {
         (true, false) if one.why.is_none() && delay.is_none() => How::Done,
@@ -255,18 +248,24 @@ pub async fn extend(State(control): State<Control>, Path(_): Path<String>, body:
 async fn extended(control: &Control, body: Body) -> Result<Response, Refused> {
     let asked: Extensions = read(body).await?;
     bounded(asked.deliveries.len())?;
-    let extensions = asked.deliveries.into_iter().map(|one| {
-        let progress = one.progress.map(|progress| Bytes::from(progress.to_string()));
-        if progress.as_ref().is_some_and(|progress| progress.len() > PROGRESS_BYTES_MAX) {
-            return bad(&format!("`progress` has at most {PROGRESS_BYTES_MAX} bytes"));
-        }
-        let lease = time("lease", one.lease.as_deref(), LEASE_MAX)?;
-        Ok(Extension { grip: grip(&one.grip)?, lease, progress })
-    });
-    let extensions: Vec<Extension> = extensions.collect::<Result<_, Refused>>()?;
-    let (dispatcher, grips) =
-        (dispatcher(control)?, extensions.iter().map(|one| one.grip).collect::<Vec<_>>());
-    outcomes(dispatcher, &grips, &dispatcher.extend(extensions).await)
+    let dispatcher = dispatcher(control)?;
+    let grips = |one: &ExtensionOfOne| extension(one.clone()).map(|extension| extension.grip);
+    let grips = asked.deliveries.iter().map(grips).collect::<Result<Vec<Grip>, Refused>>()?;
+    let told = over::extend(&control.process.gate, dispatcher, asked.deliveries).await;
+    outcomes(dispatcher, &grips, &told)
+}
+
+/// How one is held longer.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn extension(one: ExtensionOfOne) -> Result<Extension, Refused> {
+    let progress = one.progress.map(|progress| Bytes::from(progress.to_string()));
+    if progress.as_ref().is_some_and(|progress| progress.len() > PROGRESS_BYTES_MAX) {
+        return bad(&format!("`progress` has at most {PROGRESS_BYTES_MAX} bytes"));
+    }
+    let lease = time("lease", one.lease.as_deref(), LEASE_MAX)?;
+    Ok(Extension { grip: grip(&one.grip)?, lease, progress })
 }
 
 fn bounded(count: usize) -> Result<(), Refused> {
@@ -276,22 +275,12 @@ fn bounded(count: usize) -> Result<(), Refused> {
     Ok(())
 }
 
-fn outcomes(
-    dispatcher: &Dispatcher,
-    grips: &[Grip],
-    told: &[Result<Held, Unavailable>],
-) -> Result<Response, Refused> {
+fn outcomes(dispatcher: &Dispatcher, grips: &[Grip], told: &[Outcome]) -> Result<Response, Refused> {
     if !told.is_empty() && told.iter().all(|one| *one == Err(Unavailable::Elsewhere)) {
         return Err(elsewhere(dispatcher, |shard| grips.iter().any(|grip| grip.seq.shard() == shard)));
     }
     if let Some(Err(why)) = told.first().filter(|_| told.iter().all(Result::is_err)) {
         return Err(unavailable(why));
     }
-    let outcomes = told.iter().map(|one| match one {
-        Ok(Held::Done) => "done",
-        Ok(Held::Lost) => "lost",
-        Err(Unavailable::Elsewhere) => "elsewhere",
-        Err(_) => "unknown",
-    });
-    Ok(axum::Json(HeldAll { outcomes: outcomes.collect() }).into_response())
+    Ok(axum::Json(HeldAll { outcomes: told.iter().map(name_of).collect() }).into_response())
 }

@@ -14,13 +14,13 @@ use crate::{app, control};
 
 /// So many targets that each node is the home of some.
 const MANY: usize = 40;
-const SECRET: &str = "secret = \"0123456789abcdef0123456789abcdef\"";
+pub const SECRET: &str = "secret = \"0123456789abcdef0123456789abcdef\"";
 /// Nobody is late here, however slow the machine is.
-const PATIENT: &str = "wait = \"20s\"\nconnect_timeout = \"20s\"";
+pub const PATIENT: &str = "wait = \"20s\"\nconnect_timeout = \"20s\"";
 
 /// An address of this machine that nobody else has: nodes must know each other's before the first of them listens. Of the
 /// loopback network, each process of tests has a part of its own.
-fn address() -> SocketAddr {
+pub fn address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let (process, number) = (std::process::id(), NEXT.fetch_add(1, SeqCst));
     let [.., high, low] = process.to_be_bytes();
@@ -47,7 +47,7 @@ fn answer(visit: &mut Visit, fields: &str, body: &str) -> Option<()> {
 }
 
 /// `[cluster]` of the node that is at this place among them.
-fn cluster(nodes: &[SocketAddr], me: usize, more: &str) -> String {
+pub fn cluster(nodes: &[SocketAddr], me: usize, more: &str) -> String {
     let names: Vec<String> = nodes.iter().map(|node| format!("\"{node}\"")).collect();
     format!("[cluster]\nlisten = \"{}\"\nnodes = [{}]\n{more}\n", nodes[me], names.join(", "))
 }

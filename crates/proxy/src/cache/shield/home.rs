@@ -37,6 +37,7 @@ use tidegate_wire::body::{BoxError, Incoming};
 use tidegate_wire::clock;
 use tidegate_wire::server::{Connection, Handler};
 
+use super::desk::Handed;
 use super::{Homes, Hop, PATH, Telling, civil_ms};
 use crate::cache::asked;
 use crate::cache::content::Ahead;
@@ -84,6 +85,10 @@ impl Home {
                 }
                 site.cache.purges_written().await;
                 Response::new(PeerBody::Ended)
+            }
+            Ok((Said::Pass(pass), tag)) => {
+                let every = Duration::from_millis(pass.wait_ms.into()) / STILL_IN_WAIT;
+                Response::new(PeerBody::asking(Box::pin(passed(site, pass.content, tag)), every))
             }
             Err(why) => {
                 self.turn_away(&connection, why);
@@ -151,7 +156,21 @@ async fn whole(mut body: Incoming) -> Option<Vec<u8>> {
 /// What a peer is told, and the content behind it.
 struct Answered {
     told: Vec<u8>,
-    content: Option<ExchangeBody>,
+    content: PeerBody,
+}
+
+/// Has what was passed on answered.
+async fn passed(site: Pinned, content: Bytes, tag: Tag) -> Answered {
+    let (told, content) = match site.cache.peering.desk.ask(content).await {
+        Ok(handed) => (Told::Passed(handed.told()), PeerBody::Handed(handed)),
+        Err(why) => (Told::Refused(why.to_owned()), PeerBody::Ended),
+    };
+    Answered { told: sealed(&site, &told, &tag), content }
+}
+
+fn sealed(site: &Pinned, told: &Told, tag: &Tag) -> Vec<u8> {
+    let secret = site.homes.as_ref().map(|homes: &Homes| &homes.settings.secret);
+    secret.map_or_else(Vec::new, |secret| told.bytes(secret, tag))
 }
 
 async fn answer(
@@ -169,8 +188,8 @@ async fn answer(
     let peering = &site.cache.peering;
     let count = if content.is_some() { &peering.answered } else { &peering.unanswered };
     count.fetch_add(1, Relaxed);
-    let secret = site.homes.as_ref().map(|homes: &Homes| &homes.settings.secret);
-    Answered { told: secret.map_or_else(Vec::new, |secret| told.bytes(secret, &tag)), content }
+    let content = content.map_or(PeerBody::Ended, |body| PeerBody::Content(Box::new(body)));
+    Answered { told: sealed(&site, &told, &tag), content }
 }
 
 /// Answers a question, or says why not.
@@ -326,6 +345,8 @@ pub enum PeerBody {
     Asking(Box<Asking>),
     /// It is told; this follows.
     Content(Box<ExchangeBody>),
+    /// What was passed on is answered; this follows.
+    Handed(Handed),
     /// That was all.
     Ended,
 }
@@ -357,7 +378,7 @@ impl HttpBody for PeerBody {
         match &mut *self {
             PeerBody::Asking(asking) => {
                 if let Poll::Ready(Answered { told, content }) = asking.answer.as_mut().poll(context) {
-                    *self = content.map_or(PeerBody::Ended, |body| PeerBody::Content(Box::new(body)));
+                    *self = content;
                     return Poll::Ready(Some(Ok(Frame::data(Bytes::from(told)))));
                 }
                 ready!(asking.alarm.poll(asking.next, context));
@@ -365,13 +386,14 @@ impl HttpBody for PeerBody {
                 Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(STILL)))))
             }
             PeerBody::Content(body) => Pin::new(&mut **body).poll_frame(context),
+            PeerBody::Handed(handed) => Poll::Ready(handed.next().map(|piece| Ok(Frame::data(piece)))),
             PeerBody::Ended => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            PeerBody::Asking(_) => false,
+            PeerBody::Asking(_) | PeerBody::Handed(_) => false,
             PeerBody::Content(body) => body.is_end_stream(),
             PeerBody::Ended => true,
         }
@@ -394,7 +416,7 @@ mod tests {
         let (done, answered) = tokio::sync::oneshot::channel::<()>();
         let answer = Box::pin(async move {
             let _ = answered.await;
-            Answered { told: b"told".to_vec(), content: None }
+            Answered { told: b"told".to_vec(), content: PeerBody::Ended }
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
