@@ -72,6 +72,17 @@ impl Word {
         self.lower(share_nanos(rate));
     }
 
+    /// The tick at which it is full again, in nanoseconds.
+    pub(crate) fn full_again(&self) -> u64 {
+        self.at.load(Relaxed)
+    }
+
+    /// Spends what another process has let pass, whatever is left.
+    pub(crate) fn spend(&self, nanos: u64, now: Tick) {
+        let after = |at: u64| Some(at.max(now.0).saturating_add(nanos));
+        let _ = self.at.fetch_update(Relaxed, Relaxed, after);
+    }
+
     /// Forgets what was spent: it is for another limit now.
     pub fn forget(&self) {
         self.at.store(0, Relaxed);

@@ -21,6 +21,7 @@ use crate::protect::EXCHANGE_BYTES;
 use crate::refusal::{self, Refusal};
 use crate::tick::Tick;
 
+pub mod spent;
 mod table;
 
 pub use table::Tenants;

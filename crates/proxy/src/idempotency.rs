@@ -21,7 +21,7 @@ mod kept;
 pub mod stage;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -60,6 +60,18 @@ pub struct Idempotency {
     desk: Arc<Desk>,
     store: ArcSwapOption<Store>,
     draining: AtomicBool,
+    /// Exchanges on the way to the store or from it.
+    users: Arc<AtomicUsize>,
+}
+
+/// An exchange that needs the store, while it does.
+#[derive(Debug)]
+pub struct Use(Arc<AtomicUsize>);
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Idempotency {
@@ -83,6 +95,19 @@ impl Idempotency {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
+    }
+
+    /// Counts an exchange that needs the store, until that is dropped.
+    #[must_use]
+    pub fn begin_use(&self) -> Use {
+        self.users.fetch_add(1, Relaxed);
+        Use(Arc::clone(&self.users))
+    }
+
+    /// Whether no exchange needs the store now.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.users.load(Relaxed) == 0 && self.desk.under_way().0 == 0
     }
 
     /// Requests that were begun under a key and have not ended, and how many wait for them.

@@ -153,11 +153,13 @@ impl Proxy {
             _ if let Some(settings) = &settings.defer
                 && defer::applies(settings, exchange) =>
             {
+                let _use = site.idempotency.begin_use();
                 let onward = defer::Onward { proxy: self, site, routed: &routed, settings };
                 (Box::pin(defer::accept(onward, exchange, &permitted, instead)).await?, permitted)
             }
             None => (self.effect(site, exchange, &routed, &permitted, instead).await?, permitted),
             Some(settings) => {
+                let _use = site.idempotency.begin_use();
                 let onward = idempotency::Onward { proxy: self, site, routed: &routed, settings };
                 Box::pin(idempotency::answer(onward, exchange, permitted, instead)).await?
             }
@@ -217,13 +219,16 @@ impl Proxy {
             }
             (_, Some(instead)) => *instead,
             (Decision::Incoming(settings), None) => {
+                let _use = site.idempotency.begin_use();
                 Box::pin(incoming::take(self, site, exchange, routed, permitted, settings)).await
             }
             (Decision::Redirect, None) => Ok(respond::redirect(routed, exchange)),
             (Decision::Deliveries(_), None) if consent::is_call(exchange) => {
+                let _use = site.idempotency.begin_use();
                 Box::pin(consent::answer(self, site, exchange)).await
             }
             (Decision::Deliveries(settings), None) => {
+                let _use = site.idempotency.begin_use();
                 Box::pin(told::answer(self, site, exchange, permitted, settings)).await
             }
             (Decision::Respond(fixed), None) => {

@@ -19,6 +19,7 @@ use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
 use crate::run::{Source, run};
 use crate::status::{StatusArgs, status};
 use crate::store::{StoreCommand, store};
+use crate::upgrade::{self, UpgradeArgs};
 use crate::webhook::{WebhookArgs, webhook};
 
 /// Exit code of a bad configuration.
@@ -50,6 +51,8 @@ pub enum Command {
         #[arg(long, conflicts_with = "config", value_name = "HOST:PORT")]
         to: Option<String>,
     },
+    /// Let the binary that now stands where a running Tidegate's did take over, without a lost request
+    Upgrade(UpgradeArgs),
     /// Check a configuration: everything that is wrong with it, or a summary
     Check {
         /// Which configuration.
@@ -139,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Run { config, to: None } => Ok(run(Source::File(config.config))),
         Command::Demo { seconds } => Ok(crate::demo::demo(seconds)),
         Command::Drill(args) => drill(&args),
+        Command::Upgrade(args) => Ok(upgrade::command(&args)),
         Command::Status(args) => Ok(status(&args)),
         Command::Purge(args) => Ok(purge(&args)),
         Command::Cache(args) => Ok(cache(&args)),

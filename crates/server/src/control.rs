@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,13 +28,16 @@ use tokio::net::UnixListener;
 
 use crate::config::{ControlAddress, ControlSettings, ControlToken, Failure, Scope, Spot};
 use crate::run::Process;
+use crate::upgrade::{self, Sockets, shown};
 
 use self::body::BYTES_MAX as BODY_MAX;
+use self::door::Door;
 
 mod administer;
 mod body;
 mod cache;
 mod deliveries;
+mod door;
 mod endpoints;
 mod explanation;
 mod faults;
@@ -77,40 +81,30 @@ pub struct Bound {
     settings: Arc<ControlSettings>,
     tcp: Vec<std::net::TcpListener>,
     unix: Vec<UnixListener>,
+    /// The same, by what the configuration says, for a process that takes over.
+    pub copies: Vec<(String, OwnedFd)>,
     /// Where it is, in words: `ADDRESS:PORT` or `unix:PATH`.
     pub addresses: Vec<String>,
 }
 
-/// Binds each of the addresses.
+/// Binds each of the addresses, but for those that are open already.
 ///
 /// # Errors
 /// Every address that cannot be listened on.
-pub fn bind(settings: &ControlSettings) -> Result<Bound, Vec<Failure>> {
+pub fn bind(settings: &ControlSettings, legacy: &mut Sockets) -> Result<Bound, Vec<Failure>> {
     let settings = Arc::new(settings.clone());
-    let mut bound =
-        Bound { settings: Arc::clone(&settings), tcp: Vec::new(), unix: Vec::new(), addresses: Vec::new() };
+    let (tcp, unix, copies, addresses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut bound = Bound { settings: Arc::clone(&settings), tcp, unix, copies, addresses };
     let mut failures = Vec::new();
     for address in &settings.listen {
-        let done = match address {
-            ControlAddress::Tcp(address) => bind_tcp(*address).map(|(listener, address)| {
-                bound.tcp.push(listener);
-                bound.addresses.push(address.to_string());
-            }),
-            ControlAddress::Unix(path) => bind_unix(path).map(|listener| {
-                bound.unix.push(listener);
-                bound.addresses.push(format!("unix:{}", path.display()));
-            }),
-        };
+        let done = bound.add(address, legacy.take_control(address));
         failures.extend(done.err().map(|error| unbound(address, &error)));
     }
     if failures.is_empty() { Ok(bound) } else { Err(failures) }
 }
 
 fn unbound(address: &ControlAddress, error: &io::Error) -> Failure {
-    let shown = match address {
-        ControlAddress::Tcp(address) => address.to_string(),
-        ControlAddress::Unix(path) => format!("unix:{}", path.display()),
-    };
+    let shown = shown(address);
     let in_use = error.kind() == io::ErrorKind::AddrInUse;
     let why = if in_use { "it is in use by another process".to_owned() } else { error.to_string() };
     let failure = Failure::new(
@@ -124,14 +118,37 @@ fn unbound(address: &ControlAddress, error: &io::Error) -> Failure {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<(std::net::TcpListener, SocketAddr)> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
-}
-
 impl Bound {
+    /// One more address, for which there may be a socket already.
+    fn add(&mut self, address: &ControlAddress, held: Option<OwnedFd>) -> io::Result<()> {
+        let copy = match address {
+            ControlAddress::Tcp(at) => {
+                let listener = match held {
+                    Some(held) => std::net::TcpListener::from(held),
+                    None => std::net::TcpListener::bind(at)?,
+                };
+                listener.set_nonblocking(true)?;
+                self.addresses.push(listener.local_addr()?.to_string());
+                let copy = listener.try_clone()?.into();
+                self.tcp.push(listener);
+                copy
+            }
+            ControlAddress::Unix(path) => {
+                let listener = match held {
+                    Some(held) => std::os::unix::net::UnixListener::from(held),
+                    None => bind_unix(path)?,
+                };
+                listener.set_nonblocking(true)?;
+                self.addresses.push(shown(address));
+                let copy = listener.try_clone()?.into();
+                self.unix.push(UnixListener::from_std(listener)?);
+                copy
+            }
+        };
+        self.copies.push((shown(address), copy));
+        Ok(())
+    }
+
     /// Serves it from now on. Must be called on the control runtime.
     ///
     /// # Errors
@@ -141,11 +158,13 @@ impl Bound {
         for listener in self.tcp {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let service = router.clone().layer(middleware::from_fn(as_tcp));
-            let service = service.into_make_service_with_connect_info::<SocketAddr>();
+            let service = service.into_make_service_with_connect_info::<Peer>();
+            let listener = Door::new(listener, process);
             tidegate_wire::task::spawn(async move { ended(axum::serve(listener, service).await) });
         }
         for listener in self.unix {
             let service = router.clone().layer(middleware::from_fn(as_unix));
+            let listener = Door::new(listener, process);
             tidegate_wire::task::spawn(async move { ended(axum::serve(listener, service).await) });
         }
         Ok(())
@@ -159,7 +178,7 @@ fn ended(served: io::Result<()>) {
 }
 
 /// Whoever may open the socket may change everything: that is the owner alone.
-fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
+fn bind_unix(path: &PathBuf) -> io::Result<std::os::unix::net::UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_err() {
         // A socket that nobody listens on is left over from a process that was killed. Anything else stays.
         let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
@@ -167,13 +186,13 @@ fn bind_unix(path: &PathBuf) -> io::Result<UnixListener> {
             std::fs::remove_file(path)?;
         }
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
-async fn as_tcp(ConnectInfo(peer): ConnectInfo<SocketAddr>, mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(Peer::Tcp(peer));
+async fn as_tcp(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(peer);
     next.run(request).await
 }
 
@@ -199,6 +218,7 @@ fn router(control: Control) -> Router {
 
 /// Lets a request through that may be made.
 async fn guard(State(control): State<Control>, mut request: Request, next: Next) -> Response {
+    let _asked = control.process.generation.begin_asking();
     let peer = request.extensions().get::<Peer>().copied();
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !matches!(peer, Some(Peer::Unix)) && !is_known_host(host, &control.settings.hosts) {
@@ -378,6 +398,20 @@ async fn reload(State(control): State<Control>) -> Response {
     match control.process.reload().await {
         Ok(()) => axum::Json(Reloaded { reloaded: true }).into_response(),
         Err(problems) => problem(StatusCode::UNPROCESSABLE_ENTITY, "control.config", &problems),
+    }
+}
+
+/// Another process has taken over.
+#[derive(JsonSchema, Serialize)]
+struct Upgraded {
+    /// Its process id.
+    pid: u32,
+}
+
+async fn upgrade(State(control): State<Control>) -> Response {
+    match upgrade::upgrade(&control.process).await {
+        Ok(pid) => axum::Json(Upgraded { pid }).into_response(),
+        Err(error) => problem(StatusCode::CONFLICT, "control.upgrade", &error.to_string()),
     }
 }
 

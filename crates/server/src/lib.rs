@@ -21,6 +21,8 @@ pub mod run;
 pub mod schedules;
 pub mod status;
 pub mod store;
+pub mod systemd;
 pub mod telemetry;
+pub mod upgrade;
 pub mod webhook;
 pub mod wiring;

@@ -1,6 +1,7 @@
 //! `tidegate run`: serves until it is told to stop, and follows its configuration.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use crate::protect;
 use crate::pull;
 use crate::redis;
 use crate::schedules;
+use crate::systemd;
+use crate::upgrade::{self, Generation, Legacy, Met, Successor};
 use crate::wiring::{Gate, Side};
 
 /// How long a start waits for names to be resolved, before it says that it is ready.
@@ -57,6 +60,10 @@ impl Source {
 
 /// A running process: the gate and what steers it.
 pub struct Process {
+    /// Where it stands among those that took over from each other.
+    pub generation: Generation,
+    /// Where its control API listens, for a process that takes over.
+    pub control_sockets: Vec<(String, OwnedFd)>,
     /// The gate.
     pub gate: Arc<Gate>,
     /// The tenants that have metrics of their own.
@@ -86,6 +93,13 @@ type Asked = Option<oneshot::Sender<Result<(), String>>>;
 /// cannot be used.
 #[must_use]
 pub fn run(source: Source) -> ExitCode {
+    let (legacy, met) = match upgrade::meet() {
+        Ok(met) => met,
+        Err(why) => {
+            eprintln!("tidegate: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
     let config = match source.load() {
         Ok(config) => config,
         Err(problems) => {
@@ -106,7 +120,7 @@ pub fn run(source: Source) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-        match start(config, source).await {
+        match take_over(config, source, legacy, met).await {
             Ok(Started { process, .. }) => until_stopped(process, signals).await,
             Err(error) => {
                 eprintln!("{error}");
@@ -124,11 +138,22 @@ pub fn run(source: Source) -> ExitCode {
 /// # Errors
 /// What stands in the way, in words.
 pub async fn start(config: Config, source: Source) -> Result<Started, String> {
+    take_over(config, source, Legacy::default(), None).await
+}
+
+/// The same where there is a process before, or somebody has opened sockets.
+async fn take_over(
+    config: Config,
+    source: Source,
+    mut legacy: Legacy,
+    met: Option<Met>,
+) -> Result<Started, String> {
     protect::raise_files();
     // From here on, so that no change is missed while names are looked for.
     let watch = Watch::new(&config.sources);
     let places = config.places.clone();
-    let (controls, gate) = match (control::bind(&config.control), Gate::start(config)) {
+    let controls = control::bind(&config.control, &mut legacy.sockets);
+    let (mut controls, gate) = match (controls, Gate::start(config, &mut legacy)) {
         (Ok(controls), Ok(gate)) => (controls, gate),
         (controls, gate) => {
             let wiring = gate.err().map(|error| error.failures()).unwrap_or_default();
@@ -138,6 +163,8 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
     };
     let (reload, asked) = mpsc::channel(ASKED_MAX);
     let process = Arc::new(Process {
+        generation: Generation::after(met.as_ref().map_or(0, Met::generation)),
+        control_sockets: std::mem::take(&mut controls.copies),
         gate,
         tenant_lines: Mutex::default(),
         reload_error: Mutex::new(None),
@@ -147,11 +174,32 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
         reload,
     });
     let addresses = controls.addresses.clone();
-    controls.serve(&process).map_err(|error| format!("error: the control API cannot be served: {error}"))?;
+    let serve = |controls: control::Bound| {
+        let unserved = |error| format!("error: the control API cannot be served: {error}");
+        controls.serve(&process).map_err(unserved)
+    };
+    let waiting = if met.is_none() {
+        process.gate.open();
+        serve(controls)?;
+        None
+    } else {
+        Some(controls)
+    };
     protect::watch(&process.gate);
     let upstreams = Arc::clone(&process.gate.standing.upstreams);
     task::spawn(async move { upstreams.drive().await });
     process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;
+    if let (Some(met), Some(controls)) = (met, waiting) {
+        let gone = |error| format!("error: nothing can be taken over of the process before: {error}");
+        met.ready().map_err(gone)?.apply(&process.gate);
+        process.gate.open();
+        process.gate.reached().await;
+        serve(controls)?;
+        if let Err(error) = met.serving(&process, legacy) {
+            // Nobody else serves.
+            tracing::warn!(%error, "the process before ended while this one took over");
+        }
+    }
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
     redis::drive(Arc::clone(&process.gate.redis));
     cluster::drive(Arc::clone(&process.gate));
@@ -172,6 +220,8 @@ pub async fn start(config: Config, source: Source) -> Result<Started, String> {
         let _ = writeln!(out, "control http {address}");
     }
     let _ = out.flush();
+    systemd::notify("READY=1\nSTATUS=Serving");
+    systemd::watch(&process);
     Ok(Started { process, controls: addresses })
 }
 
@@ -181,6 +231,7 @@ pub struct Signals {
     int: Signal,
     hup: Signal,
     usr1: Signal,
+    usr2: Signal,
 }
 
 impl Signals {
@@ -194,6 +245,7 @@ impl Signals {
             int: signal(SignalKind::interrupt())?,
             hup: signal(SignalKind::hangup())?,
             usr1: signal(SignalKind::user_defined1())?,
+            usr2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -214,6 +266,16 @@ async fn until_stopped(process: Arc<Process>, mut signals: Signals) -> ExitCode 
             // As many as fit are waiting already: this one is theirs too.
             _ = signals.hup.recv() => drop(process.reload.try_send(None)),
             _ = signals.usr1.recv() => process.gate.telemetry.reopen(),
+            _ = signals.usr2.recv() => {
+                let process = Arc::clone(&process);
+                // Why it was not done has been logged.
+                task::spawn(async move { drop(upgrade::upgrade(&process).await) });
+            }
+            () = process.generation.handed_over.notified() => {
+                if let Some(successor) = process.generation.successor() {
+                    return leave(&process, &successor, &mut signals).await;
+                }
+            }
         }
     }
     tokio::select! {
@@ -225,8 +287,31 @@ async fn until_stopped(process: Arc<Process>, mut signals: Signals) -> ExitCode 
     }
 }
 
+/// Leaves everything to the process that has taken over. Told to stop, it has the time that every process has then.
+async fn leave(process: &Arc<Process>, successor: &Arc<Successor>, signals: &mut Signals) -> ExitCode {
+    let most = process.gate.config().drain;
+    let code = tokio::select! {
+        () = upgrade::leave(process, successor) => ExitCode::SUCCESS,
+        () = async {
+            signals.stopped().await;
+            tokio::select! {
+                () = clock::sleep(most) => {}
+                () = signals.stopped() => {}
+            }
+        } => {
+            tracing::warn!("told to stop: what is under way is cut");
+            ExitCode::FAILURE
+        }
+    };
+    let gate = Arc::clone(&process.gate);
+    // It fails only if writing panicked: then there is no log to wait for.
+    let _ = tokio::task::spawn_blocking(move || gate.telemetry.finish(LAST_LINES)).await;
+    code
+}
+
 /// Lets what is under way finish, within the configured time.
 pub async fn stop(process: &Arc<Process>) {
+    systemd::stopping();
     process.draining.store(true, std::sync::atomic::Ordering::Relaxed);
     let most = process.gate.config().drain;
     tracing::info!(?most, "draining");
@@ -256,9 +341,16 @@ async fn follow(process: Arc<Process>, mut watch: Watch, mut asked: mpsc::Receiv
             Some(answer) = asked.recv() => answer,
             () = watch.changed() => None,
         };
+        process.generation.settled().await;
         // What is there now is about to be read: it is no change any more, however this ends.
         watch.begin();
+        if process.generation.successor().is_some() {
+            // It is the other process's now.
+            continue;
+        }
+        systemd::reloading();
         let outcome = process.reload_now().await;
+        systemd::notify("READY=1");
         watch.follow(&process.gate.config().sources);
         if let Some(answer) = answer {
             // Whoever asked may have gone.

@@ -87,7 +87,8 @@ pub fn drive(gate: Arc<Gate>) {
 /// Makes what is due, and tells when the next run is.
 async fn look(gate: &Gate) -> Option<Ms> {
     let config = gate.config();
-    let store = gate.standing.idempotency.store()?;
+    // The process ends: whoever comes after makes what is due.
+    let store = gate.standing.idempotency.store().filter(|_| !gate.standing.idempotency.is_draining())?;
     let mut next: Option<Ms> = None;
     for schedule in &config.schedules {
         match one(gate, &store, schedule).await {

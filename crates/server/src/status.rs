@@ -131,10 +131,11 @@ fn table(state: &Value) -> String {
         _ => String::new(),
     };
     format!(
-        "tidegate {}, configuration of {}, {} connections\n{}{}\n{}{}\n{}\n{}\n{}{}{error}",
+        "tidegate {}, configuration of {}, {} connections\n{}{}{}\n{}{}\n{}\n{}\n{}{}{error}",
         cell(&state["version"]),
         cell(&state["config"]["loaded_at"]),
         state["connections"],
+        elders(&state["process"]["draining"]),
         load(&state["load"]),
         format_args!(
             "{}{}{}",
@@ -149,6 +150,19 @@ fn table(state: &Value) -> String {
         aligned(&tenants(state)),
         faults(state),
     )
+}
+
+/// Processes that another has taken over from and that have not ended, a line each.
+fn elders(draining: &Value) -> String {
+    let one = |elder: &Value| {
+        format!(
+            "process {}, of {}, was taken over from and finishes {} connections\n",
+            elder["pid"],
+            cell(&elder["since"]),
+            elder["connections"]
+        )
+    };
+    list(draining).map(one).collect()
 }
 
 /// How the process stands, on one line.

@@ -5,15 +5,18 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tidegate_dispatch::webhook::{Slot, Webhooks};
 use tidegate_dispatch::{Dispatcher, Parts as DispatchParts};
 use tidegate_model::plan::Plan;
 use tidegate_model::tenant::Tenants;
+use tidegate_model::tick::Tick;
 use tidegate_proxy::cache::Cache;
 use tidegate_proxy::cache::shield::home::Home;
 use tidegate_proxy::idempotency::Idempotency;
@@ -21,11 +24,12 @@ use tidegate_proxy::{Entropy, Guard, Proxy, Shield, Site, SiteError, Standing};
 use tidegate_store::{OpenError, Store};
 use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_upstream::{Caller, Upstreams};
-use tidegate_wire::clock;
-use tidegate_wire::listen::{BindError, bind};
+use tidegate_wire::handover::{Heir, Passed};
+use tidegate_wire::listen::{BindError, bind, widen};
 use tidegate_wire::server::{Census, Server};
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 use tidegate_wire::tls::{CertificateError, CertificateSet, Certificates};
+use tidegate_wire::{clock, task};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,6 +39,7 @@ use crate::pull::nodes::Nodes;
 use crate::redis::Redis;
 use crate::schedules::Schedules;
 use crate::telemetry::{LogWriterError, ProcessCounts, Telemetry};
+use crate::upgrade::{Legacy, Place, Sockets};
 
 /// Commands that may wait for a core.
 const COMMANDS_MAX: usize = 64;
@@ -73,11 +78,16 @@ pub struct Gate {
     node_certificates: Arc<Certificates>,
     cores: Vec<Core>,
     listening: Mutex<Vec<Listening>>,
+    /// Sockets that are bound, until it listens.
+    unopened: Mutex<Option<Bound>>,
+    /// Which core gets the next connection of the process before.
+    adopted: AtomicUsize,
     config: Mutex<Arc<Config>>,
 }
 
 /// Who comes in by a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Side {
     /// Clients.
     Clients,
@@ -85,9 +95,20 @@ pub enum Side {
     Nodes,
 }
 
+impl Listening {
+    /// What a process that takes over finds it by.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let ListenerSettings { address: asked, tls, .. } = self.settings;
+        Place::Listener { side: self.side, asked, got: self.address, tls }
+    }
+}
+
 /// An address that is listened on.
 #[derive(Clone, Debug)]
 pub struct Listening {
+    /// Its sockets, to be given to a process that takes over.
+    pub sockets: Arc<Vec<TcpListener>>,
     /// For whom.
     pub side: Side,
     /// What was asked for.
@@ -167,20 +188,26 @@ struct Parts {
 
 enum Command {
     Site(Arc<Site>),
-    Listen(TcpListener, ListenerSettings, Side),
+    Listen(Vec<TcpListener>, ListenerSettings, Side),
     Adjust(SocketAddr, ListenerSettings, Side),
     Close(SocketAddr, Side),
     /// All before this has been done.
     Reached(oneshot::Sender<()>),
+    /// Another process goes on with what is between two requests, and has the sockets.
+    HandOver(Heir),
+    /// No client of HTTP/2 begins anything here any more, or it is this late.
+    Settled(Tick, oneshot::Sender<()>),
+    /// A connection of the process before.
+    Adopt(Box<Passed>),
     Drain,
 }
 
 impl Gate {
-    /// Starts the cores and listens.
+    /// Starts the cores. They listen once it is [opened](Gate::open). What a process before has left is taken from there.
     ///
     /// # Errors
     /// [`WiringError`]; nothing is left running then but idle threads.
-    pub fn start(config: Config) -> Result<Arc<Gate>, WiringError> {
+    pub fn start(config: Config, legacy: &mut Legacy) -> Result<Arc<Gate>, WiringError> {
         let standing = Standing {
             upstreams: Arc::new(Upstreams::default()),
             tenants: Arc::new(Tenants::new(config.proxy.tenants.tracked_max)),
@@ -194,8 +221,9 @@ impl Gate {
         };
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers + 1).map_err(WiringError::from);
-        let store = open_store(&config, &standing);
-        let (sockets, telemetry) = match (bind_new(&listeners(&config), &[], workers), opened, store) {
+        let store = open_store(&config, &standing, legacy);
+        let bound = bind_new(&listeners(&config), &[], workers, &mut legacy.sockets);
+        let (sockets, telemetry) = match (bound, opened, store) {
             (Ok(sockets), Ok(telemetry), Ok(store)) => {
                 keep_in(&standing, store);
                 (sockets, Arc::new(telemetry))
@@ -246,11 +274,56 @@ impl Gate {
             node_certificates,
             cores,
             listening: Mutex::default(),
+            unopened: Mutex::new(Some(sockets)),
+            adopted: AtomicUsize::new(0),
             config: Mutex::new(Arc::new(config)),
         });
         gate.deliver();
-        gate.listen(sockets);
         Ok(gate)
+    }
+
+    /// Listens.
+    pub fn open(&self) {
+        if let Some(sockets) = self.unopened.lock().take() {
+            self.listen(sockets);
+        }
+    }
+
+    /// Gives a connection of the process before to one of the cores. Blocks while that has no room for it.
+    pub fn adopt(&self, passed: Passed) {
+        let place = self.adopted.fetch_add(1, Relaxed) % self.cores.len();
+        // A core that has ended serves nobody.
+        let _ = self.cores[place].commands.blocking_send(Command::Adopt(Box::new(passed)));
+    }
+
+    /// Leaves listening to another process, which has the sockets of those that `taken` names. Connections that are between two
+    /// requests are given to it.
+    pub async fn hand_over(&self, heir: &Heir, taken: impl Fn(&Listening) -> bool) {
+        let listening: Vec<Listening> = std::mem::take(&mut *self.listening.lock());
+        for gone in listening.iter().filter(|one| !taken(one)) {
+            self.cores.iter().for_each(|core| core.tell(Command::Close(gone.address, gone.side)));
+        }
+        drop(listening);
+        for core in &self.cores {
+            core.tell(Command::HandOver(heir.clone()));
+        }
+        if !self.reached().await {
+            tracing::warn!("a core hangs: it does not hand over what it has");
+        }
+    }
+
+    /// Waits until no client of HTTP/2 can have failed to hear that it shall begin nothing here any more, at most until then.
+    pub async fn settled(&self, by: Tick) {
+        let tell = |core: &Core| {
+            let (done, told) = oneshot::channel();
+            core.tell(Command::Settled(by, done));
+            told
+        };
+        let told: Vec<_> = self.cores.iter().map(tell).collect();
+        for told in told {
+            // A core that hangs is waited for no longer than the others.
+            let _ = clock::timeout_at(by, told).await;
+        }
     }
 
     /// What tenants' servers are told, where that is configured.
@@ -287,10 +360,11 @@ impl Gate {
     pub fn apply(&self, config: Config) -> Result<(), WiringError> {
         let before = self.config();
         let (of_clients, of_nodes) = load_certificates(&config)?;
-        let sockets = bind_new(&listeners(&config), &self.listening(), self.cores.len())?;
+        let none = &mut Sockets::default();
+        let sockets = bind_new(&listeners(&config), &self.listening(), self.cores.len(), none)?;
         let upstreams = self.standing.upstreams.prepare(upstreams(&config))?;
         let site = Arc::new(Site::build(config.proxy.clone(), &self.standing, &upstreams)?);
-        keep_in(&self.standing, open_store(&config, &self.standing)?);
+        keep_in(&self.standing, open_store(&config, &self.standing, &mut Legacy::default())?);
         for setting in restart_needed(&before, &config) {
             tracing::warn!("`{setting}` takes effect after a restart");
         }
@@ -378,21 +452,19 @@ impl Gate {
             // An address with other settings goes on listening: the next connections are held to those.
             let at = |held: &Listening| held.settings.address == settings.address && held.side == side;
             if let Some(place) = listening.iter().position(at) {
-                let address = listening.swap_remove(place).address;
+                let Listening { address, sockets, .. } = listening.swap_remove(place);
                 self.cores
                     .iter()
                     .for_each(|core| core.tell(Command::Adjust(address, settings.clone(), side)));
-                kept.push(Listening { side, settings, address });
+                kept.push(Listening { sockets, side, settings, address });
                 continue;
             }
             let is = |(bound, _): &((ListenerSettings, Side), _)| bound.0 == settings && bound.1 == side;
             let Some(place) = sockets.iter().position(is) else { continue };
             let (_, sockets) = sockets.swap_remove(place);
             let address = sockets.first().and_then(|one| one.local_addr().ok()).unwrap_or(settings.address);
-            for (core, socket) in self.cores.iter().zip(sockets) {
-                core.tell(Command::Listen(socket, settings.clone(), side));
-            }
-            kept.push(Listening { side, settings, address });
+            let sockets = self.spread(address, sockets, &settings, side);
+            kept.push(Listening { sockets, side, settings, address });
         }
         for gone in listening.drain(..) {
             self.cores.iter().for_each(|core| core.tell(Command::Close(gone.address, gone.side)));
@@ -400,16 +472,58 @@ impl Gate {
         *listening = kept;
     }
 
+    /// Gives each core its sockets of an address. What is left here of them is for a process that takes over.
+    fn spread(
+        &self,
+        address: SocketAddr,
+        sockets: Vec<TcpListener>,
+        settings: &ListenerSettings,
+        side: Side,
+    ) -> Arc<Vec<TcpListener>> {
+        let sockets = widen(address, sockets, self.cores.len()).unwrap_or_else(|error| {
+            tracing::error!(%address, %error, "there is not a socket for each core");
+            Vec::new()
+        });
+        let copies: Result<Vec<_>, _> = sockets.iter().map(TcpListener::try_clone).collect();
+        let copies = copies.unwrap_or_else(|error| {
+            tracing::error!(%address, %error, "no process can take this listener over");
+            Vec::new()
+        });
+        let mut shares: Vec<Vec<TcpListener>> = self.cores.iter().map(|_| Vec::new()).collect();
+        for (place, socket) in sockets.into_iter().enumerate() {
+            shares[place % self.cores.len()].push(socket);
+        }
+        for (core, share) in self.cores.iter().zip(shares) {
+            core.tell(Command::Listen(share, settings.clone(), side));
+        }
+        Arc::new(copies)
+    }
+
+    /// Waits for what is under way on the cores, at most so long. `true`: all of it has ended.
+    pub fn ended(&self, most: Duration) -> bool {
+        for core in &self.cores {
+            core.tell(Command::Drain);
+        }
+        self.until(clock::now().after(most), || true)
+    }
+
     /// Stops accepting and waits for what is under way, at most so long. `true`: all of it has ended.
     pub fn drain(&self, most: Duration) -> bool {
+        // Whoever comes now shall not wait in vain.
+        self.listening.lock().clear();
         self.standing.idempotency.drain();
         for core in &self.cores {
             core.tell(Command::Drain);
         }
-        let by = clock::now().after(most);
+        self.until(clock::now().after(most), || {
+            self.dispatcher.get().is_none_or(|dispatcher| dispatcher.drain())
+        })
+    }
+
+    /// Waits until all cores have ended and so has this, at most until then.
+    fn until(&self, by: Tick, also: impl Fn() -> bool) -> bool {
         loop {
-            let delivered = self.dispatcher.get().is_none_or(|dispatcher| dispatcher.drain());
-            let ended = delivered
+            let ended = also()
                 && self
                     .cores
                     .iter()
@@ -453,13 +567,22 @@ fn upstreams(config: &Config) -> Vec<UpstreamSettings> {
 }
 
 /// Binds what is not listened on yet. Every address that cannot be had is told.
-fn bind_new(wanted: &[Wanted], listening: &[Listening], cores: usize) -> Result<Bound, WiringError> {
+fn bind_new(
+    wanted: &[Wanted],
+    listening: &[Listening],
+    cores: usize,
+    legacy: &mut Sockets,
+) -> Result<Bound, WiringError> {
     let mut held: Vec<_> = listening.iter().map(|one| (one.settings.address, one.side)).collect();
     let (mut bound, mut errors) = (Vec::new(), Vec::new());
     for (settings, side) in wanted {
         // With port 0 several have one address: each takes the place of one.
         if let Some(place) = held.iter().position(|held| *held == (settings.address, *side)) {
             held.swap_remove(place);
+            continue;
+        }
+        if let Some(sockets) = legacy.take_listener(*side, settings) {
+            bound.push(((settings.clone(), *side), sockets));
             continue;
         }
         match bind(settings.address, cores) {
@@ -483,8 +606,16 @@ fn restart_needed(before: &Config, after: &Config) -> impl Iterator<Item = &'sta
 }
 
 /// Opens the store that is configured, unless one is open: another one takes a new process.
-fn open_store(config: &Config, standing: &Standing) -> Result<Option<Arc<Store>>, WiringError> {
+fn open_store(
+    config: &Config,
+    standing: &Standing,
+    legacy: &mut Legacy,
+) -> Result<Option<Arc<Store>>, WiringError> {
     match &config.store {
+        Some(settings) if legacy.has_store(settings) => {
+            let let_go = legacy.store_let_go();
+            Ok(Some(Arc::new(Store::open_after(settings.clone(), let_go)?)))
+        }
         Some(settings) if standing.idempotency.store().is_none() => {
             Ok(Some(Arc::new(Store::open(settings.clone())?)))
         }
@@ -573,13 +704,15 @@ async fn serve(
     while let Some(command) = commands.recv().await {
         match command {
             Command::Site(site) => proxy.swap(site),
-            Command::Listen(socket, settings, side) => {
-                let listens = match side {
-                    Side::Clients => server.listen(socket, settings),
-                    Side::Nodes => nodes.listen(socket, settings),
-                };
-                if let Err(error) = listens {
-                    tracing::error!(%error, "a core cannot listen");
+            Command::Listen(sockets, settings, side) => {
+                for socket in sockets {
+                    let listens = match side {
+                        Side::Clients => server.listen(socket, settings.clone()),
+                        Side::Nodes => nodes.listen(socket, settings.clone()),
+                    };
+                    if let Err(error) = listens {
+                        tracing::error!(%error, "a core cannot listen");
+                    }
                 }
             }
             Command::Adjust(address, settings, Side::Clients) => server.adjust(address, settings),
@@ -588,6 +721,24 @@ async fn serve(
             Command::Close(address, Side::Nodes) => nodes.close(address),
             // Whoever asked may have given up.
             Command::Reached(done) => drop(done.send(())),
+            Command::HandOver(heir) => {
+                server.hand_over(heir);
+                // What other nodes ask comes again by another connection: none is given away.
+                nodes.hand_over(mpsc::channel(1).0);
+            }
+            Command::Settled(by, done) => {
+                let server = Rc::clone(server);
+                task::spawn(async move {
+                    server.settled(by).await;
+                    // Whoever asked may have given up.
+                    let _ = done.send(());
+                });
+            }
+            Command::Adopt(passed) => {
+                if let Err(error) = server.adopt(*passed) {
+                    tracing::warn!(%error, "a connection of the process before cannot be gone on with");
+                }
+            }
             // The other nodes ask the upstream as soon as nobody listens here.
             Command::Drain => {
                 tokio::join!(server.drain(), nodes.drain());

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidegate_model::idempotency::{Command, Key, Told};
+use tidegate_wire::clock;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backup::Frozen;
@@ -21,6 +23,10 @@ use crate::writer::Writer;
 
 /// Commands that may wait for the writing thread.
 pub(crate) const WAITING_MAX: usize = 4096;
+
+/// How long a directory is waited for that another process has said to have let go, and how often it is looked.
+const TAKEN_MAX: Duration = Duration::from_secs(10);
+const TAKEN_LOOK: Duration = Duration::from_millis(10);
 
 /// The store of a process.
 pub struct Store {
@@ -117,6 +123,40 @@ impl Store {
             }
         };
         Ok(Store::of([commands, errands], followers, told, settings, last, threads))
+    }
+
+    /// Opens it as soon as another process has let it go, which is so when `let_go` has returned. What is asked of it until then
+    /// waits in its list. What it cannot be opened for is logged, and everything refused from then on.
+    ///
+    /// # Errors
+    /// [`OpenError`], of what is known at once.
+    pub fn open_after(
+        settings: StoreSettings,
+        let_go: impl FnOnce() + Send + 'static,
+    ) -> Result<Store, OpenError> {
+        let Location::Directory(path) = settings.location.clone() else {
+            // Nodes share it anyway.
+            return Store::open(settings);
+        };
+        let settings = StoreSettings { bytes_max: settings.bytes_max.max(BYTES_MIN), ..settings };
+        let (told, followers) = (Arc::<standing::Told>::default(), Arc::<Followers>::default());
+        let (commands, waiting) = mpsc::channel(WAITING_MAX);
+        let parts = (settings.clone(), Arc::clone(&told), Arc::clone(&followers));
+        let run = move || {
+            let (settings, told, followers) = parts;
+            let_go();
+            match writer_in_turn(&path, &settings, &told, &followers) {
+                Ok((writer, _)) => writer.run(waiting),
+                Err(error) => {
+                    tracing::error!(%error, "the store that another process had cannot be opened");
+                    let _ = told.stand(State::Stopped(Arc::from(error.to_string())));
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(run);
+        let threads = vec![thread.map_err(OpenError::Thread)?];
+        let lists = [commands.clone(), commands];
+        Ok(Store::of(lists, followers, told, settings, crate::writer::claims_begun(), threads))
     }
 
     /// Opens it in a directory without a thread that writes: that does whoever has the [`Hand`].
@@ -300,6 +340,22 @@ fn writer(
     let database = Database::open(path, settings.bytes_max)?;
     Writer::new(database, settings.tenant_bytes_max, Arc::clone(told), Arc::clone(followers))
         .map_err(|source| OpenError::Database { path: path.to_owned(), source })
+}
+
+/// The same where another process is about to let the directory go.
+fn writer_in_turn(
+    path: &Path,
+    settings: &StoreSettings,
+    told: &Arc<standing::Told>,
+    followers: &Arc<Followers>,
+) -> Result<(Writer, u64), OpenError> {
+    let by = clock::now().after(TAKEN_MAX);
+    loop {
+        match writer(path, settings, told, followers) {
+            Err(OpenError::Taken(_)) if clock::now() < by => std::thread::sleep(TAKEN_LOOK),
+            done => return done,
+        }
+    }
 }
 
 fn in_postgres(

@@ -170,9 +170,7 @@ impl Writer {
     ) -> rusqlite::Result<(Writer, u64)> {
         let Delta { records, bytes } = claims::all(&database.connection)?;
         told.more(records, bytes);
-        // Numbers only need to differ within a process; that later ones are greater helps whoever looks.
-        let last = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        let last = u64::try_from(last).unwrap_or_default();
+        let last = claims_begun();
         let writer = Writer {
             database,
             tenant_bytes_max,
@@ -548,4 +546,11 @@ fn now_ms() -> u64 {
 /// Seconds since the Unix epoch.
 fn now() -> u64 {
     clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The number that the claims of a process begin after. Numbers only need to differ within a process; that later ones are greater
+/// helps whoever looks.
+pub(crate) fn claims_begun() -> u64 {
+    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or_default()
 }

@@ -19,6 +19,8 @@ pub struct Gate {
     /// Its configuration file.
     pub file: PathBuf,
     child: Child,
+    /// Processes that took over, one after another.
+    successors: Vec<u32>,
     folder: PathBuf,
     listen: String,
 }
@@ -84,6 +86,18 @@ impl Gate {
         Gate::run(command, name, &whole(&Gate::folder(name), LISTEN, config))
     }
 
+    /// Starts the binary with exactly this configuration, and this listening socket as systemd would hand it over.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_activated(binary: &str, name: &str, socket: std::net::TcpListener, config: &str) -> Gate {
+        let mut command = Command::new("sh");
+        let hand = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        command.args(["-c", hand, binary]).stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)));
+        Gate::run(command, name, config)
+    }
+
     fn run(mut command: Command, name: &str, config: &str) -> Gate {
         let folder = Gate::folder(name);
         let file = folder.join("tidegate.toml");
@@ -114,7 +128,8 @@ impl Gate {
         };
         std::thread::spawn(move || lines.for_each(drop));
         let address = *listeners.first().expect("it listens");
-        Gate { address, listeners, control, file, child, folder, listen: String::new() }
+        let (successors, listen) = (Vec::new(), String::new());
+        Gate { address, listeners, control, file, child, successors, folder, listen }
     }
 
     /// Writes another configuration, at one moment. The process sees by itself that it has changed.
@@ -134,12 +149,45 @@ impl Gate {
     /// # Panics
     /// If it does not take it.
     pub fn reload(&self) {
+        let answer = self.steer("/reload");
+        assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    }
+
+    /// Lets the binary that now stands at its path take over. The process id of the new one; or what is said instead.
+    ///
+    /// # Errors
+    /// No other process took over.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn upgrade(&mut self) -> Result<u32, String> {
+        let answer = self.steer("/upgrade");
+        let pid = answer.split_once("{\"pid\":").and_then(|(_, rest)| rest.strip_suffix('}')?.parse().ok());
+        let pid = pid.filter(|_| answer.starts_with("HTTP/1.0 200 ")).ok_or(answer)?;
+        self.succeeded_by(pid);
+        Ok(pid)
+    }
+
+    /// Another process has taken over. It is killed when the test ends.
+    pub fn succeeded_by(&mut self, pid: u32) {
+        self.successors.push(pid);
+    }
+
+    /// The process that serves now.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.successors.last().copied().unwrap_or(self.child.id())
+    }
+
+    fn steer(&self, path: &str) -> String {
         let mut stream = UnixStream::connect(self.folder.join(SOCKET)).expect("its owner may steer it");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket has a time-out");
-        stream.write_all(b"POST /reload HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("bytes can be sent");
+        // An upgrade has a bound of its own, as long as this.
+        stream.set_read_timeout(Some(PATIENCE * 2)).expect("a socket has a time-out");
+        let request = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("bytes can be sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
-        assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+        answer
     }
 
     /// What its metrics say of this sample, name and labels, now.
@@ -154,10 +202,10 @@ impl Gate {
     /// # Panics
     /// If it cannot be sent.
     pub fn signal(&self, name: &str) {
-        crate::signal(self.child.id(), name);
+        crate::signal(self.pid(), name);
     }
 
-    /// Waits for the end, and tells the exit code.
+    /// Waits for the end of the process that was started first, and tells its exit code.
     ///
     /// # Panics
     /// If it does not end in time.
@@ -224,6 +272,11 @@ impl Drop for Gate {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in &self.successors {
+            // It may have ended.
+            let kill = format!("kill -KILL {pid} 2>/dev/null");
+            let _ = Command::new("sh").args(["-c", &kill]).status();
+        }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

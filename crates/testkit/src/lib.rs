@@ -53,6 +53,13 @@ fn threads(process: u32) -> impl Iterator<Item = char> {
     states.filter_map(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next())
 }
 
+/// Whether a process has ended.
+#[must_use]
+pub fn has_ended(process: u32) -> bool {
+    // Whoever has ended is there until its parent has asked how.
+    threads(process).all(|state| state == 'Z')
+}
+
 /// Waits until something holds.
 ///
 /// # Panics

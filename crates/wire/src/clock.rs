@@ -91,6 +91,14 @@ pub fn instant(tick: Tick) -> time::Instant {
     time::Instant::from_std(origin() + ahead)
 }
 
+/// Microseconds of the machine's monotonic clock, as others on it read it too.
+#[must_use]
+pub fn machine_micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let part = |part: i64| u64::try_from(part).unwrap_or_default();
+    part(now.tv_sec).saturating_mul(1_000_000) + part(now.tv_nsec) / 1000
+}
+
 /// Waits until this tick.
 pub async fn sleep_until(tick: Tick) {
     time::sleep_until(instant(tick)).await;

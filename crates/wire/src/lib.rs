@@ -17,6 +17,8 @@ pub mod files;
 mod first_bytes;
 mod h2_check;
 mod h2_stream;
+pub mod handover;
+pub mod link;
 pub mod listen;
 mod outgoing;
 mod pass;

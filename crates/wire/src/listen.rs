@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Connections that the kernel keeps for a core that is busy.
 const BACKLOG: i32 = 4096;
@@ -41,6 +41,30 @@ pub fn bind(address: SocketAddr, cores: usize) -> Result<Vec<TcpListener>, BindE
     let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
     drop(probe);
     (0..cores.max(1)).map(|_| socket(address, true).map(Into::into).map_err(failed)).collect()
+}
+
+/// Sockets for so many cores where another process has listened: its own, and further ones beside them if there are more cores
+/// and the kernel may spread connections over several. Where it may not, cores share. None is closed for want of a core: the
+/// kernel would reset what waits in it.
+///
+/// # Errors
+/// The system's.
+pub fn widen(
+    address: SocketAddr,
+    mut sockets: Vec<TcpListener>,
+    cores: usize,
+) -> io::Result<Vec<TcpListener>> {
+    let spread = sockets.iter().all(|one| SockRef::from(one).reuse_port().unwrap_or(false));
+    let had = sockets.len();
+    for place in had..cores {
+        let further = match had {
+            0 => return Err(io::ErrorKind::NotFound.into()),
+            _ if spread => socket(address, true)?.into(),
+            _ => sockets[place % had].try_clone()?,
+        };
+        sockets.push(further);
+    }
+    Ok(sockets)
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -106,6 +130,25 @@ mod tests {
         let ports: std::collections::HashSet<u16> =
             sockets.iter().map(|s| s.local_addr().unwrap().port()).collect();
         assert_eq!((sockets.len(), ports.len()), (3, 1));
+    }
+
+    #[test]
+    fn further_sockets_are_opened_beside_those_that_can_be_shared_and_copied_from_one_that_cannot() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let inode = |socket: &TcpListener| rustix::fs::fstat(socket).unwrap().st_ino;
+        let different = |sockets: &[TcpListener]| {
+            sockets.iter().map(inode).collect::<std::collections::HashSet<_>>().len()
+        };
+        let two = bind(address, 2).unwrap();
+        let at = two[0].local_addr().unwrap();
+        let four = widen(at, two, 4).unwrap();
+        assert_eq!((four.len(), different(&four)), (4, 4));
+        let one = widen(at, four, 1).unwrap();
+        assert_eq!((one.len(), different(&one)), (4, 4), "none is closed");
+        let alone = TcpListener::bind(address).unwrap();
+        let at = alone.local_addr().unwrap();
+        let shared = widen(at, vec![alone], 3).unwrap();
+        assert_eq!((shared.len(), different(&shared)), (3, 1));
     }
 
     #[test]

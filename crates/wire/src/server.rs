@@ -20,6 +20,7 @@ use hyper_util::rt::TokioTimer;
 use tidegate_model::fields::Fields;
 use tidegate_model::message::{Request, Response};
 use tidegate_model::refusal::{self, Refusal};
+use tidegate_model::tick::Tick;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -35,6 +36,7 @@ use crate::files::of_clients_max;
 use crate::first_bytes;
 use crate::h2_check;
 use crate::h2_stream::{H2Stream, Hold, Shared};
+use crate::handover::{Heir, Passed, pair};
 use crate::listen::backlog;
 use crate::pass::{Pass, Tracked};
 use crate::seat::{Rest, Room, Seat, Seats};
@@ -60,6 +62,8 @@ const TURNED_AWAY_FOR: Duration = Duration::from_secs(1);
 const ACCEPTS_MAX: u32 = 32;
 /// How long a connection that was accepted while everything ends may take to send its first bytes.
 const LAST_CALL: Duration = Duration::from_secs(1);
+/// How often it is looked whether clients of HTTP/2 have heard that this process ends.
+const SETTLE_LOOK: Duration = Duration::from_millis(5);
 /// How long an HTTP/2 client may take to answer a ping; at most as long as the pings are apart.
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 
@@ -103,6 +107,8 @@ pub struct Connection {
     pub server_name: Option<String>,
     /// What it is held to.
     pub limits: Arc<ConnectionLimits>,
+    /// Whether the answer to its next request ends it: another process decrypts it.
+    last: bool,
     /// What the handler remembers of it between two requests.
     pub attached: RefCell<Option<Box<dyn std::any::Any>>>,
     /// The way to its client for interim responses, where it speaks HTTP/1.1.
@@ -119,7 +125,7 @@ impl Connection {
         limits: &Arc<ConnectionLimits>,
     ) -> Connection {
         let (limits, attached, inbound) = (Arc::clone(limits), RefCell::default(), OnceCell::new());
-        Connection { peer, listener, tls, server_name: None, limits, attached, inbound }
+        Connection { peer, listener, tls, server_name: None, limits, last: false, attached, inbound }
     }
 
     /// Passes on an interim response to the client of the request that is being answered, if it can hear it: 103 and the like
@@ -144,7 +150,7 @@ pub struct Server<H> {
     handler: Rc<H>,
     tls: Arc<rustls::ServerConfig>,
     census: Arc<Census>,
-    listeners: RefCell<HashMap<SocketAddr, Rc<Listener>>>,
+    listeners: RefCell<HashMap<SocketAddr, Vec<Rc<Listener>>>>,
     drain: Rc<Drain>,
 }
 
@@ -155,6 +161,8 @@ struct Listener {
     socket: RefCell<std::rc::Weak<TcpListener>>,
     /// What its next connections are held to.
     settings: RefCell<Rc<ListenerSettings>>,
+    /// Another process accepts what waits in it.
+    given: Cell<bool>,
 }
 
 /// Whether connections should end after the exchange they are in.
@@ -163,6 +171,10 @@ pub(crate) struct Drain {
     pub(crate) draining: Cell<bool>,
     pub(crate) changed: Notify,
     seats: Arc<Seats>,
+    /// Where connections are given to that are between two requests, once another process takes over.
+    heir: OnceCell<Heir>,
+    /// Connections that speak HTTP/2.
+    h2: Cell<usize>,
 }
 
 impl<H: Handler> Server<H> {
@@ -186,36 +198,127 @@ impl<H: Handler> Server<H> {
         let socket = Rc::new(TcpListener::from_std(socket)?);
         let settings = RefCell::new(Rc::new(settings));
         let held = RefCell::new(Rc::downgrade(&socket));
-        let listener = Rc::new(Listener { stop: Notify::new(), socket: held, settings });
-        if let Some(before) = self.listeners.borrow_mut().insert(address, Rc::clone(&listener)) {
-            before.stop.notify_one();
-        }
+        let listener =
+            Rc::new(Listener { stop: Notify::new(), socket: held, settings, given: Cell::new(false) });
+        self.listeners.borrow_mut().entry(address).or_default().push(Rc::clone(&listener));
         task::spawn(Rc::clone(self).accept(socket, address, listener));
         Ok(())
     }
 
     /// Holds the next connections of this address to other settings. Those that are open keep theirs.
     pub fn adjust(&self, address: SocketAddr, settings: ListenerSettings) {
-        if let Some(listener) = self.listeners.borrow().get(&address) {
-            *listener.settings.borrow_mut() = Rc::new(settings);
+        let settings = Rc::new(settings);
+        for listener in self.listeners.borrow().get(&address).into_iter().flatten() {
+            *listener.settings.borrow_mut() = Rc::clone(&settings);
         }
     }
 
     /// Stops accepting on this address, once what waits there already has been accepted. Its connections go on.
     pub fn close(&self, address: SocketAddr) {
-        if let Some(listener) = self.listeners.borrow_mut().remove(&address) {
+        for listener in self.listeners.borrow_mut().remove(&address).into_iter().flatten() {
             listener.stop.notify_one();
         }
     }
 
     /// Stops accepting, lets each connection finish what it does, and returns when all have ended.
     pub async fn drain(&self) {
-        for (_, listener) in self.listeners.borrow_mut().drain() {
+        self.end();
+        self.drain.seats.all_left().await;
+    }
+
+    fn end(&self) {
+        for listener in self.listeners.borrow_mut().drain().flat_map(|(_, listeners)| listeners) {
             listener.stop.notify_one();
         }
         self.drain.draining.set(true);
         self.drain.changed.notify_waiters();
-        self.drain.seats.all_left().await;
+    }
+
+    /// Stops accepting, and leaves to another process what waits in its sockets, which that one has too. Connections between two
+    /// requests are given to it, now or when they come there; those of HTTP/2 end after what is under way.
+    pub fn hand_over(&self, heir: Heir) {
+        for listener in self.listeners.borrow().values().flatten() {
+            listener.given.set(true);
+        }
+        // The first one stays: there is one process that takes over.
+        let _ = self.drain.heir.set(heir);
+        self.end();
+    }
+
+    /// Waits until no client of HTTP/2 can have failed to hear that it shall begin nothing here any more: its connection has ended.
+    /// Those that have something long under way are waited for until `by`.
+    pub async fn settled(&self, by: Tick) {
+        while self.drain.h2.get() > 0 && clock::now() < by {
+            clock::sleep(SETTLE_LOOK).await;
+        }
+    }
+
+    /// Goes on with a connection of the process that was here before.
+    ///
+    /// # Errors
+    /// Its socket cannot be used.
+    pub fn adopt(self: &Rc<Self>, passed: Passed) -> io::Result<()> {
+        let Passed { stream, peer, listener, tls, server_name, begun, last, read } = passed;
+        let settings = {
+            let listeners = self.listeners.borrow();
+            // Its listener may be no more: it is held to what others are.
+            let own = listeners.get(&listener).into_iter().flatten().next();
+            let any = own.or_else(|| listeners.values().flatten().next());
+            any.map(|listener| Rc::clone(&listener.settings.borrow()))
+        };
+        let Some(settings) = settings else { return Ok(()) };
+        stream.set_nonblocking(true)?;
+        let stream = TcpStream::from_std(stream)?;
+        let (mut seat, room) = Seat::take(&self.census, &self.drain.seats);
+        let connection = Connection::of(peer, listener, tls, &settings.limits);
+        let connection = Rc::new(Connection { server_name, last, ..connection });
+        let _ = self.crowded(&mut seat, &connection);
+        if let Some(refusal) = self.turned_away(&room, &settings.limits) {
+            tracing::debug!(?refusal, "there is no room for a connection of the process before");
+            return Ok(());
+        }
+        let server = Rc::clone(self);
+        task::spawn(async move {
+            // Before its first request nobody knows what it speaks.
+            if begun || tls || !read.is_empty() {
+                server.drive_h1(Socket::Plain(stream), seat, connection, begun, &read).await;
+            } else {
+                server.first(stream, seat, connection).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Gives a connection to the process that takes over.
+    async fn pass(&self, socket: Socket, begun: bool, read: Vec<u8>, connection: &Connection) {
+        let Some(heir) = self.drain.heir.get() else { return };
+        let Connection { peer, listener, tls, server_name, last, .. } = connection;
+        let told = |stream, last| Passed {
+            stream,
+            peer: *peer,
+            listener: *listener,
+            tls: *tls,
+            server_name: server_name.clone(),
+            begun,
+            last,
+            read,
+        };
+        // Where the other process is gone, or there is no room for another socket, a connection ends as in any drain.
+        match socket {
+            Socket::Plain(stream) => {
+                if let Ok(stream) = stream.into_std() {
+                    let _ = heir.send(told(stream, *last)).await;
+                }
+            }
+            Socket::Tls(mut stream) => {
+                let Ok((near, far)) = pair() else { return };
+                let Ok(mut near) = TcpStream::from_std(near) else { return };
+                if heir.send(told(far, true)).await.is_ok() {
+                    // How it ends is the business of both ends.
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut near).await;
+                }
+            }
+        }
     }
 
     async fn accept(self: Rc<Self>, socket: Rc<TcpListener>, address: SocketAddr, listener: Rc<Listener>) {
@@ -246,8 +349,10 @@ impl<H: Handler> Server<H> {
                 tokio::task::yield_now().await;
             }
         }
-        // Nobody else holds it for longer than a look.
-        if let Some(socket) = Rc::into_inner(socket) {
+        // Nobody else here holds it for longer than a look. Where another process has it too, what waits is that one's.
+        if let Some(socket) = Rc::into_inner(socket)
+            && !listener.given.get()
+        {
             self.accept_waiting(socket, address, &listener);
         }
     }
@@ -327,7 +432,7 @@ impl<H: Handler> Server<H> {
     #[must_use]
     pub fn backlog(&self) -> f64 {
         let listeners = self.listeners.borrow();
-        let sockets = listeners.values().filter_map(|listener| listener.socket.borrow().upgrade());
+        let sockets = listeners.values().flatten().filter_map(|listener| listener.socket.borrow().upgrade());
         sockets.filter_map(|socket| backlog(&*socket)).fold(0.0, f64::max)
     }
 
@@ -353,50 +458,67 @@ impl<H: Handler> Server<H> {
                 Ok(Err(_)) | Err(_) => return,
             }
         }
-        let (socket, h2) = if settings.tls {
-            let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-            let Ok(Ok(stream)) = clock::timeout_at(by, Box::pin(acceptor.accept(stream))).await else {
-                return;
-            };
-            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let server_name = stream.get_ref().1.server_name().map(str::to_owned);
-            Connection::tell(&mut connection, |known| known.server_name = server_name);
-            (Socket::Tls(Box::new(stream)), h2)
-        } else {
-            // No buffer is made before there is something to put into it.
-            let by = clock::now().after(limits.header_time);
-            let preface = tokio::select! {
-                biased;
-                preface = clock::timeout_at(by, first_bytes::is_h2(&stream)) => preface,
-                () = self.drain.last_call() => return,
-            };
-            match preface {
-                Ok(Ok(h2)) => (Socket::Plain(stream), h2),
-                Ok(Err(_)) => return,
-                Err(_) => {
-                    let refusal = Refusal::new(&refusal::REQUEST_TIMEOUT, "no request came in time");
-                    let bytes = encode(&self.handler.refuse(&connection, refusal, None));
-                    return Box::pin(linger(Socket::Plain(stream), &bytes)).await;
-                }
-            }
+        if !settings.tls {
+            return self.first(stream, seat, connection).await;
+        }
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
+        let Ok(Ok(stream)) = clock::timeout_at(by, Box::pin(acceptor.accept(stream))).await else {
+            return;
         };
-        // In one place: the task of a connection has room for each place from which it may be driven.
-        self.drive(socket, seat, h2, connection).await;
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let server_name = stream.get_ref().1.server_name().map(str::to_owned);
+        Connection::tell(&mut connection, |known| known.server_name = server_name);
+        self.drive(Socket::Tls(Box::new(stream)), seat, h2, connection).await;
+    }
+
+    /// Finds out what a connection without TLS speaks, and drives it.
+    async fn first(self: Rc<Self>, stream: TcpStream, seat: Seat, connection: Rc<Connection>) {
+        // No buffer is made before there is something to put into it.
+        let by = clock::now().after(connection.limits.header_time);
+        let preface = tokio::select! {
+            biased;
+            preface = clock::timeout_at(by, first_bytes::is_h2(&stream)) => preface,
+            () = self.drain.last_call() => match self.drain.passes() {
+                true => return self.pass(Socket::Plain(stream), false, Vec::new(), &connection).await,
+                false => return,
+            },
+        };
+        match preface {
+            Ok(Ok(h2)) => self.drive(Socket::Plain(stream), seat, h2, connection).await,
+            Ok(Err(_)) => {}
+            Err(_) => {
+                let refusal = Refusal::new(&refusal::REQUEST_TIMEOUT, "no request came in time");
+                let bytes = encode(&self.handler.refuse(&connection, refusal, None));
+                Box::pin(linger(Socket::Plain(stream), &bytes)).await;
+            }
+        }
     }
 
     async fn drive(self: Rc<Self>, socket: Socket, seat: Seat, h2: bool, connection: Rc<Connection>) {
         if h2 {
             self.drive_h2(socket, seat, connection).await;
         } else {
-            self.drive_h1(socket, seat, connection).await;
+            self.drive_h1(socket, seat, connection, false, &[]).await;
         }
     }
 
-    async fn drive_h1(self: Rc<Self>, socket: Socket, seat: Seat, connection: Rc<Connection>) {
+    /// Drives a connection of HTTP/1.1, of which this was read already. `begun`: it had a request before.
+    async fn drive_h1(
+        self: Rc<Self>,
+        socket: Socket,
+        seat: Seat,
+        connection: Rc<Connection>,
+        begun: bool,
+        read: &[u8],
+    ) {
         let inbound = Inbound::new(socket, &connection.limits);
+        inbound.borrow_mut().read.extend_from_slice(read);
         let _ = connection.inbound.set(Rc::downgrade(&inbound));
         let _last = LastHand(&inbound);
-        let mut exchanges = 0;
+        let mut exchanges = match connection.last {
+            true => connection.limits.requests.saturating_sub(1),
+            false => u64::from(begun),
+        };
         let ended = loop {
             let ended = {
                 // Not in this task itself: a connection that rests has no need of either.
@@ -410,9 +532,10 @@ impl<H: Handler> Server<H> {
                 break ended;
             }
             if !Box::pin(self.rest(&inbound, connection.limits.idle)).await {
-                break Ended::Close;
+                break if self.drain.passes() { Ended::Pass } else { Ended::Close };
             }
         };
+        let unread = std::mem::take(&mut inbound.borrow_mut().read);
         let Some(mut socket) = inbound.borrow_mut().end() else { return };
         match ended {
             Ended::Close => {
@@ -428,6 +551,10 @@ impl<H: Handler> Server<H> {
             // Whoever asked may have gone meanwhile.
             Ended::Upgraded(offer) => drop(offer.send((socket, seat))),
             Ended::Broken => socket.reset(),
+            Ended::Pass => {
+                Box::pin(self.pass(socket, exchanges > 0, unread.to_vec(), &connection)).await;
+                drop(seat);
+            }
             Ended::Cut | Ended::Rest => {}
         }
     }
@@ -454,6 +581,7 @@ impl<H: Handler> Server<H> {
     }
 
     async fn drive_h2(self: Rc<Self>, socket: Socket, seat: Seat, connection: Rc<Connection>) {
+        let _counted = H2Counted::begin(&self.drain);
         let limits = &connection.limits;
         let shared = Shared::new(clock::now());
         let io = H2Stream::new(socket, seat, Arc::clone(&shared), Arc::clone(limits));
@@ -538,13 +666,37 @@ impl Drop for LastHand<'_> {
 }
 
 impl Drain {
-    /// Waits until connections should end, and a little for those that have only just begun.
+    /// Waits until connections should end, and a little for those that have only just begun; not where another process goes on
+    /// with them.
     async fn last_call(&self) {
         let changed = self.changed.notified();
         if !self.draining.get() {
             changed.await;
         }
-        clock::sleep(LAST_CALL).await;
+        if !self.passes() {
+            clock::sleep(LAST_CALL).await;
+        }
+    }
+
+    /// Whether there is another process that goes on with connections that are between two requests.
+    pub(crate) fn passes(&self) -> bool {
+        self.heir.get().is_some_and(|heir| !heir.is_closed())
+    }
+}
+
+/// A connection of HTTP/2, while it is counted.
+struct H2Counted(Rc<Drain>);
+
+impl H2Counted {
+    fn begin(drain: &Rc<Drain>) -> H2Counted {
+        drain.h2.set(drain.h2.get() + 1);
+        H2Counted(Rc::clone(drain))
+    }
+}
+
+impl Drop for H2Counted {
+    fn drop(&mut self) {
+        self.0.h2.set(self.0.h2.get() - 1);
     }
 }
 

@@ -34,6 +34,7 @@ mod requests;
 mod rows;
 mod sections;
 mod targets;
+pub mod upgrade;
 mod walk;
 
 pub const USAGE: &str = "cargo xtask bench edge [--quick] [--row NAME,...] [--peer NAME,...] [--write]";

@@ -195,12 +195,27 @@ impl Tenants {
             self.table.pin().insert(Arc::clone(&tenant.id), Arc::clone(&tenant));
             return tenant;
         }
-        let (overflow, name) = match claimed {
-            true => (&self.overflow_claimed, OVERFLOW_CLAIMED),
-            false => (&self.overflow, OVERFLOW),
-        };
+        let (overflow, name) = self.overflow_of(claimed);
         let overflow = overflow.get_or_init(|| make(name));
         Arc::new(Tenant::within(Arc::from(id), Arc::clone(overflow)))
+    }
+
+    fn overflow_of(&self, claimed: bool) -> (&OnceLock<Arc<Tenant>>, &'static str) {
+        match claimed {
+            true => (&self.overflow_claimed, OVERFLOW_CLAIMED),
+            false => (&self.overflow, OVERFLOW),
+        }
+    }
+
+    /// What those share that find no room in the table.
+    pub(super) fn shared_by(&self, claimed: bool, plan: &Arc<Plan>) -> &Arc<Tenant> {
+        let (overflow, name) = self.overflow_of(claimed);
+        let held = self.unlisted.lock().entitlement.clone();
+        let make = || {
+            let entitlement = held.unwrap_or_else(|| Arc::new(Entitlement::new(Arc::clone(plan), false)));
+            Arc::new(Tenant::new(Arc::from(name), entitlement, claimed))
+        };
+        overflow.get_or_init(make)
     }
 
     /// Evicts up to two of those that can be: so the table shrinks back after a flood.

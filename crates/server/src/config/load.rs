@@ -11,7 +11,7 @@ use super::places::Places;
 use super::problem::{Problem, Problems, Source};
 use super::raw;
 use super::resolve::{self, plain, read_bounded};
-use super::settings::{Config, Sources};
+use super::settings::{Config, Sources, UpgradeSettings};
 use super::tree::{self, Node, Value};
 use super::{scalar, shape};
 
@@ -197,6 +197,11 @@ impl Reading {
             peers: resolved.peers,
             workers,
             drain: raw.drain.time.0,
+            upgrade: UpgradeSettings {
+                start: raw.upgrade.start.0,
+                connections: raw.upgrade.connections.0,
+                deliveries: raw.upgrade.deliveries.0,
+            },
             upstreams: resolved.upstreams,
             queues: resolved.queues,
             schedules: resolved.schedules,

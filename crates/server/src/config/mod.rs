@@ -29,7 +29,7 @@ pub use reference::generated;
 pub use scalar::{parse_duration, parse_size, show_duration};
 pub use settings::{
     AccessLog, Config, ControlAddress, ControlSettings, ControlToken, Level, LogFormat, LogSettings,
-    ProtectSettings, RedisSettings, RedisUrl, ScheduleSettings, Scope, Sources,
+    ProtectSettings, RedisSettings, RedisUrl, ScheduleSettings, Scope, Sources, UpgradeSettings,
 };
 pub use suggest::nearest;
 pub use text::parse_name;

@@ -48,6 +48,8 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// How long exchanges may take to finish after SIGTERM.
     pub drain: Duration,
+    /// A new binary that takes over.
+    pub upgrade: UpgradeSettings,
     /// The upstreams, by name in order.
     pub upstreams: Vec<UpstreamSettings>,
     /// What waits for its turn, those queues included that routes have made.
@@ -155,6 +157,17 @@ pub struct ControlSettings {
     pub hosts: Vec<String>,
     /// Whether faults may be injected.
     pub faults: bool,
+}
+
+/// How a new binary takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpgradeSettings {
+    /// How long it may take until it serves.
+    pub start: Duration,
+    /// How long the old process may go on with what it has.
+    pub connections: Duration,
+    /// How long deliveries under way there are waited for, where the store is one process's.
+    pub deliveries: Duration,
 }
 
 /// An address of the control API.

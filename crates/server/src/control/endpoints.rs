@@ -130,6 +130,11 @@ fn steering() -> Vec<Endpoint> {
             const { &[change("Reads the configuration again", Scope::Write, None, of::<super::Reloaded>())] },
         ),
         endpoint(
+            "/upgrade",
+            post(super::upgrade),
+            const { &[change("Lets a new binary take over", Scope::Write, None, of::<super::Upgraded>())] },
+        ),
+        endpoint(
             "/upstreams/{name}/endpoints/{address}",
             post(super::set_endpoint),
             const { &[change("Changes what becomes of an endpoint", Scope::Write, Some(any()), any())] },

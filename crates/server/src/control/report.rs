@@ -72,6 +72,7 @@ pub fn status(process: &Process) -> Value {
             "reloads_refused": gate.counts.reloads_refused.load(std::sync::atomic::Ordering::Relaxed),
             "last_error": *process.reload_error.lock(),
         },
+        "process": process.generation.status(),
         "connections": gate.census.open(),
         "load": load(process),
         "listeners": listeners,

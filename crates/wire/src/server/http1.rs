@@ -55,6 +55,8 @@ pub(super) enum Ended {
     Refused(Violation),
     /// It speaks another protocol now.
     Upgraded(Offer),
+    /// It is between two requests, and another process goes on with it.
+    Pass,
     /// Not at all: it is between two requests, and has been for a while.
     Rest,
 }
@@ -140,6 +142,8 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
         let mut begun = 0;
         loop {
             let ended = match self.stage {
+                // What there is of its next head goes along.
+                Stage::Head if self.drain.passes() => return Poll::Ready(Ended::Pass),
                 Stage::Head if begun == EXCHANGES_MAX => {
                     context.waker().wake_by_ref();
                     return Poll::Pending;
@@ -259,7 +263,8 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
         // What comes next would be the rest of a body that nobody wants any more.
         let whole = inbound.is_whole() || inbound.is_at_hand() || (!inbound.held && inbound.discard());
         drop(inbound);
-        let last = self.drain.draining.get() || *self.exchanges >= self.limits.requests;
+        let ends = self.drain.draining.get() && !self.drain.passes();
+        let last = ends || *self.exchanges >= self.limits.requests;
         self.keep = whole && !last && self.facts.keeps();
         if !switched {
             self.offer = None;

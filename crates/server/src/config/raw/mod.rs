@@ -65,6 +65,8 @@ pub struct Config {
     pub log: Log,
     /// Shutting down.
     pub drain: Drain,
+    /// A new binary that takes over. See `docs/upgrade.md`.
+    pub upgrade: Upgrade,
     /// When the process refuses requests to save itself. See `docs/overload.md`.
     pub protect: Protect,
     /// How much the cache keeps. Which routes are cached is said at the routes. See `docs/cache.md`.
@@ -463,6 +465,26 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Drain {
         Drain { time: Time(std::time::Duration::from_secs(30)) }
+    }
+}
+
+/// A new binary that takes over. See `docs/upgrade.md`.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upgrade {
+    /// How long the new process may take until it serves. One that takes longer is ended, and the old one serves on.
+    pub start: Time,
+    /// How long the old process may go on with what it has: long answers, event streams, WebSockets.
+    pub connections: Time,
+    /// How long the new process waits for deliveries that the old one has under way, where the store is a directory. Those that
+    /// take longer are made again.
+    pub deliveries: Time,
+}
+
+impl Default for Upgrade {
+    fn default() -> Upgrade {
+        let seconds = |seconds| Time(std::time::Duration::from_secs(seconds));
+        Upgrade { start: seconds(30), connections: seconds(3600), deliveries: seconds(5) }
     }
 }
 

@@ -97,6 +97,8 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     }
     let routes = route::routes(&mut context, &mut queues, raw);
     context.positive(tree.at("drain"), "time", &raw.drain.time);
+    context.positive(tree.at("upgrade"), "start", &raw.upgrade.start);
+    context.positive(tree.at("upgrade"), "connections", &raw.upgrade.connections);
     let proxy = ProxySettings {
         trusted_proxies: raw.listen.trusted_proxies.iter().map(|network| network.0).collect(),
         tenants,
