@@ -49,6 +49,8 @@ pub struct Identity {
     bearer_keys: bool,
     /// A bearer token may be a JWT of one of these issuers.
     verifiers: Vec<Arc<Verifier>>,
+    /// A host that a tenant has of its own names it.
+    by_domain: bool,
 }
 
 struct Key {
@@ -62,6 +64,7 @@ enum Source {
     KeyHeader(HeaderName),
     Jwt,
     Host { prefix: String, suffix: String },
+    Domain,
     Header(HeaderName),
     ClientAddress,
 }
@@ -116,6 +119,7 @@ impl Identity {
             TenantSource::Host { prefix, suffix } => {
                 Source::Host { prefix: prefix.clone(), suffix: suffix.clone() }
             }
+            TenantSource::Domain => Source::Domain,
             TenantSource::Header(name) => Source::Header(name.clone()),
             TenantSource::ClientAddress => Source::ClientAddress,
         });
@@ -135,6 +139,7 @@ impl Identity {
         Identity {
             bearer_keys: settings.from.iter().any(|source| matches!(source, TenantSource::ApiKeyBearer)),
             verifiers: verifiers.collect(),
+            by_domain: settings.from.iter().any(|source| matches!(source, TenantSource::Domain)),
             sources: sources.collect(),
             keys: keys.collect(),
             unknown: settings.unknown.clone(),
@@ -149,7 +154,7 @@ impl Identity {
     fn name<'a>(
         &'a self,
         headers: &'a Fields,
-        host: &'a str,
+        (host, owner): (&'a str, Option<&'a Arc<str>>),
         client: IpAddr,
         trusted: bool,
     ) -> Result<Named<'a>, Refusal> {
@@ -169,6 +174,7 @@ impl Identity {
                     let label = label.filter(|label| !label.is_empty() && !label.contains('.'));
                     label.map(|label| own_id(label).map(|()| Named::claimed(Id::Held(label), "host")))
                 }
+                Source::Domain => owner.map(|owner| Ok(Named::claimed(Id::Held(owner), "domain"))),
                 Source::Header(name) if trusted => {
                     one(headers, name)?.map(|id| own_id(id).map(|()| Named::vouched(Id::Held(id), "header")))
                 }
@@ -205,8 +211,13 @@ impl Identity {
             Source::KeyBearer | Source::Jwt => !matches!(bearer(headers), Ok(None)),
             Source::KeyHeader(name) | Source::Header(name) => headers.contains_key(name),
             Source::Host { .. } => self.unknown.is_none(),
-            Source::ClientAddress => false,
+            Source::ClientAddress | Source::Domain => false,
         })
+    }
+
+    /// Whether hosts that tenants have of their own name them.
+    fn by_domain(&self) -> bool {
+        self.by_domain
     }
 
     /// The tenant of a token: its issuer's verifier decides or, where it is nobody's, the first.
@@ -265,11 +276,32 @@ impl Identity {
     }
 }
 
-/// Finds the tenant, and takes our own key out of the request.
+/// Whose the exchange's host is, where that counts.
+///
+/// # Errors
+/// `store.unavailable`: it is not known now, and nobody else's request may it be meanwhile.
+pub async fn owner(site: &Site, exchange: &Exchange) -> Result<Option<Arc<str>>, Refusal> {
+    if !site.identity.by_domain() {
+        return Ok(None);
+    }
+    if let Some(owner) = site.domains.known(&exchange.host, exchange.started) {
+        return Ok(owner);
+    }
+    let owner = Box::pin(site.domains.owner(&exchange.host)).await;
+    owner
+        .map_err(|_| Refusal::new(&refusal::STORE_UNAVAILABLE, "whose host this is cannot be looked for now"))
+}
+
+/// Finds the tenant, and takes our own key out of the request. `owner`: whose the host is.
 ///
 /// # Errors
 /// `credential.*` and `tenant.unknown`; after too many of them from one address, `credential.throttled`.
-pub fn identify(site: &Site, exchange: &mut Exchange, entropy: &Entropy) -> Result<Arc<Tenant>, Refusal> {
+pub fn identify(
+    site: &Site,
+    exchange: &mut Exchange,
+    owner: Option<Arc<str>>,
+    entropy: &Entropy,
+) -> Result<Arc<Tenant>, Refusal> {
     let now = exchange.started;
     let blocked = site.failures.blocked(exchange.client, now);
     if let Some(wait) = blocked.filter(|_| site.identity.may_guess(&exchange.head.headers)) {
@@ -279,7 +311,8 @@ pub fn identify(site: &Site, exchange: &mut Exchange, entropy: &Entropy) -> Resu
         );
     }
     let headers = &exchange.head.headers;
-    let named = site.identity.name(headers, &exchange.host, exchange.client, exchange.trusted);
+    let host = (&*exchange.host, owner.as_ref());
+    let named = site.identity.name(headers, host, exchange.client, exchange.trusted);
     let found = named.and_then(|named| Ok((site.identity.tenant(&site.tenants, &named, now)?, named)));
     let (tenant, by, carried) = match found {
         Ok((tenant, named)) => (tenant, named.by, named.strip),
@@ -371,12 +404,14 @@ mod tests {
             id: Arc::from("acme"),
             plan: plan(),
             keys: vec![key("k1", "good", None), key("k2", "old", Some(1))],
+            domains: Vec::new(),
         };
         let settings = TenantSettings {
             from: vec![
                 TenantSource::ApiKeyBearer,
                 TenantSource::ApiKeyHeader(HeaderName::from_static("x-api-key")),
                 TenantSource::Host { prefix: String::new(), suffix: ".example.com".into() },
+                TenantSource::Domain,
                 TenantSource::Header(HeaderName::from_static("x-tenant")),
             ],
             unknown: Some(plan()),
@@ -395,7 +430,8 @@ mod tests {
         for (name, value) in headers {
             map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }
-        match identity.name(&map, host, "192.0.2.1".parse().unwrap(), trusted) {
+        let owner = (host == "shop.acme.example").then(|| Arc::from("acme"));
+        match identity.name(&map, (host, owner.as_ref()), "192.0.2.1".parse().unwrap(), trusted) {
             Ok(named) => format!("{} by {}", &*named.tenant, named.by),
             Err(refusal) => refusal.kind.code.to_owned(),
         }
@@ -412,6 +448,7 @@ mod tests {
             (&[("x-api-key", "good"), ("x-api-key", "good")], "", false, "credential.invalid"),
             (&[("authorization", "Basic good")], "t1.example.com", false, "t1 by host"),
             (&[], "a.b.example.com", false, "credential.missing"),
+            (&[("x-tenant", "t2")], "shop.acme.example", true, "acme by domain"),
             (&[("x-tenant", "t2")], "", true, "t2 by header"),
             (&[("x-tenant", "t2")], "", false, "credential.missing"),
         ] {

@@ -44,6 +44,7 @@ use crate::settle::{Content, ExchangeBody};
 use crate::site::{Pinned, Site};
 use crate::{
     access, admit, authorize, coding, consent, fault, forward, identify, incoming, limit, respond, route,
+    secure,
 };
 
 /// The proxy of one core.
@@ -108,11 +109,25 @@ impl Proxy {
         connection: Rc<Connection>,
     ) -> Response<ExchangeBody> {
         let site = Rc::clone(&self.site.borrow());
-        let mut exchange = match admit::admit(&self, &site, request, connection) {
+        let exchange = match admit::admit(&self, &site, request, connection) {
             Ok(exchange) => exchange,
             Err(refused) => return refused.into_response(),
         };
-        match self.answer(&site, &mut exchange).await {
+        let Some(secure) = &site.settings.secure else { return self.answered(&site, exchange).await };
+        if let Some(response) = Box::pin(secure::answer(&site, secure, &exchange)).await {
+            return respond::before_routes(*exchange, response);
+        }
+        let hsts = secure::hsts(&site, secure, &exchange);
+        let mut response = self.answered(&site, exchange).await;
+        if let Some(hsts) = hsts {
+            secure::tell(&mut response, hsts);
+        }
+        response
+    }
+
+    /// What the stages come to.
+    async fn answered(self: &Rc<Self>, site: &Pinned, mut exchange: Box<Exchange>) -> Response<ExchangeBody> {
+        match self.answer(site, &mut exchange).await {
             Ok(answer) => respond::complete(exchange, answer),
             Err(no) => {
                 let Exchange { form, open, dress, .. } = *exchange;
@@ -130,7 +145,8 @@ impl Proxy {
         {
             return Ok(answer);
         }
-        let tenant = identify::identify(site, exchange, &self.entropy)?;
+        let owner = identify::owner(site, exchange).await?;
+        let tenant = identify::identify(site, exchange, owner, &self.entropy)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;
         self.guard.tenant(&tenant, &self.entropy)?;
         let permitted = limit::limit(site, tenant, &routed, exchange, &self.entropy, &self.policies)?;

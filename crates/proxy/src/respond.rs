@@ -137,6 +137,15 @@ pub fn complete(exchange: Box<Exchange>, answer: Answer) -> Response<ExchangeBod
     Response::from_parts(head, body)
 }
 
+/// Tells what was answered before any route was looked for: it is nobody's, and spends of no limit.
+#[must_use]
+pub fn before_routes(exchange: Exchange, response: Response<Content>) -> Response<ExchangeBody> {
+    let (mut head, content) = response.into_parts();
+    head.headers.insert(X_REQUEST_ID, exchange.open.receipt().request_id);
+    let body = ExchangeBody::new(content, head.status, exchange.open, None);
+    Response::from_parts(head, body)
+}
+
 /// Where the time went, in milliseconds (W3C Server Timing).
 fn server_timing(receipt: &Receipt) -> String {
     let total = clock::now().since(receipt.started);

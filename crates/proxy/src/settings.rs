@@ -46,6 +46,8 @@ pub struct ProxySettings {
     pub disk: Option<crate::cache::disk::DiskSettings>,
     /// The nodes that ask each other before the upstream.
     pub cluster: Option<crate::cache::shield::ClusterSettings>,
+    /// How hosts with certificates of Tidegate's own are spoken to; `None`: there are none.
+    pub secure: Option<crate::secure::SecureSettings>,
 }
 
 /// Who the tenants are and how one is recognised.
@@ -74,6 +76,8 @@ pub struct ListedTenant {
     pub plan: Arc<Plan>,
     /// Its API keys.
     pub keys: Vec<ApiKey>,
+    /// The hosts that it has of its own.
+    pub domains: Vec<Arc<str>>,
 }
 
 /// An API key as it is stored: never the key itself.
@@ -103,6 +107,8 @@ pub enum TenantSource {
         /// What stands after it, `.example.com`.
         suffix: String,
     },
+    /// The whole host, where it is a tenant's own.
+    Domain,
     /// A header, counted from trusted proxies only.
     Header(HeaderName),
     /// The client's address itself (`ip:…`), never listed.

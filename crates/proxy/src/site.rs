@@ -13,13 +13,16 @@ use crate::access::Access;
 use crate::authorize::Verdicts;
 use crate::cache::Cache;
 use crate::cache::shield::Homes;
+use crate::domains::{Domains, Listed};
 use crate::fault::Faults;
 use crate::idempotency::Idempotency;
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
 use crate::incoming::IncomingSettings;
 use crate::mirror::{Mirrored, Mirrors};
+use crate::secure::Secured;
 use crate::settings::{
-    Action, DeliveriesSettings, FixedResponse, ProxySettings, RouteSettings, Rung, TenantSource,
+    Action, DeliveriesSettings, FixedResponse, ListedTenant, ProxySettings, RouteSettings, Rung,
+    TenantSettings, TenantSource,
 };
 
 /// One snapshot.
@@ -48,6 +51,10 @@ pub struct Site {
     pub verdicts: Arc<Verdicts>,
     /// Whom to ask before the upstream.
     pub homes: Option<Homes>,
+    /// The hosts that tenants have of their own.
+    pub domains: Arc<Domains>,
+    /// What is known of certificates of Tidegate's own.
+    pub secured: Arc<Secured>,
 }
 
 /// A site as exchanges of one core hold it: by this core's own count. That of the `Arc` would be contended over all cores,
@@ -75,6 +82,10 @@ pub struct Standing {
     pub mirrors: Arc<Mirrors>,
     /// What authorizers have said.
     pub verdicts: Arc<Verdicts>,
+    /// The hosts that tenants have of their own.
+    pub domains: Arc<Domains>,
+    /// What is known of certificates of Tidegate's own.
+    pub secured: Arc<Secured>,
 }
 
 /// A route with everything that it names looked up.
@@ -194,6 +205,7 @@ impl Site {
         let mirrored = settings.routes.iter().filter(|route| route.mirror.is_some());
         let mirrored: HashSet<&str> = mirrored.map(|route| &*route.name).collect();
         standing.mirrors.retain(|name| mirrored.contains(name));
+        standing.domains.list(listed_domains(tenants));
         let own = settings.deliveries.iter();
         let known: HashSet<&str> = settings.routes.iter().chain(own).map(|route| &*route.name).collect();
         standing.tenants.forget_routes(|name| known.contains(name), clock::now());
@@ -212,9 +224,20 @@ impl Site {
             idempotency: Arc::clone(&standing.idempotency),
             verdicts: Arc::clone(&standing.verdicts),
             homes: settings.cluster.as_ref().map(|cluster| Homes::new(cluster, upstreams)),
+            domains: Arc::clone(&standing.domains),
+            secured: Arc::clone(&standing.secured),
             settings,
         })
     }
+}
+
+/// The hosts that tenants of the file have of their own.
+fn listed_domains(tenants: &TenantSettings) -> Listed {
+    let of = |tenant: &ListedTenant| {
+        let id = Arc::clone(&tenant.id);
+        tenant.domains.clone().into_iter().map(move |host| (host, Arc::clone(&id)))
+    };
+    tenants.listed.values().flat_map(of).collect()
 }
 
 impl Route {

@@ -37,6 +37,7 @@ mod administer;
 mod body;
 mod cache;
 mod deliveries;
+mod domains;
 mod door;
 mod endpoints;
 mod explanation;
@@ -537,6 +538,7 @@ mod tests {
             include_str!("control/pull.rs"),
             include_str!("control/schedules.rs"),
             include_str!("control/webhooks.rs"),
+            include_str!("control/domains.rs"),
             include_str!("control/store.rs"),
             include_str!("control/mirrors.rs"),
         ];

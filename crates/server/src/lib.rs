@@ -1,6 +1,7 @@
 //! Tidegate's binary as a library, so that tests and tools reach its parts: command line, configuration,
 //! telemetry, control API and the wiring of a running server.
 
+pub mod acme;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::acme;
 use crate::cluster;
 use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, TenantLines};
@@ -206,6 +207,7 @@ async fn take_over(
     pull::nodes::drive(Arc::clone(&process.gate));
     pull::clerk::drive(Arc::clone(&process.gate));
     schedules::drive(Arc::clone(&process.gate));
+    acme::drive(Arc::clone(&process.gate.acme));
     task::spawn(follow(Arc::clone(&process), watch, asked));
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {

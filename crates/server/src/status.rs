@@ -141,7 +141,10 @@ fn table(state: &Value) -> String {
             "{}{}{}",
             cached(&state["cache"]),
             disk(&state["cache"]["disk"]),
-            redis(&state["redis"]) + &cluster(&state["cluster"]) + &shards(&state["store"]["shards"])
+            certificates(&state["certificates"])
+                + &redis(&state["redis"])
+                + &cluster(&state["cluster"])
+                + &shards(&state["store"]["shards"])
         ),
         aligned(&upstreams(state)),
         verdicts(state),
@@ -187,6 +190,30 @@ fn load(load: &Value) -> String {
         told += &format!("\ncore {number} is short of time, refusing: {}", stage(core));
     }
     told + "\n"
+}
+
+/// Certificates that are ordered, on one line, and those that could not be; nothing where none are.
+fn certificates(told: &Value) -> String {
+    if told.is_null() {
+        return String::new();
+    }
+    let mut lines = format!(
+        "certificates {} configured, {} in memory, {} issued, {} orders failed\n",
+        list(&told["configured"]).count(),
+        told["in_memory"],
+        told["orders"]["issued"],
+        told["orders"]["failed"],
+    );
+    for one in list(&told["configured"]).filter(|one| one["failures"] != 0) {
+        lines += &format!(
+            "no new certificate for {} ({} until {}): {}\n",
+            cell(&one["name"]),
+            if one["not_after"].is_null() { "none" } else { "the old one serves" },
+            cell(&one["not_after"]),
+            cell(&one["error"]),
+        );
+    }
+    lines
 }
 
 /// The cache's disk tier, on one line; nothing where there is none.

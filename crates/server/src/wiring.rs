@@ -19,7 +19,9 @@ use tidegate_model::tenant::Tenants;
 use tidegate_model::tick::Tick;
 use tidegate_proxy::cache::Cache;
 use tidegate_proxy::cache::shield::home::Home;
+use tidegate_proxy::domains::Domains;
 use tidegate_proxy::idempotency::Idempotency;
+use tidegate_proxy::secure::Secured;
 use tidegate_proxy::{Entropy, Guard, Proxy, Shield, Site, SiteError, Standing};
 use tidegate_store::{OpenError, Store};
 use tidegate_upstream::settings::UpstreamSettings;
@@ -33,6 +35,7 @@ use tidegate_wire::{clock, task};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::acme::Acme;
 use crate::config::{Config, Failure, Spot};
 use crate::protect::{self, Readings};
 use crate::pull::nodes::Nodes;
@@ -74,6 +77,8 @@ pub struct Gate {
     /// What tenants' servers are told.
     webhooks: Arc<Slot>,
     certificates: Arc<Certificates>,
+    /// Certificates that are ordered.
+    pub acme: Arc<Acme>,
     /// What is served to other nodes.
     node_certificates: Arc<Certificates>,
     cores: Vec<Core>,
@@ -181,8 +186,8 @@ struct Parts {
     site: Arc<Site>,
     telemetry: Arc<Telemetry>,
     census: Arc<Census>,
-    tls: Arc<tidegate_wire::server::TlsConfig>,
-    node_tls: Arc<tidegate_wire::server::TlsConfig>,
+    tls: Arc<Certificates>,
+    node_tls: Arc<Certificates>,
     shield: Arc<Shield>,
 }
 
@@ -208,6 +213,7 @@ impl Gate {
     /// # Errors
     /// [`WiringError`]; nothing is left running then but idle threads.
     pub fn start(config: Config, legacy: &mut Legacy) -> Result<Arc<Gate>, WiringError> {
+        let idempotency = Arc::<Idempotency>::default();
         let standing = Standing {
             upstreams: Arc::new(Upstreams::default()),
             tenants: Arc::new(Tenants::new(config.proxy.tenants.tracked_max)),
@@ -215,9 +221,11 @@ impl Gate {
             verifiers: Arc::default(),
             faults: Arc::default(),
             cache: Arc::new(Cache::new(config.proxy.cache)),
-            idempotency: Arc::new(Idempotency::default()),
             mirrors: Arc::default(),
             verdicts: Arc::default(),
+            domains: Arc::new(Domains::new(Arc::clone(&idempotency))),
+            secured: Arc::<Secured>::default(),
+            idempotency,
         };
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers + 1).map_err(WiringError::from);
@@ -247,11 +255,18 @@ impl Gate {
             site: Arc::clone(&site),
             telemetry: Arc::clone(&telemetry),
             census: Arc::clone(&census),
-            tls: certificates.server_config(),
-            node_tls: node_certificates.server_config(),
+            tls: Arc::clone(&certificates),
+            node_tls: Arc::clone(&node_certificates),
             shield: Arc::clone(&shield),
         };
         let cores = (0..workers).map(|number| Core::start(number, workers, &parts)).collect();
+        let acme = Acme::new(
+            Arc::clone(&standing.idempotency),
+            Arc::clone(&standing.domains),
+            Arc::clone(&standing.secured),
+            Arc::clone(&certificates),
+        );
+        acme.set(config.acme.as_ref());
         let redis = Arc::new(Redis::new(Arc::clone(&standing.cache)));
         redis.set(config.redis.as_ref(), config.shared);
         tell_nodes(&standing, &config);
@@ -271,6 +286,7 @@ impl Gate {
             nodes: Nodes::default(),
             dispatcher: OnceLock::new(),
             certificates,
+            acme,
             node_certificates,
             cores,
             listening: Mutex::default(),
@@ -370,6 +386,7 @@ impl Gate {
         }
         of_clients.into_iter().for_each(|set| self.certificates.swap(set));
         of_nodes.into_iter().for_each(|set| self.node_certificates.swap(set));
+        self.acme.set(config.acme.as_ref());
         upstreams.commit();
         self.webhooks.store(webhooks(self.webhooks(), &config, &self.standing));
         self.redis.set(config.redis.as_ref(), config.shared);

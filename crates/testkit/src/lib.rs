@@ -3,6 +3,7 @@
 //!
 //! Everything is bounded in time: a read that waits longer than [`PATIENCE`] fails the test.
 
+pub mod acme;
 pub mod frames;
 mod gate;
 mod h2_peers;

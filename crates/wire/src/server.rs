@@ -23,9 +23,6 @@ use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio_rustls::TlsAcceptor;
-
-pub use rustls::ServerConfig as TlsConfig;
 
 pub use crate::seat::Census;
 
@@ -45,6 +42,7 @@ use crate::socket::Socket;
 use crate::streams::{Stream, StreamExecutor, Streams};
 use crate::task;
 use crate::timer::Timer;
+use crate::tls::{self, Certificates, TlsClient};
 use crate::websocket;
 
 mod answer;
@@ -105,6 +103,8 @@ pub struct Connection {
     pub tls: bool,
     /// The name it asked for in TLS.
     pub server_name: Option<String>,
+    /// What is known of its client, where that may show a certificate.
+    pub tls_client: Option<Arc<TlsClient>>,
     /// What it is held to.
     pub limits: Arc<ConnectionLimits>,
     /// Whether the answer to its next request ends it: another process decrypts it.
@@ -125,7 +125,8 @@ impl Connection {
         limits: &Arc<ConnectionLimits>,
     ) -> Connection {
         let (limits, attached, inbound) = (Arc::clone(limits), RefCell::default(), OnceCell::new());
-        Connection { peer, listener, tls, server_name: None, limits, last: false, attached, inbound }
+        let (server_name, tls_client) = (None, None);
+        Connection { peer, listener, tls, server_name, tls_client, limits, last: false, attached, inbound }
     }
 
     /// Passes on an interim response to the client of the request that is being answered, if it can hear it: 103 and the like
@@ -148,7 +149,7 @@ impl Connection {
 /// The server of one core.
 pub struct Server<H> {
     handler: Rc<H>,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Arc<Certificates>,
     census: Arc<Census>,
     listeners: RefCell<HashMap<SocketAddr, Vec<Rc<Listener>>>>,
     drain: Rc<Drain>,
@@ -180,7 +181,7 @@ pub(crate) struct Drain {
 impl<H: Handler> Server<H> {
     /// A server that listens nowhere yet.
     #[must_use]
-    pub fn new(handler: Rc<H>, tls: Arc<rustls::ServerConfig>, census: Arc<Census>) -> Rc<Server<H>> {
+    pub fn new(handler: Rc<H>, tls: Arc<Certificates>, census: Arc<Census>) -> Rc<Server<H>> {
         Rc::new(Server { handler, tls, census, listeners: RefCell::default(), drain: Rc::default() })
     }
 
@@ -461,13 +462,15 @@ impl<H: Handler> Server<H> {
         if !settings.tls {
             return self.first(stream, seat, connection).await;
         }
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        let Ok(Ok(stream)) = clock::timeout_at(by, Box::pin(acceptor.accept(stream))).await else {
+        let accepted = clock::timeout_at(by, Box::pin(tls::accept(&self.tls, stream))).await;
+        let Ok(Ok(Some(tls::Accepted { stream, client }))) = accepted else {
             return;
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let server_name = stream.get_ref().1.server_name().map(str::to_owned);
-        Connection::tell(&mut connection, |known| known.server_name = server_name);
+        Connection::tell(&mut connection, |known| {
+            (known.server_name, known.tls_client) = (server_name, client);
+        });
         self.drive(Socket::Tls(Box::new(stream)), seat, h2, connection).await;
     }
 

@@ -101,6 +101,21 @@ pub struct CertificateFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// What is wanted of clients that ask for its names; `None`: no certificate.
+    pub client: Option<ClientCertificates>,
+}
+
+/// Which certificates of clients are good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM file of the authorities that may vouch for them.
+    pub ca: PathBuf,
+    /// Whether a client without one is refused.
+    pub required: bool,
+    /// SHA-256 of the public keys (SubjectPublicKeyInfo) that they may have; empty: any.
+    pub pins: Vec<[u8; 32]>,
+    /// PEM file of lists of those that are revoked.
+    pub crl: Option<PathBuf>,
 }
 
 /// How to speak to an endpoint.

@@ -1,4 +1,8 @@
-//! TLS towards clients: several certificates chosen by name, swapped without touching a connection.
+//! TLS towards clients: certificates chosen by the name that is asked for, swapped without touching a connection.
+//!
+//! Those of files are all in memory ([`CertificateSet`]); those that Tidegate manages itself are read when somebody asks for
+//! their name ([`Managed`]). A certificate brings the terms of its connections along: which clients' certificates it
+//! wants, and under which key its session tickets are sealed.
 
 use std::collections::HashMap;
 use std::io;
@@ -7,13 +11,29 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
-use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 
 use crate::settings::CertificateFiles;
+
+mod accept;
+mod clients;
+mod facts;
+mod managed;
+mod tickets;
+
+pub use clients::{ClientRule, ClientRuleError, TlsClient};
+pub use facts::Facts;
+pub use managed::{Asked, CertificateSource, Coming, Managed};
+
+pub(crate) use accept::{Accepted, accept};
+use tickets::{Ticketer, Tickets};
+
+/// The protocol by which a certificate authority looks whether a name is ours (RFC 8737).
+pub const ACME_TLS: &[u8] = b"acme-tls/1";
 
 /// What is wrong with a certificate or its key.
 #[derive(Debug, thiserror::Error)]
@@ -25,18 +45,46 @@ pub struct CertificateError {
     pub why: String,
 }
 
-/// A set of certificates, by the names they are for.
+/// A set of certificates out of files, by the names they are for.
 #[derive(Debug)]
 pub struct CertificateSet {
-    first: Arc<CertifiedKey>,
-    exact: HashMap<String, Arc<CertifiedKey>>,
+    first: Arc<Loaded>,
+    exact: HashMap<String, Arc<Loaded>>,
     /// By what follows the first label's dot.
-    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    wildcard: HashMap<String, Arc<Loaded>>,
+}
+
+/// A certificate out of files, and what it wants of clients.
+#[derive(Debug)]
+struct Loaded {
+    key: Arc<CertifiedKey>,
+    rule: Option<Arc<ClientRule>>,
+}
+
+/// A certificate as connections are made with it.
+#[derive(Debug)]
+pub struct Served {
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) rule: Option<Arc<ClientRule>>,
+    /// Seconds since the Unix epoch from which on nobody believes it.
+    pub not_after: u64,
 }
 
 /// The certificates that the listeners serve.
 #[derive(Debug, Default)]
-pub struct Certificates(ArcSwapOption<CertificateSet>);
+pub struct Certificates {
+    set: ArcSwapOption<Serving>,
+    managed: ArcSwapOption<Managed>,
+    tickets: Tickets,
+}
+
+/// A set of certificates as connections are made with them.
+#[derive(Debug)]
+struct Serving {
+    first: Arc<Served>,
+    exact: HashMap<String, Arc<Served>>,
+    wildcard: HashMap<String, Arc<Served>>,
+}
 
 impl CertificateSet {
     /// Reads certificates and keys. Every problem is told.
@@ -49,14 +97,14 @@ impl CertificateSet {
         let (mut exact, mut wildcard) = (HashMap::new(), HashMap::new());
         for pair in files {
             match load_one(pair) {
-                Ok((key, names)) => {
-                    first.get_or_insert_with(|| Arc::clone(&key));
+                Ok((loaded, names)) => {
+                    first.get_or_insert_with(|| Arc::clone(&loaded));
                     for name in names {
                         match name.strip_prefix("*.") {
                             Some(parent) => {
-                                wildcard.entry(parent.to_owned()).or_insert_with(|| Arc::clone(&key))
+                                wildcard.entry(parent.to_owned()).or_insert_with(|| Arc::clone(&loaded))
                             }
-                            None => exact.entry(name).or_insert_with(|| Arc::clone(&key)),
+                            None => exact.entry(name).or_insert_with(|| Arc::clone(&loaded)),
                         };
                     }
                 }
@@ -69,41 +117,133 @@ impl CertificateSet {
         }
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
-        let name = name.to_ascii_lowercase();
-        self.exact.get(&name).or_else(|| self.wildcard.get(name.split_once('.')?.1))
+    /// The names for which clients' certificates count, and what is wanted of them there: a name, or a parent of any.
+    #[must_use]
+    pub fn rules(&self) -> ClientRules {
+        let of = |names: &HashMap<String, Arc<Loaded>>| {
+            let ruled = names.iter().filter_map(|(name, one)| Some((name.clone(), one.rule.clone()?)));
+            ruled.collect()
+        };
+        let plain = |names: &HashMap<String, Arc<Loaded>>| {
+            names.iter().filter(|(_, one)| one.rule.is_none()).map(|(name, _)| name.clone()).collect()
+        };
+        ClientRules { exact: of(&self.exact), wildcard: of(&self.wildcard), plain: plain(&self.exact) }
+    }
+
+    fn serving(self, tickets: &Tickets) -> Serving {
+        let mut made: HashMap<*const Loaded, Arc<Served>> = HashMap::new();
+        let mut terms: HashMap<Option<[u8; 32]>, ServerConfig> = HashMap::new();
+        let mut serve = |loaded: &Arc<Loaded>| {
+            let new = || {
+                let rule = loaded.rule.clone();
+                let terms = terms
+                    .entry(rule.as_ref().map(|rule| rule.id))
+                    .or_insert_with(|| terms_of(rule.as_deref(), tickets));
+                Arc::new(Served::of(Arc::clone(&loaded.key), rule, terms))
+            };
+            Arc::clone(made.entry(Arc::as_ptr(loaded)).or_insert_with(new))
+        };
+        let first = serve(&self.first);
+        let mut all = |names: HashMap<String, Arc<Loaded>>| {
+            names.into_iter().map(|(name, loaded)| (name, serve(&loaded))).collect()
+        };
+        Serving { first, exact: all(self.exact), wildcard: all(self.wildcard) }
+    }
+}
+
+/// Which certificate of a client counts for which host: [`CertificateSet::rules`].
+#[derive(Clone, Debug, Default)]
+pub struct ClientRules {
+    exact: HashMap<String, Arc<ClientRule>>,
+    wildcard: HashMap<String, Arc<ClientRule>>,
+    /// Names of certificates without a rule: no wildcard's counts there.
+    plain: std::collections::HashSet<String>,
+}
+
+impl ClientRules {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.wildcard.is_empty()
+    }
+
+    /// What is wanted of clients that ask for this host.
+    #[must_use]
+    pub fn of(&self, host: &str) -> Option<&Arc<ClientRule>> {
+        if self.plain.contains(host) {
+            return None;
+        }
+        self.exact.get(host).or_else(|| self.wildcard.get(host.split_once('.')?.1))
+    }
+}
+
+impl Serving {
+    fn find(&self, name: &str) -> Option<&Arc<Served>> {
+        self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1))
+    }
+}
+
+impl Served {
+    fn of(key: Arc<CertifiedKey>, rule: Option<Arc<ClientRule>>, terms: &ServerConfig) -> Served {
+        let not_after = key.cert.first().and_then(|leaf| Facts::of(leaf)).map_or(0, |facts| facts.not_after);
+        let mut config = terms.clone();
+        config.cert_resolver = Arc::new(SingleCertAndKey::from(key));
+        Served { config: Arc::new(config), rule, not_after }
+    }
+
+    /// One that answers a certificate authority that looks whether a name is ours (RFC 8737), made for that, as DER.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn challenge(certificate: Vec<u8>, key: Vec<u8>) -> Result<Served, String> {
+        let key = PrivateKeyDer::try_from(key).map_err(str::to_owned)?;
+        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| error.to_string())?;
+        let key = Arc::new(CertifiedKey::new(vec![CertificateDer::from(certificate)], key));
+        let mut terms = ground().with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&key))));
+        terms.alpn_protocols = vec![ACME_TLS.to_vec()];
+        terms.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Served::of(key, None, &terms))
     }
 }
 
 /// A pair, with the names that it is for. What is wrong with either file is told of both.
-fn load_one(files: &CertificateFiles) -> Result<(Arc<CertifiedKey>, Vec<String>), Vec<CertificateError>> {
+fn load_one(files: &CertificateFiles) -> Result<(Arc<Loaded>, Vec<String>), Vec<CertificateError>> {
     let bad = |path: &Path, why: String| CertificateError { path: path.to_owned(), why };
-    let chain = load_chain(&files.cert).map_err(|why| bad(&files.cert, why));
-    let signing = load_key(&files.key).map_err(|why| bad(&files.key, why));
-    let ((chain, names), signing) = match (chain, signing) {
-        (Ok(chain), Ok(signing)) => (chain, signing),
-        (chain, signing) => return Err(chain.err().into_iter().chain(signing.err()).collect()),
+    let chain = read(&files.cert).and_then(|pem| chain_of(&pem)).map_err(|why| bad(&files.cert, why));
+    let signing = read(&files.key).and_then(|pem| key_of(&pem)).map_err(|why| bad(&files.key, why));
+    let rule = files.client.as_ref().map(ClientRule::load).transpose();
+    let rule = rule.map_err(|ClientRuleError { path, why }| bad(&path, why));
+    let ((chain, names), signing, rule) = match (chain, signing, rule) {
+        (Ok(chain), Ok(signing), Ok(rule)) => (chain, signing, rule),
+        (chain, signing, rule) => {
+            return Err(chain.err().into_iter().chain(signing.err()).chain(rule.err()).collect());
+        }
     };
     let certified = CertifiedKey::new(chain, signing);
     let stranger = |_| vec![bad(&files.key, format!("it is not the key of {}", files.cert.display()))];
     certified.keys_match().map_err(stranger)?;
-    Ok((Arc::new(certified), names))
+    Ok((Arc::new(Loaded { key: Arc::new(certified), rule: rule.map(Arc::new) }), names))
+}
+
+/// A file of PEM. What cannot be read is told in words.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| pem_reason(&rustls::pki_types::pem::Error::Io(error)))
 }
 
 /// A chain, the leaf first, and the names that the leaf is for.
 type Chain = (Vec<CertificateDer<'static>>, Vec<String>);
 
-fn load_chain(path: &Path) -> Result<Chain, String> {
-    let chain = CertificateDer::pem_file_iter(path).map_err(|error| pem_reason(&error))?;
-    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| pem_reason(&error))?;
+fn chain_of(pem: &[u8]) -> Result<Chain, String> {
+    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| pem_reason(&error))?;
     let leaf = chain.first().ok_or("there is no certificate in it")?;
     ParsedCertificate::try_from(leaf).map_err(|error| format!("it is no certificate: {error}"))?;
     let names = dns_names(leaf);
     Ok((chain, names))
 }
 
-fn load_key(path: &Path) -> Result<Arc<dyn SigningKey>, String> {
-    let key = PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
+fn key_of(pem: &[u8]) -> Result<Arc<dyn SigningKey>, String> {
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         rustls::pki_types::pem::Error::NoItemsFound => "there is no private key in it".to_owned(),
         error => pem_reason(&error),
     })?;
@@ -129,36 +269,75 @@ fn dns_names(leaf: &CertificateDer<'_>) -> Vec<String> {
         .unwrap_or_default()
 }
 
-impl Certificates {
-    /// Serves this set from now on.
-    pub fn swap(&self, set: CertificateSet) {
-        self.0.store(Some(Arc::new(set)));
-    }
+/// What TLS towards clients is made of: TLS 1.2 and 1.3, suites with authenticated encryption and forward secrecy alone, and
+/// a key exchange first that a quantum computer does not undo.
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::LazyLock<Arc<CryptoProvider>> = std::sync::LazyLock::new(|| {
+        let mut provider = aws_lc_rs::default_provider();
+        let hybrid = aws_lc_rs::kx_group::X25519MLKEM768;
+        provider.kx_groups.retain(|group| group.name() != hybrid.name());
+        provider.kx_groups.insert(0, hybrid);
+        Arc::new(provider)
+    });
+    Arc::clone(&PROVIDER)
+}
 
-    /// The configuration of the listeners: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, session tickets.
-    ///
-    /// # Panics
-    /// If rustls lacks its own default protocol versions.
-    #[must_use]
-    pub fn server_config(self: &Arc<Certificates>) -> Arc<ServerConfig> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider has the default protocol versions")
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::<Certificates>::clone(self));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
-            config.ticketer = ticketer;
-        }
-        Arc::new(config)
+fn ground() -> rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert> {
+    ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the default protocol versions")
+        .with_no_client_auth()
+}
+
+/// Stands in terms for the certificate that they get.
+#[derive(Debug)]
+struct NoneYet;
+
+impl rustls::server::ResolvesServerCert for NoneYet {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
     }
 }
 
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let set = self.0.load();
-        let set = set.as_ref()?;
-        Some(Arc::clone(hello.server_name().and_then(|name| set.find(name)).unwrap_or(&set.first)))
+/// What connections to certificates with this rule have in common. A session that was begun under one rule is not gone on with
+/// under another: neither its ticket nor its number is known there.
+fn terms_of(rule: Option<&ClientRule>, tickets: &Tickets) -> ServerConfig {
+    let mut config = match rule {
+        None => ground().with_cert_resolver(Arc::new(NoneYet)),
+        Some(rule) => ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has the default protocol versions")
+            .with_client_cert_verifier(Arc::clone(&rule.verifier))
+            .with_cert_resolver(Arc::new(NoneYet)),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = Arc::new(Ticketer::new(tickets, rule.map(|rule| &rule.id)));
+    config
+}
+
+impl Certificates {
+    /// Serves these of files from now on.
+    pub fn swap(&self, set: CertificateSet) {
+        self.set.store(Some(Arc::new(set.serving(&self.tickets))));
+    }
+
+    /// Asks these for names that no file's certificate is for; `None`: nobody.
+    pub fn manage(&self, managed: Option<Arc<Managed>>) {
+        self.managed.store(managed);
+    }
+
+    /// Seals session tickets by a secret that other nodes have, too. `None`: by one of this process alone.
+    pub fn seal_tickets(&self, secret: Option<&[u8]>) {
+        self.tickets.set(secret);
+    }
+
+    /// A certificate that is managed, from its chain, the leaf first, and its key, both PEM.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn serve(&self, chain: &[u8], key: &[u8]) -> Result<Served, String> {
+        let key = CertifiedKey::new(chain_of(chain)?.0, key_of(key)?);
+        key.keys_match().map_err(|_| "the key is not the certificate's".to_owned())?;
+        Ok(Served::of(Arc::new(key), None, &self.tickets.terms))
     }
 }

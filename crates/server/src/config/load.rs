@@ -187,6 +187,7 @@ impl Reading {
         Config {
             listeners: resolved.listeners,
             certificates: resolved.certificates,
+            acme: resolved.acme,
             control: resolved.control,
             log: resolved.log,
             protect: resolved.protect,

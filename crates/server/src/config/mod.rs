@@ -26,6 +26,7 @@ pub use load::shown_hash;
 pub use places::{Failure, Places, Spot};
 pub use problem::{Problems, Told};
 pub use reference::generated;
+pub use resolve::domain;
 pub use scalar::{parse_duration, parse_size, show_duration};
 pub use settings::{
     AccessLog, Config, ControlAddress, ControlSettings, ControlToken, Level, LogFormat, LogSettings,

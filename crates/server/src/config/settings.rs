@@ -20,6 +20,7 @@ use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 
 use super::places::Places;
+use crate::acme::AcmeSettings;
 
 /// A whole configuration. Parts of it are handed to the parts of the server.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Config {
     pub listeners: Vec<ListenerSettings>,
     /// What the TLS listeners serve; the first is the default. They have been read once, and were good.
     pub certificates: Vec<CertificateFiles>,
+    /// How certificates are ordered.
+    pub acme: Option<AcmeSettings>,
     /// Where Tidegate is watched and steered.
     pub control: ControlSettings,
     /// What is written where.

@@ -14,6 +14,7 @@ use super::shapes::{Accepted, AcceptedAll, OneOrMany};
 use super::{Control, administer, cache, deliveries as made, faults, pull, schedules, store, told};
 use crate::config::Scope;
 
+mod domains;
 mod rollouts;
 mod webhooks;
 
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Endpoint> {
     all.extend(deliveries());
     all.extend(pulling());
     all.extend(administering());
+    all.extend(domains::all());
     all.extend(webhooks::destinations());
     all.extend(webhooks::published());
     all

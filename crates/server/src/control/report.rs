@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
@@ -16,8 +17,8 @@ use tidegate_store::State;
 use tidegate_store::deliveries::{Leader, Who};
 use tidegate_wire::{clock, files};
 
-use crate::control::faults;
 use crate::control::metrics::busiest;
+use crate::control::{domains, faults};
 use crate::protect;
 use crate::run::Process;
 use crate::wiring::{Gate, Side};
@@ -79,6 +80,7 @@ pub fn status(process: &Process) -> Value {
         "redis": gate.redis.status(),
         "store": store(process),
         "cluster": cluster(gate),
+        "certificates": certificates(gate),
         "cache": cache(&gate.standing.cache),
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
@@ -128,6 +130,18 @@ fn shards(gate: &Gate) -> Value {
         json!({"shard": leader.shard, "epoch": leader.epoch, "here": here, "node": node})
     };
     dispatcher.leaders().into_iter().map(one).collect()
+}
+
+/// Certificates that are ordered; null: none are.
+fn certificates(gate: &Gate) -> Value {
+    let Some(in_memory) = gate.acme.held() else { return Value::Null };
+    let counts = gate.acme.counts();
+    let count = |count: &AtomicU64| count.load(Relaxed);
+    json!({
+        "in_memory": in_memory,
+        "orders": {"issued": count(&counts.issued), "failed": count(&counts.failed)},
+        "configured": gate.acme.told().iter().map(domains::certificate).collect::<Vec<_>>(),
+    })
 }
 
 /// The nodes that ask each other before the upstream; null without a cluster.

@@ -92,6 +92,9 @@ metrics! {
     UPSTREAM_LEVEL = "tidegate_upstream_load_level", "gauge", ["upstream"], "How overloaded the upstream is, 0 to 3.";
     CONNECTIONS = "tidegate_connections", "gauge", [], "Client connections open.";
     CONNECTIONS_REFUSED = "tidegate_connections_refused_total", "counter", [], "Client connections refused because there were too many.";
+    ACME_ORDERS = "tidegate_acme_orders_total", "counter", ["outcome"], "Orders of certificates at the authority: `issued`, `failed`. Only where `[acme]` is configured.";
+    CERTIFICATES_HELD = "tidegate_certificates_in_memory", "gauge", [], "Certificates of `[acme]` in memory. Only where that is configured.";
+    CERTIFICATE_EXPIRY = "tidegate_certificate_expiry_timestamp_seconds", "gauge", ["name"], "When the certificate of a configured name ends, in seconds since the Unix epoch; 0: there is none yet. Of the first hundred names of `[acme] domains`.";
     ACCEPT_FAILURES = "tidegate_accept_failures_total", "counter", [], "Client connections that could not be accepted, mostly for want of file descriptors.";
     LEVEL = "tidegate_load_level", "gauge", [], "How overloaded the process is, 0 to 3.";
     SHEDDING = "tidegate_shedding", "gauge", ["cause"], "Whom the process refuses for want of `memory`, or a core at least for want of `time`. 0: nobody, 1: tenants that hold more than their share, 2: sheddable requests too, 3: all but critical ones, 4: all.";

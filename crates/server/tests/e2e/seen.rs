@@ -194,9 +194,13 @@ fn what_is_scraped_is_what_is_documented() {
     let nodes = "nodes = [\"127.0.0.1:7400\"]\nself = \"127.0.0.1:7400\"";
     let secret = "secret = \"0123456789abcdef0123456789abcdef\"";
     let cluster = format!("[cluster]\nlisten = \"127.0.0.1:0\"\n{nodes}\n{secret}\n");
+    let acme = "[acme]\nterms_agreed = true\ndomains = [\"scraped.test\"]\n";
+    let acme = format!("{acme}directory = \"https://{}/\"\n", nobody());
     let queue = "[queue.kept]\npull = true\n[[route]]\nname = \"later\"\npath = \"/later\"\nupstream = \"app\"\ndefer = \"always\"\nqueue = \"kept\"\n";
     let mirror = "[[route]]\nname = \"copied\"\npath = \"/copied\"\nupstream = \"app\"\nmirror = { upstream = \"site\" }\n";
-    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}{mirror}"));
+    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}{mirror}{acme}"));
+    let looked = "tidegate_certificate_expiry_timestamp_seconds{name=\"scraped.test\"}";
+    until("certificates are looked after", || gate.metric(looked).is_some());
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert_eq!(ask(gate.address, "GET /later", "").status, 202);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);

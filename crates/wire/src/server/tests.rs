@@ -220,8 +220,8 @@ fn scene<F: Future<Output = ()>>(
         change(&mut settings);
         let fake = Rc::new(Fake::default());
         let tls = match settings.tls {
-            true => certificates().server_config(),
-            false => Arc::new(Certificates::default()).server_config(),
+            true => certificates(),
+            false => Arc::new(Certificates::default()),
         };
         let server = Server::new(Rc::clone(&fake), tls, Arc::default());
         let socket = listen::bind(settings.address, 1).unwrap().remove(0);
@@ -240,7 +240,7 @@ fn certificates() -> Arc<Certificates> {
     let number = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let folder = std::env::temp_dir().join(format!("tidegate-wire-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let files = CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+    let files = CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem"), client: None };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     let certificates = Arc::new(Certificates::default());

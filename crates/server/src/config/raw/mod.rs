@@ -2,6 +2,7 @@
 //! each is the default of Tidegate. Nothing is looked up here and nothing checked but the shape of each value.
 
 mod access;
+mod acme;
 mod bodies;
 mod cluster;
 mod mirror;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
 pub use access::{AuthorizeKey, OnFailure, RouteAuthorize, RouteCors, Said, SecurityHeaders};
+pub use acme::{Acme, Challenge};
 pub use bodies::{CodingName, Compress, Decompress};
 pub use cluster::{Cluster, ClusterTls};
 pub use mirror::{Mirror, MirrorCompare};
@@ -30,7 +32,7 @@ pub use route::{
     RouteDefaults, SetTo, Share,
 };
 pub use store::{RouteIdempotency, Store, StorePlace};
-pub use tenants::{Plan, Rates, Tenant, TenantFrom, Tenants, Whose};
+pub use tenants::{Plan, Rates, Tenant, TenantFrom, Tenants, Which, Whose};
 pub use upstream::{
     Adaptive, Balance, Between, Concurrency, Endpoint, FilesTable, Health, Protocol, Upstream, WhenDown,
 };
@@ -59,6 +61,9 @@ pub struct Config {
     /// name. They are read again when their files change.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tls: Vec<Certificate>,
+    /// Certificates that are ordered and renewed by themselves. See `docs/certificates.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acme: Option<Acme>,
     /// The control API: status, metrics, health, changes.
     pub control: Control,
     /// What is written where.
@@ -116,7 +121,7 @@ pub struct Config {
 pub struct Listen {
     /// Addresses for HTTP/1.1 and HTTP/2 (prior knowledge), without TLS. Each is an address, or a table.
     pub http: Vec<Listener>,
-    /// Addresses for HTTP/1.1 and HTTP/2 over TLS. They need a certificate in `[[tls]]`.
+    /// Addresses for HTTP/1.1 and HTTP/2 over TLS. They need a certificate: in `[[tls]]`, or by `[acme]`.
     pub https: Vec<Listener>,
     /// Only these peers may set `X-Forwarded-*`, `Forwarded` and tenant headers.
     pub trusted_proxies: Vec<Net>,

@@ -43,10 +43,21 @@ pub enum TenantFrom {
     Jwt(String),
     /// By the host: `"{tenant}.example.com"`.
     Host(TenantHost),
+    /// By the whole host, where it is a tenant's own: one of `[tenant.ID] domains`, or one that was registered by the
+    /// control API.
+    Domain(Which),
     /// By a header, which counts from `trusted_proxies` only.
     Header(Header),
     /// By the address of the `"client"`, each a tenant of its own. The last resort.
     Address(Whose),
+}
+
+/// Which hosts.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    /// Those that are registered.
+    Registered,
 }
 
 /// Whose address.
@@ -127,11 +138,14 @@ pub struct Tenant {
     pub plan: Name,
     /// Its API keys, as digests.
     pub keys: Vec<Key>,
+    /// The hosts that it has of its own: whole names. See `docs/tenants.md`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub domains: Vec<String>,
 }
 
 impl Default for Tenant {
     fn default() -> Tenant {
-        Tenant { plan: Name("default".to_owned()), keys: Vec::new() }
+        Tenant { plan: Name("default".to_owned()), keys: Vec::new(), domains: Vec::new() }
     }
 }
 

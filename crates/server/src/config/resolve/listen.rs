@@ -67,12 +67,15 @@ pub fn listeners(context: &mut Context<'_>, raw: &raw::Config) -> Vec<ListenerSe
     if listeners.is_empty() && !node.tainted {
         context.tell_whole("there is no listener", "add [listen] http = [\"0.0.0.0:8080\"]");
     }
-    if listeners.iter().any(|listener| listener.tls) && context.root.get("tls").is_none() {
+    if listeners.iter().any(|listener| listener.tls)
+        && context.root.get("tls").is_none()
+        && context.root.get("acme").is_none()
+    {
         let at = node.at("https");
         context.tell_with(
             at,
             "https needs a certificate",
-            "add [[tls]] cert = \"cert.pem\", key = \"key.pem\"",
+            "add [[tls]] cert = \"cert.pem\", key = \"key.pem\", or [acme]",
         );
     }
     listeners
@@ -133,7 +136,7 @@ pub fn certificates(context: &mut Context<'_>, raw: &raw::Config) -> Vec<Certifi
     let files: Vec<CertificateFiles> = raw
         .tls
         .iter()
-        .map(|tls| CertificateFiles { cert: tls.cert.0.clone(), key: tls.key.0.clone() })
+        .map(|tls| CertificateFiles { cert: tls.cert.0.clone(), key: tls.key.0.clone(), client: None })
         .collect();
     for pair in &files {
         context.name_file(&pair.cert);

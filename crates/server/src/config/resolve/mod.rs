@@ -2,6 +2,7 @@
 //! problem is told; only a configuration without any comes out.
 
 mod access;
+mod acme;
 mod bodies;
 mod cluster;
 mod listen;
@@ -29,6 +30,10 @@ use tidegate_store::{Location, StoreSettings};
 use tidegate_upstream::settings::UpstreamSettings;
 use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 
+pub use acme::domain;
+
+use crate::acme::AcmeSettings;
+
 use super::problem::Problem;
 use super::raw;
 use super::scalar::{Size, Time, show_size};
@@ -46,6 +51,7 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 pub struct Resolved {
     pub listeners: Vec<ListenerSettings>,
     pub certificates: Vec<CertificateFiles>,
+    pub acme: Option<AcmeSettings>,
     pub control: ControlSettings,
     pub log: LogSettings,
     pub protect: ProtectSettings,
@@ -71,6 +77,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let mut context = Context { problems: Vec::new(), named: Vec::new(), root: tree, shards: 1 };
     let listeners = listen::listeners(&mut context, raw);
     let certificates = listen::certificates(&mut context, raw);
+    let acme = acme::acme(&mut context, raw);
     let control = listen::control(&mut context, &raw.control);
     let log = listen::log(&raw.log);
     let protect = protect(&mut context, &raw.protect);
@@ -109,6 +116,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         aliases: aliases(&mut context, &raw.cache.host_aliases),
         disk: disk(&mut context, raw.cache.disk.as_ref()),
         cluster: cluster.as_ref().map(|cluster| cluster.settings.clone()),
+        secure: acme::secure(raw),
     };
     let (cluster, peers) = cluster.map(|cluster| (cluster.listen, cluster.peers)).unzip();
     let Context { problems, named, .. } = context;
@@ -116,6 +124,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         Ok(Resolved {
             listeners,
             certificates,
+            acme,
             control,
             log,
             protect,

@@ -159,6 +159,7 @@ fn listed(
 ) -> HashMap<Arc<str>, ListedTenant> {
     let mut listed = HashMap::new();
     let mut digests: HashMap<[u8; 32], (&str, Place)> = HashMap::new();
+    let mut domains: HashMap<Arc<str>, &str> = HashMap::new();
     let node = context.entry("tenant");
     for (id, tenant) in &raw.tenant {
         let node = node.at(id);
@@ -186,9 +187,20 @@ fn listed(
                 expires: key.expires.as_ref().map(|moment| moment.0.seconds),
             });
         }
+        let mut own: Vec<Arc<str>> = Vec::new();
+        for (index, domain) in tenant.domains.iter().enumerate() {
+            let node = node.at("domains").nth(index);
+            match super::domain(domain) {
+                Ok(name) => match domains.insert(Arc::clone(&name), id) {
+                    Some(other) => context.tell(node, format!("`{name}` is a host of `{other}` already")),
+                    None => own.push(name),
+                },
+                Err(why) => context.tell(node, why),
+            }
+        }
         let Some(plan) = plan(context, plans, &tenant.plan.0, node.at("plan")) else { continue };
         let id: Arc<str> = Arc::from(id.as_str());
-        listed.insert(Arc::clone(&id), ListedTenant { id, plan, keys });
+        listed.insert(Arc::clone(&id), ListedTenant { id, plan, keys, domains: own });
     }
     listed
 }
@@ -296,6 +308,7 @@ fn source_of(
             let (prefix, suffix) = host.0.clone();
             TenantSource::Host { prefix, suffix }
         }
+        raw::TenantFrom::Domain(raw::Which::Registered) => TenantSource::Domain,
         raw::TenantFrom::Header(name) => {
             if raw.listen.trusted_proxies.is_empty() {
                 let message = format!("nobody may name a tenant in `{}`: there is no trusted proxy", name.0);

@@ -1,0 +1,41 @@
+//! The endpoints of tenants' own hosts, and of certificates.
+
+use axum::routing::get;
+
+use super::super::domains;
+use super::super::openapi::{any, change, look};
+use super::Endpoint;
+use crate::config::Scope;
+
+/// Those of tenants' own hosts, and of certificates.
+pub fn all() -> Vec<Endpoint> {
+    let endpoint = |path, handler, operations| Endpoint { path, handler, operations };
+    vec![
+        endpoint(
+            "/certificates",
+            get(domains::certificates),
+            const { &[look("How it stands with certificates that are ordered", any())] },
+        ),
+        endpoint(
+            "/tenants/{tenant}/domains",
+            get(domains::list),
+            const {
+                &[look("The hosts that a tenant has of its own", any()).query(&[
+                    ("cursor", "where the page begins: `next` of the one before"),
+                    ("limit", "entries, 1 to 1000; else 100"),
+                ])]
+            },
+        ),
+        endpoint(
+            "/tenants/{tenant}/domains/{domain}",
+            get(domains::show).put(domains::put).delete(domains::remove),
+            const {
+                &[
+                    look("A host that a tenant has of its own", any()),
+                    change("Registers a host as a tenant's own", Scope::Write, None, any()).by("put"),
+                    change("Gives a host back", Scope::Write, None, any()).by("delete"),
+                ]
+            },
+        ),
+    ]
+}
