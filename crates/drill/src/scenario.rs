@@ -4,6 +4,7 @@
 //! is plain proxying with the protections in question left out, as the field's defaults have it; where a bound is lower
 //! than any product's default, it is so on both sides, and the drill says why.
 
+mod bad_canary;
 mod brown_out;
 mod cache_stampede;
 mod connection_flood;
@@ -38,7 +39,7 @@ use crate::load::{Driven, Objects, Source};
 use crate::run::{RunError, Setting};
 
 /// All drills, in the order in which they are listed.
-pub const ALL: [Drill; 23] = [
+pub const ALL: [Drill; 24] = [
     noisy_neighbour::DRILL,
     retry_storm::DRILL,
     slow_endpoint::DRILL,
@@ -51,6 +52,7 @@ pub const ALL: [Drill; 23] = [
     connection_flood::DRILL,
     thundering_reconnect::DRILL,
     poison_tenant::DRILL,
+    bad_canary::DRILL,
     cache_stampede::DRILL,
     stale_on_outage::DRILL,
     hot_key::DRILL,

@@ -8,6 +8,7 @@ pub mod address;
 pub mod balance;
 pub mod breaker;
 pub mod cache;
+pub mod canary;
 pub mod certificate;
 pub mod cluster;
 pub mod coding;

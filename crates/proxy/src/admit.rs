@@ -87,6 +87,7 @@ pub fn admit(
                 dress: None,
                 fault: None,
                 duplicate: None,
+                arm: None,
                 behind: false,
                 open,
             }))

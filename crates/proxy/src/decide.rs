@@ -48,7 +48,7 @@ pub fn decide<'a>(
     routed: &Routed<'a>,
     permitted: &Permitted,
 ) -> Result<Decision<'a>, Refusal> {
-    let decision = first_choice(routed, permitted);
+    let decision = first_choice(exchange, routed, permitted);
     let level = match &decision {
         Decision::Forward { first, .. } => proxy.guard.level().max(first.load()),
         Decision::Redirect | Decision::Respond(_) | Decision::Deliveries(_) | Decision::Incoming(_) => {
@@ -88,19 +88,30 @@ fn under_load<'a>(
     })
 }
 
-/// The name of the upstream that a tenant's share of a route's split leads to; `None`: there is only one.
+/// The name of the upstream that a tenant's share of a route's split, or of its canary, leads to; `None`: there is only one.
 pub fn upstream_of_split<'a>(route: &'a Route, tenant: &str) -> Option<&'a Arc<str>> {
     match &route.ladder {
+        Ladder::Forward { first, .. } if let Some(canary) = &route.canary => {
+            let chosen = if canary.is_chosen_for(tenant) { first.last() } else { first.first() };
+            chosen.map(|upstream| upstream.name())
+        }
         Ladder::Forward { split, first, .. } if first.len() > 1 => Some(split.pick(tenant_hash(tenant))),
         _ => None,
     }
 }
 
-fn first_choice<'a>(routed: &Routed<'a>, permitted: &Permitted) -> Decision<'a> {
+fn first_choice<'a>(exchange: &Exchange, routed: &Routed<'a>, permitted: &Permitted) -> Decision<'a> {
     match &routed.route.ladder {
         Ladder::Forward { split, first, rest } => {
             let first = match first.as_slice() {
                 [only] => only,
+                [baseline, ..] if let Some(canary) = &routed.route.canary => {
+                    let tenant = permitted.permit().tenant().id();
+                    if canary.is_chosen(tenant, &exchange.head, exchange.client) {
+                        return Decision::Forward { first: &canary.upstream, rest: &canary.rest };
+                    }
+                    baseline
+                }
                 several => {
                     let name = split.pick(tenant_hash(permitted.permit().tenant().id()));
                     let place = split.to.iter().position(|(held, _)| held == name).unwrap_or_default();

@@ -23,6 +23,7 @@ use tidegate_wire::tunnel::ClientSide;
 
 use crate::access::Dress;
 use crate::cache::content::Ahead;
+use crate::canary::Arm;
 use crate::coding::Bodies;
 use crate::lifecycle::Proxy;
 use crate::mirror::Duplicate;
@@ -68,6 +69,8 @@ pub struct Exchange {
     pub fault: Option<Box<Struck>>,
     /// What is copied of it for its route's mirror. Taken by the first rung.
     pub duplicate: Option<Box<Duplicate>>,
+    /// Which version of its route it asks, where there are two. Taken by the first rung.
+    pub arm: Option<Box<Arm>>,
     /// No client waits for it.
     pub behind: bool,
     /// The record.
@@ -131,6 +134,7 @@ impl Pattern {
             dress: None,
             fault: None,
             duplicate: None,
+            arm: None,
             behind: false,
             open,
         }
@@ -194,6 +198,7 @@ impl Exchange {
             dress: self.dress.take(),
             fault: self.fault.take(),
             duplicate: self.duplicate.take(),
+            arm: self.arm.take(),
             behind: self.behind,
             open: std::mem::replace(&mut self.open, open),
         }

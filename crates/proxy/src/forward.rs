@@ -68,6 +68,7 @@ pub async fn forward(
         Some(Ahead::Begun(_, fault)) => Rc::clone(fault),
         Some(Ahead::Whole(..)) | None => Fault::default(),
     };
+    exchange.arm = routed.route.canary.as_ref().and_then(|canary| canary.arm(first));
     let (mut request, mut own) = prepare(proxy, exchange, routed, permitted, &fault)?;
     // Until the first wait, and after an injected delay.
     let (mut failed, mut again, mut now) = (None, true, clock::latest());
@@ -88,7 +89,7 @@ pub async fn forward(
         let further = number < rest.len();
         let (result, whole) = match instead.take() {
             Some(instead) => {
-                exchange.duplicate = None;
+                (exchange.duplicate, exchange.arm) = (None, None);
                 (*instead, true)
             }
             None => {
@@ -167,7 +168,10 @@ async fn call(
     let Rung { upstream, now, by, further } = rung;
     exchange.open.receipt_mut().upstream = Some(Arc::clone(upstream.name()));
     let upgrade = own.upgrade;
-    let duplicate = exchange.duplicate.take();
+    let (duplicate, mut arm) = (exchange.duplicate.take(), exchange.arm.take());
+    if let Some(arm) = &mut arm {
+        arm.begin(now);
+    }
     let level = proxy.guard.level();
     own.load = Some(level.max(upstream.load()));
     let (connection, receipt) = (&exchange.connection, exchange.open.receipt_cell());
@@ -198,6 +202,9 @@ async fn call(
     let called =
         proxy.caller.call(upstream, permitted.permit(), request, &terms, exchange.open.receipt_cell());
     let Called { result, again } = Box::pin(called).await;
+    if let Some(arm) = arm {
+        arm.answered(&result, upload);
+    }
     let result = match duplicate {
         None => result,
         Some(duplicate) => duplicate.told(proxy, exchange, permitted, now, result),
@@ -367,7 +374,7 @@ fn may_hold(body: &Incoming, exchange: &Exchange, settings: &RouteSettings) -> u
         _ => READ_AHEAD,
     };
     let retry = &settings.retry;
-    let again = retry.tries > 1 || !settings.fallback.is_empty();
+    let again = retry.tries > 1 || !settings.fallback.is_empty() || settings.canary.is_some();
     let kept = match again && may_repeat(&exchange.head.method, Sent::Perhaps, retry.idempotent) {
         true => retry.body_bytes as u64,
         false => 0,

@@ -8,6 +8,7 @@ pub mod access;
 mod admit;
 mod authorize;
 pub mod cache;
+pub mod canary;
 pub mod coding;
 mod consent;
 mod decide;

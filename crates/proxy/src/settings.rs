@@ -20,6 +20,7 @@ use tidegate_store::deliveries::Room;
 use tidegate_upstream::settings::RetrySettings;
 
 use crate::access::settings::AccessSettings;
+use crate::canary::CanarySettings;
 use crate::coding::CodingSettings;
 use crate::idempotency::IdempotencySettings;
 use crate::incoming::IncomingSettings;
@@ -197,6 +198,8 @@ pub struct RouteSettings {
     pub mirror: Option<MirrorSettings>,
     /// Whether and how bodies are compressed and decoded.
     pub coding: Option<Box<CodingSettings>>,
+    /// Its next version, which gets a share of its requests.
+    pub canary: Option<CanarySettings>,
 }
 
 /// How a route's requests are accepted now and made later.

@@ -13,6 +13,7 @@ use crate::access::Access;
 use crate::authorize::Verdicts;
 use crate::cache::Cache;
 use crate::cache::shield::Homes;
+use crate::canary::{Canaried, Canaries};
 use crate::domains::{Domains, Listed};
 use crate::fault::Faults;
 use crate::idempotency::Idempotency;
@@ -86,6 +87,8 @@ pub struct Standing {
     pub domains: Arc<Domains>,
     /// What is known of certificates of Tidegate's own.
     pub secured: Arc<Secured>,
+    /// How canaries stand.
+    pub canaries: Arc<Canaries>,
 }
 
 /// A route with everything that it names looked up.
@@ -100,6 +103,8 @@ pub struct Route {
     pub ladder: Ladder,
     /// Where its requests are made once more.
     pub mirror: Option<Arc<Mirrored>>,
+    /// Its next version: the last of the ladder's first upstreams.
+    pub canary: Option<Arc<Canaried>>,
 }
 
 /// What answers a request on a route.
@@ -206,6 +211,9 @@ impl Site {
         let mirrored: HashSet<&str> = mirrored.map(|route| &*route.name).collect();
         standing.mirrors.retain(|name| mirrored.contains(name));
         standing.domains.list(listed_domains(tenants));
+        let with_canary = settings.routes.iter().filter(|route| route.canary.is_some());
+        let with_canary: HashSet<&str> = with_canary.map(|route| &*route.name).collect();
+        standing.canaries.retain(|name| with_canary.contains(name));
         let own = settings.deliveries.iter();
         let known: HashSet<&str> = settings.routes.iter().chain(own).map(|route| &*route.name).collect();
         standing.tenants.forget_routes(|name| known.contains(name), clock::now());
@@ -252,19 +260,28 @@ impl Route {
                 upstream: Arc::clone(name),
             })
         };
+        let rest = || {
+            let rung = |rung: &Rung| match rung {
+                Rung::Upstream(name) => find(name).map(Fallback::Upstream),
+                Rung::Respond(response) => Ok(Fallback::Respond(Arc::clone(response))),
+            };
+            settings.fallback.iter().map(rung).collect::<Result<Vec<_>, _>>()
+        };
+        let mut canary = None;
         let ladder = match &settings.action {
-            Action::Forward(split) => Ladder::Forward {
-                split: split.clone(),
-                first: split.to.iter().map(|(name, _)| find(name)).collect::<Result<_, _>>()?,
-                rest: settings
-                    .fallback
-                    .iter()
-                    .map(|rung| match rung {
-                        Rung::Upstream(name) => find(name).map(Fallback::Upstream),
-                        Rung::Respond(response) => Ok(Fallback::Respond(Arc::clone(response))),
-                    })
-                    .collect::<Result<_, _>>()?,
-            },
+            Action::Forward(split) => {
+                let mut first: Vec<Arc<Upstream>> =
+                    split.to.iter().map(|(name, _)| find(name)).collect::<Result<_, _>>()?;
+                if let (Some(next), Some(baseline)) = (&settings.canary, first.first().cloned()) {
+                    let upstream = find(&next.upstream)?;
+                    let again = next.fallback.then(|| Fallback::Upstream(Arc::clone(&baseline)));
+                    let rest = again.into_iter().chain(rest()?).collect();
+                    let both = (baseline, Arc::clone(&upstream));
+                    first.push(upstream);
+                    canary = Some(standing.canaries.of(&settings.name, next, both, rest));
+                }
+                Ladder::Forward { split: split.clone(), first, rest: rest()? }
+            }
             Action::Redirect { .. } => Ladder::Redirect,
             Action::Respond(response) => Ladder::Respond(Arc::clone(response)),
             Action::Deliveries(settings) => Ladder::Deliveries(settings.clone()),
@@ -275,6 +292,13 @@ impl Route {
             Some(mirror) => Some(standing.mirrors.of(&settings.name, mirror, find(&mirror.upstream)?)),
         };
         let access = Access::build(settings, upstreams)?;
-        Ok(Route { settings: Arc::clone(settings), limits: settings.limits(), access, ladder, mirror })
+        Ok(Route {
+            settings: Arc::clone(settings),
+            limits: settings.limits(),
+            access,
+            ladder,
+            mirror,
+            canary,
+        })
     }
 }

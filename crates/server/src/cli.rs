@@ -11,6 +11,7 @@ use tidegate_model::credential::Digest;
 use tidegate_model::refusal;
 use tidegate_store::Location;
 
+use crate::canary::{CanaryArgs, canary};
 use crate::config::{self, Config, Problems};
 use crate::deliveries::{DeliveryArgs, QueueArgs, ScheduleArgs, delivery, queue, schedule};
 use crate::drill::{DrillArgs, drill};
@@ -81,6 +82,8 @@ pub enum Command {
     Purge(PurgeArgs),
     /// Look at what a running Tidegate has cached
     Cache(CacheArgs),
+    /// Tell how the next versions of routes stand; start one, pause it, promote it, roll it back
+    Canary(CanaryArgs),
     /// Tell what mirrors answer beside upstreams, and whether a route may be moved
     Mirror(MirrorArgs),
     /// Look at the queues of a running Tidegate, pause and resume them
@@ -146,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => Ok(status(&args)),
         Command::Purge(args) => Ok(purge(&args)),
         Command::Cache(args) => Ok(cache(&args)),
+        Command::Canary(args) => Ok(canary(&args)),
         Command::Mirror(args) => Ok(mirror(&args)),
         Command::Queue(args) => Ok(queue(&args)),
         Command::Delivery(args) => Ok(delivery(&args)),

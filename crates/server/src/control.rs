@@ -36,6 +36,7 @@ use self::door::Door;
 mod administer;
 mod body;
 mod cache;
+mod canaries;
 mod deliveries;
 mod domains;
 mod door;
@@ -54,11 +55,11 @@ mod store;
 mod told;
 mod webhooks;
 
-pub use pull::{EndingOfOne, ExtensionOfOne, ending, extension};
-
+pub use deliveries::now;
 pub use faults::end_all as end_all_faults;
 pub use metrics::TenantLines;
 pub use openapi::published as published_openapi;
+pub use pull::{EndingOfOne, ExtensionOfOne, ending, extension};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -541,6 +542,7 @@ mod tests {
             include_str!("control/domains.rs"),
             include_str!("control/store.rs"),
             include_str!("control/mirrors.rs"),
+            include_str!("control/canaries.rs"),
         ];
         let page = include_str!("../../../docs/control.md");
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## `")).collect();

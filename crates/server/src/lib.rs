@@ -2,6 +2,7 @@
 //! telemetry, control API and the wiring of a running server.
 
 pub mod acme;
+pub mod canary;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::acme;
+use crate::canary;
 use crate::cluster;
 use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, TenantLines};
@@ -208,6 +209,7 @@ async fn take_over(
     pull::clerk::drive(Arc::clone(&process.gate));
     schedules::drive(Arc::clone(&process.gate));
     acme::drive(Arc::clone(&process.gate.acme));
+    canary::drive(Arc::clone(&process.gate));
     task::spawn(follow(Arc::clone(&process), watch, asked));
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {

@@ -226,6 +226,7 @@ impl Gate {
             domains: Arc::new(Domains::new(Arc::clone(&idempotency))),
             secured: Arc::<Secured>::default(),
             idempotency,
+            canaries: Arc::default(),
         };
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers + 1).map_err(WiringError::from);

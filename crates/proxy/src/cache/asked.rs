@@ -152,8 +152,8 @@ fn port(host: Option<Value<'_>>, https: bool) -> Option<&str> {
 /// What else the upstream may answer by. Nothing, for an ordinary request.
 fn steering(onward: Onward<'_>, exchange: &Exchange) -> Result<Vec<u8>, Fwd> {
     let mut bytes = Vec::new();
-    // Of what is public, each upstream of a split has its own.
-    if onward.settings.public
+    // Of what is public, each upstream of a split has its own; a tenant may go from a canary back to what was before it.
+    if (onward.settings.public || onward.routed.route.canary.is_some())
         && let Some(name) =
             decide::upstream_of_split(onward.routed.route, onward.permitted.permit().tenant().id())
     {

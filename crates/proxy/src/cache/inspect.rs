@@ -127,7 +127,7 @@ pub async fn inspect(site: Arc<Site>, question: &Question<'_>) -> Inspected {
 
 fn key(route: &Route, question: &Question<'_>, host: &str, tenant: Option<&str>) -> Key {
     let mut steering = Vec::new();
-    if tenant.is_none()
+    if (tenant.is_none() || route.canary.is_some())
         && let Some(name) = question.tenant.and_then(|tenant| upstream_of_split(route, tenant))
     {
         super::asked::say(&mut steering, "split", name.as_bytes());

@@ -9,8 +9,11 @@ mod cluster;
 mod files;
 mod queues;
 mod redis;
+mod rollouts;
+mod routes;
 mod store;
 mod tenants;
+mod upstreams;
 
 /// A directory of a test's own, removed with it.
 pub struct Folder(PathBuf);

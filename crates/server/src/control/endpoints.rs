@@ -33,6 +33,7 @@ pub fn all() -> Vec<Endpoint> {
     let mut all = watching();
     all.extend(steering());
     all.extend(rollouts::mirrors());
+    all.extend(rollouts::canaries());
     all.extend(deliveries());
     all.extend(pulling());
     all.extend(administering());

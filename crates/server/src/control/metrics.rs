@@ -15,7 +15,7 @@ use tidegate_store::State;
 use tidegate_upstream::{Admin, EndpointStatus, FilesStatus, ShardStatus, UpstreamStatus};
 use tidegate_wire::clock;
 
-use super::{mirrors, queues};
+use super::{canaries, mirrors, queues};
 use crate::protect;
 use crate::run::Process;
 use crate::telemetry::{
@@ -114,6 +114,7 @@ pub fn text(process: &Process, queues: Option<&queues::Found>) -> String {
         out.sample(AUTHORIZED.name, &[("outcome", outcome.name())], count);
     }
     certificates(&mut out, process);
+    canaries::write(&mut out, &gate.standing.canaries);
     redis(&mut out, process);
     store(&mut out, process);
     queues::write(&mut out, process, queues);

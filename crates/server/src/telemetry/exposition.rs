@@ -117,6 +117,10 @@ metrics! {
     MIRROR_DIFFERENCES = "tidegate_mirror_differences_total", "counter", ["route", "kind"], "Answers of mirrors that differed, by what differed: `status`, `header`, `body`; one may count in several. Only on routes with `mirror`.";
     MIRROR_SECONDS = "tidegate_mirror_seconds", "histogram", ["route", "side"], "To the head of the answer, of requests that both answered: of the `upstream`, and of the `mirror`. Only on routes with `mirror`.";
     MIRROR_ACTIVE = "tidegate_mirror_active", "gauge", ["route"], "Copies that are under way. Only on routes with `mirror`.";
+    CANARY_SHARE = "tidegate_canary_share", "gauge", ["route"], "The share of requests that a route's next version gets, 0 to 1. Only on routes with `canary`.";
+    CANARY_PHASE = "tidegate_canary_phase", "gauge", ["route", "phase"], "1: the canary is `waiting`, `running`, `paused`, `promoted` or `rolled-back`. Only on routes with `canary`.";
+    CANARY_REQUESTS = "tidegate_canary_requests_total", "counter", ["route", "side", "outcome"], "Requests that the `baseline` and the `canary` were asked for first: `good`, or `error` (5xx, or no answer). Only on routes with `canary`.";
+    CANARY_ROLLBACKS = "tidegate_canary_rollbacks_total", "counter", ["route"], "Times this node has found a canary worse than its baseline, and taken it back. Only on routes with `canary`.";
     REDIS_UP = "tidegate_redis_up", "gauge", [], "1: Redis is connected, and this node has read the log of purges to its end. Only where `[redis]` is configured.";
     REDIS_FAILURES = "tidegate_redis_failures_total", "counter", [], "Connections to Redis that did not come about or were lost. Only where `[redis]` is configured.";
     PURGES = "tidegate_purges_total", "counter", ["direction"], "Purges that this node `sent` to all others, and `read` of theirs. Only where `[redis]` is configured.";

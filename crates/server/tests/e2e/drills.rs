@@ -123,6 +123,15 @@ fn a_storm_of_retries_reaches_the_gate_and_not_the_application() {
 }
 
 #[test]
+fn a_release_gone_bad_is_taken_back() {
+    let next = |run: &Run| run.apps[1].requests;
+    check("bad-canary", |runs, _| {
+        let (off, on) = (next(&runs.off), next(&runs.on));
+        (on > 0 && 3 * on < 2 * off, [off, on])
+    });
+}
+
+#[test]
 fn a_slow_endpoint_is_asked_less() {
     let share = |run: &Run| run.apps[0].requests as f64 / run.sum(|counts| counts.requests) as f64;
     check("slow-endpoint", |runs, _| {

@@ -9,6 +9,7 @@ mod cache_keys;
 mod cache_large;
 mod cache_rules;
 mod cache_served;
+mod canaries;
 mod certificates;
 mod cluster;
 mod cors;

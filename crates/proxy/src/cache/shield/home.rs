@@ -310,6 +310,7 @@ fn opened(proxy: &Proxy, ask: Ask, connection: &Connection) -> Box<Exchange> {
         dress: None,
         fault: None,
         duplicate: None,
+        arm: None,
         behind,
         open,
     })

@@ -4,6 +4,7 @@
 mod access;
 mod acme;
 mod bodies;
+mod canary;
 mod cluster;
 mod mirror;
 mod queue;
@@ -23,6 +24,7 @@ use tidegate_wire::settings::ConnectionLimits;
 pub use access::{AuthorizeKey, OnFailure, RouteAuthorize, RouteCors, Said, SecurityHeaders};
 pub use acme::{Acme, Challenge};
 pub use bodies::{CodingName, Compress, Decompress};
+pub use canary::Canary;
 pub use cluster::{Cluster, ClusterTls};
 pub use mirror::{Mirror, MirrorCompare};
 pub use queue::{Backoff, Missed, Queue, Schedule};

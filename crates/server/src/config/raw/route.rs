@@ -10,7 +10,7 @@ use tidegate_model::gate::level::NEVER;
 use tidegate_model::headers::is_credential;
 
 use super::{
-    Compress, Decompress, EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteAuthorize, RouteCors,
+    Canary, Compress, Decompress, EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteAuthorize, RouteCors,
     RouteIdempotency, SecurityHeaders, Switch,
 };
 use crate::config::scalar::{Percent, Size, Time};
@@ -107,6 +107,8 @@ with_inherited! {
         pub rewrite: Option<PlainPath>,
         /// Makes requests once more to another upstream, and compares the answers. See `docs/mirroring.md`.
         pub mirror: Option<Mirror>,
+        /// Gives a share of requests to the next version, which grows or is taken back. See `docs/mirroring.md`.
+        pub canary: Option<Canary>,
     }
 }
 
@@ -159,6 +161,7 @@ impl Default for Route {
             queue: None,
             rewrite: None,
             mirror: None,
+            canary: None,
             deadline: inherited.deadline,
             retry: inherited.retry,
             hedge: inherited.hedge,

@@ -4,6 +4,7 @@
 mod access;
 mod acme;
 mod bodies;
+mod canary;
 mod cluster;
 mod listen;
 mod mirror;

@@ -125,6 +125,7 @@ pub(super) fn one(
         mirror: super::mirror::mirror(context, raw, node, &action),
         coding: super::bodies::coding(context, raw, node, &action),
         access,
+        canary: super::canary::canary(context, raw, node, &action),
         action,
     })
 }

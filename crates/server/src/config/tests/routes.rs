@@ -1,6 +1,6 @@
 //! What is said of routes.
 
-use super::{check, parse, with};
+use super::{check, parse};
 
 #[test]
 fn routes_that_cannot_be_told_apart_name_each_other() {
