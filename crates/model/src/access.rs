@@ -2,6 +2,7 @@
 
 pub mod authorize;
 pub mod cors;
+pub mod password;
 pub mod security;
 
 use crate::fields::{Fields, Name};

@@ -1,12 +1,13 @@
 //! Access: who may use a route, where that is more than an address and a credential, and what browsers are told of it.
 //!
 //! ```text
-//! route -> [preflight] -> identify -> address -> limit -> [authorizer] -> …          every answer: CORS, security headers
+//! route -> [preflight] -> [password] -> identify -> address -> limit -> [authorizer] -> …          every answer: CORS, security headers
 //! ```
 //!
 //! What always holds: a preflight is answered before anybody is asked who he is, as it has no credentials; what is said to browsers
 //! stands in refusals too, so that a script can read why; a route that wants nothing of it costs one look at an `Option`.
 
+pub mod basic;
 mod dress;
 pub mod settings;
 
@@ -21,6 +22,7 @@ use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_upstream::Prepared;
 
+use self::basic::BasicSettings;
 use self::settings::AccessSettings;
 use crate::authorize::Authorizer;
 use crate::exchange::Exchange;
@@ -38,6 +40,8 @@ pub struct Access {
     pub cors: Option<Arc<Cors>>,
     /// What browsers are told besides.
     pub security: Option<Arc<Security>>,
+    /// Who may use it by name and password.
+    pub basic: Option<Arc<BasicSettings>>,
     /// Who is asked of each request.
     pub authorizer: Option<Authorizer>,
 }
@@ -48,8 +52,8 @@ impl Access {
     /// # Errors
     /// An upstream that is missing.
     pub fn build(route: &RouteSettings, upstreams: &Prepared<'_>) -> Result<Option<Box<Access>>, SiteError> {
-        let AccessSettings { authorize, cors, security } = &route.access;
-        if authorize.is_none() && cors.is_none() && security.is_none() {
+        let AccessSettings { basic, authorize, cors, security } = &route.access;
+        if basic.is_none() && authorize.is_none() && cors.is_none() && security.is_none() {
             return Ok(None);
         }
         let authorizer = authorize.as_ref().map(|settings| {
@@ -61,7 +65,12 @@ impl Access {
             Ok(Authorizer::new(settings, &route.name, Arc::clone(upstream)))
         });
         let authorizer = authorizer.transpose()?;
-        Ok(Some(Box::new(Access { cors: cors.clone(), security: security.clone(), authorizer })))
+        Ok(Some(Box::new(Access {
+            cors: cors.clone(),
+            security: security.clone(),
+            basic: basic.clone(),
+            authorizer,
+        })))
     }
 }
 

@@ -25,6 +25,7 @@ use tidegate_upstream::Caller;
 use tidegate_wire::body::Incoming;
 use tidegate_wire::server::{Connection, Handler};
 
+use crate::access::basic;
 use crate::authorize::Flights;
 use crate::cache::shield::Hop;
 use crate::cache::stage::{self, Onward};
@@ -145,8 +146,12 @@ impl Proxy {
         {
             return Ok(answer);
         }
+        let vouched = match routed.route.access.as_ref().and_then(|access| access.basic.as_deref()) {
+            None => None,
+            Some(basic) => Box::pin(basic::identify(self, site, &routed, exchange, basic)).await?,
+        };
         let owner = identify::owner(site, exchange).await?;
-        let tenant = identify::identify(site, exchange, owner, &self.entropy)?;
+        let tenant = identify::identify(site, exchange, owner, vouched, &self.entropy)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;
         self.guard.tenant(&tenant, &self.entropy)?;
         let permitted = limit::limit(site, tenant, &routed, exchange, &self.entropy, &self.policies)?;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE};
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use tidegate_model::coding::Packing;
 use tidegate_model::fields::Fields;
 use tidegate_model::headers;
@@ -89,7 +89,11 @@ impl Refused {
         if let Some(allow) = self.allow {
             response.headers_mut().insert(ALLOW, allow);
         }
-        if let Some(dress) = self.dress {
+        if let Some(mut dress) = self.dress {
+            let challenge = dress.challenge.take();
+            if let Some(challenge) = challenge.filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
             dress.put(response.headers_mut());
         }
         let status = response.status();

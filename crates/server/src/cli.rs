@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tidegate_model::access::password::Password;
 use tidegate_model::credential::Digest;
 use tidegate_model::refusal;
 use tidegate_store::Location;
@@ -117,6 +118,8 @@ pub enum KeyCommand {
         #[arg(long, default_value = "k1")]
         id: String,
     },
+    /// Make the hash of a password for `basic` on a route; the password is a line of standard input
+    Password,
 }
 
 /// Which configuration.
@@ -159,6 +162,7 @@ pub fn main() -> ExitCode {
         Command::Check { config, print } => check(&config, print),
         Command::Explain { code } => explain(code.as_deref()),
         Command::Key(KeyCommand::New { id }) => new_key(&id),
+        Command::Key(KeyCommand::Password) => hash_password(),
         Command::Gen { directory } => generate(&directory),
     };
     // Whoever reads through a pipe may have enough before the end.
@@ -265,6 +269,26 @@ fn new_key(id: &str) -> io::Result<ExitCode> {
     writeln!(
         out,
         "The same pair is a token of the control API: tokens = [{{ name = \"{id}\", sha256 = …, scopes = [\"read\"] }}]"
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn hash_password() -> io::Result<ExitCode> {
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        eprintln!("tidegate: the password is the first line of standard input, and it is empty");
+        return Ok(ExitCode::from(BAD_CONFIG));
+    }
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).map_err(|error| io::Error::other(error.to_string()))?;
+    let hash = Password::make(password.as_bytes(), &salt)
+        .ok_or_else(|| io::Error::other("the password cannot be hashed"))?;
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "Its hash, for [route.basic] users = [{{ name = \"…\", hash = \"…\" }}], or a line NAME:HASH of its file:\n\n  {hash}"
     )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,8 @@ pub struct Dress {
     tls: bool,
     /// Besides.
     pub add: Fields,
+    /// How a client is told to say who it is, where it was refused for want of that.
+    pub challenge: Option<HeaderValue>,
 }
 
 impl Dress {
@@ -39,6 +41,7 @@ impl Dress {
             security: access.security.clone(),
             tls: exchange.connection.tls || before,
             add: Fields::default(),
+            challenge: None,
         }
     }
 

@@ -7,9 +7,13 @@ use http::HeaderName;
 use tidegate_model::access::cors::Cors;
 use tidegate_model::access::security::Security;
 
+use super::basic::BasicSettings;
+
 /// Who may use a route, and what browsers are told of it.
 #[derive(Clone, Debug, Default)]
 pub struct AccessSettings {
+    /// Who may use it by name and password.
+    pub basic: Option<Arc<BasicSettings>>,
     /// Who is asked of each request.
     pub authorize: Option<Arc<AuthorizeSettings>>,
     /// Which origins' scripts may call it.

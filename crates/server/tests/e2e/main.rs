@@ -2,6 +2,7 @@
 
 mod abuse;
 mod authorize;
+mod basic;
 mod bodies;
 mod cache;
 mod cache_disk;

@@ -6,7 +6,41 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::scalar::Time;
-use crate::config::text::{Header, HeaderText, Name, PlainPath, Verb};
+use crate::config::text::{File, Header, HeaderText, Name, PlainPath, Verb};
+
+/// Who may use a route by name and password (HTTP Basic).
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteBasic {
+    /// What a browser shows beside the question.
+    pub realm: String,
+    /// Who.
+    pub users: Vec<BasicUser>,
+    /// A file with more of them, a line each: `NAME:HASH`.
+    pub file: Option<File>,
+    /// The header in which the application is told the name. None of a client passes.
+    pub user_header: Option<Header>,
+}
+
+impl Default for RouteBasic {
+    fn default() -> RouteBasic {
+        RouteBasic { realm: "restricted".to_owned(), users: Vec::new(), file: None, user_header: None }
+    }
+}
+
+/// Somebody with a password.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BasicUser {
+    /// The name, without a colon.
+    pub name: String,
+    /// The password's hash, by argon2id or bcrypt: `tidegate key password` makes one.
+    #[serde(serialize_with = "super::hidden")]
+    pub hash: String,
+    /// The tenant that it is. Without it that is found out as `[tenants]` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+}
 
 /// A service that decides which requests go on. It is asked with a `GET` at `path` and answers 2xx for yes; 401, 403 or a redirect
 /// is what the client gets instead.

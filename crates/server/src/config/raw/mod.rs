@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate_wire::settings::ConnectionLimits;
 
-pub use access::{AuthorizeKey, OnFailure, RouteAuthorize, RouteCors, Said, SecurityHeaders};
+pub use access::{AuthorizeKey, OnFailure, RouteAuthorize, RouteBasic, RouteCors, Said, SecurityHeaders};
 pub use acme::{Acme, Challenge};
 pub use bodies::{CodingName, Compress, Decompress};
 pub use canary::Canary;

@@ -10,8 +10,8 @@ use tidegate_model::gate::level::NEVER;
 use tidegate_model::headers::is_credential;
 
 use super::{
-    Canary, Compress, Decompress, EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteAuthorize, RouteCors,
-    RouteIdempotency, SecurityHeaders, Switch,
+    Canary, Compress, Decompress, EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteAuthorize, RouteBasic,
+    RouteCors, RouteIdempotency, SecurityHeaders, Switch,
 };
 use crate::config::scalar::{Percent, Size, Time};
 use crate::config::text::{Header, HeaderText, Host, Name, Net, Path, PlainPath, Verb};
@@ -48,6 +48,8 @@ macro_rules! with_inherited {
             pub allow: Vec<Net>,
             /// Networks that may not, even if allowed.
             pub deny: Vec<Net>,
+            /// Who may use it by name and password: a table. See `docs/access.md`.
+            pub basic: Switch<RouteBasic>,
             /// A service that decides which requests go on: a table. See `docs/access.md`.
             pub authorize: Switch<RouteAuthorize>,
             /// Which other origins' scripts may call it (CORS): a table. See `docs/access.md`.
@@ -130,6 +132,7 @@ impl Default for RouteDefaults {
             degrade: Degrade::default(),
             allow: Vec::new(),
             deny: Vec::new(),
+            basic: Switch::Toggle(false),
             authorize: Switch::Toggle(false),
             cors: Switch::Toggle(false),
             security_headers: Switch::Toggle(false),
@@ -172,6 +175,7 @@ impl Default for Route {
             degrade: inherited.degrade,
             allow: inherited.allow,
             deny: inherited.deny,
+            basic: inherited.basic,
             authorize: inherited.authorize,
             cors: inherited.cors,
             security_headers: inherited.security_headers,

@@ -28,6 +28,7 @@ const METHODS: [Method; 6] =
 
 pub(super) fn access(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> AccessSettings {
     AccessSettings {
+        basic: raw.basic.on().and_then(|basic| super::basic::basic(context, &basic, node.at("basic"))),
         authorize: raw
             .authorize
             .on()
@@ -40,7 +41,8 @@ pub(super) fn access(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -
 /// What an application may answer by is in the key of what is cached: what an authorizer tells it too.
 pub(super) fn key(rules: &mut Rules, access: &AccessSettings) {
     let told = access.authorize.iter().flat_map(|authorize| &authorize.to_upstream);
-    for name in told {
+    let user = access.basic.iter().filter_map(|basic| basic.user_header.as_ref());
+    for name in told.chain(user) {
         if !rules.headers.contains(name) {
             rules.headers.push(name.clone());
         }

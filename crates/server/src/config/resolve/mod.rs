@@ -3,6 +3,7 @@
 
 mod access;
 mod acme;
+mod basic;
 mod bodies;
 mod canary;
 mod cluster;
