@@ -15,6 +15,7 @@ use tidegate_store::Location;
 use crate::canary::{CanaryArgs, canary};
 use crate::config::{self, Config, Problems};
 use crate::deliveries::{DeliveryArgs, QueueArgs, ScheduleArgs, delivery, queue, schedule};
+use crate::doctor::{DoctorArgs, doctor};
 use crate::drill::{DrillArgs, drill};
 use crate::mirror::{MirrorArgs, mirror};
 use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
@@ -64,6 +65,8 @@ pub enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Look at this machine and at what a configuration asks of it: what will break, at which load, and what mends it
+    Doctor(DoctorArgs),
     /// Tell what a refusal means, who has to act and how to mend it; without a code, list all
     Explain {
         /// The code, such as limit.rate
@@ -160,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::Webhook(args) => Ok(webhook(&args)),
         Command::Store(command) => Ok(store(&command)),
         Command::Check { config, print } => check(&config, print),
+        Command::Doctor(args) => doctor(&args),
         Command::Explain { code } => explain(code.as_deref()),
         Command::Key(KeyCommand::New { id }) => new_key(&id),
         Command::Key(KeyCommand::Password) => hash_password(),
@@ -203,7 +207,7 @@ fn advise(config: &Config) {
     };
     let place = settings.url.shown();
     match tidegate_store::advise(settings) {
-        Ok(advice) => advice.iter().for_each(|advice| eprintln!("warning: {place}: {advice}")),
+        Ok(advice) => advice.warnings.iter().for_each(|advice| eprintln!("warning: {place}: {advice}")),
         Err(error) => eprintln!("warning: {place} could not be asked: {error}"),
     }
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod deliveries;
 pub mod demo;
+pub mod doctor;
 #[cfg(test)]
 mod documentation;
 pub mod drill;

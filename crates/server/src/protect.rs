@@ -24,7 +24,7 @@ use crate::wiring::Gate;
 
 mod memory;
 
-use memory::Limit;
+pub use memory::{Limit, files_of};
 
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(100);

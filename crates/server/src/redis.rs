@@ -11,6 +11,7 @@
 
 mod connection;
 mod feed;
+mod look;
 mod share;
 
 use std::convert::Infallible;
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::config::RedisSettings;
 
 pub use connection::{Error, is_url};
+pub use look::{Look, look};
 
 /// Between two tries to connect: the first wait, and the longest.
 const RETRY: Duration = Duration::from_millis(100);

@@ -35,6 +35,8 @@ enum Change {
     Enable(EndpointArgs),
     /// Do not use an endpoint
     Disable(EndpointArgs),
+    /// Tell whether it takes traffic; the exit code is 1 where it does not. For health checks of containers
+    Ready,
     /// Tell which endpoints of an upstream serve a tenant
     Shard(ShardArgs),
 }
@@ -62,6 +64,7 @@ pub fn status(args: &StatusArgs) -> ExitCode {
         Some(Change::Drain(endpoint)) => change(args, endpoint, "draining"),
         Some(Change::Enable(endpoint)) => change(args, endpoint, "enabled"),
         Some(Change::Disable(endpoint)) => change(args, endpoint, "disabled"),
+        Some(Change::Ready) => tell_ready(args),
         Some(Change::Shard(shard)) => tell_shard(args, shard),
         None => tell(args),
     };
@@ -79,6 +82,12 @@ fn change(args: &StatusArgs, endpoint: &EndpointArgs, state: &str) -> Result<(),
     ask(&args.remote, "POST", &path, &format!("{{\"state\": \"{state}\"}}"))?;
     // It is done, whether anybody reads it or not.
     let _ = writeln!(std::io::stdout(), "{} of {} is {state}", endpoint.address, endpoint.upstream);
+    Ok(())
+}
+
+fn tell_ready(args: &StatusArgs) -> Result<(), String> {
+    let answer = ask(&args.remote, "GET", "/readyz", "").map_err(|why| format!("not ready\n{why}"))?;
+    let _ = writeln!(std::io::stdout(), "{}", answer.trim_end());
     Ok(())
 }
 
@@ -306,11 +315,12 @@ fn redis(redis: &Value) -> String {
 }
 
 /// `5 of 9`, or `5`.
-fn of(used: String, most: String) -> String {
+pub fn of(used: String, most: String) -> String {
     if most == "-" { used } else { format!("{used} of {most}") }
 }
 
-fn mebibytes(value: &Value) -> String {
+/// A number of bytes for people.
+pub fn mebibytes(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |bytes| format!("{:.0} MiB", bytes / f64::from(1 << 20)))
 }
 

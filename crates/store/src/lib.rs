@@ -40,6 +40,6 @@ pub use database::{Location, OpenError, StoreSettings};
 #[cfg(debug_assertions)]
 pub use hand::Hand;
 pub use migrate::{MigrateError, Migrated, migrate};
-pub use postgres::{Away, PostgresSettings, PostgresUrl, advise};
+pub use postgres::{Advice, Away, PostgresSettings, PostgresUrl, advise};
 pub use standing::{Standing, State};
 pub use store::{Named, Store, Unavailable};

@@ -42,7 +42,7 @@ use crate::deliveries::Followers;
 use crate::standing;
 use crate::store::Job;
 
-pub use self::advice::advise;
+pub use self::advice::{Advice, advise};
 pub use self::away::Away;
 pub(crate) use self::away::Failed;
 pub(crate) use self::contents::{Contents, MIGRATION, contents};

@@ -12,6 +12,7 @@ pub(crate) mod tests;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +97,21 @@ async fn discover(upstream: Arc<Upstream>) {
     }
 }
 
+/// The addresses that a name has now, asked once and within ten seconds; none where it is no discovery by name.
+///
+/// # Errors
+/// Why it has none, in words.
+pub async fn look_up(asked: &Discovery) -> Result<Vec<SocketAddr>, String> {
+    let (found, _) = resolved(&mut dns::Names::default(), asked).await?;
+    Ok(found.into_iter().map(|endpoint| endpoint.address).collect())
+}
+
+async fn resolved(names: &mut dns::Names, asked: &Discovery) -> Found {
+    let by = clock::now().after(RESOLVE_MAX);
+    let found = clock::timeout_at(by, Box::pin(names.resolve(asked))).await;
+    found.unwrap_or_else(|_| Err(format!("no answer within {RESOLVE_MAX:?}")))
+}
+
 /// Where to look, and what is remembered from one look to the next.
 enum Source {
     Listed,
@@ -119,12 +135,7 @@ impl Source {
     async fn look(&mut self, upstream: &Upstream, asked: &Discovery, failures: &mut u32) -> Option<Duration> {
         match self {
             Source::Listed => None,
-            Source::Names(names) => {
-                let by = clock::now().after(RESOLVE_MAX);
-                let found = clock::timeout_at(by, Box::pin(names.resolve(asked))).await;
-                let found = found.unwrap_or_else(|_| Err(format!("no answer within {RESOLVE_MAX:?}")));
-                Some(hand_on(upstream, asked, found, failures))
-            }
+            Source::Names(names) => Some(hand_on(upstream, asked, resolved(names, asked).await, failures)),
             Source::File(path, seen) => {
                 if let Some(found) = read_if_new(path, seen) {
                     hand_on(upstream, asked, found, failures);

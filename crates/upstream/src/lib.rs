@@ -23,6 +23,7 @@ mod upstreams;
 
 pub use answer::{Answer, AnswerBody, Switched, Watcher};
 pub use caller::{Called, Caller, Terms};
+pub use discovery::look_up;
 pub use endpoint::{Admin, Endpoint, EndpointSet, EndpointStatus};
 pub use files::FilesStatus;
 pub use gate::{GateShare, GateStatus, Verdict};

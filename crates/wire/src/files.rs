@@ -87,6 +87,12 @@ pub(crate) fn of_clients_max() -> usize {
     clients_max(FOR_CONNECTIONS.load(Relaxed))
 }
 
+/// How many connections clients may have within a limit of open files, where little else is open.
+#[must_use]
+pub fn clients_within(limit: usize) -> usize {
+    clients_max(for_connections(limit, ASIDE_MIN))
+}
+
 fn clients_max(most: usize) -> usize {
     most - most / 4
 }

@@ -5,6 +5,7 @@
 pub mod alarm;
 pub mod bell;
 pub mod body;
+pub mod certificate;
 pub mod chunked;
 pub mod client;
 pub mod client_tls;
@@ -33,6 +34,7 @@ pub mod settings;
 mod socket;
 mod streams;
 pub mod task;
+pub mod timekeeping;
 mod timer;
 pub mod tls;
 pub mod tunnel;

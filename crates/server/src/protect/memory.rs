@@ -22,9 +22,16 @@ impl Limit {
     /// What it is now.
     #[must_use]
     pub fn read() -> Limit {
-        let groups = text("/proc/self/cgroup");
+        Limit::of("self")
+    }
+
+    /// What that of a process is: of one by its number, or `self`.
+    #[must_use]
+    pub fn of(process: &str) -> Limit {
+        let groups = text(&format!("/proc/{process}/cgroup"));
         let root = Path::new("/sys/fs/cgroup");
-        let found = files_of(&groups, root);
+        let found =
+            files_of(&groups, root, "memory", &["memory.max", "memory.high"], &["memory.limit_in_bytes"]);
         let limits = found.iter().filter_map(|file| limit_in(&std::fs::read_to_string(file).ok()?));
         let machine = field(&text("/proc/meminfo"), "MemTotal:").map(|kib| kib * 1024);
         let bytes = limits.chain(machine).min();
@@ -56,21 +63,23 @@ fn limit_in(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|bytes| (1..NO_LIMIT).contains(bytes))
 }
 
-/// The files in which a limit may stand, of the process's own group first, then of all above it. In a container the path
+/// The files of a controller in which a limit may stand, in version 2 or 1 by their names, of the process's own group first, then of all above it. In a container the path
 /// may be the host's, and not be there: the outermost is.
-fn files_of(groups: &str, root: &Path) -> Vec<PathBuf> {
+pub fn files_of(
+    groups: &str,
+    root: &Path,
+    controller: &str,
+    of_two: &'static [&'static str],
+    of_one: &'static [&'static str],
+) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let (mount, names): (_, &[&str]) = match controllers {
-            "" if root.join("cgroup.controllers").exists() => {
-                (root.to_owned(), &["memory.max", "memory.high"])
-            }
-            "" => (root.join("unified"), &["memory.max", "memory.high"]),
-            one if one.split(',').any(|one| one == "memory") => {
-                (root.join("memory"), &["memory.limit_in_bytes"])
-            }
+        let (mount, names) = match controllers {
+            "" if root.join("cgroup.controllers").exists() => (root.to_owned(), of_two),
+            "" => (root.join("unified"), of_two),
+            one if one.split(',').any(|one| one == controller) => (root.join(one), of_one),
             _ => continue,
         };
         // One that begins above the namespace's root cannot be looked into.
@@ -89,7 +98,8 @@ mod tests {
 
     /// The files for this `/proc/self/cgroup`, below `/r`.
     fn check(groups: &str, expected: &[&str]) {
-        let files = files_of(groups, Path::new("/r"));
+        let (of_two, of_one) = (&["memory.max", "memory.high"], &["memory.limit_in_bytes"]);
+        let files = files_of(groups, Path::new("/r"), "memory", of_two, of_one);
         let shown: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
         assert_eq!(shown, expected, "{groups:?}");
     }

@@ -24,6 +24,14 @@ pub struct Remote {
     token: Option<String>,
 }
 
+impl Remote {
+    /// Where it is, as it was typed.
+    #[must_use]
+    pub fn control(&self) -> &str {
+        &self.control
+    }
+}
+
 /// Asks the control API, and tells what it answers, or what is wrong. HTTP/1.0: the answer ends with the connection.
 pub fn ask(remote: &Remote, method: &str, path: &str, body: &str) -> Result<String, String> {
     ask_for(remote, method, path, body, TIMEOUT)

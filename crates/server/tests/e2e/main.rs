@@ -17,6 +17,7 @@ mod cors;
 mod deferred;
 mod delivered;
 mod demo;
+mod doctor;
 mod drills;
 mod examples;
 mod exchanges;

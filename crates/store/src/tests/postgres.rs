@@ -253,11 +253,11 @@ fn a_failover_loses_nothing_that_was_told_where_a_standby_has_to_confirm() {
     until("the standby is there", || {
         primary.say("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1"
     });
-    assert!(advise(&both).unwrap().iter().any(lost));
+    assert!(advise(&both).unwrap().warnings.iter().any(lost));
     let _ = primary.say("ALTER SYSTEM SET synchronous_standby_names = '*'");
     let _ = primary.say("SELECT pg_reload_conf()");
     until("the standby confirms", || primary.say("SELECT sync_state FROM pg_stat_replication") == "sync");
-    assert!(!advise(&both).unwrap().iter().any(lost));
+    assert!(!advise(&both).unwrap().warnings.iter().any(lost));
     let (one, other) = (open(&url), open(&url));
     let (ended, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let written: Vec<Vec<Named>> = std::thread::scope(|scope| {
