@@ -22,6 +22,7 @@ use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
 use crate::run::{Source, run};
 use crate::status::{StatusArgs, status};
 use crate::store::{StoreCommand, store};
+use crate::top::{TopArgs, top};
 use crate::upgrade::{self, UpgradeArgs};
 use crate::webhook::{WebhookArgs, webhook};
 
@@ -82,6 +83,8 @@ pub enum Command {
     Drill(Box<DrillArgs>),
     /// Tell the state of a running Tidegate: upstreams, endpoints, tenants; or change an endpoint's state
     Status(StatusArgs),
+    /// Watch a running Tidegate live: tenants, routes, endpoints, queues, refusals; drain and pause by keys
+    Top(TopArgs),
     /// Take away what a running Tidegate has cached
     Purge(PurgeArgs),
     /// Look at what a running Tidegate has cached
@@ -153,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Drill(args) => drill(&args),
         Command::Upgrade(args) => Ok(upgrade::command(&args)),
         Command::Status(args) => Ok(status(&args)),
+        Command::Top(args) => top(args),
         Command::Purge(args) => Ok(purge(&args)),
         Command::Cache(args) => Ok(cache(&args)),
         Command::Canary(args) => Ok(canary(&args)),

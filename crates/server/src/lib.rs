@@ -26,6 +26,7 @@ pub mod status;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;
+pub mod top;
 pub mod upgrade;
 pub mod webhook;
 pub mod wiring;

@@ -54,6 +54,7 @@ mod systemd;
 mod tenants;
 mod time;
 mod tokens;
+mod top;
 mod tunnels;
 mod upgrade;
 mod upstreams;
