@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 mod bench;
+mod dist;
 mod sim;
 mod suite;
 mod tidy;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         "test" | "ci" => test(),
         "tidy" => tidy::check(&root()),
         "gen" => cargo(&["run", "-q", "-p", "tidegate", "--", "gen", "docs"], &[]),
+        "dist" => dist::dist(arguments, &root()),
         "sim" => sim::sim(arguments),
         "bench" if arguments.first().is_some_and(|what| what == "edge") => {
             bench::edge(&arguments[1..], &root())
@@ -37,7 +39,8 @@ fn main() -> ExitCode {
             bench::deliveries::deliveries(&arguments[1..], &root())
         }
         _ => Err(format!(
-            "usage: cargo xtask test | tidy | gen | {} | {} | {} | {} | {} | {}",
+            "usage: cargo xtask test | tidy | gen | {} | {} | {} | {} | {} | {} | {}",
+            dist::USAGE.trim_start_matches("cargo xtask "),
             sim::USAGE.trim_start_matches("cargo xtask "),
             bench::USAGE.trim_start_matches("cargo xtask "),
             bench::pressure::USAGE.trim_start_matches("cargo xtask "),

@@ -17,6 +17,7 @@ use crate::config::{self, Config, Problems};
 use crate::deliveries::{DeliveryArgs, QueueArgs, ScheduleArgs, delivery, queue, schedule};
 use crate::doctor::{DoctorArgs, doctor};
 use crate::drill::{DrillArgs, drill};
+use crate::manual;
 use crate::mirror::{MirrorArgs, mirror};
 use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
 use crate::run::{Source, run};
@@ -107,11 +108,19 @@ pub enum Command {
     /// Make keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Print what lets a shell complete these commands
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// Write the generated documentation into this directory
     #[command(hide = true)]
     Gen {
         /// The directory, usually `docs`.
         directory: PathBuf,
+        /// Write man pages and completions instead.
+        #[arg(long)]
+        manual: bool,
     },
 }
 
@@ -171,7 +180,9 @@ pub fn main() -> ExitCode {
         Command::Explain { code } => explain(code.as_deref()),
         Command::Key(KeyCommand::New { id }) => new_key(&id),
         Command::Key(KeyCommand::Password) => hash_password(),
-        Command::Gen { directory } => generate(&directory),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Gen { directory, manual: true } => manual::write(&directory).map(|()| ExitCode::SUCCESS),
+        Command::Gen { directory, manual: false } => generate(&directory),
     };
     // Whoever reads through a pipe may have enough before the end.
     done.unwrap_or_else(|error| match error.kind() {

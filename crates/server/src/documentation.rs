@@ -37,7 +37,7 @@ fn root() -> PathBuf {
 /// The pages, by their names below the root.
 fn pages() -> Vec<(String, String)> {
     let mut pages = Vec::new();
-    for folder in ["", "docs", "docs/adr", "docs/refusals", "examples"] {
+    for folder in ["", "docs", "docs/adr", "docs/deploy", "docs/refusals", "examples"] {
         let entries = std::fs::read_dir(root().join(folder)).expect("the repository is there");
         for entry in entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "md"))
         {

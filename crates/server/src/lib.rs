@@ -14,6 +14,7 @@ pub mod doctor;
 mod documentation;
 pub mod drill;
 pub mod jwks;
+pub mod manual;
 pub mod memory;
 pub mod mirror;
 pub mod protect;

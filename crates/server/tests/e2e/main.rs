@@ -32,6 +32,7 @@ mod listeners;
 mod load;
 mod mirroring;
 mod nodes;
+mod packaging;
 mod poison;
 mod promises;
 mod protect;
