@@ -73,6 +73,7 @@ fn test() -> Result<(), String> {
     step("redis-server, for the tests of several nodes", || {
         bench::package("redis-server", "redis-server").map(drop)
     })?;
+    step("promtool, for the tests of alerts", || bench::package("promtool", "prometheus").map(drop))?;
     step("PostgreSQL, for the tests of the store", || bench::package("initdb", "postgresql").map(drop))?;
     step("unit, property and end-to-end tests", suite::run)
 }

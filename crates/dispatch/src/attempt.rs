@@ -22,12 +22,13 @@ use tidegate_model::delivery::{self, Id};
 use tidegate_model::fields::{Fields, Value};
 use tidegate_model::gate::level::Degrade;
 use tidegate_model::message::{Request, Response};
-use tidegate_model::own::{OwnFields, TRACEPARENT, traceparent};
+use tidegate_model::own::{OwnFields, TRACEPARENT};
 use tidegate_model::problem::X_REQUEST_ID;
 use tidegate_model::receipt::{End, Opening, Receipt, RequestId, Step, Target};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::retry::retry_after;
 use tidegate_model::tenant::{Permit, Tenant};
+use tidegate_model::trace::{Share, Trace};
 use tidegate_store::deliveries::{Kept, Ready};
 use tidegate_upstream::settings::RetrySettings;
 use tidegate_upstream::{AnswerBody, Called, Caller, Terms, Upstream};
@@ -143,8 +144,10 @@ impl Maker {
         }
         let (began, number) = (clock::now(), delivery.attempts + 1);
         let id = RequestId(self.chance.wide());
-        let receipt = Box::new(RefCell::new(self.receipt(id, Some(upstream), settings, delivery, request)));
-        let Ok(mut prepared) = prepare(request, delivery, number, id, &self.chance) else {
+        let trace = self.trace(request);
+        let receipt = self.receipt(id, Some(upstream), settings, delivery, request);
+        let receipt = Box::new(RefCell::new(Receipt { trace: Some(Box::new(trace)), ..receipt }));
+        let Ok(mut prepared) = prepare(request, delivery, number, id, &trace) else {
             return self.settle(receipt, unmakeable());
         };
         let (permit, own) = (Permit::of_delivery(tenant), OwnFields::default());
@@ -187,7 +190,9 @@ impl Maker {
         request: &delivery::Request,
     ) -> Made {
         let id = RequestId(self.chance.wide());
-        let receipt = Box::new(RefCell::new(self.receipt(id, None, settings, delivery, request)));
+        let receipt = self.receipt(id, None, settings, delivery, request);
+        let receipt =
+            Box::new(RefCell::new(Receipt { trace: Some(Box::new(self.trace(request))), ..receipt }));
         let Some(made) = self.teller.make(delivery, request, self.chance.word()).await else {
             return Made::nowhere();
         };
@@ -197,6 +202,15 @@ impl Maker {
         let made = Made { outcome, closed: None, why, status, answer, result: None };
         // Nothing was sent: it has only waited for its turn, which is nobody's line of a log.
         if matches!(made.outcome, Outcome::Unsent(_)) { made } else { self.settle(receipt, made) }
+    }
+
+    /// A span of its own for each attempt, below that which the delivery was promised by.
+    fn trace(&self, request: &delivery::Request) -> Trace {
+        let parent = request.fields.get(&TRACEPARENT);
+        let follow =
+            |parent: Value<'_>| Trace::follow(parent.as_bytes(), self.chance.word(), Share::NONE, true);
+        let begin = || Trace::begin(self.chance.wide(), self.chance.word(), Share::NONE);
+        parent.and_then(follow).unwrap_or_else(begin)
     }
 
     fn receipt(
@@ -308,14 +322,12 @@ fn prepare(
     delivery: &Ready,
     number: u32,
     id: RequestId,
-    chance: &Chance,
+    trace: &Trace,
 ) -> Result<Request<Body>, http::uri::InvalidUri> {
     let mut made = Request::new(Body::full(request.body.clone()));
     *made.method_mut() = request.method.clone();
     *made.uri_mut() = http::Uri::try_from(&*request.target)?;
     let mut fields = request.fields.clone();
-    let parent = fields.get(&TRACEPARENT).map(|value| value.as_bytes().to_vec());
-    let (trace, _) = traceparent(parent.as_deref(), || chance.wide(), chance.word());
     let text = |bytes: &[u8]| HeaderValue::from_bytes(bytes).ok();
     fields.insert(DELIVERY_ID, id_value(delivery.id));
     fields.insert(ATTEMPT, HeaderValue::from(number));
@@ -324,7 +336,7 @@ fn prepare(
     }
     for (name, value) in [
         (TENANT, text(delivery.line.tenant.as_bytes())),
-        (TRACEPARENT, text(&trace)),
+        (TRACEPARENT, text(&trace.traceparent(trace.span))),
         (X_REQUEST_ID, text(&id.hex())),
     ] {
         if let Some(value) = value {

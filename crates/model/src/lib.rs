@@ -48,4 +48,5 @@ pub mod schedule;
 pub mod shard;
 pub mod tenant;
 pub mod tick;
+pub mod trace;
 pub mod webhook;

@@ -15,6 +15,7 @@ use crate::fields::{Fields, Name};
 use crate::forwarded::Told;
 use crate::problem::X_REQUEST_ID;
 use crate::receipt::{RequestId, hex};
+use crate::trace::Trace;
 
 /// W3C Trace Context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -92,6 +93,8 @@ pub struct Said<'a> {
     pub request_id: RequestId,
     /// `traceparent`: ASCII.
     pub trace: [u8; TRACEPARENT_BYTES],
+    /// Where the exchange stands in its trace, where traces are told: then each try says a span of its own.
+    pub spans: Option<Trace>,
     /// The tenant's id.
     pub tenant: &'a str,
 }
@@ -105,7 +108,15 @@ const ID_AT: usize = "via: 1.1 tidegate\r\nx-request-id: ".len();
 const TRACE_AT: usize = LINES.len() - 2 - TRACEPARENT_BYTES;
 
 impl Said<'_> {
-    fn each(&self, mut say: impl FnMut(Name<'_>, &[u8])) {
+    /// What the so many-th try says; 0: what is said of them all.
+    fn traceparent(&self, number: u32) -> [u8; TRACEPARENT_BYTES] {
+        match &self.spans {
+            Some(trace) if number > 0 => trace.traceparent(trace.of_try(number)),
+            _ => self.trace,
+        }
+    }
+
+    fn each(&self, number: u32, mut say: impl FnMut(Name<'_>, &[u8])) {
         for (name, value) in self.told.fields() {
             say(name, value.as_bytes());
         }
@@ -116,14 +127,14 @@ impl Said<'_> {
         };
         say(Name::from(&VIA), via);
         say(Name::from(&X_REQUEST_ID), &self.request_id.hex());
-        say(Name::from(&TRACEPARENT), &self.trace);
+        say(Name::from(&TRACEPARENT), &self.traceparent(number));
         if let Some(tenant) = self.tenant() {
             say(Name::from(&TIDEGATE_TENANT), tenant);
         }
     }
 
     /// Writes what [`Said::each`] tells, as it is over HTTP/1.1.
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, number: u32, out: &mut Vec<u8>) {
         self.told.fields().write(out, |_, _| true);
         let mut lines = *LINES;
         match self.via {
@@ -132,7 +143,7 @@ impl Said<'_> {
             _ => {}
         }
         lines[ID_AT..ID_AT + 32].copy_from_slice(&self.request_id.hex());
-        lines[TRACE_AT..TRACE_AT + TRACEPARENT_BYTES].copy_from_slice(&self.trace);
+        lines[TRACE_AT..TRACE_AT + TRACEPARENT_BYTES].copy_from_slice(&self.traceparent(number));
         out.extend_from_slice(&lines);
         if let Some(tenant) = self.tenant() {
             out.extend_from_slice(b"tidegate-tenant: ");
@@ -152,14 +163,14 @@ impl OwnFields<'_> {
     /// Puts what is told of the exchange among the client's fields, where the operator's changes find it.
     pub fn put(&mut self, headers: &mut Fields) {
         if let Some(said) = self.said.take() {
-            said.each(|name, value| put(headers, name, value));
+            said.each(0, |name, value| put(headers, name, value));
         }
     }
 
     /// Calls with the value of the field of this name.
     pub fn find<T>(&self, name: &HeaderName, call: impl Fn(&[u8]) -> T) -> Option<T> {
         let mut found = None;
-        self.said.as_ref()?.each(|said, value| {
+        self.said.as_ref()?.each(0, |said, value| {
             if said == *name {
                 found = Some(call(value));
             }
@@ -167,10 +178,10 @@ impl OwnFields<'_> {
         found
     }
 
-    /// The fields of a try for which so much time is left.
+    /// The fields of the so many-th try, from 1, for which so much time is left.
     #[must_use]
-    pub fn of_try(&self, left: Duration) -> TryFields<'_> {
-        TryFields { own: Some(self), left: Some(left) }
+    pub fn of_try(&self, number: u32, left: Duration) -> TryFields<'_> {
+        TryFields { own: Some(self), number, left: Some(left) }
     }
 }
 
@@ -178,6 +189,7 @@ impl OwnFields<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TryFields<'a> {
     own: Option<&'a OwnFields<'a>>,
+    number: u32,
     left: Option<Duration>,
 }
 
@@ -191,7 +203,7 @@ impl TryFields<'_> {
     /// Calls with each of them.
     pub fn each(&self, mut say: impl FnMut(Name<'_>, &[u8])) {
         if let Some(said) = self.own.and_then(|own| own.said.as_ref()) {
-            said.each(&mut say);
+            said.each(self.number, &mut say);
         }
         if let Some(load) = self.own.and_then(|own| own.load) {
             say(Name::from(&TIDEGATE_LOAD), &[digit(load)]);
@@ -205,7 +217,7 @@ impl TryFields<'_> {
     /// Writes them as they are over HTTP/1.1: each request has them, in large parts alike.
     pub fn write(&self, out: &mut Vec<u8>) {
         if let Some(said) = self.own.and_then(|own| own.said.as_ref()) {
-            said.write(out);
+            said.write(self.number, out);
         }
         if let Some(load) = self.own.and_then(|own| own.load) {
             let mut line = *b"tidegate-load: 0\r\n";
@@ -253,11 +265,12 @@ mod tests {
             via: via.0,
             request_id: RequestId(10),
             trace: [b'7'; TRACEPARENT_BYTES],
+            spans: None,
             tenant,
         };
         let own = OwnFields { said: Some(said), load: Some(2), ..OwnFields::default() };
         let mut told = Vec::new();
-        own.of_try(Duration::from_millis(1_500)).each(|name, value| {
+        own.of_try(1, Duration::from_millis(1_500)).each(|name, value| {
             told.push((name.as_str().to_owned(), String::from_utf8(value.to_vec()).expect("text")));
         });
         let trace = "7".repeat(TRACEPARENT_BYTES);
@@ -274,7 +287,7 @@ mod tests {
             common.iter().chain(expected).map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         assert_eq!(told, expected);
         let mut written = Vec::new();
-        own.of_try(Duration::from_millis(1_500)).write(&mut written);
+        own.of_try(1, Duration::from_millis(1_500)).write(&mut written);
         let lines: String = expected.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         assert_eq!(String::from_utf8(written).expect("text"), lines);
         for (name, value) in &expected {
@@ -285,7 +298,7 @@ mod tests {
         let mut headers = Fields::default();
         headers.insert(VIA, HeaderValue::from_static("1.0 before"));
         headers.insert(X_REQUEST_ID, HeaderValue::from_static("replaced"));
-        own.of_try(Duration::from_millis(1_500)).put(&mut headers);
+        own.of_try(1, Duration::from_millis(1_500)).put(&mut headers);
         assert_eq!(headers.len(), expected.len() + 1);
         assert_eq!(headers.get_all(VIA).iter().collect::<Vec<_>>(), ["1.0 before", via.1]);
         assert!(headers.get(X_REQUEST_ID).is_some_and(|id| id == "0000000000000000000000000000000a"));
@@ -317,12 +330,47 @@ mod tests {
             via: Version::HTTP_11,
             request_id: RequestId(1),
             trace: [b'7'; TRACEPARENT_BYTES],
+            spans: None,
             tenant: "acme",
         };
         let mut own = OwnFields { said: Some(said), ..OwnFields::default() };
         let mut headers = Fields::default();
         own.put(&mut headers);
         assert_eq!(headers.len(), 7);
-        own.of_try(Duration::ZERO).each(|name, _| assert_eq!(name, deadline::TIDEGATE_DEADLINE_MS));
+        own.of_try(1, Duration::ZERO).each(|name, _| assert_eq!(name, deadline::TIDEGATE_DEADLINE_MS));
+    }
+
+    #[test]
+    fn where_traces_are_told_each_try_says_a_span_of_its_own() {
+        let mut forwarding = Forwarding::new("192.0.2.1".parse().expect("an address"), false);
+        let trace = Trace::begin(5, 6, crate::trace::Share::of(1.0));
+        let said = Said {
+            told: forwarding.tell(None, None),
+            via: Version::HTTP_11,
+            request_id: RequestId(1),
+            trace: trace.traceparent(trace.span),
+            spans: Some(trace),
+            tenant: "acme",
+        };
+        let mut own = OwnFields { said: Some(said), ..OwnFields::default() };
+        for number in [1, 2] {
+            let expected = trace.traceparent(trace.of_try(number));
+            let fields = own.of_try(number, Duration::ZERO);
+            let mut written = Vec::new();
+            fields.write(&mut written);
+            let line = format!("traceparent: {}\r\n", String::from_utf8_lossy(&expected));
+            assert!(String::from_utf8_lossy(&written).contains(&line));
+            let mut told = Vec::new();
+            fields.each(|name, value| {
+                if name == TRACEPARENT {
+                    told = value.to_vec();
+                }
+            });
+            assert_eq!(told, expected);
+        }
+        let mut headers = Fields::default();
+        own.put(&mut headers);
+        let told = headers.get(&TRACEPARENT).map(|value| value.as_bytes().to_vec());
+        assert_eq!(told, Some(trace.traceparent(trace.span).to_vec()), "what changes find is the exchange's");
     }
 }

@@ -18,6 +18,7 @@ use crate::delivery::Id;
 use crate::fault;
 use crate::refusal::Kind;
 use crate::tick::Tick;
+use crate::trace::Trace;
 
 pub use target::Target;
 
@@ -91,6 +92,9 @@ pub struct Receipt {
     pub home: Option<&'static str>,
     /// It is an attempt of this delivery, the how many-th; `None`: it is an exchange.
     pub delivery: Option<(crate::delivery::Id, u32)>,
+    /// Where it stands in its trace, where traces are told; `None` too: it never became a request. In memory of its own: a receipt
+    /// stays small where they are not.
+    pub trace: Option<Box<Trace>>,
     /// Another node made it on behalf of an exchange of its own: that one tells the tenant's part.
     pub of_peer: bool,
     /// How the exchange ended.
@@ -318,6 +322,7 @@ impl Receipt {
             compressed: None,
             home: None,
             delivery: None,
+            trace: None,
             of_peer: false,
             end: End::Open,
             fault: None,
@@ -366,6 +371,7 @@ impl Receipt {
             compressed,
             home,
             delivery,
+            trace,
             of_peer,
         } = self;
         (*own_id, *own_started, *own_version) = (request_id, started, version);
@@ -379,8 +385,7 @@ impl Receipt {
         (*tries, *load, *sampled_out, *events_dropped) = (0, 0, false, 0);
         (*status, *refusal, *cache, *end) = (None, None, None, End::Open);
         (*idempotency, *reached, *home, *of_peer) = (None, false, None, false);
-        *delivery = None;
-        *compressed = None;
+        (*delivery, *trace, *compressed) = (None, None, None);
         (*request_bytes, *response_bytes, *ended, *answered) = (0, 0, started, None);
         (*gate_wait, *upstream_time) = (Duration::ZERO, Duration::ZERO);
         if events.spilled() {
@@ -514,6 +519,7 @@ mod tests {
             idempotency: Some("first"),
             reached: true,
             home: Some("away"),
+            trace: Some(Box::new(Trace::begin(1, 1, crate::trace::Share::NONE))),
             of_peer: true,
             end: End::Complete,
             fault: Some("f".into()),

@@ -23,6 +23,7 @@ use crate::exchange::{Exchange, Open};
 use crate::lifecycle::Proxy;
 use crate::respond::{Refused, SERVER_TIMING_ASKED};
 use crate::site::Site;
+use crate::trace;
 
 /// Opens an exchange. In a box: it is handed from stage to stage.
 ///
@@ -62,6 +63,10 @@ pub fn admit(
         tls: connection.tls,
     };
     let open = Open::new(opening, &proxy.recorder);
+    if let Some(tracing) = &site.settings.tracing {
+        let fields = seen.trace.then_some(&head.headers);
+        open.receipt_mut().trace = Some(Box::new(trace::begin(tracing, fields, trusted, &proxy.entropy)));
+    }
     match found {
         Ok(host) => {
             let form = if seen.form { Form::of(&head.headers) } else { Form::default() };

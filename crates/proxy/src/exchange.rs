@@ -112,6 +112,7 @@ impl Pattern {
         {
             let mut receipt = open.receipt_mut();
             (receipt.route, receipt.tenant) = (seen.route.clone(), seen.tenant.clone());
+            receipt.trace = seen.trace.as_ref().map(|trace| Box::new(trace.below(proxy.entropy.word())));
             receipt.note(started, Step::Refreshes(seen.request_id));
         }
         Exchange {
@@ -150,6 +151,7 @@ impl Exchange {
         (receipt.method, receipt.target) = (seen.method.clone(), seen.target.clone());
         (receipt.host, receipt.version, receipt.tls) = (Arc::clone(&self.host), seen.version, seen.tls);
         (receipt.route, receipt.tenant) = (seen.route.clone(), seen.tenant.clone());
+        receipt.trace = seen.trace.clone();
         Pattern {
             head,
             seen: self.seen,

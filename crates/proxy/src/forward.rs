@@ -290,13 +290,18 @@ pub fn said<'a>(
     let fields = &mut head.headers;
     let believed = (exchange.trusted && seen.forwarded).then_some(&*fields);
     let told = known(&exchange.connection).forwarding.tell(fields.get(HOST), believed);
-    let (trace, trace_goes_on) = trace::span(seen.trace.then_some(fields), &proxy.entropy);
+    let spans = exchange.open.receipt().trace.as_deref().copied();
+    let (trace, trace_goes_on) = match &spans {
+        None => trace::span(seen.trace.then_some(fields), &proxy.entropy),
+        Some(spans) => (spans.traceparent(spans.span), spans.parent != 0),
+    };
     seen.take_request(fields, exchange.trusted, trace_goes_on);
     let said = Said {
         told,
         via: head.version,
         request_id: exchange.open.receipt().request_id,
         trace,
+        spans,
         tenant: permitted.permit().tenant().id(),
     };
     let changes = &settings.request.headers;

@@ -15,6 +15,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tidegate_model::delivery::{Ms, Request};
 use tidegate_model::gate::Priority;
 use tidegate_model::message::Response;
+use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::webhook::incoming::{Genuine, Source};
 use tidegate_model::webhook::signing::Unverified;
@@ -94,7 +95,10 @@ pub async fn take(
     let promise = promise(&routed.route.settings.name, settings, tenant, &genuine, request, now)?;
     let appended = bell::hear(store.append(vec![promise], settings.room, now)).await;
     match appended.map_err(|why| unavailable(proxy, why))?.first() {
-        Some(Appended::Accepted(_) | Appended::Replaced(_)) => Ok(accepted(&genuine.id, false)),
+        Some(Appended::Accepted(id) | Appended::Replaced(id)) => {
+            exchange.note(Step::Deferred(*id));
+            Ok(accepted(&genuine.id, false))
+        }
         Some(Appended::Already(_) | Appended::Mismatch(_)) => Ok(accepted(&genuine.id, true)),
         Some(Appended::Full | Appended::After(_)) | None => {
             let why = "as many webhooks wait for the application as may";

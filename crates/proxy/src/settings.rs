@@ -16,6 +16,7 @@ use tidegate_model::gate::level::Degrade;
 use tidegate_model::plan::{Plan, Rate};
 use tidegate_model::route::{Match, Split};
 use tidegate_model::tenant::RouteLimits;
+use tidegate_model::trace::Tracing;
 use tidegate_store::deliveries::Room;
 use tidegate_upstream::settings::RetrySettings;
 
@@ -39,6 +40,8 @@ pub struct ProxySettings {
     pub deliveries: Option<Arc<RouteSettings>>,
     /// A header in which clients may send their own deadline in milliseconds.
     pub deadline_header: Option<HeaderName>,
+    /// What is decided of traces when an exchange begins, where they are told.
+    pub tracing: Option<Tracing>,
     /// How much the cache keeps.
     pub cache: crate::cache::CacheBounds,
     /// Hosts whose answers are one host's.

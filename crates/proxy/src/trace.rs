@@ -5,6 +5,7 @@
 
 use tidegate_model::fields::{Fields, Value};
 use tidegate_model::own::{TRACEPARENT, TRACEPARENT_BYTES as LENGTH, traceparent};
+use tidegate_model::trace::{Heed, Trace, Tracing};
 
 use crate::entropy::Entropy;
 
@@ -12,6 +13,19 @@ use crate::entropy::Entropy;
 pub fn span(headers: Option<&Fields>, entropy: &Entropy) -> ([u8; LENGTH], bool) {
     let parent = headers.and_then(|headers| headers.get(&TRACEPARENT)).map(Value::as_bytes);
     traceparent(parent, || entropy.id(), entropy.word())
+}
+
+/// Where an exchange stands in its trace, where traces are told. `trusted`: who asks is a trusted proxy.
+#[cold]
+pub fn begin(tracing: &Tracing, headers: Option<&Fields>, trusted: bool, entropy: &Entropy) -> Trace {
+    let heed = match tracing.heed {
+        Heed::Trusted => trusted,
+        Heed::All => true,
+        Heed::None => false,
+    };
+    let parent = headers.and_then(|headers| headers.get(&TRACEPARENT)).map(Value::as_bytes);
+    let followed = parent.and_then(|parent| Trace::follow(parent, entropy.word(), tracing.share, heed));
+    followed.unwrap_or_else(|| Trace::begin(entropy.id(), entropy.word(), tracing.share))
 }
 
 #[cfg(test)]

@@ -88,6 +88,12 @@ pub fn request(
     body: Bytes,
 ) -> Result<Request, Refusal> {
     let (mut own, mut head) = forward::said(proxy, exchange, routed, permitted)?;
+    if let Some(said) = &mut own.said
+        && let Some(spans) = &said.spans
+    {
+        // The attempts are below the promise, which is a span of its own.
+        said.trace = spans.traceparent(spans.of_promise());
+    }
     own.put(&mut head.headers);
     for name in [CONTENT_LENGTH, EXPECT, TRAILER, PREFER, TIDEGATE_TENANT] {
         head.headers.remove(name);

@@ -21,7 +21,7 @@ use crate::manual;
 use crate::mirror::{MirrorArgs, mirror};
 use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
 use crate::run::{Source, run};
-use crate::status::{StatusArgs, status};
+use crate::status::{AuditArgs, StatusArgs, audit, status};
 use crate::store::{StoreCommand, store};
 use crate::top::{TopArgs, top};
 use crate::upgrade::{self, UpgradeArgs};
@@ -105,6 +105,8 @@ pub enum Command {
     /// Copy the store, put a copy back, look whether one is sound
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Tell what was changed in a running Tidegate, and by whom
+    Audit(AuditArgs),
     /// Make keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -175,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Schedule(args) => Ok(schedule(&args)),
         Command::Webhook(args) => Ok(webhook(&args)),
         Command::Store(command) => Ok(store(&command)),
+        Command::Audit(args) => Ok(audit(&args)),
         Command::Check { config, print } => check(&config, print),
         Command::Doctor(args) => doctor(&args),
         Command::Explain { code } => explain(code.as_deref()),
@@ -314,9 +317,11 @@ fn hash_password() -> io::Result<ExitCode> {
 
 fn generate(directory: &Path) -> io::Result<ExitCode> {
     let openapi = ("openapi.json", crate::control::published_openapi());
-    for (name, text) in config::generated().into_iter().chain(crate::telemetry::generated()).chain([openapi])
-    {
-        std::fs::write(directory.join(name), text)?;
+    let of_code = config::generated().into_iter().chain(crate::telemetry::generated());
+    for (name, text) in of_code.chain(crate::monitoring::generated()).chain([openapi]) {
+        let path = directory.join(name);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::write(path, text)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@
 //! always needs one, except over the unix socket. `Host` is checked, so that a web page that the operator looks at
 //! cannot talk to it (DNS rebinding).
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -13,27 +14,34 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidegate_model::credential::Digest;
 use tidegate_model::receipt::RequestId;
-use tidegate_upstream::Admin;
+use tidegate_upstream::{Admin, UpstreamStatus};
 use tidegate_wire::clock;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 
+use self::audit::{Changed, Code};
+use crate::audit::Change;
 use crate::config::{ControlAddress, ControlSettings, ControlToken, Failure, Scope, Spot};
 use crate::run::Process;
+use crate::telemetry::TextFormat;
 use crate::upgrade::{self, Sockets, shown};
 
 use self::body::BYTES_MAX as BODY_MAX;
 use self::door::Door;
 
 mod administer;
+mod audit;
 mod body;
 mod cache;
 mod canaries;
@@ -56,10 +64,14 @@ mod told;
 mod webhooks;
 
 pub use deliveries::now;
+pub use explanation::in_words;
 pub use faults::end_all as end_all_faults;
-pub use metrics::TenantLines;
+pub use metrics::{TenantLines, read as read_metrics};
 pub use openapi::published as published_openapi;
 pub use pull::{EndingOfOne, ExtensionOfOne, ending, extension};
+
+/// Letters of a path that are recorded of a change.
+const PATH_KEPT_MAX: usize = 1024;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -167,6 +179,7 @@ impl Bound {
         for listener in self.unix {
             let service = router.clone().layer(middleware::from_fn(as_unix));
             let listener = Door::new(listener, process);
+            let service = service.into_make_service_with_connect_info::<Owner>();
             tidegate_wire::task::spawn(async move { ended(axum::serve(listener, service).await) });
         }
         Ok(())
@@ -198,8 +211,19 @@ async fn as_tcp(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, next
     next.run(request).await
 }
 
-async fn as_unix(mut request: Request, next: Next) -> Response {
+/// Who has opened the unix socket: the id of its user, if the system knows it.
+#[derive(Clone, Copy, Debug)]
+struct Owner(Option<u32>);
+
+impl Connected<IncomingStream<'_, Door<UnixListener>>> for Owner {
+    fn connect_info(stream: IncomingStream<'_, Door<UnixListener>>) -> Owner {
+        Owner(stream.io().peer_cred().ok().map(|owner| owner.uid()))
+    }
+}
+
+async fn as_unix(ConnectInfo(owner): ConnectInfo<Owner>, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(Peer::Unix);
+    request.extensions_mut().insert(owner);
     next.run(request).await
 }
 
@@ -237,13 +261,60 @@ async fn guard(State(control): State<Control>, mut request: Request, next: Next)
     let need = found.map_or(Some(safe), |found| found.scope);
     match may(peer, need, request.headers(), &control.settings.tokens) {
         Ok(who) => {
-            if !request.method().is_safe() {
+            let change = found.filter(|found| audit::is_recorded(found)).map(|found| Change {
+                who: who.clone(),
+                from: from(&request, peer),
+                action: format!("{} {}", found.method.to_uppercase(), path.unwrap_or_default()),
+                path: request.uri().path().chars().take(PATH_KEPT_MAX).collect(),
+                ..Change::default()
+            });
+            if change.is_none() && !request.method().is_safe() {
                 tracing::info!(who, method = %request.method(), path = request.uri().path(), "control: change");
             }
             request.extensions_mut().insert(Who(who));
-            next.run(request).await
+            match change {
+                Some(change) => recorded(&control.process, change, next.run(request)).await,
+                None => next.run(request).await,
+            }
         }
         Err(response) => *response,
+    }
+}
+
+/// Makes a change and records it. Whoever asked may leave meanwhile: what has begun is done, and recorded.
+async fn recorded(
+    process: &Arc<Process>,
+    mut change: Change,
+    made: impl Future<Output = Response> + Send + 'static,
+) -> Response {
+    let (audit, broken) = (Arc::clone(&process.audit), change.clone());
+    let (told, answer) = oneshot::channel();
+    tidegate_wire::task::spawn(async move {
+        let response = made.await;
+        change.status = Some(response.status().as_u16());
+        change.code = response.extensions().get::<Code>().map(|code| code.0.clone());
+        if let Some(changed) = response.extensions().get::<Changed>() {
+            (change.before, change.after) = (changed.before.clone(), Some(changed.after.clone()));
+        }
+        audit.keep(change).await;
+        // Whoever asked may have gone.
+        let _ = told.send(response);
+    });
+    if let Ok(response) = answer.await {
+        return response;
+    }
+    let (status, code) = (StatusCode::INTERNAL_SERVER_ERROR, "control.broken");
+    let change = Change { status: Some(status.as_u16()), code: Some(code.to_owned()), ..broken };
+    process.audit.keep(change).await;
+    problem(status, code, "the change panicked: see the log")
+}
+
+/// Where a request comes from.
+fn from(request: &Request, peer: Option<Peer>) -> String {
+    match (peer, request.extensions().get::<Owner>()) {
+        (Some(Peer::Tcp(address)), _) => address.to_string(),
+        (_, Some(Owner(Some(user)))) => format!("user {user}"),
+        _ => String::new(),
     }
 }
 
@@ -323,6 +394,7 @@ fn problem_with(status: StatusCode, code: &str, detail: &str, problems: &[String
         body["problems"] = json!(problems);
     }
     let mut response = (status, body.to_string()).into_response();
+    response.extensions_mut().insert(Code(code.to_owned()));
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
@@ -336,10 +408,11 @@ async fn ready(State(control): State<Control>) -> Response {
     "ready\n".into_response()
 }
 
-async fn scrape(State(control): State<Control>) -> Response {
-    let queues = queues::find(&control.process).await;
-    let text = metrics::text(&control.process, queues.as_ref());
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+async fn scrape(State(control): State<Control>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = TextFormat::of(accept);
+    let text = metrics::read(&control.process).await.text(format);
+    ([(header::CONTENT_TYPE, format.media_type())], text).into_response()
 }
 
 async fn openapi() -> Response {
@@ -438,13 +511,20 @@ async fn set_endpoint(
         let detail = r#"the body is not {"state": "enabled"}, "draining" or "disabled""#;
         return problem(StatusCode::BAD_REQUEST, "control.body", detail);
     };
-    if control.process.gate.standing.upstreams.set_endpoint(&name, address, change.state) {
-        let now = clock::now();
-        let upstream =
-            control.process.gate.standing.upstreams.get(&name).map(|upstream| upstream.status(now));
-        return axum::Json(json!(upstream)).into_response();
-    }
     let upstreams = &control.process.gate.standing.upstreams;
+    let told = || upstreams.get(&name).map(|upstream| upstream.status(clock::now()));
+    let state = |told: Option<&UpstreamStatus>| {
+        let endpoint = told?.endpoints.iter().find(|endpoint| endpoint.address == address)?;
+        serde_json::to_value(endpoint.admin).ok()?.as_str().map(str::to_owned)
+    };
+    let before = state(told().as_ref());
+    if upstreams.set_endpoint(&name, address, change.state) {
+        let upstream = told();
+        let after = state(upstream.as_ref()).unwrap_or_default();
+        let mut response = axum::Json(json!(upstream)).into_response();
+        response.extensions_mut().insert(Changed { before, after });
+        return response;
+    }
     let detail = match upstreams.get(&name) {
         Some(_) => format!("upstream `{name}` has no endpoint {address}"),
         None => format!("there is no upstream `{name}`"),
@@ -531,6 +611,7 @@ mod tests {
     fn the_documentation_names_each_endpoint_and_each_error() {
         let sources = [
             include_str!("control.rs"),
+            include_str!("control/audit.rs"),
             include_str!("control/body.rs"),
             include_str!("control/faults.rs"),
             include_str!("control/cache.rs"),

@@ -2,6 +2,7 @@
 //! telemetry, control API and the wiring of a running server.
 
 pub mod acme;
+pub mod audit;
 pub mod canary;
 pub mod cli;
 pub mod cluster;
@@ -17,6 +18,8 @@ pub mod jwks;
 pub mod manual;
 pub mod memory;
 pub mod mirror;
+mod monitoring;
+pub mod otlp;
 pub mod protect;
 pub mod pull;
 pub mod purge;

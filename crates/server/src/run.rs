@@ -15,11 +15,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::acme;
+use crate::audit::{Audit, Change};
 use crate::canary;
 use crate::cluster;
 use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, TenantLines};
 use crate::jwks;
+use crate::otlp;
 use crate::protect;
 use crate::pull;
 use crate::redis;
@@ -34,6 +36,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How long an end waits for the last lines of the access log.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long an end waits until the collector has the last traces and metrics.
+const LAST_TRACES: Duration = Duration::from_secs(3);
 /// Reloads asked for by the control API that may wait for their outcome.
 const ASKED_MAX: usize = 16;
 
@@ -74,6 +78,10 @@ pub struct Process {
     pub reload_error: Mutex<Option<String>>,
     /// When the configuration in force was loaded.
     pub loaded_at: Mutex<SystemTime>,
+    /// What was changed.
+    pub audit: Arc<Audit>,
+    /// What is sent to the collector.
+    pub otlp: otlp::Handle,
     /// Whether it is stopping.
     pub draining: std::sync::atomic::AtomicBool,
     source: Source,
@@ -154,6 +162,10 @@ async fn take_over(
     // From here on, so that no change is missed while names are looked for.
     let watch = Watch::new(&config.sources);
     let places = config.places.clone();
+    let audit = Audit::open(config.log.audit.as_deref()).map_err(|error| {
+        let path = config.log.audit.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        format!("error: the audit log {path} cannot be opened: {error}")
+    })?;
     let controls = control::bind(&config.control, &mut legacy.sockets);
     let (mut controls, gate) = match (controls, Gate::start(config, &mut legacy)) {
         (Ok(controls), Ok(gate)) => (controls, gate),
@@ -164,6 +176,7 @@ async fn take_over(
         }
     };
     let (reload, asked) = mpsc::channel(ASKED_MAX);
+    let (otlp, exporters) = otlp::Handle::new();
     let process = Arc::new(Process {
         generation: Generation::after(met.as_ref().map_or(0, Met::generation)),
         control_sockets: std::mem::take(&mut controls.copies),
@@ -171,6 +184,8 @@ async fn take_over(
         tenant_lines: Mutex::default(),
         reload_error: Mutex::new(None),
         loaded_at: Mutex::new(clock::wall()),
+        audit: Arc::new(audit),
+        otlp,
         draining: std::sync::atomic::AtomicBool::new(false),
         source,
         reload,
@@ -210,6 +225,8 @@ async fn take_over(
     schedules::drive(Arc::clone(&process.gate));
     acme::drive(Arc::clone(&process.gate.acme));
     canary::drive(Arc::clone(&process.gate));
+    exporters.drive(&process);
+    process.did("start", Some(env!("CARGO_PKG_VERSION").to_owned()), None).await;
     task::spawn(follow(Arc::clone(&process), watch, asked));
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {
@@ -317,6 +334,7 @@ async fn leave(process: &Arc<Process>, successor: &Arc<Successor>, signals: &mut
 pub async fn stop(process: &Arc<Process>) {
     systemd::stopping();
     process.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+    process.did("stop", None, None).await;
     let most = process.gate.config().drain;
     tracing::info!(?most, "draining");
     let gate = Arc::clone(&process.gate);
@@ -333,6 +351,7 @@ pub async fn stop(process: &Arc<Process>) {
         gate.standing.cache.close(LAST_ANSWERS);
     })
     .await;
+    process.otlp.finish(LAST_TRACES).await;
     let gate = Arc::clone(&process.gate);
     // It fails only if writing panicked: then there is no log to wait for.
     let _ = tokio::task::spawn_blocking(move || gate.telemetry.finish(LAST_LINES)).await;
@@ -356,14 +375,27 @@ async fn follow(process: Arc<Process>, mut watch: Watch, mut asked: mpsc::Receiv
         let outcome = process.reload_now().await;
         systemd::notify("READY=1");
         watch.follow(&process.gate.config().sources);
-        if let Some(answer) = answer {
+        match answer {
             // Whoever asked may have gone.
-            let _ = answer.send(outcome);
+            Some(answer) => drop(answer.send(outcome)),
+            // A signal or a changed file: nobody else records it.
+            None => process.did("reload", None, outcome.err().map(|_| "control.config")).await,
         }
     }
 }
 
 impl Process {
+    /// Records what it did by itself.
+    async fn did(&self, action: &str, after: Option<String>, code: Option<&str>) {
+        let (who, code) = ("process".to_owned(), code.map(str::to_owned));
+        let change = Change { who, action: action.to_owned(), after, code, ..Change::default() };
+        let kept = self.audit.keep(change);
+        // A disk that hangs keeps nobody from starting or stopping.
+        if clock::timeout_at(clock::now().after(LAST_LINES), kept).await.is_err() {
+            tracing::warn!(action, "the audit log is not written in time");
+        }
+    }
+
     /// Loads the configuration again. A bad one changes nothing.
     ///
     /// # Errors

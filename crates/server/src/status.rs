@@ -8,8 +8,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+mod audit;
 mod remote;
 
+pub use audit::{AuditArgs, audit};
 pub use remote::{Remote, ask, ask_for, encoded};
 
 /// What to tell, and of whom.

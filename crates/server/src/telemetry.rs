@@ -14,20 +14,27 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidegate_model::balance::mix;
 use tidegate_model::coding::Coding;
+use tidegate_model::limit::Word;
 use tidegate_model::receipt::{End, Receipt, RequestId};
 use tidegate_proxy::Recorder;
 use tidegate_wire::{clock, task};
+use tokio::sync::Notify;
 
+use self::traces::Kept;
 use crate::config::{AccessLog, LogSettings};
 
 mod exposition;
+mod families;
 mod line;
 mod reference;
+mod traces;
 mod writer;
 
 pub use exposition::*;
+pub use families::{Exemplar, Exposition, Family, Histogram, Sample, TextFormat, Value};
 pub use reference::generated;
 pub(crate) use tidegate_model::tick::rfc3339;
+pub use traces::{TRACE_OUTCOMES, TraceSettings, has_failed};
 pub use writer::{LogWriter, LogWriterError};
 
 /// Upper bounds of the latency buckets, in seconds.
@@ -58,6 +65,10 @@ pub struct Telemetry {
     log: Option<LogWriter>,
     query: bool,
     slow: Duration,
+    /// What was spent of the traces that may be told.
+    traces_spent: Arc<Word>,
+    /// Rung when traces should be taken.
+    pub traces_due: Arc<Notify>,
 }
 
 /// What one core has recorded.
@@ -66,6 +77,10 @@ struct Cells {
     refusals: HashMap<&'static str, u64>,
     tries: u64,
     lines_left_out: u64,
+    /// What is told as traces, where that is configured.
+    kept: Option<Kept>,
+    /// What became of what was to be told, as in [`TRACE_OUTCOMES`].
+    kept_outcomes: [u64; TRACE_OUTCOMES.len()],
     /// Each kind has a ring of its own: a tenant that is refused hundreds of times a second must not push out the one
     /// exchange that failed, nor those the slow one.
     recent: Ring,
@@ -117,6 +132,8 @@ pub struct RouteCells {
     pub keys: [u64; KEY_OUTCOMES.len()],
     /// Bytes of compressed answers by coding, as in [`Coding::ALL`]: before, and as they were sent.
     pub coded: [(u64, u64); Coding::ALL.len()],
+    /// The last of each bucket whose trace is told, where traces are.
+    pub exemplars: Option<Box<[Option<Exemplar>; BUCKETS.len() + 1]>>,
 }
 
 /// The last receipts, the oldest first.
@@ -174,13 +191,16 @@ impl Telemetry {
                 refusals: HashMap::new(),
                 tries: 0,
                 lines_left_out: 0,
+                kept: None,
+                kept_outcomes: [0; TRACE_OUTCOMES.len()],
                 recent: ring(settings.recent),
                 refused: ring(settings.remarkable),
                 remarkable: ring(settings.remarkable),
             }))
         };
         let cores = (0..cores).map(|_| cells()).collect();
-        Ok(Telemetry { cores, log, query: settings.query, slow: settings.slow })
+        let (traces_spent, traces_due) = Default::default();
+        Ok(Telemetry { cores, log, query: settings.query, slow: settings.slow, traces_spent, traces_due })
     }
 
     /// The recorder of one core. Must be called on it.
@@ -201,6 +221,46 @@ impl Telemetry {
             }
         });
         recorder
+    }
+
+    /// From now on these traces are told. What waits to be told is kept.
+    pub fn tell_traces(&self, settings: Option<&TraceSettings>) {
+        for cells in &self.cores {
+            let mut cells = cells.lock();
+            match (&mut cells.kept, settings) {
+                (Some(kept), Some(settings)) => kept.settings = settings.clone(),
+                (kept, settings) => {
+                    let (spent, due) = (&self.traces_spent, &self.traces_due);
+                    let begun = |settings: &TraceSettings| {
+                        Kept::new(settings.clone(), Arc::clone(spent), Arc::clone(due))
+                    };
+                    *kept = settings.map(begun);
+                }
+            }
+        }
+    }
+
+    /// Takes so many receipts that are to be told as traces.
+    #[must_use]
+    pub fn take_traces(&self, most: usize) -> Vec<Receipt> {
+        let mut taken = Vec::new();
+        for cells in &self.cores {
+            if let Some(kept) = &mut cells.lock().kept {
+                taken.extend(kept.take(most - taken.len()));
+            }
+        }
+        taken
+    }
+
+    /// What became of what was to be told, as in [`TRACE_OUTCOMES`].
+    #[must_use]
+    pub fn traces_kept(&self) -> [u64; TRACE_OUTCOMES.len()] {
+        let mut sums = [0; TRACE_OUTCOMES.len()];
+        for cells in &self.cores {
+            let outcomes = cells.lock().kept_outcomes;
+            sums.iter_mut().zip(outcomes).for_each(|(sum, one)| *sum += one);
+        }
+        sums
     }
 
     /// Opens the access log's file again.
@@ -259,9 +319,20 @@ impl RouteCells {
         for (sum, one) in self.coded.iter_mut().zip(other.coded) {
             *sum = (sum.0 + one.0, sum.1 + one.1);
         }
+        for (place, exemplar) in other.exemplars.iter().flat_map(|all| all.iter().enumerate()) {
+            exemplar.into_iter().for_each(|exemplar| self.exemplify(place, *exemplar));
+        }
     }
 
-    fn record(&mut self, receipt: &Receipt) {
+    /// Takes an example for a bucket, if it is newer than the one that is there.
+    fn exemplify(&mut self, bucket: usize, exemplar: Exemplar) {
+        let held = &mut self.exemplars.get_or_insert_with(|| Box::new([None; BUCKETS.len() + 1]))[bucket];
+        if held.is_none_or(|held| held.at <= exemplar.at) {
+            *held = Some(exemplar);
+        }
+    }
+
+    fn record(&mut self, receipt: &Receipt, exemplar: Option<Exemplar>) {
         if let Some(outcome) = receipt.cache {
             if let Some(place) = CACHE_OUTCOMES.iter().position(|name| *name == outcome) {
                 self.cache[place] += 1;
@@ -286,6 +357,9 @@ impl RouteCells {
         let seconds = receipt.ended.since(receipt.started).as_secs_f64();
         let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
         self.buckets[bucket] += 1;
+        if let Some(exemplar) = exemplar {
+            self.exemplify(bucket, exemplar);
+        }
         self.seconds += seconds;
         self.bytes_in += receipt.request_bytes;
         self.bytes_out += receipt.response_bytes;
@@ -295,14 +369,16 @@ impl RouteCells {
 
 impl Cells {
     fn count(&mut self, receipt: &Receipt) {
+        let Cells { kept, kept_outcomes, .. } = self;
+        let exemplar = kept.as_mut().and_then(|kept| kept.look(receipt, kept_outcomes));
         if let Some(kind) = receipt.refusal {
             *self.refusals.entry(kind.code).or_default() += 1;
         }
         let name = receipt.route.as_deref().unwrap_or_default();
         if let Some(route) = self.routes.get_mut(name) {
-            route.record(receipt);
+            route.record(receipt, exemplar);
         } else if self.routes.len() < ROUTES_MAX {
-            self.routes.entry(Arc::from(name)).or_default().record(receipt);
+            self.routes.entry(Arc::from(name)).or_default().record(receipt, exemplar);
         }
     }
 }

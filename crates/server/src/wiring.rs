@@ -230,6 +230,8 @@ impl Gate {
         };
         let workers = config.workers.get();
         let opened = Telemetry::new(&config.log, workers + 1).map_err(WiringError::from);
+        let traces = config.otlp.as_ref().and_then(|otlp| otlp.traces.as_ref());
+        opened.iter().for_each(|telemetry| telemetry.tell_traces(traces));
         let store = open_store(&config, &standing, legacy);
         let bound = bind_new(&listeners(&config), &[], workers, &mut legacy.sockets);
         let (sockets, telemetry) = match (bound, opened, store) {
@@ -392,6 +394,8 @@ impl Gate {
         self.webhooks.store(webhooks(self.webhooks(), &config, &self.standing));
         self.redis.set(config.redis.as_ref(), config.shared);
         tell_nodes(&self.standing, &config);
+        let traces = config.otlp.as_ref().and_then(|otlp| otlp.traces.as_ref());
+        self.telemetry.tell_traces(traces);
         for core in &self.cores {
             core.tell(Command::Site(Arc::clone(&site)));
         }

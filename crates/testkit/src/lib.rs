@@ -4,6 +4,7 @@
 //! Everything is bounded in time: a read that waits longer than [`PATIENCE`] fails the test.
 
 pub mod acme;
+pub mod collector;
 pub mod frames;
 mod gate;
 mod h2_peers;
@@ -22,6 +23,7 @@ pub use h2_peers::{
     H2Call, H2Client, H2Origin, beside, block_on, h2_connect, h2_over, h2_read, websocket_accept,
 };
 pub use names::{NameServer, Record};
+pub use opentelemetry_proto;
 pub use origin::{Origin, Recorded, Reply, Visit};
 pub use port::{Port, nobody};
 pub use postgres::{Ends, Postgres};

@@ -269,7 +269,7 @@ impl Caller {
         let by = bounds.by;
         let left = by.since(bounds.began);
         prepare(plan, request.headers_mut(), endpoint.address, left);
-        let own = plan.own.of_try(left);
+        let own = plan.own.of_try(bounds.number, left);
         let mut stale = 0;
         loop {
             let connected = match self.connection(plan, endpoint, &bounds, stale > 0).await {

@@ -248,11 +248,15 @@ async fn put(
     *request.headers_mut() = question(exchange, told);
     let believed = (exchange.trusted && seen.forwarded).then_some(&head.headers);
     let forwarded = known(&exchange.connection).forwarding.tell(head.headers.get(HOST), believed);
+    let spans = exchange.open.receipt().trace.as_deref().copied();
+    let begun = || trace::span(seen.trace.then_some(&head.headers), &proxy.entropy).0;
     let said = Said {
         told: forwarded,
         via: head.version,
         request_id: exchange.open.receipt().request_id,
-        trace: trace::span(seen.trace.then_some(&head.headers), &proxy.entropy).0,
+        // The question is below the exchange's own span, where it has one that is told.
+        trace: spans.map_or_else(begun, |spans| spans.traceparent(spans.span)),
+        spans: None,
         tenant: permitted.permit().tenant().id(),
     };
     let own = OwnFields { said: Some(said), ..OwnFields::default() };

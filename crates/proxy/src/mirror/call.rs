@@ -117,6 +117,8 @@ async fn answer(
         via: said.via,
         request_id: said.request_id,
         trace: said.trace,
+        // A copy has no spans of its own: it is the exchange's.
+        spans: None,
         tenant: permit.tenant().id(),
     });
     let own = OwnFields { said, grpc_timeout: true, upgrade: false, load: Some(0) };

@@ -2,7 +2,7 @@
 //! that is silently ignored is worse than one that is missing.
 
 /// Keys, by the table they stand in.
-const KEYS: [(&str, &[&str]); 2] = [("Config", &["flag", "otlp", "saga", "topic"]), ("Plan", &["quota"])];
+const KEYS: [(&str, &[&str]); 2] = [("Config", &["flag", "saga", "topic"]), ("Plan", &["quota"])];
 
 /// What to say of a key that is kept for later.
 #[must_use]

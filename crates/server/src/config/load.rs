@@ -190,6 +190,7 @@ impl Reading {
             acme: resolved.acme,
             control: resolved.control,
             log: resolved.log,
+            otlp: resolved.otlp,
             protect: resolved.protect,
             redis: resolved.redis,
             shared: resolved.shared,

@@ -30,7 +30,8 @@ pub use resolve::domain;
 pub use scalar::{parse_duration, parse_size, show_duration};
 pub use settings::{
     AccessLog, Config, ControlAddress, ControlSettings, ControlToken, Level, LogFormat, LogSettings,
-    ProtectSettings, RedisSettings, RedisUrl, ScheduleSettings, Scope, Sources, UpgradeSettings,
+    OtlpSettings, ProtectSettings, RedisSettings, RedisUrl, ScheduleSettings, Scope, Sources,
+    UpgradeSettings,
 };
 pub use suggest::nearest;
 pub use text::parse_name;

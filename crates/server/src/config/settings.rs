@@ -13,6 +13,7 @@ use tidegate_dispatch::webhook::WebhookSettings;
 use tidegate_model::credential::Digest;
 use tidegate_model::fields::Fields;
 use tidegate_model::schedule::{Missed, Times};
+use tidegate_model::webhook::reach::Place;
 use tidegate_proxy::cache::far::FarSettings;
 use tidegate_proxy::settings::ProxySettings;
 use tidegate_store::StoreSettings;
@@ -21,6 +22,7 @@ use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
 
 use super::places::Places;
 use crate::acme::AcmeSettings;
+use crate::telemetry::TraceSettings;
 
 /// A whole configuration. Parts of it are handed to the parts of the server.
 #[derive(Clone, Debug)]
@@ -35,6 +37,8 @@ pub struct Config {
     pub control: ControlSettings,
     /// What is written where.
     pub log: LogSettings,
+    /// Where traces and metrics are sent.
+    pub otlp: Option<OtlpSettings>,
     /// When the process refuses to save itself.
     pub protect: ProtectSettings,
     /// Where nodes meet.
@@ -286,6 +290,31 @@ impl std::fmt::Debug for RedisUrl {
     }
 }
 
+/// Where traces and metrics are sent.
+#[derive(Clone, PartialEq)]
+pub struct OtlpSettings {
+    /// The collector; its path is what signals' own are added to.
+    pub place: Place,
+    /// Fields of each request. They may hold secrets: they are never shown.
+    pub fields: Fields,
+    /// The authority of its certificate, if it is none of the system's.
+    pub ca: Option<PathBuf>,
+    /// How long one request may take.
+    pub timeout: Duration,
+    /// What is said of this process, by name.
+    pub resource: Vec<(String, String)>,
+    /// Which traces are sent, if any.
+    pub traces: Option<TraceSettings>,
+    /// How often metrics are sent, if they are.
+    pub metrics: Option<Duration>,
+}
+
+impl std::fmt::Debug for OtlpSettings {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "OtlpSettings({}{})", self.place.authority, self.place.path)
+    }
+}
+
 /// What is written where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
@@ -295,6 +324,8 @@ pub struct LogSettings {
     pub buffer: usize,
     /// Whether the access log tells a request's query, which may hold secrets.
     pub query: bool,
+    /// The file of what was changed through the control API.
+    pub audit: Option<PathBuf>,
     /// The least severe message of the server's own log.
     pub level: Level,
     /// The form of the server's own log.

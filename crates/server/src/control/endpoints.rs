@@ -11,7 +11,7 @@ use super::deliveries::{Paused, PausedTold, TenantPaused};
 use super::openapi::{Operation, Shape, any, change, look, of};
 use super::pull::{Endings, Extensions, HeldAll, NewClaim};
 use super::shapes::{Accepted, AcceptedAll, OneOrMany};
-use super::{Control, administer, cache, deliveries as made, faults, pull, schedules, store, told};
+use super::{Control, administer, audit, cache, deliveries as made, faults, pull, schedules, store, told};
 use crate::config::Scope;
 
 mod domains;
@@ -78,6 +78,16 @@ fn watching() -> Vec<Endpoint> {
             "/config",
             get(super::config),
             const { &[look("The configuration in force, secrets hidden", Shape::Media("application/toml"))] },
+        ),
+        endpoint(
+            "/audit",
+            get(audit::list),
+            const {
+                &[look("What was changed, by whom, the newest first", of::<audit::AuditTold>()).query(&[
+                    ("limit", "so many at most, up to 500; 50 if nothing is said"),
+                    ("cursor", "`next` of the page before"),
+                ])]
+            },
         ),
         endpoint("/openapi.json", get(super::openapi), const { &[look("This document", any())] }),
         endpoint(

@@ -93,7 +93,9 @@ fn key(outcome: &str) -> &str {
     }
 }
 
-fn in_words(receipt: &Receipt, step: &Step) -> String {
+/// What happened, in a sentence.
+#[must_use]
+pub fn in_words(receipt: &Receipt, step: &Step) -> String {
     match step {
         Step::Routed => format!("matched route `{}`", receipt.route.as_deref().unwrap_or_default()),
         Step::Identified(by) => {

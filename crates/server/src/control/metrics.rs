@@ -1,4 +1,4 @@
-//! `/metrics`: sums over all cores, in the Prometheus text format. Labels are bounded: routes and endpoints by the
+//! What all metrics say now: sums over all cores. Labels are bounded: routes and endpoints by the
 //! configuration, tenants by the busiest few.
 
 use std::collections::BTreeMap;
@@ -19,20 +19,21 @@ use super::{canaries, mirrors, queues};
 use crate::protect;
 use crate::run::Process;
 use crate::telemetry::{
-    ACCEPT_FAILURES, ACME_ORDERS, AUTHORIZED, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS, BUILD,
-    CACHE_ANSWERS, CACHE_AWAITED, CACHE_BYTES, CACHE_BYTES_MAX, CACHE_COMING, CACHE_DISK_ANSWERS,
+    ACCEPT_FAILURES, ACME_ORDERS, AUDIT_FAILURES, AUTHORIZED, BACKLOG, BREAKER_OPEN, BREAKER_OPENED, BUCKETS,
+    BUILD, CACHE_ANSWERS, CACHE_AWAITED, CACHE_BYTES, CACHE_BYTES_MAX, CACHE_COMING, CACHE_DISK_ANSWERS,
     CACHE_DISK_BYTES, CACHE_DISK_EVICTED, CACHE_DISK_READS, CACHE_DISK_UP, CACHE_DISK_WRITES, CACHE_EVICTED,
     CACHE_OUTCOMES, CACHE_PURGED, CACHE_REQUESTS, CACHE_SLICES, CERTIFICATE_EXPIRY, CERTIFICATES_HELD,
     CLIENT_GONE, CLUSTER_ANSWERED, CLUSTER_ASKED, CLUSTER_NODES_UP, CLUSTER_PURGES, CLUSTER_PURGES_WAITING,
     CLUSTER_STRANGERS, COMPRESSED, COMPRESSED_PLAIN, CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE,
     ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS,
     ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, FILES_ACTIVE, FILES_FAILURES, FILES_REQUESTS,
-    FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, KEY_OUTCOMES, KEYS,
-    LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES,
-    OPEN_FILES_LIMIT, PURGES, PURGES_LOST, PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS,
-    RELOADS, REQUESTS, RouteCells, SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHARED, SHEDDING,
-    STORE_BYTES, STORE_BYTES_MAX, STORE_COMMANDS, STORE_COMMITS, STORE_RECORDS, STORE_SWEPT, STORE_UP,
-    STORE_WAITING, TENANT_REFUSED, TENANT_REQUESTS, TENANTS, TRIES, UPSTREAM_LEVEL,
+    FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, Histogram,
+    KEY_OUTCOMES, KEYS, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MEMORY, MEMORY_LIMIT,
+    Metric, OPEN_FILES, OPEN_FILES_LIMIT, OTLP_EXCHANGES, OTLP_ITEMS, OTLP_UP, PURGES, PURGES_LOST,
+    PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells, SECONDS,
+    SENT, SHARD_REFUSED, SHARD_SPILLED, SHARED, SHEDDING, STORE_BYTES, STORE_BYTES_MAX, STORE_COMMANDS,
+    STORE_COMMITS, STORE_RECORDS, STORE_SWEPT, STORE_UP, STORE_WAITING, TENANT_REFUSED, TENANT_REQUESTS,
+    TENANTS, TRACE_OUTCOMES, TRIES, UPSTREAM_LEVEL,
 };
 
 /// Tenants with a line of their own.
@@ -87,8 +88,13 @@ pub fn busiest(process: &Process) -> (Vec<TenantCounts>, (u64, u64)) {
     (all, others)
 }
 
-/// The whole text.
-pub fn text(process: &Process, queues: Option<&queues::Found>) -> String {
+/// All that is said now.
+pub async fn read(process: &Process) -> Exposition {
+    let queues = queues::find(process).await;
+    gather(process, queues.as_ref())
+}
+
+fn gather(process: &Process, queues: Option<&queues::Found>) -> Exposition {
     let mut out = Exposition::default();
     exchanges(&mut out, process);
     upstreams(&mut out, process);
@@ -121,12 +127,41 @@ pub fn text(process: &Process, queues: Option<&queues::Found>) -> String {
     cluster(&mut out, process);
     cache(&mut out, process);
     cache_disk(&mut out, process);
+    otlp(&mut out, process);
     out.family(&RELOADS);
     out.sample(RELOADS.name, &[("outcome", "applied")], gate.counts.reloads.load(Relaxed));
     out.sample(RELOADS.name, &[("outcome", "refused")], gate.counts.reloads_refused.load(Relaxed));
+    out.family(&AUDIT_FAILURES);
+    out.sample(AUDIT_FAILURES.name, &[], process.audit.failures.load(Relaxed));
     out.family(&BUILD);
     out.sample(BUILD.name, &[("version", env!("CARGO_PKG_VERSION"))], 1);
-    out.finish()
+    out
+}
+
+fn otlp(out: &mut Exposition, process: &Process) {
+    let config = process.gate.config();
+    let Some(settings) = &config.otlp else { return };
+    if settings.traces.is_some() {
+        out.family(&OTLP_EXCHANGES);
+        for (outcome, count) in TRACE_OUTCOMES.into_iter().zip(process.gate.telemetry.traces_kept()) {
+            out.sample(OTLP_EXCHANGES.name, &[("outcome", outcome)], count);
+        }
+    }
+    let traces = settings.traces.as_ref().map(|_| ("traces", &process.otlp.traces));
+    let metrics = settings.metrics.map(|_| ("metrics", &process.otlp.metrics));
+    let signals = || traces.into_iter().chain(metrics);
+    out.family(&OTLP_ITEMS);
+    for (signal, counts) in signals() {
+        let counts = [("sent", &counts.sent), ("rejected", &counts.rejected), ("lost", &counts.lost)];
+        for (outcome, count) in counts {
+            let labels = [("signal", signal), ("outcome", outcome)];
+            out.sample(OTLP_ITEMS.name, &labels, count.load(Relaxed));
+        }
+    }
+    out.family(&OTLP_UP);
+    for (signal, counts) in signals() {
+        out.sample(OTLP_UP.name, &[("signal", signal)], u8::from(counts.up.load(Relaxed)));
+    }
 }
 
 fn certificates(out: &mut Exposition, process: &Process) {
@@ -329,19 +364,13 @@ fn exchanges(out: &mut Exposition, process: &Process) {
     }
     out.family(&SECONDS);
     for (name, cells) in &routes {
-        let mut sum = 0;
-        for (bound, count) in BUCKETS.iter().zip(cells.buckets) {
-            sum += count;
-            out.sample(
-                "tidegate_request_seconds_bucket",
-                &[("route", name), ("le", &bound.to_string())],
-                sum,
-            );
-        }
-        sum += cells.buckets[BUCKETS.len()];
-        out.sample("tidegate_request_seconds_bucket", &[("route", name), ("le", "+Inf")], sum);
-        out.sample("tidegate_request_seconds_sum", &[("route", name)], cells.seconds);
-        out.sample("tidegate_request_seconds_count", &[("route", name)], sum);
+        let histogram = Histogram {
+            bounds: BUCKETS.to_vec(),
+            counts: cells.buckets.to_vec(),
+            sum: cells.seconds,
+            exemplars: cells.exemplars.as_ref().map_or_else(Vec::new, |exemplars| exemplars.to_vec()),
+        };
+        out.histogram(&SECONDS, &[("route", name)], histogram);
     }
     let by_route: [Read<RouteCells, u64>; 3] = [
         (RECEIVED, |cells| cells.bytes_in),

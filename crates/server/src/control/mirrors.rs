@@ -19,7 +19,8 @@ use tidegate_proxy::mirror::{Mirror, Mirrors, Skipped, Told};
 use super::deliveries::now;
 use super::{Control, Who, problem};
 use crate::telemetry::{
-    Exposition, MIRROR_ACTIVE, MIRROR_DIFFERENCES, MIRROR_SECONDS, MIRROR_SKIPPED, MIRRORED,
+    Exposition, Histogram as Spread, MIRROR_ACTIVE, MIRROR_DIFFERENCES, MIRROR_SECONDS, MIRROR_SKIPPED,
+    MIRRORED,
 };
 
 /// All mirrors.
@@ -208,17 +209,14 @@ pub fn write(out: &mut Exposition, mirrors: &Mirrors) {
 fn seconds(out: &mut Exposition, labels: &[(&str, &str)], histogram: &Histogram) {
     /// Powers of two in microseconds: 1 ms to 17 s, about.
     const POWERS: std::ops::RangeInclusive<u32> = 10..=24;
-    let bucket = |out: &mut Exposition, bound: &str, count: u64| {
-        let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", bound)]).collect();
-        out.sample("tidegate_mirror_seconds_bucket", &labels, count);
-    };
-    for power in POWERS {
-        let bound = Duration::from_micros(1 << power).as_secs_f64().to_string();
-        bucket(out, &bound, histogram.below(power));
-    }
-    bucket(out, "+Inf", histogram.total());
-    out.sample("tidegate_mirror_seconds_sum", labels, histogram.sum().as_secs_f64());
-    out.sample("tidegate_mirror_seconds_count", labels, histogram.total());
+    let mut counts: Vec<u64> =
+        POWERS.map(|power| histogram.below(power)).chain([histogram.total()]).collect();
+    // What is below a bound is below the next one too; here each is told once.
+    (1..counts.len()).rev().for_each(|place| counts[place] = counts[place].saturating_sub(counts[place - 1]));
+    let bounds = POWERS.map(|power| Duration::from_micros(1 << power).as_secs_f64()).collect();
+    let sum = histogram.sum().as_secs_f64();
+    let spread = Spread { bounds, counts, sum, exemplars: Vec::new() };
+    out.histogram(&MIRROR_SECONDS, labels, spread);
 }
 
 fn none(route: &str) -> Response {

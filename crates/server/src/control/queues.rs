@@ -9,8 +9,8 @@ use tidegate_store::deliveries::{Pause, Total, Who};
 
 use crate::run::Process;
 use crate::telemetry::{
-    Exposition, QUEUE_ATTEMPTS, QUEUE_DELIVERIES, QUEUE_OLDEST, QUEUE_PARKED, QUEUE_PAUSED, QUEUE_SECONDS,
-    QUEUE_UNDER_WAY, SHARD_LEADS, TENANT_WAITING,
+    Exposition, Histogram, QUEUE_ATTEMPTS, QUEUE_DELIVERIES, QUEUE_OLDEST, QUEUE_PARKED, QUEUE_PAUSED,
+    QUEUE_SECONDS, QUEUE_UNDER_WAY, SHARD_LEADS, TENANT_WAITING,
 };
 
 /// Lines that one scrape looks at.
@@ -132,16 +132,12 @@ fn attempts(out: &mut Exposition, process: &Process) {
     }
     out.family(&QUEUE_SECONDS);
     for (queue, counts) in &counts {
-        let mut sum = 0;
-        for (bound, count) in TOOK_MS.iter().zip(counts.took) {
-            sum += count;
-            let bound = (*bound as f64 / 1e3).to_string();
-            out.sample("tidegate_queue_attempt_seconds_bucket", &[("queue", queue), ("le", &bound)], sum);
-        }
-        sum += counts.took[TOOK_MS.len()];
-        out.sample("tidegate_queue_attempt_seconds_bucket", &[("queue", queue), ("le", "+Inf")], sum);
-        let seconds = counts.took_ms as f64 / 1e3;
-        out.sample("tidegate_queue_attempt_seconds_sum", &[("queue", queue)], seconds);
-        out.sample("tidegate_queue_attempt_seconds_count", &[("queue", queue)], sum);
+        let histogram = Histogram {
+            bounds: TOOK_MS.iter().map(|bound| *bound as f64 / 1e3).collect(),
+            counts: counts.took.to_vec(),
+            sum: counts.took_ms as f64 / 1e3,
+            exemplars: Vec::new(),
+        };
+        out.histogram(&QUEUE_SECONDS, &[("queue", queue)], histogram);
     }
 }

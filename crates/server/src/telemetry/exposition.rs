@@ -1,7 +1,5 @@
-//! Metrics in the Prometheus text format. Every metric stands once, in [`METRICS`], with its type, labels and meaning;
+//! All metrics. Every one stands once, in [`METRICS`], with its type, labels and meaning;
 //! `docs/metrics.md` is made of that table.
-
-use std::fmt::{Display, Write as _};
 
 /// A metric.
 #[derive(Clone, Copy, Debug)]
@@ -136,50 +134,12 @@ metrics! {
     CACHE_DISK_EVICTED = "tidegate_cache_disk_evicted_total", "counter", [], "Answers that made room for others on disk. Only where `[cache] disk` is configured.";
     LINES_DROPPED = "tidegate_access_log_dropped_total", "counter", [], "Access log lines dropped because the writer could not keep up.";
     LINES_LEFT_OUT = "tidegate_access_log_left_out_total", "counter", [], "Access log lines left out under load, where `degrade.log` of a route says so.";
+    OTLP_EXCHANGES = "tidegate_otlp_exchanges_total", "counter", ["outcome"], "Exchanges and attempts that are told as traces, by why: `error`, `slow`, `share`; and those that would have been and are lost: `bound` (more failed or were slow than may be told in a second), `queue` (too many waited to be sent). Only where `[otlp]` tells traces.";
+    OTLP_ITEMS = "tidegate_otlp_items_total", "counter", ["signal", "outcome"], "Spans and points of metrics (`traces`, `metrics`) by what became of them: `sent`, `rejected` (the collector says so), `lost` (it could not be reached in time, or wanted none). Only where `[otlp]` is configured.";
+    OTLP_UP = "tidegate_otlp_up", "gauge", ["signal"], "1: the collector took what it was sent last, or was sent nothing yet. Only where `[otlp]` is configured.";
     RELOADS = "tidegate_config_reloads_total", "counter", ["outcome"], "Reloads of the configuration: `applied` or `refused`.";
+    AUDIT_FAILURES = "tidegate_audit_failures_total", "counter", [], "Changes that could not be written to the audit log.";
     BUILD = "tidegate_build_info", "gauge", ["version"], "1, labelled with the version.";
-}
-
-/// Text in the making.
-#[derive(Debug, Default)]
-pub struct Exposition(String);
-
-impl Exposition {
-    /// Begins a metric's family. Its samples follow.
-    pub fn family(&mut self, metric: &Metric) {
-        let Metric { name, kind, help, .. } = metric;
-        // Writing into a string cannot fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    /// A sample.
-    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        let mut open = '{';
-        for (label, text) in labels {
-            let _ = write!(self.0, "{open}{label}=\"");
-            for character in text.chars() {
-                match character {
-                    '\\' => self.0.push_str("\\\\"),
-                    '"' => self.0.push_str("\\\""),
-                    '\n' => self.0.push_str("\\n"),
-                    character => self.0.push(character),
-                }
-            }
-            self.0.push('"');
-            open = ',';
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn finish(self) -> String {
-        self.0
-    }
 }
 
 #[cfg(test)]
@@ -192,12 +152,5 @@ mod tests {
             assert!(metric.name.starts_with("tidegate_"), "{}", metric.name);
             assert_eq!(metric.kind == "counter", metric.name.ends_with("_total"), "{}", metric.name);
         }
-    }
-
-    #[test]
-    fn foreign_text_cannot_break_out_of_a_label() {
-        let mut text = Exposition::default();
-        text.sample("m", &[("a", "x\"} 1\nm 2\\"), ("b", "y")], 3);
-        assert_eq!(text.finish(), "m{a=\"x\\\"} 1\\nm 2\\\\\",b=\"y\"} 3\n");
     }
 }

@@ -1,6 +1,7 @@
 //! End to end: the real binary, real sockets.
 
 mod abuse;
+mod audit;
 mod authorize;
 mod basic;
 mod bodies;
@@ -32,6 +33,7 @@ mod listeners;
 mod load;
 mod mirroring;
 mod nodes;
+mod otlp;
 mod packaging;
 mod poison;
 mod promises;

@@ -198,7 +198,8 @@ fn what_is_scraped_is_what_is_documented() {
     let acme = format!("{acme}directory = \"https://{}/\"\n", nobody());
     let queue = "[queue.kept]\npull = true\n[[route]]\nname = \"later\"\npath = \"/later\"\nupstream = \"app\"\ndefer = \"always\"\nqueue = \"kept\"\n";
     let mirror = "[[route]]\nname = \"copied\"\npath = \"/copied\"\nupstream = \"app\"\nmirror = { upstream = \"site\" }\ncanary = { upstream = \"site\" }\n";
-    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}{mirror}{acme}"));
+    let otlp = format!("[otlp]\nendpoint = \"http://{}\"\n", nobody());
+    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}{mirror}{acme}{otlp}"));
     let looked = "tidegate_certificate_expiry_timestamp_seconds{name=\"scraped.test\"}";
     until("certificates are looked after", || gate.metric(looked).is_some());
     assert_eq!(ask(gate.address, "GET /", "").status, 200);

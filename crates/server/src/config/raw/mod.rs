@@ -7,6 +7,7 @@ mod bodies;
 mod canary;
 mod cluster;
 mod mirror;
+mod otlp;
 mod queue;
 mod redis;
 mod route;
@@ -27,6 +28,7 @@ pub use bodies::{CodingName, Compress, Decompress};
 pub use canary::Canary;
 pub use cluster::{Cluster, ClusterTls};
 pub use mirror::{Mirror, MirrorCompare};
+pub use otlp::{Otlp, OtlpTraces, Parents};
 pub use queue::{Backoff, Missed, Queue, Schedule};
 pub use redis::{CacheRedis, Redis};
 pub use route::{
@@ -70,6 +72,9 @@ pub struct Config {
     pub control: Control,
     /// What is written where.
     pub log: Log,
+    /// The collector that traces and metrics are sent to. See `docs/telemetry.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<Otlp>,
     /// Shutting down.
     pub drain: Drain,
     /// A new binary that takes over. See `docs/upgrade.md`.
@@ -405,6 +410,9 @@ pub struct Log {
     pub buffer: Size,
     /// Whether the access log tells a request's query. Queries may hold secrets.
     pub query: bool,
+    /// A file that every change through the control API is appended to, one JSON object a line, before it is answered. See `docs/control.md`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<File>,
     /// The least severe message of Tidegate's own log, which goes to standard error.
     pub level: Level,
     /// The form of Tidegate's own log.
@@ -426,6 +434,7 @@ impl Default for Log {
             access: LogTarget("stdout".to_owned()),
             buffer: Size(8 << 20),
             query: false,
+            audit: None,
             level: Level::Info,
             format: LogFormat::Text,
             recent: 64,

@@ -215,6 +215,7 @@ pub fn log(raw: &raw::Log) -> LogSettings {
         },
         buffer: usize::try_from(raw.buffer.0).unwrap_or(usize::MAX),
         query: raw.query,
+        audit: raw.audit.as_ref().map(|file| file.0.clone()),
         level: match raw.level {
             raw::Level::Error => Level::Error,
             raw::Level::Warn => Level::Warn,

@@ -9,6 +9,7 @@ mod canary;
 mod cluster;
 mod listen;
 mod mirror;
+mod otlp;
 mod queue;
 mod redis;
 mod route;
@@ -40,8 +41,8 @@ use super::problem::Problem;
 use super::raw;
 use super::scalar::{Size, Time, show_size};
 use super::settings::{
-    ClusterListen, ControlSettings, LogSettings, ProtectSettings, RedisSettings, ScheduleSettings,
-    WebhookPlan,
+    ClusterListen, ControlSettings, LogSettings, OtlpSettings, ProtectSettings, RedisSettings,
+    ScheduleSettings, WebhookPlan,
 };
 use super::suggest::nearest;
 use super::tree::Node;
@@ -56,6 +57,7 @@ pub struct Resolved {
     pub acme: Option<AcmeSettings>,
     pub control: ControlSettings,
     pub log: LogSettings,
+    pub otlp: Option<OtlpSettings>,
     pub protect: ProtectSettings,
     pub redis: Option<RedisSettings>,
     pub shared: Option<FarSettings>,
@@ -82,6 +84,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let acme = acme::acme(&mut context, raw);
     let control = listen::control(&mut context, &raw.control);
     let log = listen::log(&raw.log);
+    let otlp = otlp::otlp(&mut context, raw);
     let protect = protect(&mut context, &raw.protect);
     let redis = redis::redis(&mut context, raw);
     let shared = redis::shared(&mut context, raw);
@@ -114,6 +117,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         routes,
         deliveries: queue::told(&mut context, raw, &queues),
         deadline_header: raw.listen.deadline_header.as_ref().map(|header| header.0.clone()),
+        tracing: otlp::tracing(raw),
         cache: cache(&raw.cache),
         aliases: aliases(&mut context, &raw.cache.host_aliases),
         disk: disk(&mut context, raw.cache.disk.as_ref()),
@@ -129,6 +133,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
             acme,
             control,
             log,
+            otlp,
             protect,
             redis,
             shared,
