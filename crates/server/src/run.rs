@@ -191,30 +191,15 @@ async fn take_over(
         reload,
     });
     let addresses = controls.addresses.clone();
-    let serve = |controls: control::Bound| {
-        let unserved = |error| format!("error: the control API cannot be served: {error}");
-        controls.serve(&process).map_err(unserved)
-    };
-    let waiting = if met.is_none() {
-        process.gate.open();
-        serve(controls)?;
-        None
-    } else {
-        Some(controls)
-    };
-    protect::watch(&process.gate);
-    let upstreams = Arc::clone(&process.gate.standing.upstreams);
-    task::spawn(async move { upstreams.drive().await });
-    process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;
-    if let (Some(met), Some(controls)) = (met, waiting) {
-        let gone = |error| format!("error: nothing can be taken over of the process before: {error}");
-        met.ready().map_err(gone)?.apply(&process.gate);
-        process.gate.open();
-        process.gate.reached().await;
-        serve(controls)?;
-        if let Err(error) = met.serving(&process, legacy) {
-            // Nobody else serves.
-            tracing::warn!(%error, "the process before ended while this one took over");
+    match met {
+        None => {
+            process.gate.open();
+            serve(controls, &process)?;
+            look(&process).await;
+        }
+        Some(met) => {
+            look(&process).await;
+            replace(met, legacy, controls, &process).await?;
         }
     }
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
@@ -228,6 +213,46 @@ async fn take_over(
     exporters.drive(&process);
     process.did("start", Some(env!("CARGO_PKG_VERSION").to_owned()), None).await;
     task::spawn(follow(Arc::clone(&process), watch, asked));
+    say_where(&process, &addresses);
+    systemd::notify("READY=1\nSTATUS=Serving");
+    systemd::watch(&process);
+    Ok(Started { process, controls: addresses })
+}
+
+fn serve(controls: control::Bound, process: &Arc<Process>) -> Result<(), String> {
+    controls.serve(process).map_err(|error| format!("error: the control API cannot be served: {error}"))
+}
+
+/// Looks at the process, and for the upstreams, until those that are found by name are.
+async fn look(process: &Process) {
+    protect::watch(&process.gate);
+    let upstreams = Arc::clone(&process.gate.standing.upstreams);
+    task::spawn(async move { upstreams.drive().await });
+    process.gate.standing.upstreams.looked_for(clock::now().after(FIRST_LOOK)).await;
+}
+
+/// Serves in the place of the process before.
+async fn replace(
+    met: Met,
+    legacy: Legacy,
+    controls: control::Bound,
+    process: &Arc<Process>,
+) -> Result<(), String> {
+    let state = met.ready();
+    let gone = |error| format!("error: nothing can be taken over of the process before: {error}");
+    state.map_err(gone)?.apply(&process.gate);
+    process.gate.open();
+    process.gate.reached().await;
+    serve(controls, process)?;
+    if let Err(error) = met.serving(process, legacy) {
+        // Nobody else serves.
+        tracing::warn!(%error, "the process before ended while this one took over");
+    }
+    Ok(())
+}
+
+/// A line for each listener and each address of the control API.
+fn say_where(process: &Process, controls: &[String]) {
     let mut out = std::io::stdout().lock();
     for listening in process.gate.listening() {
         let scheme = match (listening.side, listening.settings.tls) {
@@ -237,13 +262,10 @@ async fn take_over(
         };
         let _ = writeln!(out, "listening {scheme} {}", listening.address);
     }
-    for address in &addresses {
+    for address in controls {
         let _ = writeln!(out, "control http {address}");
     }
     let _ = out.flush();
-    systemd::notify("READY=1\nSTATUS=Serving");
-    systemd::watch(&process);
-    Ok(Started { process, controls: addresses })
 }
 
 /// The signals that steer the process. Caught before it says that it is ready: a signal that comes then counts.

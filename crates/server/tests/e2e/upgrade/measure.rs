@@ -184,6 +184,39 @@ fn quantile(of: &mut [Duration], share: f64) -> String {
     of.get(place).map_or("-".to_owned(), |took| format!("{:.1} ms", took.as_secs_f64() * 1e3))
 }
 
+/// What became of them, as a table, and why some failed.
+fn table(outcomes: &[Vec<Outcome>], upgrades: &[(Instant, Duration)]) -> (String, Vec<String>) {
+    let mut told = String::from(
+        "| | requests | failed | p50 | p99 | p99 around an upgrade | longest |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    let mut failures = Vec::new();
+    for ((_, title, _), outcomes) in KINDS.iter().zip(outcomes) {
+        let (mut calm, mut around) = (Vec::new(), Vec::new());
+        for outcome in outcomes {
+            let near = |(asked, _): &(Instant, Duration)| {
+                outcome.due + AROUND > *asked && outcome.due < *asked + AROUND
+            };
+            match &outcome.took {
+                Ok(took) if upgrades.iter().any(near) => around.push(*took),
+                Ok(took) => calm.push(*took),
+                Err(why) => failures.push(format!("{title}: {why}")),
+            }
+        }
+        let failed = outcomes.len() - calm.len() - around.len();
+        let longest = around.iter().chain(&calm).max().copied().unwrap_or_default();
+        let _ = writeln!(
+            told,
+            "| {title} | {} | {failed} | {} | {} | {} | {:.1} ms |",
+            outcomes.len(),
+            quantile(&mut calm, 0.5),
+            quantile(&mut calm, 0.99),
+            quantile(&mut around, 0.99),
+            longest.as_secs_f64() * 1e3
+        );
+    }
+    (told, failures)
+}
+
 #[test]
 #[ignore = "a measure of a minute: cargo xtask bench upgrade"]
 #[expect(clippy::disallowed_methods, reason = "a measure has a clock of its own")]
@@ -235,34 +268,7 @@ fn ten_upgrades_in_a_row_under_a_thousand_requests_a_second() {
         }
         (outcomes, limited.join().expect("a client does not panic"))
     });
-    let mut told = String::from(
-        "| | requests | failed | p50 | p99 | p99 around an upgrade | longest |\n| --- | --- | --- | --- | --- | --- | --- |\n",
-    );
-    let mut failures = Vec::new();
-    for ((_, title, _), outcomes) in KINDS.iter().zip(&outcomes) {
-        let (mut calm, mut around) = (Vec::new(), Vec::new());
-        for outcome in outcomes {
-            let near = |(asked, _): &(Instant, Duration)| {
-                outcome.due + AROUND > *asked && outcome.due < *asked + AROUND
-            };
-            match &outcome.took {
-                Ok(took) if upgrades.iter().any(near) => around.push(*took),
-                Ok(took) => calm.push(*took),
-                Err(why) => failures.push(format!("{title}: {why}")),
-            }
-        }
-        let failed = outcomes.len() - calm.len() - around.len();
-        let longest = around.iter().chain(&calm).max().copied().unwrap_or_default();
-        let _ = writeln!(
-            told,
-            "| {title} | {} | {failed} | {} | {} | {} | {:.1} ms |",
-            outcomes.len(),
-            quantile(&mut calm, 0.5),
-            quantile(&mut calm, 0.99),
-            quantile(&mut around, 0.99),
-            longest.as_secs_f64() * 1e3
-        );
-    }
+    let (mut told, failures) = table(&outcomes, &upgrades);
     let twice = effects.lock().values().filter(|count| **count != 1).count();
     let (passed, seconds) = limited;
     let mut took: Vec<Duration> = upgrades.iter().map(|(_, took)| *took).collect();
