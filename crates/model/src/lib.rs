@@ -28,6 +28,7 @@ pub mod hmac;
 pub mod host;
 pub mod idempotency;
 pub mod limit;
+pub mod maintenance;
 pub mod message;
 pub mod method;
 pub mod mirror;

@@ -99,7 +99,7 @@ pub fn admit(
         }
         Err(refusal) => {
             let form = Form::of(&head.headers);
-            Err(Box::new(Refused { refusal, form, open, allow: None, dress: None }))
+            Err(Box::new(Refused { refusal, form, open, allow: None, dress: None, page: None }))
         }
     }
 }

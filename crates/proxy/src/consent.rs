@@ -38,6 +38,7 @@ pub fn key<'a>(path: &'a str, method: &Method) -> Result<&'a str, No> {
         _ => Err(No {
             refusal: Refusal::new(&refusal::ROUTE_METHOD, "who consents calls by GET or POST"),
             allow: Some(HeaderValue::from_static("GET, POST")),
+            page: None,
         }),
     }
 }

@@ -23,6 +23,7 @@ mod identify;
 pub mod incoming;
 mod lifecycle;
 mod limit;
+pub mod maintenance;
 pub mod mirror;
 mod pace;
 mod protect;

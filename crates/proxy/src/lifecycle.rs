@@ -44,8 +44,8 @@ use crate::route::Routed;
 use crate::settle::{Content, ExchangeBody};
 use crate::site::{Pinned, Site};
 use crate::{
-    access, admit, authorize, coding, consent, fault, forward, identify, incoming, limit, respond, route,
-    secure,
+    access, admit, authorize, coding, consent, fault, forward, identify, incoming, limit, maintenance,
+    respond, route, secure,
 };
 
 /// The proxy of one core.
@@ -132,7 +132,8 @@ impl Proxy {
             Ok(answer) => respond::complete(exchange, answer),
             Err(no) => {
                 let Exchange { form, open, dress, .. } = *exchange;
-                Refused { refusal: no.refusal, form, open, allow: no.allow, dress }.into_response()
+                let No { refusal, allow, page } = no;
+                Refused { refusal, form, open, allow, dress, page }.into_response()
             }
         }
     }
@@ -153,6 +154,7 @@ impl Proxy {
         let owner = identify::owner(site, exchange).await?;
         let tenant = identify::identify(site, exchange, owner, vouched, &self.entropy)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;
+        maintenance::check(site, exchange, &routed, tenant.id())?;
         self.guard.tenant(&tenant, &self.entropy)?;
         let permitted = limit::limit(site, tenant, &routed, exchange, &self.entropy, &self.policies)?;
         if let Some(authorizer) = routed.route.access.as_ref().and_then(|access| access.authorizer.as_ref()) {

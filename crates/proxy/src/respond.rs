@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, LOCATION, SET_COOKIE, UPGRADE, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_LENGTH, LOCATION, SET_COOKIE, UPGRADE, WWW_AUTHENTICATE,
+};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use tidegate_model::coding::Packing;
 use tidegate_model::fields::Fields;
@@ -56,6 +58,8 @@ pub struct Refused {
     pub allow: Option<HeaderValue>,
     /// What is said besides.
     pub dress: Option<Box<Dress>>,
+    /// The operator's own page, for a client that reads pages.
+    pub page: Option<Bytes>,
 }
 
 /// A stage's "no".
@@ -64,11 +68,13 @@ pub struct No {
     pub refusal: Refusal,
     /// The methods that would do.
     pub allow: Option<HeaderValue>,
+    /// The operator's own page, for a client that reads pages.
+    pub page: Option<Bytes>,
 }
 
 impl From<Refusal> for No {
     fn from(refusal: Refusal) -> No {
-        No { refusal, allow: None }
+        No { refusal, allow: None, page: None }
     }
 }
 
@@ -95,6 +101,10 @@ impl Refused {
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
             dress.put(response.headers_mut());
+        }
+        if let Some(page) = self.page {
+            *response.body_mut() = page;
+            response.headers_mut().remove(CONTENT_LENGTH);
         }
         let status = response.status();
         let head = self.open.receipt().method == Method::HEAD;

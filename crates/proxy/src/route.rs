@@ -56,10 +56,12 @@ pub fn route<'a>(site: &'a Site, exchange: &Exchange) -> Result<Routed<'a>, No> 
         Found::MethodNotAllowed(allowed) => Err(No {
             refusal: Refusal::new(&refusal::ROUTE_METHOD, "the path exists, but not for this method"),
             allow: Some(allowed.value()),
+            page: None,
         }),
         Found::NotFound => Err(No {
             refusal: Refusal::new(&refusal::ROUTE_NOT_FOUND, "no route matches this host and path"),
             allow: None,
+            page: None,
         }),
     }
 }

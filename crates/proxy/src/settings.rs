@@ -25,6 +25,7 @@ use crate::canary::CanarySettings;
 use crate::coding::CodingSettings;
 use crate::idempotency::IdempotencySettings;
 use crate::incoming::IncomingSettings;
+use crate::maintenance::MaintenanceSettings;
 use crate::mirror::MirrorSettings;
 
 /// Everything the stages of an exchange read, resolved. One snapshot is swapped in by a reload.
@@ -48,6 +49,8 @@ pub struct ProxySettings {
     pub aliases: Aliases,
     /// Where it keeps more.
     pub disk: Option<crate::cache::disk::DiskSettings>,
+    /// What is worked on, and who is let through.
+    pub maintenance: MaintenanceSettings,
     /// The nodes that ask each other before the upstream.
     pub cluster: Option<crate::cache::shield::ClusterSettings>,
     /// How hosts with certificates of Tidegate's own are spoken to; `None`: there are none.
@@ -199,6 +202,8 @@ pub struct RouteSettings {
     pub defer: Option<DeferSettings>,
     /// Where its requests are made once more, and how the answers are compared.
     pub mirror: Option<MirrorSettings>,
+    /// Whether it is in maintenance by the configuration.
+    pub maintenance: bool,
     /// Whether and how bodies are compressed and decoded.
     pub coding: Option<Box<CodingSettings>>,
     /// Its next version, which gets a share of its requests.

@@ -19,6 +19,7 @@ use crate::fault::Faults;
 use crate::idempotency::Idempotency;
 use crate::identify::{FailureLimit, Failures, Identity, Verifiers};
 use crate::incoming::IncomingSettings;
+use crate::maintenance::Maintenance;
 use crate::mirror::{Mirrored, Mirrors};
 use crate::secure::Secured;
 use crate::settings::{
@@ -42,6 +43,8 @@ pub struct Site {
     pub failures: FailureLimit,
     /// What an operator has injected.
     pub faults: Arc<Faults>,
+    /// What operators work on.
+    pub maintenance: Arc<Maintenance>,
     /// What is kept of the routes that want it.
     pub cache: Arc<Cache>,
     /// Whose answers are kept.
@@ -75,6 +78,8 @@ pub struct Standing {
     pub verifiers: Arc<Verifiers>,
     /// Injected faults.
     pub faults: Arc<Faults>,
+    /// What operators work on.
+    pub maintenance: Arc<Maintenance>,
     /// The cache.
     pub cache: Arc<Cache>,
     /// What was done under a key, and what is.
@@ -227,6 +232,7 @@ impl Site {
             tenants: Arc::clone(&standing.tenants),
             failures,
             faults: Arc::clone(&standing.faults),
+            maintenance: Arc::clone(&standing.maintenance),
             cache: Arc::clone(&standing.cache),
             caches: Caches::of(&settings.routes),
             idempotency: Arc::clone(&standing.idempotency),

@@ -17,6 +17,7 @@ use crate::config::{self, Config, Problems};
 use crate::deliveries::{DeliveryArgs, QueueArgs, ScheduleArgs, delivery, queue, schedule};
 use crate::doctor::{DoctorArgs, doctor};
 use crate::drill::{DrillArgs, drill};
+use crate::maintenance::{MaintenanceArgs, maintenance};
 use crate::manual;
 use crate::mirror::{MirrorArgs, mirror};
 use crate::purge::{CacheArgs, PurgeArgs, cache, purge};
@@ -94,6 +95,8 @@ pub enum Command {
     Canary(CanaryArgs),
     /// Tell what mirrors answer beside upstreams, and whether a route may be moved
     Mirror(MirrorArgs),
+    /// Maintenance: tell requests of a route, a tenant or all to come again later, and end that
+    Maintenance(MaintenanceArgs),
     /// Look at the queues of a running Tidegate, pause and resume them
     Queue(QueueArgs),
     /// Look at deliveries, hand them in, cancel them, make them again
@@ -172,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Cache(args) => Ok(cache(&args)),
         Command::Canary(args) => Ok(canary(&args)),
         Command::Mirror(args) => Ok(mirror(&args)),
+        Command::Maintenance(args) => Ok(maintenance(&args)),
         Command::Queue(args) => Ok(queue(&args)),
         Command::Delivery(args) => Ok(delivery(&args)),
         Command::Schedule(args) => Ok(schedule(&args)),

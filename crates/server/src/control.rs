@@ -51,6 +51,7 @@ mod door;
 mod endpoints;
 mod explanation;
 mod faults;
+mod maintenance;
 mod metrics;
 mod mirrors;
 mod openapi;

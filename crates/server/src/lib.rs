@@ -15,6 +15,7 @@ pub mod doctor;
 mod documentation;
 pub mod drill;
 pub mod jwks;
+mod maintenance;
 pub mod manual;
 pub mod memory;
 pub mod mirror;

@@ -21,6 +21,7 @@ use crate::cluster;
 use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, TenantLines};
 use crate::jwks;
+use crate::maintenance;
 use crate::otlp;
 use crate::protect;
 use crate::pull;
@@ -207,6 +208,7 @@ async fn take_over(
     cluster::drive(Arc::clone(&process.gate));
     pull::nodes::drive(Arc::clone(&process.gate));
     pull::clerk::drive(Arc::clone(&process.gate));
+    maintenance::drive(&process.gate).await;
     schedules::drive(Arc::clone(&process.gate));
     acme::drive(Arc::clone(&process.gate.acme));
     canary::drive(Arc::clone(&process.gate));

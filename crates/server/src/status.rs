@@ -162,7 +162,7 @@ fn table(state: &Value) -> String {
         aligned(&endpoints(state)),
         aligned(&plans(state)),
         aligned(&tenants(state)),
-        faults(state),
+        maintenance(state) + &faults(state),
     )
 }
 
@@ -327,6 +327,18 @@ pub fn mebibytes(value: &Value) -> String {
 }
 
 /// The injected faults, so that nobody looks for what is a rehearsal; nothing, if there are none.
+fn maintenance(state: &Value) -> String {
+    let mut rows = Rows::of(["IN MAINTENANCE", "TENANT", "ROUTE", "UNTIL", "BY"]);
+    let mut all = list(&state["maintenance"]).peekable();
+    if all.peek().is_none() {
+        return String::new();
+    }
+    for one in all {
+        rows.push(["name", "tenant", "route", "until", "by"].map(|key| cell(&one[key])));
+    }
+    format!("\n{}", aligned(&rows))
+}
+
 fn faults(state: &Value) -> String {
     let mut rows = Rows::of(["INJECTED FAULT", "WHAT", "TENANT", "ROUTE", "SHARE", "BY", "UNTIL", "STRUCK"]);
     let mut all = list(&state["faults"]).peekable();

@@ -37,6 +37,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::acme::Acme;
 use crate::config::{Config, Failure, Spot};
+use crate::maintenance::Orders;
 use crate::protect::{self, Readings};
 use crate::pull::nodes::Nodes;
 use crate::redis::Redis;
@@ -68,6 +69,8 @@ pub struct Gate {
     site: Mutex<Arc<Site>>,
     /// What was seen of schedules.
     pub schedules: Schedules,
+    /// Lets orders of maintenance take turns.
+    pub orders: Orders,
     /// Where it meets other nodes.
     pub redis: Arc<Redis>,
     /// How other nodes are asked for deliveries.
@@ -220,6 +223,7 @@ impl Gate {
             failures: Arc::default(),
             verifiers: Arc::default(),
             faults: Arc::default(),
+            maintenance: Arc::default(),
             cache: Arc::new(Cache::new(config.proxy.cache)),
             mirrors: Arc::default(),
             verdicts: Arc::default(),
@@ -284,6 +288,7 @@ impl Gate {
             shield,
             readings: Mutex::default(),
             schedules: Schedules::default(),
+            orders: Orders::default(),
             redis,
             site: Mutex::new(site),
             nodes: Nodes::default(),

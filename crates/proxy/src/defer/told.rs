@@ -129,6 +129,7 @@ pub fn asked(path: &str, method: &Method) -> Result<(Id, Asked), No> {
         _ => Err(No {
             refusal: Refusal::new(&refusal::ROUTE_METHOD, "a delivery is looked at, or cancelled"),
             allow: Some(HeaderValue::from_static(if is_result { "GET, HEAD" } else { "GET, HEAD, DELETE" })),
+            page: None,
         }),
     }
 }

@@ -11,7 +11,9 @@ use super::deliveries::{Paused, PausedTold, TenantPaused};
 use super::openapi::{Operation, Shape, any, change, look, of};
 use super::pull::{Endings, Extensions, HeldAll, NewClaim};
 use super::shapes::{Accepted, AcceptedAll, OneOrMany};
-use super::{Control, administer, audit, cache, deliveries as made, faults, pull, schedules, store, told};
+use super::{
+    Control, administer, audit, cache, deliveries as made, faults, maintenance, pull, schedules, store, told,
+};
 use crate::config::Scope;
 
 mod domains;
@@ -151,6 +153,30 @@ fn steering() -> Vec<Endpoint> {
             "/upstreams/{name}/endpoints/{address}",
             post(super::set_endpoint),
             const { &[change("Changes what becomes of an endpoint", Scope::Write, Some(any()), any())] },
+        ),
+        endpoint(
+            "/maintenance",
+            get(maintenance::list).post(maintenance::begin),
+            const {
+                &[
+                    look("What is in maintenance", of::<maintenance::WindowsTold>()),
+                    change(
+                        "Begins maintenance",
+                        Scope::Write,
+                        Some(of::<maintenance::NewWindow>()),
+                        of::<maintenance::WindowTold>(),
+                    )
+                    .status(201),
+                ]
+            },
+        ),
+        endpoint(
+            "/maintenance/{name}",
+            delete(maintenance::end),
+            const {
+                &[change("Ends maintenance", Scope::Write, None, of::<maintenance::WindowTold>())
+                    .by("delete")]
+            },
         ),
         endpoint(
             "/faults",

@@ -18,7 +18,7 @@ use tidegate_store::deliveries::{Leader, Who};
 use tidegate_wire::{clock, files};
 
 use crate::control::metrics::busiest;
-use crate::control::{domains, faults};
+use crate::control::{domains, faults, maintenance};
 use crate::protect;
 use crate::run::Process;
 use crate::wiring::{Gate, Side};
@@ -85,6 +85,7 @@ pub fn status(process: &Process) -> Value {
         "upstreams": gate.standing.upstreams.status(),
         "plans": plans,
         "faults": faults::told(&gate.standing.faults),
+        "maintenance": maintenance::told(gate),
         "tenants": {
             "tracked": gate.standing.tenants.len(),
             "busiest": tenants,

@@ -108,6 +108,7 @@ metrics! {
     TENANTS = "tidegate_tenants", "gauge", [], "Tenants with state of their own.";
     TENANT_REQUESTS = "tidegate_tenant_requests_total", "counter", ["tenant"], "Exchanges that a tenant's limits let through, for the busiest tenants; the line with `sum=\"true\"` is the rest.";
     TENANT_REFUSED = "tidegate_tenant_refused_total", "counter", ["tenant"], "Exchanges that a tenant's limits refused, for the busiest tenants; the line with `sum=\"true\"` is the rest.";
+    MAINTENANCE = "tidegate_maintenance_windows", "gauge", [], "Windows of maintenance, by order or by the configuration.";
     FAULTS = "tidegate_faults", "gauge", [], "Injected faults that have not ended.";
     FAULTS_STRUCK = "tidegate_faults_struck_total", "counter", ["kind"], "Times an injected fault struck an exchange: `delay`, `abort`, `reset`, `throttle` or `truncate`.";
     MIRRORED = "tidegate_mirror_requests_total", "counter", ["route", "outcome"], "Requests that were mirrored: both answers are `equal`, or `different`; `uncompared`: nobody can say; `failed`: the mirror gave no answer. Only on routes with `mirror`.";

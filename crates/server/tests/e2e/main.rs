@@ -31,6 +31,7 @@ mod interim;
 mod limits;
 mod listeners;
 mod load;
+mod maintenance;
 mod mirroring;
 mod nodes;
 mod otlp;

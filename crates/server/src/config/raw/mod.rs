@@ -6,6 +6,7 @@ mod acme;
 mod bodies;
 mod canary;
 mod cluster;
+mod maintenance;
 mod mirror;
 mod otlp;
 mod queue;
@@ -27,6 +28,7 @@ pub use acme::{Acme, Challenge};
 pub use bodies::{CodingName, Compress, Decompress};
 pub use canary::Canary;
 pub use cluster::{Cluster, ClusterTls};
+pub use maintenance::Maintenance;
 pub use mirror::{Mirror, MirrorCompare};
 pub use otlp::{Otlp, OtlpTraces, Parents};
 pub use queue::{Backoff, Missed, Queue, Schedule};
@@ -115,6 +117,8 @@ pub struct Config {
     /// Webhooks to tenants' destinations. It needs a `[store]`. See `docs/webhooks.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Webhook>,
+    /// What is worked on, and who is let through meanwhile. See `docs/maintenance.md`.
+    pub maintenance: Maintenance,
     /// What is done with which requests. The order in the file never matters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<Route>,

@@ -68,6 +68,8 @@ macro_rules! with_inherited {
             /// Whether a request may be accepted now and made later: `"on-request"` (a client asks for it by `Prefer:
             /// respond-async`) or `"always"`. It needs a `name` and a `[store]`. See `docs/queues.md`.
             pub defer: Defer,
+            /// Whether its requests are told to come again later. See `docs/maintenance.md`.
+            pub maintenance: bool,
             /// Whether answers are compressed for clients that take it: `{}`, `true`, or a table. See `docs/bodies.md`.
             pub compress: Switch<Compress>,
             /// Whether the compressed bodies of requests are decoded for the upstream: `{}`, `true`, or a table. See
@@ -141,6 +143,7 @@ impl Default for RouteDefaults {
             cache: Switch::Toggle(false),
             idempotency: Switch::Toggle(false),
             defer: Defer::Never,
+            maintenance: false,
             compress: Switch::Toggle(false),
             decompress: Switch::Toggle(false),
         }
@@ -184,6 +187,7 @@ impl Default for Route {
             cache: inherited.cache,
             idempotency: inherited.idempotency,
             defer: inherited.defer,
+            maintenance: inherited.maintenance,
             compress: inherited.compress,
             decompress: inherited.decompress,
         }

@@ -141,11 +141,13 @@ pub struct Tenant {
     /// The hosts that it has of its own: whole names. See `docs/tenants.md`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub domains: Vec<String>,
+    /// Whether its requests are told to come again later. See `docs/maintenance.md`.
+    pub maintenance: bool,
 }
 
 impl Default for Tenant {
     fn default() -> Tenant {
-        Tenant { plan: Name("default".to_owned()), keys: Vec::new(), domains: Vec::new() }
+        Tenant { plan: Name("default".to_owned()), keys: Vec::new(), domains: Vec::new(), maintenance: false }
     }
 }
 

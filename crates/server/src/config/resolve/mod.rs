@@ -8,6 +8,7 @@ mod bodies;
 mod canary;
 mod cluster;
 mod listen;
+mod maintenance;
 mod mirror;
 mod otlp;
 mod queue;
@@ -111,7 +112,9 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     context.positive(tree.at("drain"), "time", &raw.drain.time);
     context.positive(tree.at("upgrade"), "start", &raw.upgrade.start);
     context.positive(tree.at("upgrade"), "connections", &raw.upgrade.connections);
+    let maintenance = maintenance::maintenance(&mut context, raw, &routes);
     let proxy = ProxySettings {
+        maintenance,
         trusted_proxies: raw.listen.trusted_proxies.iter().map(|network| network.0).collect(),
         tenants,
         routes,

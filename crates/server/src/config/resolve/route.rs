@@ -123,6 +123,7 @@ pub(super) fn one(
         idempotency: super::store::idempotency(context, raw, node, &action),
         defer: super::queue::defer(context, queues, raw, node, &action),
         mirror: super::mirror::mirror(context, raw, node, &action),
+        maintenance: raw.maintenance,
         coding: super::bodies::coding(context, raw, node, &action),
         access,
         canary: super::canary::canary(context, raw, node, &action),
