@@ -56,7 +56,8 @@ impl Trace {
         let (high, low, parent_span) = (word(3)?, word(19)?, word(36)?);
         let flags = std::str::from_utf8(&parent[53..55]).ok()?;
         let told = u8::from_str_radix(flags, 16).ok()?;
-        let own = told & !SAMPLED | u8::from(share.holds(joined(high, low))) * SAMPLED;
+        let drawn = share.holds(joined(high, low));
+        let own = if drawn { told | SAMPLED } else { told & !SAMPLED };
         let flags = if heed { told } else { own };
         Some(Trace { high, low, span: of_span(span), parent: parent_span, flags })
     }

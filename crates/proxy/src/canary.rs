@@ -331,7 +331,7 @@ impl Arm {
     }
 
     /// What came of it. What the client itself has broken says nothing of either version.
-    pub fn answered(mut self: Box<Self>, result: &Result<Answer, Refusal>, upload: &Upload) {
+    pub fn answered(mut self, result: &Result<Answer, Refusal>, upload: &Upload) {
         let Some(began) = self.began.take() else { return };
         let took = match result {
             Ok(answer) if answer.response.status().is_server_error() => None,

@@ -130,8 +130,10 @@ impl Exporter {
                 let config = process.gate.config();
                 let Some(settings) = config.otlp.as_ref().filter(|_| !receipts.is_empty()) else { break };
                 let (bytes, count) = spans::request(&receipts, whole(settings), offset());
-                let sent = courier.send(settings, bytes, &mut self.asked, &mut last).await;
-                self.count(settings, "traces", count, &sent);
+                let counts = &self.counts;
+                let heard = |sent: &Sent| counts.hear(settings, "traces", sent);
+                let sent = courier.send(settings, bytes, &mut self.asked, &mut last, heard).await;
+                counts.count(count, &sent);
             }
             // Whoever asked may have stopped waiting.
             let _ = last.take().map(|done| done.send(()));
@@ -159,36 +161,46 @@ impl Exporter {
                 if let Sent::Later { pause: Some(pause), .. } = &sent {
                     due = due.max(clock::now().after(*pause));
                 }
-                self.count(settings, "metrics", count, &sent);
+                self.counts.hear(settings, "metrics", &sent);
+                self.counts.count(count, &sent);
             }
             let _ = last.take().map(|done: oneshot::Sender<()>| done.send(()));
         }
     }
+}
 
-    fn count(&self, settings: &OtlpSettings, signal: &str, count: u64, sent: &Sent) {
-        let Counts { sent: taken, rejected, lost, up } = &*self.counts;
-        let was_up = up.swap(matches!(sent, Sent::Taken { .. }), Relaxed);
+impl Counts {
+    /// Notes whether the collector is there. What has changed is told once.
+    fn hear(&self, settings: &OtlpSettings, signal: &str, sent: &Sent) {
         let collector = &settings.place.authority;
+        let was_up = self.up.swap(matches!(sent, Sent::Taken { .. }), Relaxed);
         match sent {
-            Sent::Taken { rejected: few, why } => {
-                let few = (*few).min(count);
-                taken.fetch_add(count - few, Relaxed);
-                rejected.fetch_add(few, Relaxed);
-                if few > 0 || !why.is_empty() {
-                    tracing::warn!(signal, collector, rejected = few, why, "the collector says");
-                } else if !was_up {
-                    tracing::info!(signal, collector, "the collector takes what it is sent");
-                }
+            Sent::Taken { rejected, why } if *rejected > 0 || !why.is_empty() => {
+                tracing::warn!(signal, collector, rejected, why, "the collector says");
+            }
+            Sent::Taken { .. } if !was_up => {
+                tracing::info!(signal, collector, "the collector takes what it is sent");
+            }
+            Sent::Taken { .. } => {}
+            Sent::Never(why) | Sent::Later { why, .. } if was_up => {
+                tracing::warn!(signal, collector, why, "the collector takes nothing");
             }
             Sent::Never(why) | Sent::Later { why, .. } => {
-                lost.fetch_add(count, Relaxed);
-                // Once for each time that it goes away, and each loss for whoever looks closer.
-                match was_up {
-                    true => {
-                        tracing::warn!(signal, collector, why, lost = count, "the collector takes nothing")
-                    }
-                    false => tracing::debug!(signal, collector, why, lost = count, "lost"),
-                }
+                tracing::debug!(signal, collector, why, "the collector takes nothing");
+            }
+        }
+    }
+
+    /// Counts what became of so many.
+    fn count(&self, count: u64, sent: &Sent) {
+        match sent {
+            Sent::Taken { rejected, .. } => {
+                let few = (*rejected).min(count);
+                self.sent.fetch_add(count - few, Relaxed);
+                self.rejected.fetch_add(few, Relaxed);
+            }
+            Sent::Never(_) | Sent::Later { .. } => {
+                self.lost.fetch_add(count, Relaxed);
             }
         }
     }

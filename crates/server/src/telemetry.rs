@@ -320,7 +320,7 @@ impl RouteCells {
             *sum = (sum.0 + one.0, sum.1 + one.1);
         }
         for (place, exemplar) in other.exemplars.iter().flat_map(|all| all.iter().enumerate()) {
-            exemplar.into_iter().for_each(|exemplar| self.exemplify(place, *exemplar));
+            exemplar.iter().for_each(|exemplar| self.exemplify(place, *exemplar));
         }
     }
 

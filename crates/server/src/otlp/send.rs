@@ -66,19 +66,21 @@ impl Courier {
         Courier { path, line: Arc::from(path), way: None }
     }
 
-    /// Sends a request again and again for as long as that makes sense. Once somebody has asked for the end, which is `last` then,
-    /// it is sent once more and no oftener.
+    /// Sends a request again and again for as long as that makes sense; `heard` hears what became of it each time. Once somebody has
+    /// asked for the end, which is `last` then, it is sent once more and no oftener.
     pub async fn send(
         &mut self,
         settings: &OtlpSettings,
         bytes: Bytes,
         asked: &mut mpsc::Receiver<oneshot::Sender<()>>,
         last: &mut Option<oneshot::Sender<()>>,
+        heard: impl Fn(&Sent),
     ) -> Sent {
         let until = clock::now().after(AGAIN);
         let mut number = 1;
         loop {
             let sent = self.send_once(settings, bytes.clone()).await;
+            heard(&sent);
             let Sent::Later { pause: told, .. } = &sent else { return sent };
             let chance = getrandom::u64().unwrap_or_default();
             let wait = told.unwrap_or_else(|| PAUSE / 2 + backoff(PAUSE, PAUSE_MAX, number, chance));

@@ -377,6 +377,10 @@ mod tests {
         receipt.upstream = Some("u".into());
         receipt.endpoint = Some("127.0.0.1:1".parse().unwrap());
         receipt.tries = 1;
+        receipt.compressed = Some(Box::new(tidegate_model::receipt::Compressed {
+            coding: tidegate_model::coding::Coding::Gzip,
+            plain_bytes: 9,
+        }));
         receipt.cache = Some("hit");
         receipt.idempotency = Some("first");
         receipt.home = Some("answered");

@@ -101,7 +101,8 @@ fn an_exchange_is_told_below_who_asked_and_above_who_answers() {
         line.expect("it is told")
     });
     let mut told: Vec<String> = told.collect();
-    (told.sort(), reached.sort());
+    told.sort();
+    reached.sort();
     assert_eq!(told, reached);
     let refused: Vec<_> = tries.iter().filter(|span| span.status.is_some()).collect();
     assert_eq!(said(&refused[0].attributes, "error.type").as_deref(), Some("upstream.connect"));

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use serde_json::Value;
-use tidegate_testkit::{Gate, Origin, Reply, ask, connect, nobody, read_answer, until};
+use tidegate_testkit::{Gate, Origin, Reply, ask, connect, nobody, read_answer, read_answer_or_end, until};
 
 use crate::{BINARY, app, control, gate};
 
@@ -199,12 +199,28 @@ fn what_is_scraped_is_what_is_documented() {
     let queue = "[queue.kept]\npull = true\n[[route]]\nname = \"later\"\npath = \"/later\"\nupstream = \"app\"\ndefer = \"always\"\nqueue = \"kept\"\n";
     let mirror = "[[route]]\nname = \"copied\"\npath = \"/copied\"\nupstream = \"app\"\nmirror = { upstream = \"site\" }\ncanary = { upstream = \"site\" }\n";
     let otlp = format!("[otlp]\nendpoint = \"http://{}\"\n", nobody());
-    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}{mirror}{acme}{otlp}"));
+    let long = Origin::scripted(|visit| {
+        visit.read_body()?;
+        let text = "said again, ".repeat(200);
+        let head = format!("Content-Type: text/plain\r\nContent-Length: {}\r\n", text.len());
+        visit.say(format!("HTTP/1.1 200 OK\r\n{head}\r\n{text}"))
+    });
+    let coded = format!(
+        "[upstream.long]\nendpoints = [\"{}\"]\n[[route]]\nname = \"long\"\npath = \"/long\"\nupstream = \"long\"\ncompress = {{}}\n",
+        long.address
+    );
+    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}{mirror}{coded}{acme}{otlp}"));
     let looked = "tidegate_certificate_expiry_timestamp_seconds{name=\"scraped.test\"}";
     until("certificates are looked after", || gate.metric(looked).is_some());
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
     assert_eq!(ask(gate.address, "GET /later", "").status, 202);
     assert_eq!(ask(gate.address, "GET /%zz", "").status, 400);
+    let mut stream = connect(gate.address);
+    stream
+        .write_all(b"GET /long HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let packed = String::from_utf8_lossy(&read_answer_or_end(&mut stream)).to_lowercase();
+    assert!(packed.contains("content-encoding: gzip"), "{packed}");
     let keyed = "Idempotency-Key: k\r\nContent-Length: 0\r\n";
     assert_eq!(ask(gate.address, "POST /", keyed).status, 200);
     let label = |sample: &str| -> Vec<String> {
