@@ -7,8 +7,8 @@
 //! ```
 //!
 //! What stands behind the answer's stage is always the content as it was: what is stored, recorded and compared is not coded.
-//! `tidegate_model::compress` and `tidegate_model::coding` decide; [`encode`] and [`decode`] are the codings, piece by piece,
-//! with bounded windows; [`answer`] and [`request`] are the bodies. A route without either pays one look at an `Option`.
+//! `tidegate_model::compress` and `tidegate_model::coding` decide; `encode` and `decode` are the codings, piece by piece,
+//! with bounded windows; `answer` and `request` are the bodies. A route without either pays one look at an `Option`.
 
 mod answer;
 mod compressed;

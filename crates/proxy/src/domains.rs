@@ -1,7 +1,7 @@
 //! Domains: the hosts that tenants have of their own, registered in the file or in the store.
 //!
 //! Whose a host is, is remembered for a while, and so is that it is nobody's: as many hosts as there is room for. What this process
-//! changes it knows at once, other nodes within [`FRESH`]. Where the store is away, what was known goes on to count.
+//! changes it knows at once, other nodes within `FRESH`. Where the store is away, what was known goes on to count.
 
 use std::collections::HashMap;
 use std::sync::Arc;

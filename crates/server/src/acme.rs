@@ -127,7 +127,7 @@ pub struct Acme {
 }
 
 impl Acme {
-    /// Nothing is ordered before [`Acme::drive`].
+    /// Nothing is ordered before [`drive`].
     #[must_use]
     pub fn new(
         idempotency: Arc<Idempotency>,

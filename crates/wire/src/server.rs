@@ -178,6 +178,14 @@ pub(crate) struct Drain {
     h2: Cell<usize>,
 }
 
+/// What the process before had of a connection.
+struct Before {
+    /// It had a request.
+    begun: bool,
+    /// This was read, and belongs to no request yet.
+    read: Vec<u8>,
+}
+
 impl<H: Handler> Server<H> {
     /// A server that listens nowhere yet.
     #[must_use]
@@ -279,10 +287,11 @@ impl<H: Handler> Server<H> {
             return Ok(());
         }
         let server = Rc::clone(self);
+        let before = Before { begun, read };
         task::spawn(async move {
             // Before its first request nobody knows what it speaks.
-            if begun || tls || !read.is_empty() {
-                server.drive_h1(Socket::Plain(stream), seat, connection, begun, &read).await;
+            if before.begun || tls || !before.read.is_empty() {
+                server.drive_h1(Socket::Plain(stream), seat, connection, Some(&before)).await;
             } else {
                 server.first(stream, seat, connection).await;
             }
@@ -482,7 +491,10 @@ impl<H: Handler> Server<H> {
             biased;
             preface = clock::timeout_at(by, first_bytes::is_h2(&stream)) => preface,
             () = self.drain.last_call() => match self.drain.passes() {
-                true => return self.pass(Socket::Plain(stream), false, Vec::new(), &connection).await,
+                true => {
+                    let passed = self.pass(Socket::Plain(stream), false, Vec::new(), &connection);
+                    return Box::pin(passed).await;
+                }
                 false => return,
             },
         };
@@ -501,26 +513,27 @@ impl<H: Handler> Server<H> {
         if h2 {
             self.drive_h2(socket, seat, connection).await;
         } else {
-            self.drive_h1(socket, seat, connection, false, &[]).await;
+            self.drive_h1(socket, seat, connection, None).await;
         }
     }
 
-    /// Drives a connection of HTTP/1.1, of which this was read already. `begun`: it had a request before.
+    /// Drives a connection of HTTP/1.1. `before`: what the process before had of it.
     async fn drive_h1(
         self: Rc<Self>,
         socket: Socket,
         seat: Seat,
         connection: Rc<Connection>,
-        begun: bool,
-        read: &[u8],
+        before: Option<&Before>,
     ) {
         let inbound = Inbound::new(socket, &connection.limits);
-        inbound.borrow_mut().read.extend_from_slice(read);
+        if let Some(before) = before {
+            inbound.borrow_mut().read.extend_from_slice(&before.read);
+        }
         let _ = connection.inbound.set(Rc::downgrade(&inbound));
         let _last = LastHand(&inbound);
         let mut exchanges = match connection.last {
             true => connection.limits.requests.saturating_sub(1),
-            false => u64::from(begun),
+            false => u64::from(before.is_some_and(|before| before.begun)),
         };
         let ended = loop {
             let ended = {

