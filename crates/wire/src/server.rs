@@ -472,15 +472,9 @@ impl<H: Handler> Server<H> {
             return self.first(stream, seat, connection).await;
         }
         let accepted = clock::timeout_at(by, Box::pin(tls::accept(&self.tls, stream))).await;
-        let Ok(Ok(Some(tls::Accepted { stream, client }))) = accepted else {
-            return;
-        };
-        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let server_name = stream.get_ref().1.server_name().map(str::to_owned);
-        Connection::tell(&mut connection, |known| {
-            (known.server_name, known.tls_client) = (server_name, client);
-        });
-        self.drive(Socket::Tls(Box::new(stream)), seat, h2, connection).await;
+        let Ok(Ok(Some(accepted))) = accepted else { return };
+        let (socket, h2) = secured(accepted, &mut connection);
+        self.drive(socket, seat, h2, connection).await;
     }
 
     /// Finds out what a connection without TLS speaks, and drives it.
@@ -722,6 +716,17 @@ fn is_of_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     )
+}
+
+/// The socket of a connection whose handshake is done, and whether it speaks HTTP/2. Not in the connection's task, which would keep
+/// room for the whole session for as long as it lives.
+fn secured(accepted: tls::Accepted, connection: &mut Rc<Connection>) -> (Socket, bool) {
+    let tls::Accepted { stream, client } = accepted;
+    let session = stream.get_ref().1;
+    let h2 = session.alpn_protocol() == Some(b"h2");
+    let server_name = session.server_name().map(str::to_owned);
+    Connection::tell(connection, |known| (known.server_name, known.tls_client) = (server_name, client));
+    (Socket::Tls(Box::new(stream)), h2)
 }
 
 #[cfg(test)]
