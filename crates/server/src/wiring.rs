@@ -251,8 +251,8 @@ impl Gate {
         let (certificates, node_certificates) =
             (Arc::<Certificates>::default(), Arc::<Certificates>::default());
         let (of_clients, of_nodes) = load_certificates(&config)?;
-        of_clients.into_iter().for_each(|set| certificates.swap(set));
-        of_nodes.into_iter().for_each(|set| node_certificates.swap(set));
+        certificates.swap(of_clients);
+        node_certificates.swap(of_nodes);
         let upstreams = standing.upstreams.prepare(upstreams(&config))?;
         let site = Arc::new(Site::build(config.proxy.clone(), &standing, &upstreams)?);
         upstreams.commit();
@@ -392,8 +392,8 @@ impl Gate {
         for setting in restart_needed(&before, &config) {
             tracing::warn!("`{setting}` takes effect after a restart");
         }
-        of_clients.into_iter().for_each(|set| self.certificates.swap(set));
-        of_nodes.into_iter().for_each(|set| self.node_certificates.swap(set));
+        self.certificates.swap(of_clients);
+        self.node_certificates.swap(of_nodes);
         self.acme.set(config.acme.as_ref());
         upstreams.commit();
         self.webhooks.store(webhooks(self.webhooks(), &config, &self.standing));

@@ -316,9 +316,9 @@ fn terms_of(rule: Option<&ClientRule>, tickets: &Tickets) -> ServerConfig {
 }
 
 impl Certificates {
-    /// Serves these of files from now on.
-    pub fn swap(&self, set: CertificateSet) {
-        self.set.store(Some(Arc::new(set.serving(&self.tickets))));
+    /// Serves these of files from now on; `None`: no file's.
+    pub fn swap(&self, set: Option<CertificateSet>) {
+        self.set.store(set.map(|set| Arc::new(set.serving(&self.tickets))));
     }
 
     /// Asks these for names that no file's certificate is for; `None`: nobody.
