@@ -120,6 +120,9 @@ pub struct Acme {
     jobs: mpsc::Sender<Arc<str>>,
     waiting: Mutex<Option<mpsc::Receiver<Arc<str>>>>,
     wake: Notify,
+    /// Handshakes that look for a name in the store, and authorities that do.
+    looks: Semaphore,
+    proofs: Semaphore,
     /// What this process is called in leases.
     node: String,
     account: tokio::sync::Mutex<Option<(AcmeSettings, instant_acme::Account)>>,
@@ -149,6 +152,8 @@ impl Acme {
             jobs,
             waiting: Mutex::new(Some(waiting)),
             wake: Notify::new(),
+            looks: Semaphore::new(source::LOOKS_MAX),
+            proofs: Semaphore::new(source::PROOFS_MAX),
             node: format!("{:016x}", chance()),
             account: tokio::sync::Mutex::default(),
             told: Mutex::default(),
@@ -163,6 +168,7 @@ impl Acme {
                 self.certificates.manage(None);
                 self.managed.store(None);
                 self.secured.ready(HashSet::new());
+                self.told.lock().clear();
             }
             Some(settings) => {
                 let has_changed = before.as_deref().is_none_or(|before| {

@@ -8,12 +8,14 @@ pub mod collector;
 pub mod frames;
 mod gate;
 mod h2_peers;
+pub mod hello;
 mod names;
 mod origin;
 mod port;
 mod postgres;
 mod raw;
 mod redis;
+pub mod sessions;
 pub mod tls;
 mod tls_origin;
 

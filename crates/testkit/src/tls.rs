@@ -91,7 +91,7 @@ fn config(alpn: &[&str]) -> Arc<ClientConfig> {
 
 /// The test itself looks at what was shown.
 #[derive(Debug)]
-struct AcceptAny;
+pub(crate) struct AcceptAny;
 
 impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
@@ -99,9 +99,10 @@ impl ServerCertVerifier for AcceptAny {
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
-        _: &[u8],
+        stapled: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        crate::sessions::STAPLED.set(stapled.to_vec());
         Ok(ServerCertVerified::assertion())
     }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
+use tidegate_store::documents::Document;
 use tidegate_wire::clock;
 use tidegate_wire::tls::{Asked, CertificateSource, Coming, Served};
 
@@ -13,6 +14,10 @@ use super::{Acme, now_ms};
 
 /// What shows an authority in a handshake that a name is ours, by the name.
 pub const TLS_CHALLENGE: &str = "acme-tls-challenge";
+/// Names that are looked for in the store at once by handshakes; a further one waits. Who waits for an order holds up nobody.
+pub const LOOKS_MAX: usize = 256;
+/// The same for what authorities look for.
+pub const PROOFS_MAX: usize = 16;
 /// How often it is looked whether another node has got what a handshake waits for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -40,7 +45,9 @@ impl CertificateSource for Source {
     fn challenge(&self, name: Arc<str>) -> Coming<Option<Served>> {
         let acme = self.0.upgrade();
         Box::pin(async move {
-            let found = acme?.store()?.document(place(TLS_CHALLENGE, &name)).await.ok()??;
+            let acme = acme?;
+            let _turn = acme.proofs.acquire().await.ok()?;
+            let found = acme.store()?.document(place(TLS_CHALLENGE, &name)).await.ok()??;
             challenge(&name, &found.body)
         })
     }
@@ -62,8 +69,7 @@ impl Acme {
         let until = settings.on_demand.as_ref().map(|on_demand| clock::now().after(on_demand.wait));
         let mut again = None;
         loop {
-            let Some(store) = self.store() else { return Asked::Away };
-            let Ok(found) = store.document(place(CERTIFICATE, name)).await else { return Asked::Away };
+            let Some(found) = self.kept(name).await else { return Asked::Away };
             let record: CertificateRecord = read(found.as_ref());
             if record.is_there() {
                 return self.served(&settings.secret, name, &record);
@@ -88,6 +94,13 @@ impl Acme {
                 return Asked::Away;
             }
         }
+    }
+
+    /// What the store has for a name. `None`: it cannot be asked.
+    async fn kept(&self, name: &str) -> Option<Option<Document>> {
+        let store = self.store()?;
+        let _turn = self.looks.acquire().await.ok()?;
+        store.document(place(CERTIFICATE, name)).await.ok()
     }
 
     pub(super) fn served(&self, secret: &Option<Vec<u8>>, name: &str, record: &CertificateRecord) -> Asked {

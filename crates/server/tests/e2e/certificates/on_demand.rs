@@ -2,9 +2,15 @@
 
 use std::io::Write as _;
 
+use tidegate_testkit::acme::Authority;
+use tidegate_testkit::hello::Hello;
 use tidegate_testkit::{Gate, until};
 
-use super::{Scene, awaited, get, handshake, head};
+use super::{LISTEN, Scene, awaited, get, handshake, head};
+use crate::BINARY;
+
+/// Handshakes that wait at once: more than may look into the store.
+const WAITING: usize = 300;
 
 const TENANTS: &str = "[tenants]\nfrom = [{ domain = \"registered\" }, { address = \"client\" }]\n\
                        [tenant.acme]\ndomains = [\"shop.acme.test\"]\n[tenant.beta]\n";
@@ -48,6 +54,30 @@ fn the_first_handshake_for_a_registered_host_waits_for_its_certificate() {
     assert!(head(&mut client, "www.beta.test").starts_with("http/1.1 200 "));
     let seen = scene.origin.recorded().pop().unwrap().head.to_ascii_lowercase();
     assert!(seen.contains("tidegate-tenant: beta\r\n"), "{seen}");
+}
+
+#[test]
+fn who_waits_for_an_order_holds_up_no_other_name() {
+    let mut scene = Scene::new("patient");
+    let demand = "on_demand = { wait = \"60s\" }";
+    let before = scene.gate("acme-patient", demand, TENANTS);
+    awaited(before.listeners[1], "shop.acme.test");
+    drop(before);
+    // It never finds out: it is not told where to look before the end.
+    scene.authority = Authority::start(&scene.folder);
+    let config = scene.config(&scene.store(), demand, TENANTS) + "[limits]\nhandshake_time = \"60s\"\n";
+    let gate = Gate::start_listening(BINARY, "acme-patient", LISTEN, &config);
+    let https = gate.listeners[1];
+    steer(&gate, "PUT", "/tenants/beta/domains/slow.test", "");
+    let hello = Hello { version: 0x0303, suites: &[0xc02b], compressions: &[0], name: "slow.test" };
+    let waiting: Vec<_> = (0..WAITING).map(|_| hello.send(https)).collect();
+    until("all of them are there", || {
+        gate.metric("tidegate_connections").is_some_and(|open| open >= WAITING as f64)
+    });
+    until("it is ordered", || scene.authority.orders().len() == 1);
+    assert!(handshake(https, "shop.acme.test").is_some(), "the store has it");
+    drop(waiting);
+    scene.authority.looks_at(gate.listeners[0], https);
 }
 
 #[test]
