@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tidegate_model::certificate::Life;
 use tidegate_store::documents::{Document, Expect, Listing, Place, Room, Write, Written};
-use tidegate_store::{Store, Unavailable};
+use tidegate_store::{Location, Store, Unavailable};
 
 use super::seal::Sealed;
 
@@ -160,11 +160,13 @@ struct Holder {
     until: u64,
 }
 
-/// Takes a name's lease. `false`: another node has it.
+/// Takes a name's lease. `false`: another node has it. A store that is one process's alone has no other node: a lease there is
+/// of a process that has ended.
 pub async fn take(store: &Store, name: &str, node: &str, now: u64) -> Result<bool, Unavailable> {
     let found = store.document(place(LEASE, name)).await?;
     let held: Holder = read(found.as_ref());
-    if held.until > now && held.node != node {
+    let is_shared = !matches!(store.settings().location, Location::Directory(_));
+    if is_shared && held.until > now && held.node != node {
         return Ok(false);
     }
     let until = now + LEASE_MS;
@@ -172,7 +174,41 @@ pub async fn take(store: &Store, name: &str, node: &str, now: u64) -> Result<boo
     write(store, place(LEASE, name), expect(found.as_ref()), now, Some(until), &holder).await
 }
 
-/// Gives it back. Where that fails it ends by itself.
-pub async fn give_back(store: &Store, name: &str) {
-    let _ = store.write(vec![Write::Remove { place: place(LEASE, name), expect: Expect::Any }]).await;
+/// Gives it back, if it is still this node's. Where that fails it ends by itself.
+pub async fn give_back(store: &Store, name: &str, node: &str) {
+    let Ok(Some(found)) = store.document(place(LEASE, name)).await else { return };
+    if read::<Holder>(Some(&found)).node == node {
+        let gone = Write::Remove { place: place(LEASE, name), expect: Expect::Version(found.version) };
+        let _ = store.write(vec![gone]).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_store::StoreSettings;
+
+    use super::*;
+
+    async fn holder(store: &Store) -> Option<String> {
+        let found = store.document(place(LEASE, "a.test")).await.unwrap()?;
+        Some(read::<Holder>(Some(&found)).node)
+    }
+
+    #[test]
+    fn who_alone_has_the_store_waits_for_no_lease_and_gives_back_none_but_its_own() {
+        let folder = std::env::temp_dir().join(format!("tidegate-leases-{}", std::process::id()));
+        let location = Location::Directory(folder.clone());
+        let settings = StoreSettings { location, bytes_max: 64 << 20, tenant_bytes_max: 64 << 20 };
+        let store = Store::open(settings).unwrap();
+        tidegate_testkit::block_on(async {
+            assert!(take(&store, "a.test", "one that ended", 1000).await.unwrap());
+            assert!(take(&store, "a.test", "its successor", 1001).await.unwrap(), "at once");
+            give_back(&store, "a.test", "one that ended").await;
+            assert_eq!(holder(&store).await.as_deref(), Some("its successor"));
+            give_back(&store, "a.test", "its successor").await;
+            assert_eq!(holder(&store).await, None);
+        });
+        store.close();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -110,7 +110,7 @@ async fn tended(
         return Ok(());
     }
     let outcome = held(acme, settings, store, name).await;
-    give_back(store, name).await;
+    give_back(store, name, &acme.node).await;
     outcome
 }
 
