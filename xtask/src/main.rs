@@ -75,6 +75,7 @@ fn test() -> Result<(), String> {
     })?;
     step("promtool, for the tests of alerts", || bench::package("promtool", "prometheus").map(drop))?;
     step("PostgreSQL, for the tests of the store", || bench::package("initdb", "postgresql").map(drop))?;
+    step("openssl, for the tests of handshakes", || bench::package("openssl", "openssl").map(drop))?;
     step("unit, property and end-to-end tests", suite::run)
 }
 

@@ -23,6 +23,8 @@ use crate::site::Site;
 
 /// Where a certificate authority asks.
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
+/// The port that a URL need not name.
+const HTTPS: u16 = 443;
 /// The longest token.
 const TOKEN_BYTES_MAX: usize = 256;
 /// Tokens that are looked for in the store at once; a further one waits.
@@ -33,8 +35,8 @@ pub const CHALLENGE: &str = "acme-challenge";
 /// How hosts with certificates of Tidegate's own are spoken to.
 #[derive(Clone, Debug, Default)]
 pub struct SecureSettings {
-    /// Whether whoever does not come by https is sent there.
-    pub redirect: bool,
+    /// To which port whoever does not come by https is sent.
+    pub redirect: Option<u16>,
     /// What browsers are told.
     pub hsts: Option<HeaderValue>,
     /// Whether hosts of tenants get certificates, too.
@@ -97,7 +99,8 @@ pub async fn answer(
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         return Some(response);
     }
-    if !settings.redirect || came_by_https(exchange) {
+    let port = settings.redirect?;
+    if came_by_https(exchange) {
         return None;
     }
     if settings.tenants && site.domains.known(&exchange.host, exchange.started).is_none() {
@@ -107,8 +110,13 @@ pub async fn answer(
     if !site.secured.is_secured(site, settings, &exchange.host) {
         return None;
     }
+    // `OPTIONS *` has none: behind a host its star would be part of a name.
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    let target = HeaderValue::try_from(format!("https://{}{path}", exchange.host)).ok()?;
+    let path = if path.starts_with('/') { path } else { "/" };
+    let host = &exchange.host;
+    let target =
+        if port == HTTPS { format!("https://{host}{path}") } else { format!("https://{host}:{port}{path}") };
+    let target = HeaderValue::try_from(target).ok()?;
     let mut response = Response::new(Content::Empty);
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(LOCATION, target);

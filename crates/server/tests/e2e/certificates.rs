@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use tidegate_testkit::acme::{Authority, Mood};
-use tidegate_testkit::tls::{TlsClient, shown, tls_connect};
+use tidegate_testkit::tls::{TlsClient, certificate, shown, tls_connect};
 use tidegate_testkit::{Answer, Gate, Origin, Reply, connect, read_answer, until};
 
 use crate::{BINARY, app, control};
@@ -146,6 +146,11 @@ fn who_does_not_come_by_https_is_sent_there_and_told_to_stay() {
     let mut client = handshake(https, "a.test").unwrap();
     let told = head(&mut client, "a.test");
     assert!(told.contains("strict-transport-security: max-age=31536000\r\n"), "{told}");
+    assert_eq!(get(http, "OPTIONS *", "a.test").header("location"), "https://a.test/", "a star is no path");
+    let elsewhere = scene.config(&scene.store(), "domains = [\"a.test\"]\nhttps_port = 8443", "");
+    gate.rewrite(&elsewhere);
+    gate.reload();
+    assert_eq!(get(http, "GET /x", "a.test").header("location"), "https://a.test:8443/x");
     let off = scene.config(&scene.store(), "domains = [\"a.test\"]\nredirect = false\nhsts = \"0s\"", "");
     gate.rewrite(&off);
     gate.reload();
@@ -170,6 +175,29 @@ fn what_the_store_has_is_served_without_the_authority() {
     let gate = scene.gate("acme-kept", acme, "");
     assert_eq!(awaited(gate.listeners[1], "a.test"), before);
     assert_eq!(scene.authority.orders().len(), 1);
+}
+
+#[test]
+fn files_that_the_configuration_names_no_more_are_served_no_more() {
+    let scene = Scene::new("unnamed");
+    let files = ["cert.pem", "key.pem"].map(|file| scene.folder.join(file));
+    let of_file = certificate(&["b.test"], &files[0], &files[1]);
+    let tls = format!("[[tls]]\ncert = \"{}\"\nkey = \"{}\"\n", files[0].display(), files[1].display());
+    let acme = "domains = [\"a.test\"]";
+    let gate = scene.gate("acme-unnamed", acme, &tls);
+    let https = gate.listeners[1];
+    until("a.test has one of its own", || {
+        shown(&handshake(https, "a.test").expect("the file's, at least")) != of_file
+    });
+    for name in ["b.test", "c.test"] {
+        assert_eq!(shown(&handshake(https, name).expect("the file's")), of_file, "{name}");
+    }
+    gate.rewrite(&scene.config(&scene.store(), acme, ""));
+    gate.reload();
+    assert!(handshake(https, "a.test").is_some());
+    for name in ["b.test", "c.test"] {
+        assert!(handshake(https, name).is_none(), "{name}");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod faults;
 mod files;
 mod fuzzed;
 mod gate;
+mod handshakes;
 mod idempotency;
 mod interim;
 mod limits;

@@ -44,6 +44,10 @@ pub struct Acme {
     /// Whether requests for hosts with such a certificate that do not come by https are sent there (308).
     #[serde(default = "yes")]
     pub redirect: bool,
+    /// The port at which clients reach https: what such requests are sent to.
+    #[serde(default = "https_port")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub https_port: u16,
     /// For how long browsers are told to come by https alone (HSTS). Zero: they are told nothing.
     #[serde(default = "hsts")]
     pub hsts: Time,
@@ -105,6 +109,10 @@ fn retry() -> Time {
 
 fn yes() -> bool {
     true
+}
+
+fn https_port() -> u16 {
+    443
 }
 
 fn hsts() -> Time {

@@ -142,5 +142,6 @@ pub(super) fn secure(raw: &raw::Config) -> Option<SecureSettings> {
     let acme = raw.acme.as_ref()?;
     let seconds = acme.hsts.0.as_secs();
     let hsts = (seconds > 0).then(|| HeaderValue::try_from(format!("max-age={seconds}")).ok()).flatten();
-    Some(SecureSettings { redirect: acme.redirect, hsts, tenants: acme.on_demand.is_some() })
+    let redirect = acme.redirect.then_some(acme.https_port);
+    Some(SecureSettings { redirect, hsts, tenants: acme.on_demand.is_some() })
 }
