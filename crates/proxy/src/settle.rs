@@ -102,6 +102,15 @@ impl Content {
         }
     }
 
+    /// The bytes that were read of what is compressed as it comes, whatever a fault makes of that.
+    pub(crate) fn plain(&self) -> Option<u64> {
+        match self {
+            Content::Compressed(body) => Some(body.plain()),
+            Content::Faulted(body) => body.plain(),
+            _ => None,
+        }
+    }
+
     /// Why it broke off.
     fn broke(&self) -> End {
         match self {
@@ -144,8 +153,8 @@ impl ExchangeBody {
         if let Some(open) = self.open.take() {
             let mut receipt = open.receipt_mut();
             receipt.response_bytes = self.sent;
-            if let (Content::Compressed(body), Some(compressed)) = (&self.content, &mut receipt.compressed) {
-                compressed.plain_bytes = body.plain();
+            if let (Some(plain), Some(compressed)) = (self.content.plain(), &mut receipt.compressed) {
+                compressed.plain_bytes = plain;
             }
             drop(receipt);
             open.settle(end);

@@ -102,6 +102,12 @@ impl FaultBody {
         Poll::Ready(self.rest.split_to(length))
     }
 
+    /// The bytes that were read of what it is the compressed form of.
+    #[must_use]
+    pub fn plain(&self) -> Option<u64> {
+        self.inner.plain()
+    }
+
     /// Whether it was cut.
     #[must_use]
     pub fn is_cut(&self) -> bool {

@@ -228,6 +228,25 @@ fn an_abort_strikes_what_is_stored_too_and_leaves_it_as_it_was() {
 }
 
 #[test]
+fn a_compressed_answer_that_comes_slowly_is_logged_with_what_it_was() {
+    let origin = Origin::scripted(|visit| {
+        let body = "so be it; ".repeat(20_000);
+        visit.say(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ))?;
+        visit.say(body)
+    });
+    let gate = start("fault-coded", &origin, "", "compress = {}");
+    inject(&gate, "slow", json!({"throttle": "10MiB"}));
+    let fields = "X-Tenant: acme\r\nAccept-Encoding: gzip\r\nConnection: close\r\n";
+    let answer = send(gate.address, format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
+    assert!(answer.to_ascii_lowercase().contains("tidegate-fault: slow\r\n"), "{answer}");
+    let line = logged(&gate, "\"fault\":\"slow\"");
+    assert_eq!((&line["coding"], &line["plain_bytes"]), (&json!("gzip"), &json!(200_000)));
+}
+
+#[test]
 fn what_is_stale_stands_in_for_an_abort_as_for_an_upstream_that_fails() {
     let origin = kept("Age: 9\r\nCache-Control: max-age=9\r\n");
     let gate = start("fault-stale", &origin, "", "cache = { stale_if_error = \"10m\" }");
