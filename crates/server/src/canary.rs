@@ -6,7 +6,6 @@
 //! be asked for a state that is not known yet, the canary gets nothing.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +14,20 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_model::canary::State;
+use tidegate_model::delivery::Ms;
 use tidegate_proxy::canary::Canary;
 use tidegate_store::documents::{Expect, Place, Room, Write, Written};
 use tidegate_store::{Store, Unavailable};
 use tidegate_wire::{clock, task};
 
 use crate::control::now;
-use crate::status::{Remote, ask, cell, encoded, in_columns, list, millis};
+use crate::status::{Remote, ask, cell, encoded, in_columns, list, millis, said, shown};
 use crate::wiring::Gate;
 
+/// How long the state of a canary is kept that is in nobody's configuration any more.
+const KEPT_MS: Ms = 30 * DAY_MS;
+/// How often that begins anew while it is in somebody's.
+const DAY_MS: Ms = 24 * 60 * 60 * 1000;
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// What is kept of canaries takes no more than this.
@@ -35,19 +39,36 @@ struct Kept {
     /// Another one is another canary.
     upstream: String,
     state: State,
+    /// When it is removed, unless it is written again.
+    #[serde(default)]
+    until: Ms,
+}
+
+/// What is known of what the store has of a canary.
+#[derive(Debug, Default)]
+struct Known {
+    version: Option<u64>,
+    until: Ms,
+}
+
+impl Known {
+    /// Whether it is to be written again, by whoever is the first of all nodes, since it is not to be removed.
+    fn is_due(&self, now: Ms) -> bool {
+        self.until < now + KEPT_MS - DAY_MS
+    }
 }
 
 /// Follows the canaries of the configuration in force. Must be called on the control runtime.
 pub fn drive(gate: Arc<Gate>) {
     task::spawn(async move {
-        let mut versions: HashMap<Arc<str>, Option<u64>> = HashMap::new();
+        let mut known: HashMap<Arc<str>, Known> = HashMap::new();
         loop {
             let all = gate.standing.canaries.all();
-            versions.retain(|route, _| all.iter().any(|canary| canary.route == *route));
+            known.retain(|route, _| all.iter().any(|canary| canary.route == *route));
             let store = gate.standing.idempotency.store();
             for canary in all {
-                let version = versions.entry(Arc::clone(&canary.route)).or_default();
-                if let Err(error) = follow(&canary, store.as_deref(), version).await {
+                let known = known.entry(Arc::clone(&canary.route)).or_default();
+                if let Err(error) = follow(&canary, store.as_deref(), known).await {
                     // It is tried again with the next look.
                     tracing::warn!(route = &*canary.route, %error, "a canary's state was not kept");
                 }
@@ -58,13 +79,9 @@ pub fn drive(gate: Arc<Gate>) {
 }
 
 /// Reads what the store has of it, looks at what it answers, and writes what is new.
-async fn follow(
-    canary: &Canary,
-    store: Option<&Store>,
-    version: &mut Option<u64>,
-) -> Result<(), Unavailable> {
+async fn follow(canary: &Canary, store: Option<&Store>, known: &mut Known) -> Result<(), Unavailable> {
     let read = match store {
-        Some(store) => read(canary, store, version).await,
+        Some(store) => read(canary, store, known).await,
         None => Ok(()),
     };
     let told = canary.told();
@@ -81,42 +98,50 @@ async fn follow(
         }
     }
     read?;
-    let (Some(store), true) = (store, canary.is_unsaved()) else { return Ok(()) };
-    write(canary, store, version).await
+    let is_due = canary.is_unsaved() || known.is_due(now());
+    let (Some(store), true) = (store, is_due) else { return Ok(()) };
+    write(canary, store, known).await
 }
 
 fn place(canary: &Canary) -> Place {
     Place { kind: "canary", tenant: "".into(), name: Arc::clone(&canary.route) }
 }
 
-async fn read(canary: &Canary, store: &Store, version: &mut Option<u64>) -> Result<(), Unavailable> {
+async fn read(canary: &Canary, store: &Store, known: &mut Known) -> Result<(), Unavailable> {
     let found = store.document(place(canary)).await?;
     let there = found.as_ref().map(|found| found.version);
     let told = canary.told();
-    if there == *version && told.state.is_some() {
+    if there == known.version && told.state.is_some() {
         return Ok(());
     }
-    *version = there;
+    *known = Known { version: there, until: 0 };
     let kept = found.and_then(|found| serde_json::from_slice::<Kept>(&found.body).ok());
-    let Some(Kept { upstream, state }) = kept else { return Ok(()) };
-    let is_later = told.state.is_none_or(|ours| !canary.is_unsaved() || state.since > ours.since);
-    if *upstream == *told.settings.upstream && is_later {
+    let Some(Kept { upstream, state, until }) = kept else { return Ok(()) };
+    known.until = until;
+    if *upstream != *told.settings.upstream {
+        return Ok(());
+    }
+    if told.state.as_ref() == Some(&state) {
+        // Written again, that it is not removed: nothing of it is new.
+        canary.saved(&state);
+    } else if told.state.is_none_or(|ours| !canary.is_unsaved() || state.since > ours.since) {
         canary.set(state, false);
     }
     Ok(())
 }
 
-async fn write(canary: &Canary, store: &Store, version: &mut Option<u64>) -> Result<(), Unavailable> {
+async fn write(canary: &Canary, store: &Store, known: &mut Known) -> Result<(), Unavailable> {
     let told = canary.told();
     let Some(state) = told.state else { return Ok(()) };
-    let kept = Kept { upstream: told.settings.upstream.to_string(), state };
+    let until = now() + KEPT_MS;
+    let kept = Kept { upstream: told.settings.upstream.to_string(), state, until };
     let body = serde_json::to_vec(&kept).unwrap_or_default().into();
-    let expect = version.map_or(Expect::Absent, Expect::Version);
-    let put =
-        Write::Put { place: place(canary), expect, at: kept.state.since, until: None, body, room: ROOM };
+    let expect = known.version.map_or(Expect::Absent, Expect::Version);
+    let (place, at) = (place(canary), kept.state.since);
+    let put = Write::Put { place, expect, at, until: Some(until), body, room: ROOM };
     match store.write(vec![put]).await? {
         Written::Done(versions) => {
-            *version = versions.first().copied();
+            *known = Known { version: versions.first().copied(), until };
             canary.saved(&kept.state);
         }
         // Another node was first: what it says is read with the next look.
@@ -167,28 +192,13 @@ pub fn canary(args: &CanaryArgs) -> ExitCode {
         }
         None => ("GET", String::new()),
     };
-    let told = ask(&args.remote, method, &format!("/canaries{path}"), &body).and_then(|answer| {
-        if args.json {
-            return Ok(answer + "\n");
-        }
-        let told: Value =
-            serde_json::from_str(&answer).map_err(|error| format!("tidegate: not a canary: {error}"))?;
-        Ok(match args.route {
-            Some(_) => table(std::iter::once(&told)) + &format!("\n{}\n", cell(&told["why"])),
+    let answer = ask(&args.remote, method, &format!("/canaries{path}"), &body);
+    said(answer.and_then(|answer| {
+        shown(answer, args.json, |told| match args.route {
+            Some(_) => table(std::iter::once(told)) + &format!("\n{}\n", cell(&told["why"])),
             None => table(list(&told["canaries"])),
         })
-    });
-    match told {
-        Ok(text) => {
-            // It is done, whether anybody reads it or not.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("{why}");
-            ExitCode::FAILURE
-        }
-    }
+    }))
 }
 
 fn table<'a>(canaries: impl Iterator<Item = &'a Value>) -> String {
@@ -213,4 +223,26 @@ fn table<'a>(canaries: impl Iterator<Item = &'a Value>) -> String {
         }
     }
     in_columns(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_written_again_once_a_day_for_as_long_as_there_is_its_canary() {
+        let began = 1_800_000_000_000;
+        let written = Known { version: Some(1), until: began + KEPT_MS };
+        for (after, expected) in [(0, false), (DAY_MS, false), (DAY_MS + 1, true), (2 * KEPT_MS, true)] {
+            assert_eq!(written.is_due(began + after), expected, "{after} ms later");
+        }
+        assert!(Known::default().is_due(began), "what nobody has is written");
+    }
+
+    #[test]
+    fn a_state_of_an_earlier_version_is_read_and_written_with_an_end() {
+        let body = br#"{"upstream": "next", "state": {"phase": "rolled-back", "step": 0, "since": 7, "why": "errors"}}"#;
+        let kept: Kept = serde_json::from_slice(body).expect("it is read");
+        assert!(Known { version: Some(1), until: kept.until }.is_due(1_800_000_000_000));
+    }
 }

@@ -1,13 +1,12 @@
 //! `tidegate queue`, `tidegate delivery` and `tidegate schedule`: what is made later, looked at and changed through the control
 //! API of a running Tidegate.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::status::{Remote, ask, encoded, in_columns};
+use crate::status::{Remote, ask, encoded, in_columns, said};
 
 /// Deliveries of a page.
 const PAGE: u32 = 50;
@@ -449,19 +448,5 @@ impl AddArgs {
             "at": self.at,
             "unique": self.unique.as_ref().map(|key| json!({ "key": key })),
         }))
-    }
-}
-
-fn said(told: Result<String, String>) -> ExitCode {
-    match told {
-        Ok(text) => {
-            // It is done, whether anybody reads it or not.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("{why}");
-            ExitCode::FAILURE
-        }
     }
 }

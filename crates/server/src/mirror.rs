@@ -1,12 +1,11 @@
 //! `tidegate mirror`: what a running Tidegate found of its mirrors, through its control API.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::Value;
 
-use crate::status::{Remote, ask, cell, encoded, in_columns, list, millis};
+use crate::status::{Remote, ask, cell, encoded, in_columns, list, millis, said, shown};
 
 /// Which report.
 #[derive(Debug, Args)]
@@ -28,28 +27,13 @@ pub struct MirrorArgs {
 pub fn mirror(args: &MirrorArgs) -> ExitCode {
     let method = if args.reset { "DELETE" } else { "GET" };
     let path = args.route.as_ref().map_or_else(String::new, |route| format!("/{}", encoded(route)));
-    let told = ask(&args.remote, method, &format!("/mirrors{path}"), "").and_then(|answer| {
-        if args.json {
-            return Ok(answer + "\n");
-        }
-        let told: Value =
-            serde_json::from_str(&answer).map_err(|error| format!("tidegate: not a report: {error}"))?;
-        Ok(match args.route {
-            Some(_) => report(&told),
+    let answer = ask(&args.remote, method, &format!("/mirrors{path}"), "");
+    said(answer.and_then(|answer| {
+        shown(answer, args.json, |told| match args.route {
+            Some(_) => report(told),
             None => table(list(&told["mirrors"])),
         })
-    });
-    match told {
-        Ok(text) => {
-            // It is done, whether anybody reads it or not.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("{why}");
-            ExitCode::FAILURE
-        }
-    }
+    }))
 }
 
 fn table<'a>(mirrors: impl Iterator<Item = &'a Value>) -> String {

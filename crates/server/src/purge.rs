@@ -1,13 +1,12 @@
 //! `tidegate purge` and `tidegate cache inspect`: what a running Tidegate has cached, taken away and looked at through its
 //! control API.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::status::{Remote, ask, encoded};
+use crate::status::{Remote, ask, encoded, said};
 
 /// What to purge.
 #[derive(Debug, Args)]
@@ -104,18 +103,4 @@ pub fn cache(args: &CacheArgs) -> ExitCode {
             serde_json::from_str(&told).map_err(|error| format!("tidegate: not an entry: {error}"))?;
         serde_json::to_string_pretty(&told).map(|text| text + "\n").map_err(|error| error.to_string())
     }))
-}
-
-fn said(told: Result<String, String>) -> ExitCode {
-    match told {
-        Ok(text) => {
-            // It is done, whether anybody reads it or not.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("{why}");
-            ExitCode::FAILURE
-        }
-    }
 }

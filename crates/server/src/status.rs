@@ -12,7 +12,7 @@ mod audit;
 mod remote;
 
 pub use audit::{AuditArgs, audit};
-pub use remote::{Remote, ask, ask_for, encoded};
+pub use remote::{Remote, ask, ask_for, encoded, said, shown};
 
 /// What to tell, and of whom.
 #[derive(Debug, Args)]

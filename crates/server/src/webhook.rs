@@ -1,6 +1,6 @@
 //! `tidegate webhook …`: destinations, event types and events of a running Tidegate, over its control API.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::process::ExitCode;
 use std::time::UNIX_EPOCH;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tidegate_wire::clock;
 
 use crate::config::parse_duration;
-use crate::status::{Remote, ask};
+use crate::status::{Remote, ask, said};
 use crate::telemetry::rfc3339;
 
 /// Webhooks.
@@ -139,17 +139,7 @@ impl Named {
 /// Does what is asked for.
 #[must_use]
 pub fn webhook(args: &WebhookArgs) -> ExitCode {
-    match told(args) {
-        Ok(text) => {
-            // It is done, whether anybody reads it or not.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("{why}");
-            ExitCode::FAILURE
-        }
-    }
+    said(told(args))
 }
 
 fn told(args: &WebhookArgs) -> Result<String, String> {

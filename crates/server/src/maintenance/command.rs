@@ -1,12 +1,11 @@
 //! `tidegate maintenance`: windows of a running Tidegate, opened, ended and listed through its control API.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::status::{Remote, ask, encoded};
+use crate::status::{Remote, ask, encoded, said};
 
 /// Maintenance.
 #[derive(Debug, Args)]
@@ -69,17 +68,7 @@ pub fn maintenance(args: &MaintenanceArgs) -> ExitCode {
             ask(&args.remote, "GET", "/maintenance", "").map(|told| listed(&read(&told)))
         }
     };
-    match told {
-        Ok(text) => {
-            // It is done, whether anybody reads it or not.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("{why}");
-            ExitCode::FAILURE
-        }
-    }
+    said(told)
 }
 
 fn read(told: &str) -> Value {

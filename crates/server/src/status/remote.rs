@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
@@ -30,6 +31,31 @@ impl Remote {
     pub fn control(&self) -> &str {
         &self.control
     }
+}
+
+/// Tells what a command came to, or what is wrong.
+#[must_use]
+pub fn said(told: Result<String, String>) -> ExitCode {
+    match told {
+        Ok(text) => {
+            // It is done, whether anybody reads it or not.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An answer as it is, where JSON is wanted, or what is made of it.
+pub fn shown(answer: String, json: bool, made: impl FnOnce(&Value) -> String) -> Result<String, String> {
+    if json {
+        return Ok(answer + "\n");
+    }
+    let told = serde_json::from_str(&answer);
+    told.map(|told| made(&told)).map_err(|error| format!("tidegate: the answer is not JSON: {error}"))
 }
 
 /// Asks the control API, and tells what it answers, or what is wrong. HTTP/1.0: the answer ends with the connection.

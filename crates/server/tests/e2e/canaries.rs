@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use tidegate_testkit::{Gate, Origin, Reply, connect, nobody, read_answer, until};
+use tidegate_testkit::{Gate, Origin, Postgres, Reply, connect, nobody, read_answer, until};
 
-use crate::{BINARY, control, gate};
+use crate::{command, control, gate};
 
 /// A server whose answers have its name for body.
 fn version(name: &'static str) -> Origin {
@@ -73,17 +73,6 @@ fn count(answers: &[(u16, String)], is: impl Fn(u16, &str) -> bool) -> usize {
 fn failing(answers: &[(u16, String)]) -> Vec<usize> {
     let failing = answers.iter().enumerate().filter(|(_, (status, _))| *status == 500);
     failing.map(|(user, _)| user).collect()
-}
-
-/// What a command says, and whether it went well.
-fn command(gate: &Gate, arguments: &[&str]) -> (bool, String) {
-    let socket = gate.file.parent().expect("a folder").join("control.sock");
-    let out = std::process::Command::new(BINARY)
-        .args(arguments)
-        .args(["--control", &format!("unix:{}", socket.display())])
-        .output()
-        .expect("the binary runs");
-    (out.status.success(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
 }
 
 #[test]
@@ -225,4 +214,43 @@ fn commands_steer_a_canary_and_a_reload_leaves_it_as_it_is() {
     gate.rewrite(&crate::app(&[app.address], "", ""));
     gate.reload();
     assert!(control(&gate, "/canaries/all").contains("control.no-canary"));
+}
+
+#[test]
+fn nodes_that_share_a_store_have_the_same_canary() {
+    let (app, next) = (version("old"), Origin::start(|_| Reply::Status(500, "new".into())));
+    let url = Postgres::shared().database();
+    let canary = "steps = [\"40%\"]\nevery = \"1h\"\nmanual = true\nfallback = false";
+    let node = |name: &str| {
+        let more = format!("[store]\nurl = \"{url}\"\nnode = \"{name}\"");
+        gate(&format!("canary-{name}"), &config(app.address, next.address, canary, &more))
+    };
+    let (one, two) = (node("one"), node("two"));
+    let of_canary = |gate: &Gate| failing(&ask_as(gate, "POST", 0..100));
+    until_is(&one, "waiting");
+    until_is(&two, "waiting");
+    // An order to the one is followed by the other.
+    assert!(command(&one, &["canary", "all", "promote"]).0);
+    until_is(&two, "promoted");
+    assert_eq!(of_canary(&two).len(), 100, "it has all, at the node that nobody told");
+    assert!(command(&two, &["canary", "all", "start"]).1.contains("this changes nothing"));
+    assert!(command(&two, &["canary", "all", "rollback"]).0);
+    until_is(&one, "rolled-back");
+    assert_eq!(of_canary(&one).len(), 0);
+    assert!(command(&one, &["canary", "all", "start"]).0);
+    until_is(&two, "running");
+    // What the one finds out holds for the other, which has seen nothing of it.
+    assert!(of_canary(&one).len() >= 5);
+    let found = until_is(&one, "rolled-back");
+    assert!(found["why"].as_str().is_some_and(|why| why.starts_with("errors: ")), "{found}");
+    let followed = until_is(&two, "rolled-back");
+    assert_eq!((&followed["why"], &followed["since"]), (&found["why"], &found["since"]));
+    assert_eq!(of_canary(&two).len(), 0);
+    assert_eq!(two.metric("tidegate_canary_rollbacks_total{route=\"all\"}"), Some(0.0));
+    drop(two);
+    let again = node("two-again");
+    until_is(&again, "rolled-back");
+    // It is kept for some time more than anybody has it, and not for ever.
+    let kept = "SELECT count(*) FROM tidegate.documents WHERE kind = 'canary' AND until > at + 29 * 86400000::bigint";
+    assert_eq!(Postgres::shared().say_in(&url, kept).trim(), "1");
 }

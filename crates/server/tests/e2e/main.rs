@@ -79,6 +79,17 @@ fn control(gate: &tidegate_testkit::Gate, path: &str) -> String {
     tidegate_testkit::send(gate.control, request.as_bytes())
 }
 
+/// What a command says over the unix socket of the control API, and whether it went well.
+fn command(gate: &tidegate_testkit::Gate, arguments: &[&str]) -> (bool, String) {
+    let socket = gate.file.parent().expect("a folder").join("control.sock");
+    let out = std::process::Command::new(BINARY)
+        .args(arguments)
+        .args(["--control", &format!("unix:{}", socket.display())])
+        .output()
+        .expect("the binary runs");
+    (out.status.success(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+}
+
 /// One upstream with these endpoints, and one route to it with these further lines. Whatever has no bound of its own is
 /// given more time than a machine loses that builds something else meanwhile.
 fn app(endpoints: &[std::net::SocketAddr], upstream: &str, route: &str) -> String {
