@@ -28,6 +28,7 @@ use crate::exchange::Exchange;
 
 pub(crate) use self::answer::answer;
 pub(crate) use self::compressed::Compressed;
+pub(crate) use self::decode::{Undecoded, whole};
 pub use self::encode::Levels;
 pub(crate) use self::request::{decoded, may_hold};
 

@@ -168,7 +168,10 @@ async fn call(
     let Rung { upstream, now, by, further } = rung;
     exchange.open.receipt_mut().upstream = Some(Arc::clone(upstream.name()));
     let upgrade = own.upgrade;
-    let (duplicate, mut arm) = (exchange.duplicate.take(), exchange.arm.take());
+    let (mut duplicate, mut arm) = (exchange.duplicate.take(), exchange.arm.take());
+    if let Some(duplicate) = &mut duplicate {
+        duplicate.begin();
+    }
     if let Some(arm) = &mut arm {
         arm.begin(now);
     }

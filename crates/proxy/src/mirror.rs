@@ -97,11 +97,13 @@ pub enum Skipped {
     Late,
     /// The comparing thread is behind.
     Backlog,
+    /// Its client left before the upstream had answered.
+    Left,
 }
 
 impl Skipped {
     /// All of them, with their names.
-    pub const ALL: [(Skipped, &'static str); 8] = [
+    pub const ALL: [(Skipped, &'static str); 9] = [
         (Skipped::Load, "load"),
         (Skipped::Busy, "busy"),
         (Skipped::Memory, "memory"),
@@ -110,6 +112,7 @@ impl Skipped {
         (Skipped::Cut, "cut"),
         (Skipped::Late, "late"),
         (Skipped::Backlog, "backlog"),
+        (Skipped::Left, "left"),
     ];
 }
 

@@ -1,14 +1,18 @@
-//! The codings of requests, piece by piece: foreign bytes, so that whatever they are, no more comes out at a time than there is
-//! room for, and no window is larger than [`window`].
+//! The codings of requests, and of the answers that are compared, piece by piece: foreign bytes, so that whatever they are, no
+//! more comes out at a time than there is room for, and no window is larger than [`window`].
 
 use brotli::enc::StandardAlloc;
 use brotli::{BrotliDecompressStream, BrotliResult, BrotliState};
+use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 use tidegate_model::coding::{Coding, Packing};
 use zstd::stream::raw::{DParameter, Decoder as Zstd, InBuffer, Operation as _, OutBuffer};
 
 /// Bytes that Zstandard may look back on, as a power of two: as many as clients of answers have to have (RFC 9659).
 const ZSTD_WINDOW: u32 = 23;
+
+/// Bytes that [`whole`] decodes at a time.
+const ROOM_BYTES: usize = 16 << 10;
 
 /// What a decoder may hold, in bytes.
 #[must_use]
@@ -21,7 +25,7 @@ pub fn window(packing: Packing) -> u64 {
     }
 }
 
-/// A request's decoder.
+/// A body's decoder.
 pub struct Decoder {
     kind: Kind,
     state: State,
@@ -57,6 +61,38 @@ pub struct Step {
 /// The bytes are none of the coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt;
+
+/// Why content is not decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecoded {
+    /// It is longer than it may be.
+    Longer,
+    /// It is none of the coding, or not whole.
+    Corrupt,
+}
+
+/// Content that is here whole, decoded; it may have so many bytes.
+///
+/// # Errors
+/// [`Undecoded`].
+pub fn whole(packing: Packing, mut coded: &[u8], bytes_max: u64) -> Result<Bytes, Undecoded> {
+    let mut decoder = Decoder::new(packing).ok_or(Undecoded::Corrupt)?;
+    let (mut out, mut room) = (Vec::new(), vec![0; ROOM_BYTES]);
+    loop {
+        let step = decoder.step(coded, &mut room).map_err(|Corrupt| Undecoded::Corrupt)?;
+        coded = &coded[step.taken..];
+        out.extend_from_slice(&room[..step.written]);
+        if out.len() as u64 > bytes_max {
+            return Err(Undecoded::Longer);
+        }
+        if coded.is_empty() && step.written < room.len() {
+            return if decoder.is_whole() { Ok(out.into()) } else { Err(Undecoded::Corrupt) };
+        }
+        if step.taken == 0 && step.written == 0 {
+            return Err(Undecoded::Corrupt);
+        }
+    }
+}
 
 impl Decoder {
     /// A decoder. `None`: the system has no memory for it.
@@ -266,6 +302,20 @@ mod tests {
     fn deflate_is_read_with_its_head_and_without() {
         let raw = deflated(b"so be it", false);
         assert_eq!(unpacked(Packing::Deflate, &raw, 3, 64).as_deref(), Some(&b"so be it"[..]));
+    }
+
+    #[test]
+    fn what_is_here_whole_is_decoded_within_its_bound() {
+        let text = vec![b'x'; 100_000];
+        for packing in PACKINGS {
+            let coded = packed(packing, &text);
+            assert_eq!(whole(packing, &coded, 100_000).as_deref(), Ok(&text[..]), "{packing:?}");
+            assert_eq!(whole(packing, &coded, 99_999), Err(Undecoded::Longer), "{packing:?}");
+            let cut = whole(packing, &coded[..coded.len() - 1], 100_000);
+            assert_eq!(cut, Err(Undecoded::Corrupt), "{packing:?}");
+            assert_eq!(whole(packing, b"", 100_000), Err(Undecoded::Corrupt), "{packing:?}");
+        }
+        assert_eq!(whole(PACKINGS[0], b"nonsense", 100_000), Err(Undecoded::Corrupt));
     }
 
     #[test]

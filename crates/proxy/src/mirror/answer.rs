@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use http::header::CONTENT_ENCODING;
+use tidegate_model::coding::{Packing, Unreadable};
 use tidegate_model::fields::Fields;
 use tidegate_model::message::Response;
 use tidegate_model::mirror::compare::{Answer, Content};
@@ -15,21 +15,8 @@ use super::CompareSettings;
 pub struct Taken {
     /// The rest of it.
     pub answer: Answer,
-    /// What its body is coded in.
-    pub coding: Coding,
-}
-
-/// What a body is coded in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coding {
-    /// As it is.
-    Identity,
-    /// RFC 1952.
-    Gzip,
-    /// RFC 1950, as `deflate` is in HTTP.
-    Deflate,
-    /// Another one, or several.
-    Other,
+    /// What its body is coded in; an error: in what cannot be read.
+    pub coding: Result<Option<Packing>, Unreadable>,
 }
 
 /// An answer that is still on its way.
@@ -38,17 +25,7 @@ pub type Coming = oneshot::Receiver<Taken>;
 impl Taken {
     /// What is compared of an answer with this body.
     pub fn of(compare: &CompareSettings, status: StatusCode, fields: &Fields, body: Content) -> Taken {
-        Taken { answer: Answer::of(&compare.rules, status, fields, body), coding: coding(fields) }
-    }
-}
-
-fn coding(fields: &Fields) -> Coding {
-    let mut told = fields.get_all(CONTENT_ENCODING).iter().map(|value| value.as_bytes().to_ascii_lowercase());
-    match (told.next().as_deref(), told.next()) {
-        (None | Some(b"" | b"identity"), None) => Coding::Identity,
-        (Some(b"gzip" | b"x-gzip"), None) => Coding::Gzip,
-        (Some(b"deflate"), None) => Coding::Deflate,
-        _ => Coding::Other,
+        Taken { answer: Answer::of(&compare.rules, status, fields, body), coding: Packing::of(fields) }
     }
 }
 
@@ -118,26 +95,6 @@ impl Gathered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
-
-    fn check(values: &[&'static str], expected: Coding) {
-        let mut fields = Fields::default();
-        for value in values {
-            fields.append(CONTENT_ENCODING, HeaderValue::from_static(value));
-        }
-        assert_eq!(coding(&fields), expected);
-    }
-
-    #[test]
-    fn a_coding_that_is_not_read_is_known_as_such() {
-        check(&[], Coding::Identity);
-        check(&["GZIP"], Coding::Gzip);
-        check(&["deflate"], Coding::Deflate);
-        check(&["br"], Coding::Other);
-        check(&["gzip", "gzip"], Coding::Other);
-        check(&["gzip, br"], Coding::Other);
-    }
-
     #[test]
     fn too_many_bytes_are_let_go_of() {
         let mut gathered = Gathered::new(4);

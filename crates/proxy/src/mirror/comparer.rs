@@ -2,19 +2,17 @@
 //!
 //! Reading a large JSON document takes milliseconds, which no core has.
 
-use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use bytes::Bytes;
-use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use tidegate_model::mirror::compare::{Answer, Compared, Content, compare};
 use tidegate_model::mirror::tally::{Outcome, Subject};
 
-use super::answer::{Coding, Taken};
+use super::answer::Taken;
 use super::{Held, Mirrored};
+use crate::coding::{Undecoded, whole};
 
 /// Pairs of answers that may wait.
 const WAITING_MAX: usize = 256;
@@ -93,52 +91,16 @@ fn decoded(taken: Taken, most: u64) -> Answer {
     let Taken { mut answer, coding } = taken;
     if let Content::Whole(bytes) = &answer.body
         && !bytes.is_empty()
-        && coding != Coding::Identity
     {
         answer.body = match coding {
-            Coding::Gzip => bounded(MultiGzDecoder::new(&bytes[..]), most),
-            Coding::Deflate => bounded(ZlibDecoder::new(&bytes[..]), most),
-            Coding::Identity | Coding::Other => Content::Coded,
+            Ok(None) => return answer,
+            Ok(Some(packing)) => match whole(packing, bytes, most) {
+                Ok(bytes) => Content::Whole(bytes),
+                Err(Undecoded::Longer) => Content::Longer,
+                Err(Undecoded::Corrupt) => Content::Coded,
+            },
+            Err(_) => Content::Coded,
         };
     }
     answer
-}
-
-fn bounded(coded: impl std::io::Read, most: u64) -> Content {
-    let mut bytes = Vec::new();
-    match coded.take(most.saturating_add(1)).read_to_end(&mut bytes) {
-        Ok(_) if bytes.len() as u64 > most => Content::Longer,
-        Ok(_) => Content::Whole(Bytes::from(bytes)),
-        Err(_) => Content::Coded,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use flate2::Compression;
-    use flate2::write::{GzEncoder, ZlibEncoder};
-
-    use super::*;
-
-    fn check(coded: impl std::io::Read, most: u64, expected: &Content) {
-        assert_eq!(&bounded(coded, most), expected);
-    }
-
-    #[test]
-    fn a_coded_body_is_read_within_its_bound() {
-        let text = vec![b'x'; 100_000];
-        let whole = Content::Whole(Bytes::from(text.clone()));
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-        gzip.write_all(&text).unwrap();
-        let gzip = gzip.finish().unwrap();
-        check(MultiGzDecoder::new(&gzip[..]), 100_000, &whole);
-        check(MultiGzDecoder::new(&gzip[..]), 99_999, &Content::Longer);
-        check(MultiGzDecoder::new(&gzip[..gzip.len() - 9]), 100_000, &Content::Coded);
-        check(MultiGzDecoder::new(&b"nonsense"[..]), 100_000, &Content::Coded);
-        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
-        zlib.write_all(&text).unwrap();
-        check(ZlibDecoder::new(&zlib.finish().unwrap()[..]), 100_000, &whole);
-    }
 }

@@ -42,6 +42,18 @@ pub struct Duplicate {
     taken: Taken,
     held: Held,
     under_way: UnderWay,
+    asked: Asked,
+}
+
+/// Its upstream is being asked. Dropped before that has come to anything, since its client has left, it is counted as left out.
+struct Asked(Option<Arc<Mirrored>>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(mirrored) = self.0.take() {
+            mirrored.mirror.skip(Skipped::Left);
+        }
+    }
 }
 
 /// Whether a request is copied. Asked before its head is taken.
@@ -96,7 +108,8 @@ fn begin(
         Some(prefix) => Some(rewritten(&exchange.head.uri, routed.matched, prefix).ok_or(Skipped::Body)?),
     };
     let (request, mirrored) = (Request::new(Body::Empty), Arc::clone(mirrored));
-    Ok(Duplicate { mirrored, target, request, said: None, taken: Taken::default(), held, under_way })
+    let (taken, asked) = (Taken::default(), Asked(None));
+    Ok(Duplicate { mirrored, target, request, said: None, taken, held, under_way, asked })
 }
 
 fn rewritten(uri: &Uri, matched: usize, prefix: &str) -> Option<Uri> {
@@ -131,16 +144,22 @@ impl Duplicate {
         self
     }
 
+    /// Its upstream is asked from now on.
+    pub fn begin(&mut self) {
+        self.asked = Asked(Some(Arc::clone(&self.mirrored)));
+    }
+
     /// What came of the call that began then: what this returns goes on to the client. If the upstream has answered, the
     /// mirror is asked, by a task of its own.
     pub fn told(
-        self: Box<Self>,
+        mut self: Box<Self>,
         proxy: &Proxy,
         exchange: &Exchange,
         permitted: &Permitted,
         began: Tick,
         result: Result<Answer, Refusal>,
     ) -> Result<Answer, Refusal> {
+        self.asked.0 = None;
         match result {
             Ok(Answer { response, sticky }) => {
                 Ok(Answer { response: self.answered(proxy, exchange, permitted, began, response), sticky })

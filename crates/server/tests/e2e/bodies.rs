@@ -30,7 +30,8 @@ fn unpacked(coding: &str, bytes: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn packed(coding: &str, content: &[u8]) -> Vec<u8> {
+/// Content in a coding, made by others' encoders.
+pub fn packed(coding: &str, content: &[u8]) -> Vec<u8> {
     let (mut out, level) = (Vec::new(), flate2::Compression::default());
     match coding {
         "gzip" => drop(flate2::read::GzEncoder::new(content, level).read_to_end(&mut out).unwrap()),
@@ -43,12 +44,12 @@ fn packed(coding: &str, content: &[u8]) -> Vec<u8> {
 }
 
 /// An answer with its bytes.
-struct Got {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
+pub struct Got {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
     /// It came to its end.
-    whole: bool,
+    pub whole: bool,
 }
 
 impl Got {

@@ -1,11 +1,11 @@
 //! Mirroring: who gets a copy, what is compared, what the report says; and that no client waits for any of it.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use serde_json::{Value, json};
 use tidegate_testkit::{Gate, Origin, Reply, ask, block_on, connect, h2_connect, nobody, read_answer, until};
 
-use crate::{BINARY, control, gate};
+use crate::{BINARY, command, control, gate};
 
 /// A server that answers each request with what is made of its path, after these header lines.
 fn answering(fields: &'static str, body: impl Fn(&str) -> String + Send + Sync + 'static) -> Origin {
@@ -59,17 +59,6 @@ fn until_told(gate: &Gate, key: &str, value: &Value) -> Value {
     report(gate)
 }
 
-/// What a command says.
-fn command(gate: &Gate, arguments: &[&str]) -> String {
-    let socket = gate.file.parent().expect("a folder").join("control.sock");
-    let out = std::process::Command::new(BINARY)
-        .args(arguments)
-        .args(["--control", &format!("unix:{}", socket.display())])
-        .output()
-        .expect("the binary runs");
-    String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()
-}
-
 fn field(head: &str, name: &str) -> Option<String> {
     let lower = head.to_ascii_lowercase();
     lower.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::to_owned)
@@ -106,7 +95,7 @@ fn the_same_answers_are_equal_and_the_copy_says_what_it_is() {
     (0..19).for_each(|_| assert_eq!(ask(gate.address, "GET /v1", "").status, 200));
     let told = until_told(&gate, "/compared", &json!(20));
     assert_eq!((&told["equal"], &told["verdict"]["ready"]), (&json!(20), &json!(true)), "{told}");
-    assert!(command(&gate, &["mirror", "all"]).contains("ready to move: 20 compared since "));
+    assert!(command(&gate, &["mirror", "all"]).1.contains("ready to move: 20 compared since "));
     assert_eq!(gate.metric("tidegate_mirror_requests_total{route=\"all\",outcome=\"equal\"}"), Some(20.0));
     assert_eq!(gate.metric("tidegate_mirror_seconds_count{route=\"all\",side=\"mirror\"}"), Some(20.0));
     // No exchange of its own: neither log nor metrics count the copies.
@@ -150,11 +139,12 @@ fn what_differs_is_told_with_samples_that_hold_no_credentials() {
         json!({"kind": "body", "place": "/items/*/price", "upstream": "1", "mirror": "2"})
     );
     assert!(!told.to_string().contains("s3cret") && !told.to_string().contains("0ther"), "{told}");
-    let said = command(&gate, &["mirror", "all"]);
+    let (_, said) = command(&gate, &["mirror", "all"]);
     assert!(said.contains("not ready") && said.contains("body /items/*/price: 1 | 2"), "{said}");
     assert_eq!(gate.metric("tidegate_mirror_differences_total{route=\"all\",kind=\"body\"}"), Some(3.0));
     // A report begins anew by command; what was counted for metrics stays.
-    let anew: Value = serde_json::from_str(&command(&gate, &["mirror", "all", "--reset", "--json"])).unwrap();
+    let anew: Value =
+        serde_json::from_str(&command(&gate, &["mirror", "all", "--reset", "--json"]).1).unwrap();
     assert_eq!((&anew["compared"], anew["samples"].as_array().unwrap().len()), (&json!(0), 0));
     assert_eq!(gate.metric("tidegate_mirror_requests_total{route=\"all\",outcome=\"different\"}"), Some(3.0));
 }
@@ -198,6 +188,19 @@ fn a_request_that_its_upstream_does_not_answer_is_not_copied() {
     let gate = gate("mirror-unanswered", &config(&app, next.address, ", compare = {}"));
     assert_eq!(ask(gate.address, "GET /v1", "").status, 502);
     until_told(&gate, "/skipped/unanswered", &json!(1));
+    assert!(next.recorded().is_empty());
+    // Nor is one whose client leaves before there is an answer.
+    let never = Origin::start(|_| Reply::Never);
+    gate.rewrite(&config(&never, next.address, ", compare = {}"));
+    gate.reload();
+    let mut stream = connect(gate.address);
+    stream.write_all(b"GET /v1 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    until("its upstream is asked", || !never.recorded().is_empty());
+    assert_eq!(report(&gate)["under_way"], 1);
+    drop(stream);
+    let told = until_told(&gate, "/skipped/left", &json!(1));
+    assert_eq!((&told["skipped"]["unanswered"], &told["under_way"]), (&json!(1), &json!(0)));
+    assert_eq!(gate.metric("tidegate_mirror_skipped_total{route=\"all\",reason=\"left\"}"), Some(1.0));
     assert!(next.recorded().is_empty());
 }
 
@@ -293,17 +296,26 @@ fn answers_that_cannot_be_compared_are_not_said_to_be_the_same() {
 fn a_compressed_answer_is_compared_by_what_it_holds() {
     let app = Origin::scripted(|visit| {
         visit.read_body()?;
-        let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x4a\x54\xb2\x52\x30\xac\x05\x00\x97\x8e\xa1\xfb\x08\x00\x00\x00";
+        let coding = visit.path().rsplit('/').next().unwrap_or_default().to_owned();
+        let coded = crate::bodies::packed(&coding, br#"{"a": 1}"#);
         let head = format!(
-            "HTTP/1.1 200 OK\r\n{JSON}Content-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
-            gzip.len()
+            "HTTP/1.1 200 OK\r\n{JSON}Content-Encoding: {coding}\r\nContent-Length: {}\r\n\r\n",
+            coded.len()
         );
-        visit.say([head.as_bytes(), gzip].concat())
+        visit.say([head.as_bytes(), &coded].concat())
     });
     let next = answering(JSON, |_| r#"{"a":1.0}"#.to_owned());
-    let gate = gate("mirror-gzip", &config(&app, next.address, ", compare = {}"));
-    assert_eq!(ask(gate.address, "GET /v1", "Accept-Encoding: gzip\r\n").header("content-encoding"), "gzip");
-    until_told(&gate, "/equal", &json!(1));
+    let gate = gate("mirror-coded", &config(&app, next.address, ", compare = {}"));
+    for (place, coding) in ["gzip", "deflate", "br", "zstd"].into_iter().enumerate() {
+        let fields = format!("Accept-Encoding: {coding}\r\n");
+        let mut stream = connect(gate.address);
+        write!(stream, "GET /v1/{coding} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{fields}\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{coding}");
+        let told = until_told(&gate, "/equal", &json!(place + 1));
+        assert_eq!((&told["different"], &told["uncompared"]), (&json!(0), &json!({})), "{coding}");
+    }
 }
 
 #[test]
