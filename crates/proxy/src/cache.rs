@@ -3,7 +3,7 @@
 //! `tidegate_model::cache` has the rules. Here is what performs them: [`asked`] makes the key ([`content`] reads what of it is in
 //! a body), [`memory`] keeps and the tiers below ([`tier`], [`disk`], [`far`]) keep more, as bytes that `known` makes,
 //! [`fill`] collapses, [`intake`] says what becomes of an answer, [`serve`] makes of what is kept what one client asked for
-//! (`changed` is the route's part in that), [`slices`] keep and serve what is large, `behind` refreshes, [`mod@write`] takes
+//! (`changed` is the route's part in that; [`coded`] is what is kept compressed), [`slices`] keep and serve what is large, `behind` refreshes, [`mod@write`] takes
 //! away, [`purges`] reach all nodes, [`shield`] asks the key's home node before the upstream; [`stage`] is the way of a
 //! request through all of it.
 //!
@@ -13,6 +13,7 @@
 pub mod asked;
 mod behind;
 mod changed;
+pub mod coded;
 pub mod content;
 pub mod disk;
 pub mod far;

@@ -6,7 +6,8 @@
 //! answer <--- compressed <--- from wherever it comes: upstream, cache, record, configuration
 //! ```
 //!
-//! What stands behind the answer's stage is always the content as it was: what is stored, recorded and compared is not coded.
+//! What stands behind the answer's stage is always the content as it was: what is stored, recorded and compared is not coded. What
+//! memory has of the cache's answers is kept compressed beside them, once somebody has asked for it so (`crate::cache::coded`).
 //! `tidegate_model::compress` and `tidegate_model::coding` decide; `encode` and `decode` are the codings, piece by piece,
 //! with bounded windows; `answer` and `request` are the bodies. A route without either pays one look at an `Option`.
 
@@ -14,6 +15,7 @@ mod answer;
 mod compressed;
 mod decode;
 mod encode;
+mod hit;
 mod request;
 
 use http::HeaderName;
@@ -106,6 +108,11 @@ pub(crate) fn begin(settings: &CodingSettings, exchange: &mut Exchange) -> Resul
         exchange.note(Step::Decoded(packing.token()));
     }
     Ok(Box::new(bodies))
+}
+
+/// Whether the client would have the answer compressed.
+pub(crate) fn is_wanted(exchange: &Exchange) -> bool {
+    exchange.bodies.as_ref().is_some_and(|bodies| bodies.offer.is_some_and(|offer| offer.coding.is_some()))
 }
 
 fn unreadable(why: Unreadable) -> Refusal {

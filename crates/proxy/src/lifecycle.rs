@@ -189,7 +189,7 @@ impl Proxy {
         };
         let response = match exchange.bodies {
             None => response,
-            Some(_) => coding::answer(self, exchange, settings, &permitted, response),
+            Some(_) => coding::answer(self, site, exchange, settings, &permitted, response),
         };
         Ok(respond::permitted(response, permitted))
     }

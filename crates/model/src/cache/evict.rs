@@ -227,6 +227,30 @@ impl Evictor {
         Some(Place(place))
     }
 
+    /// An entry takes so many bytes more. Tells whether there is room for that, and who had to go for it: never itself. It
+    /// goes to the newest end of its queue: that it grows says that it is asked for.
+    pub fn grow(
+        &mut self,
+        place: Place,
+        bytes: u64,
+        mut used: impl FnMut(Place) -> bool,
+        gone: &mut Vec<Place>,
+    ) -> bool {
+        let Some(&node) = self.nodes.get(place.index()).filter(|node| node.queue() != Queue::Free) else {
+            return false;
+        };
+        let whole = u64::from(node.bytes).saturating_add(bytes);
+        if whole > self.bounds.bytes.min(self.bounds.tenant_bytes) {
+            return false;
+        }
+        let Ok(counted) = u32::try_from(whole) else { return false };
+        self.unlink(place.0);
+        self.make_room(node.tenant, whole, &mut used, gone);
+        self.nodes[place.index()].bytes = counted;
+        self.push(place.0);
+        true
+    }
+
     /// An entry is no longer kept.
     pub fn remove(&mut self, place: Place) {
         if self.nodes.get(place.index()).is_some_and(|node| node.queue() != Queue::Free) {
@@ -421,6 +445,29 @@ mod tests {
         for tenant in 0..5 {
             assert!((190..=210).contains(&kept.evictor.of_tenant(tenant).0));
         }
+    }
+
+    #[test]
+    fn what_grows_pushes_out_others_and_never_itself() {
+        let mut kept = Shelf::new(100, 60);
+        for name in 0..6 {
+            kept.ask(1, name, 10);
+        }
+        let (oldest, mut gone) = (kept.by_name[&(1, 0)], Vec::new());
+        assert!(kept.evictor.grow(oldest, 25, |_| false, &mut gone));
+        assert_eq!((kept.evictor.of_tenant(1), gone.len()), ((55, 3), 3));
+        assert!(!gone.contains(&oldest));
+        assert!(
+            !kept.evictor.grow(oldest, 26, |_| false, &mut gone),
+            "it would be larger than anything may be"
+        );
+        assert!(!kept.evictor.grow(gone[0], 1, |_| false, &mut gone), "who went does not grow");
+        assert_eq!(kept.evictor.bytes(), 55);
+        kept.evictor.remove(oldest);
+        assert_eq!(kept.evictor.of_tenant(1), (20, 2));
+        let (last, mut gone) = (kept.by_name[&(1, 5)], Vec::new());
+        assert!(kept.evictor.grow(last, 50, |_| false, &mut gone));
+        assert_eq!(kept.evictor.of_tenant(1), (60, 1), "alone, its tenant goes on to have a room");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tidegate_model::message::RequestHead;
 use super::memory::Named;
 use super::shield::Telling;
 use super::stage::Onward;
+use crate::coding;
 use crate::decide;
 use crate::exchange::Exchange;
 
@@ -45,6 +46,8 @@ pub struct Asked {
     pub telling: Option<Rc<Telling>>,
     /// Its target.
     pub uri: Uri,
+    /// Whether its client would have the content compressed.
+    pub coded: bool,
 }
 
 impl Asked {
@@ -63,6 +66,7 @@ impl Asked {
             method: exchange.head.method.clone(),
             telling: onward.hop.telling().cloned(),
             uri: exchange.head.uri.clone(),
+            coded: coding::is_wanted(exchange),
         }
     }
 

@@ -93,7 +93,7 @@ impl Put {
     /// The bytes of its content.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.kept.length
+        self.kept.length()
     }
 }
 
@@ -303,7 +303,7 @@ impl Tier for Arc<Far> {
         let far = Arc::clone(self);
         Some(Box::pin(async move {
             let kept = far.look(&question).await?.kept;
-            let bytes = kept.length + kept.fields().bytes() as u64;
+            let bytes = kept.length() + kept.fields().bytes() as u64;
             Some(Lies { kept, at: format!("key {:?}", question.key), bytes })
         }))
     }
@@ -315,7 +315,7 @@ impl Tier for Arc<Far> {
     }
 
     fn keep(&self, named: &Named<'_>, _room: u64, request: &Fields, vary: &Vary, kept: &Arc<Kept>) {
-        let Some(settings) = self.settings().filter(|settings| kept.length <= settings.entry_bytes_max)
+        let Some(settings) = self.settings().filter(|settings| kept.length() <= settings.entry_bytes_max)
         else {
             return;
         };

@@ -108,7 +108,7 @@ pub async fn inspect(site: Arc<Site>, question: &Question<'_>) -> Inspected {
     let found = site.cache.memory.find(&named, question.fields);
     let variants = matches!(found, Found::Variants);
     let in_memory = match found {
-        Found::Answer(kept) => Some(entry(&site.cache, &named, &kept, String::new(), kept.size())),
+        Found::Answer(kept) => Some(entry(&site.cache, &named, &kept, String::new(), kept.whole_size())),
         Found::Variants | Found::Nothing => None,
     };
     let mut tiers = vec![(MEMORY, in_memory)];
@@ -154,7 +154,7 @@ fn entry(cache: &Cache, named: &Named<'_>, kept: &Kept, at: String, bytes: u64) 
     Entry {
         status: kept.status(),
         fields,
-        length: manifest.map_or(kept.length, |manifest| manifest.grid.whole),
+        length: manifest.map_or(kept.length(), |manifest| manifest.grid.whole),
         at,
         bytes,
         rules: kept.rules(),

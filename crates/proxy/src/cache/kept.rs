@@ -1,13 +1,15 @@
 //! A stored answer: small, shared by all cores, never changed but for its marks.
 //!
 //! What it is made of lies in one block, as the allocator gives it: what is known of it, and its content where that is not
-//! larger than a piece. Beside the block it has what changes: how it stands to purges, and how much it is asked for.
+//! larger than a piece. Beside the block it has what changes: how it stands to purges, how much it is asked for, and what its
+//! content is compressed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http::StatusCode;
+use once_cell::race::OnceBox;
 use tidegate_model::cache::Wall;
 use tidegate_model::cache::assemble::TIDEGATE_SLICES;
 use tidegate_model::cache::evict::Place;
@@ -15,8 +17,10 @@ use tidegate_model::cache::key::Key;
 use tidegate_model::cache::reuse::Rules;
 use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
+use tidegate_model::coding::Coding;
 use tidegate_model::fields::Fields;
 
+use super::coded::{Claim, Coded, Codeds};
 use super::known::{self, Known};
 
 /// What an entry takes beside what it is made of: the entry, its places in the map and in the order of eviction, as the
@@ -38,14 +42,14 @@ const NOWHERE: u32 = u32::MAX;
 pub struct Kept {
     /// What is known of it, and after that its content, if it has no pieces.
     block: Box<[u8]>,
-    pieces: Option<Box<Box<[Bytes]>>>,
+    pieces: Option<Box<Pieces>>,
+    /// Its content in codings, for as long as it is kept.
+    coded: OnceBox<Codeds>,
     /// What memory finds it by, and where it stands in the order of eviction: set once, before anybody finds it.
     key: [AtomicU64; 2],
     place: AtomicU32,
     /// How much of the block is what is known.
     known: u32,
-    /// How long its content is.
-    pub length: u64,
     /// The newest purge when it was asked for.
     pub made: u64,
     /// The newest purge that it was compared with.
@@ -55,6 +59,13 @@ pub struct Kept {
     used: AtomicU8,
     /// Its content is kept elsewhere: see [`super::slices`].
     is_sliced: bool,
+}
+
+/// Content beside a block.
+#[derive(Debug)]
+struct Pieces {
+    bytes: Box<[Bytes]>,
+    length: u64,
 }
 
 /// What is known of an answer when its head has come.
@@ -100,10 +111,15 @@ impl Kept {
         Kept::of(known.bytes().to_vec(), body, made)
     }
 
-    /// The same content under another head.
+    /// The same content under another head, with what it is in codings.
     #[must_use]
     pub fn under(self: &Arc<Self>, head: &Head) -> Kept {
-        Kept::with(head, self.pieces().collect())
+        let under = Kept::with(head, self.pieces().collect());
+        if let Some(coded) = self.coded.get() {
+            // Nobody else has it yet.
+            let _ = under.coded.set(Box::new(coded.again()));
+        }
+        under
     }
 
     fn of(mut block: Vec<u8>, body: Box<[Bytes]>, made: u64) -> Kept {
@@ -117,11 +133,11 @@ impl Kept {
         }
         Kept {
             block: block.into_boxed_slice(),
-            pieces: (!in_block).then(|| Box::new(body)),
+            pieces: (!in_block).then(|| Box::new(Pieces { bytes: body, length })),
+            coded: OnceBox::new(),
             key: [AtomicU64::new(0), AtomicU64::new(0)],
             place: AtomicU32::new(NOWHERE),
             known,
-            length,
             made,
             checked: AtomicU64::new(made),
             stale_at: AtomicU32::new(NEVER),
@@ -130,12 +146,41 @@ impl Kept {
         }
     }
 
-    /// The bytes that it takes.
+    /// The bytes that it takes, without what its content is in codings: always the same.
     #[must_use]
     pub fn size(&self) -> u64 {
-        let pieces = self.pieces.as_deref().map_or(0, |pieces| pieces.len() as u64);
-        let elsewhere = if pieces > 0 { self.length + pieces * PIECE_OVERHEAD_BYTES } else { 0 };
+        let taken = |pieces: &Pieces| pieces.length + pieces.bytes.len() as u64 * PIECE_OVERHEAD_BYTES;
+        let elsewhere = self.pieces.as_deref().map_or(0, taken);
         OVERHEAD_BYTES + allocated(self.block.len()) as u64 + elsewhere
+    }
+
+    /// The bytes that it takes with all that is kept beside it.
+    #[must_use]
+    pub fn whole_size(&self) -> u64 {
+        self.size() + self.coded.get().map_or(0, Codeds::size)
+    }
+
+    /// How long its content is.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.pieces.as_deref().map_or(self.in_block().len() as u64, |pieces| pieces.length)
+    }
+
+    /// What its content is in a coding, if that was found out.
+    #[must_use]
+    pub fn coded(&self, coding: Coding) -> Option<&Coded> {
+        self.coded.get()?.of(coding)
+    }
+
+    /// The right to find that out; `None`: somebody does, or has.
+    #[must_use]
+    pub fn claim(self: &Arc<Self>, coding: Coding) -> Option<Claim> {
+        Claim::of(Arc::clone(self), self.codeds(), coding)
+    }
+
+    /// What its content is in codings.
+    pub(super) fn codeds(&self) -> &Codeds {
+        self.coded.get_or_init(Box::default)
     }
 
     /// What is known of it.
@@ -178,16 +223,20 @@ impl Kept {
 
     /// Its content, piece by piece.
     pub fn content(&self) -> impl Iterator<Item = &[u8]> {
-        let pieces = self.pieces.as_deref().map_or(&[][..], |pieces| &pieces[..]);
+        let pieces = self.beside();
         let block = self.in_block();
         (!block.is_empty()).then_some(block).into_iter().chain(pieces.iter().map(|piece| &piece[..]))
     }
 
     /// The same to be handed on; none of it is copied.
     pub fn pieces(self: &Arc<Self>) -> impl Iterator<Item = Bytes> {
-        let pieces = self.pieces.as_deref().map_or(&[][..], |pieces| &pieces[..]);
+        let pieces = self.beside();
         let block = (!self.in_block().is_empty()).then(|| Bytes::from_owner(InBlock(Arc::clone(self))));
         block.into_iter().chain(pieces.iter().cloned())
+    }
+
+    fn beside(&self) -> &[Bytes] {
+        self.pieces.as_deref().map_or(&[], |pieces| &pieces.bytes)
     }
 
     /// Its content, if it has no pieces.
@@ -270,7 +319,7 @@ fn length(body: &[Bytes]) -> u64 {
 }
 
 /// Content in pieces of one size, the last one excepted.
-fn packed(body: &[Bytes]) -> Box<[Bytes]> {
+pub(super) fn packed(body: &[Bytes]) -> Box<[Bytes]> {
     let mut left: usize = body.iter().map(Bytes::len).sum();
     let (mut pieces, mut piece) = (Vec::with_capacity(left.div_ceil(PIECE_BYTES)), Vec::new());
     for mut rest in body.iter().map(|bytes| &bytes[..]) {
@@ -318,7 +367,7 @@ mod tests {
             for (one, status) in [(&kept, 404), (&under, 200), (&again, 404)] {
                 prop_assert_eq!(one.content().collect::<Vec<_>>().concat(), &whole[..]);
                 prop_assert_eq!(one.pieces().collect::<Vec<_>>().concat(), &whole[..]);
-                prop_assert_eq!((one.length, one.status().as_u16()), (whole.len() as u64, status));
+                prop_assert_eq!((one.length(), one.status().as_u16()), (whole.len() as u64, status));
                 prop_assert_eq!(one.fields(), head("").fields);
                 prop_assert!(one.size() >= whole.len() as u64 + OVERHEAD_BYTES);
             }

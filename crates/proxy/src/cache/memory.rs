@@ -17,8 +17,10 @@ use tidegate_model::cache::key::Key;
 use tidegate_model::cache::purge::{Label, Marks, Noted, Purge, Standing, labels};
 use tidegate_model::cache::tags::Tag;
 use tidegate_model::cache::vary::Vary;
+use tidegate_model::coding::Coding;
 use tidegate_model::fields::Fields;
 
+use super::coded::Coded;
 use super::disk::Disk;
 use super::kept::{Kept, OVERHEAD_BYTES};
 
@@ -311,7 +313,7 @@ impl Memory {
         if let Some(before) = &before {
             ledger.let_go(before);
         }
-        let Some(place) = self.find_room(&mut ledger, tenant, key, kept.size()) else {
+        let Some(place) = self.find_room(&mut ledger, tenant, key, kept.whole_size()) else {
             before.iter().for_each(|before| self.unlist(before));
             return false;
         };
@@ -319,6 +321,23 @@ impl Memory {
         ledger.hold(place, Held::Answer(Arc::clone(&kept)));
         self.answers.pin().insert(Listed(kept));
         true
+    }
+
+    /// Keeps what an answer's content is in a coding beside it, counted as the answer is. Nothing comes of it if the answer is
+    /// kept no more, there is no room, or somebody else was first.
+    pub fn keep_coded(&self, kept: &Arc<Kept>, coding: Coding, coded: Coded) {
+        let mut ledger = self.ledger.lock();
+        let Ledger { evictor, places } = &mut *ledger;
+        let is_its = |place: &Place| matches!(&places[place.index()], Some(Held::Answer(held)) if Arc::ptr_eq(held, kept));
+        let Some(place) = kept.place().filter(is_its) else { return };
+        if kept.coded(coding).is_some() {
+            return;
+        }
+        let mut gone = Vec::new();
+        if evictor.grow(place, coded.size(), |place| is_used(places, place), &mut gone) {
+            kept.codeds().put(coding, coded);
+        }
+        self.let_go(&mut ledger, gone);
     }
 
     fn begin_varying(&self, ledger: &mut Ledger, key: Key, tenant: u64, vary: &Vary) -> Option<Arc<Varying>> {
@@ -442,6 +461,10 @@ mod tests {
     }
 
     fn kept(memory: &Memory, body: &'static str) -> Arc<Kept> {
+        Arc::new(Kept::with(&head_of(memory), Box::new([Bytes::from_static(body.as_bytes())])))
+    }
+
+    fn head_of(memory: &Memory) -> Head {
         let freshness = Freshness { initial_age: 0, lifetime: 100, answered: NOW, heuristic: false };
         let rules = Rules {
             freshness,
@@ -451,7 +474,7 @@ mod tests {
             if_error: None,
             immutable: false,
         };
-        let head = Head {
+        Head {
             status: StatusCode::OK,
             fields: Fields::default(),
             rules,
@@ -460,8 +483,7 @@ mod tests {
             took_ms: 1,
             vary: Vary::default(),
             variant: Vec::new(),
-        };
-        Arc::new(Kept::with(&head, Box::new([Bytes::from_static(body.as_bytes())])))
+        }
     }
 
     /// What an answer with this content takes.
@@ -562,6 +584,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_coded_counts_with_its_answer_and_goes_with_it() {
+        let coded = || Coded::of([Bytes::from_static(b"gz")]);
+        let whole = size(&memory(0), "12345") + coded().size();
+        let (memory, none) = (memory(whole), Fields::default());
+        put(&memory, "/a", "", &none, "12345");
+        let Found::Answer(kept) = memory.find(&named("/a"), &none) else { panic!("it is there") };
+        memory.keep_coded(&kept, Coding::Gzip, coded());
+        memory.keep_coded(&kept, Coding::Gzip, coded());
+        assert_eq!((memory.size(), kept.whole_size()), ((whole, 1), whole));
+        assert_eq!(kept.coded(Coding::Gzip).unwrap().pieces().concat(), b"gz");
+        memory.keep_coded(&kept, Coding::Brotli, coded());
+        assert!(kept.coded(Coding::Brotli).is_none(), "there is no room for it");
+        // What is under way belongs to the answer that it was begun with.
+        let newer = Arc::new(kept.under(&head_of(&memory)));
+        memory.keep(&named("/a"), 1, &none, &Vary::default(), Arc::clone(&newer));
+        assert_eq!(
+            (newer.whole_size(), memory.size()),
+            (whole, (whole, 1)),
+            "a confirmed answer has it, too"
+        );
+        memory.purge(Label::EVERYTHING, Purge::Hard, NOW);
+        assert_eq!((get(&memory, "/a", &none), memory.size()), ("nothing".to_owned(), (0, 0)));
+        memory.keep_coded(&newer, Coding::Zstd, coded());
+        assert_eq!((memory.size(), newer.coded(Coding::Zstd).is_none()), ((0, 0), true));
+    }
+
+    #[test]
     fn many_threads_find_and_keep_at_once() {
         let room = 20 * size(&memory(0), "12345");
         let memory = memory(room);
@@ -575,6 +624,15 @@ mod tests {
                         let path = paths[(step * (turn + 1)) % paths.len()];
                         match step % 5 {
                             0 => drop(put(memory, path, "accept-language", &language("de"), "12345")),
+                            2 => {
+                                if let Found::Answer(kept) = memory.find(&named(path), &none) {
+                                    memory.keep_coded(
+                                        &kept,
+                                        Coding::Gzip,
+                                        Coded::of([Bytes::from_static(b"1")]),
+                                    );
+                                }
+                            }
                             1 => drop(put(memory, path, "", &none, "12345")),
                             4 if step % 100 == 4 => {
                                 assert!(memory.purge(Label::path("h", path), Purge::Hard, NOW) > 0)
@@ -596,7 +654,7 @@ mod tests {
         let sum: u64 = held
             .iter()
             .map(|held| match held {
-                Held::Answer(kept) => kept.size(),
+                Held::Answer(kept) => kept.whole_size(),
                 Held::Varying(..) => OVERHEAD_BYTES,
             })
             .sum();

@@ -34,6 +34,8 @@ use crate::settle::Content;
 pub enum Shared {
     /// It is there.
     Pieces(VecDeque<Bytes>),
+    /// All of an answer that is kept, for whoever would have it compressed. Of an answer to HEAD, no piece.
+    Whole(Arc<Kept>, VecDeque<Bytes>),
     /// It comes; its length, where that is known.
     Coming(Seat, Option<u64>),
     /// It is read slice by slice.
@@ -57,7 +59,9 @@ impl HttpBody for Shared {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut *self {
-            Shared::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece)))),
+            Shared::Pieces(pieces) | Shared::Whole(_, pieces) => {
+                Poll::Ready(pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
+            }
             Shared::Coming(seat, left) => {
                 let piece = ready!(seat.poll_piece(context));
                 if let (Some(Ok(piece)), Some(left)) = (&piece, left) {
@@ -72,7 +76,7 @@ impl HttpBody for Shared {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Shared::Pieces(pieces) => pieces.is_empty(),
+            Shared::Pieces(pieces) | Shared::Whole(_, pieces) => pieces.is_empty(),
             Shared::Coming(seat, left) => *left == Some(0) || seat.is_end(),
             Shared::Slices(slices) => slices.left() == 0,
             Shared::Passing(passing) => passing.is_end_stream(),
@@ -81,7 +85,7 @@ impl HttpBody for Shared {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Shared::Pieces(pieces) => SizeHint::with_exact(Shared::left(pieces)),
+            Shared::Pieces(pieces) | Shared::Whole(_, pieces) => SizeHint::with_exact(Shared::left(pieces)),
             Shared::Coming(_, Some(left)) => SizeHint::with_exact(*left),
             Shared::Coming(_, None) => SizeHint::new(),
             Shared::Slices(slices) => SizeHint::with_exact(slices.left()),
@@ -91,7 +95,7 @@ impl HttpBody for Shared {
 }
 
 /// Content on its way out, mostly one piece.
-type Pieces = SmallVec<[Bytes; 1]>;
+pub type Pieces = SmallVec<[Bytes; 1]>;
 
 /// What a client asked for, as far as it says how it gets what is stored.
 pub struct Wish<'a> {
@@ -105,12 +109,14 @@ pub struct Wish<'a> {
     pub changes: &'a HeaderChanges,
     /// Who is to be told what is known of the answer: another node.
     pub telling: Option<&'a Telling>,
+    /// Whether it would have the content compressed.
+    pub coded: bool,
 }
 
 /// What is stored, for this client.
 #[must_use]
 pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, status: Status) -> Response<Content> {
-    let length = kept.length;
+    let length = kept.length();
     let (mut response, asked) = begin(kept, length, wish, now, status);
     let Some(asked) = asked else { return response };
     let whole = asked == Asked::Whole;
@@ -136,7 +142,14 @@ pub fn stored(kept: &Arc<Kept>, wish: &Wish<'_>, now: Wall, status: Status) -> R
         let length = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         response.headers_mut().insert(CONTENT_LENGTH, length);
     }
-    *response.body_mut() = content(pieces, wish.method == Method::HEAD);
+    let is_head = wish.method == Method::HEAD;
+    *response.body_mut() = match wish.coded && whole && length > 0 {
+        true => {
+            let pieces = if is_head { VecDeque::new() } else { VecDeque::from(pieces.into_vec()) };
+            Content::Cached(Box::new(Shared::Whole(Arc::clone(kept), pieces)))
+        }
+        false => content(pieces, is_head),
+    };
     response
 }
 
@@ -237,7 +250,8 @@ pub fn coming(head: &Head, seat: Seat, wish: &Wish<'_>, status: &Status) -> Resp
     response
 }
 
-fn content(mut pieces: Pieces, head: bool) -> Content {
+/// Pieces as content.
+pub fn content(mut pieces: Pieces, head: bool) -> Content {
     match pieces.len() {
         _ if head => Content::Empty,
         0 | 1 => pieces.pop().map_or(Content::Empty, Content::Full),
@@ -348,7 +362,8 @@ mod tests {
         };
         let fields = Fields::from_iter(lines.iter().map(line));
         let no = HeaderChanges::default();
-        let wish = Wish { method, fields: &fields, conditional: true, changes: &no, telling: None };
+        let wish =
+            Wish { method, fields: &fields, conditional: true, changes: &no, telling: None, coded: false };
         let (head, content) = stored(kept, &wish, Wall(NOW.0 + 3), Status::default()).into_parts();
         let bytes = match content {
             Content::Empty => Vec::new(),

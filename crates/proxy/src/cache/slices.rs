@@ -197,7 +197,7 @@ impl Cache {
         };
         self.slices.counts.read.fetch_add(1, Relaxed);
         // It is put together from what is foreign: what is not as long as it is to be is not it.
-        (kept.length == whose.manifest.grid.part_of(slice).len()).then(|| kept.pieces().collect())
+        (kept.length() == whose.manifest.grid.part_of(slice).len()).then(|| kept.pieces().collect())
     }
 
     /// Hands a slice to the tiers. Tells whether one of them takes it.

@@ -35,6 +35,7 @@ use super::kept::Kept;
 use super::memory::{Found, Named};
 use super::shield::{self, FromHome, Hop};
 use super::{behind, content, serve, slices};
+use crate::coding;
 use crate::decide::{Decision, decide};
 use crate::defer::told::not_found;
 use crate::exchange::Exchange;
@@ -127,6 +128,7 @@ pub fn at_once(onward: Onward<'_>, exchange: &Exchange) -> Result<Response<Conte
         conditional: exchange.seen.conditional,
         changes: onward.changes(),
         telling: onward.hop.telling().map(|telling| &**telling),
+        coded: coding::is_wanted(exchange),
     };
     let rules = kept.rules();
     match reuse::decide(&rules, &told, now, &onward.settings.reuse) {
@@ -508,6 +510,7 @@ pub(super) fn wish<'a>(onward: Onward<'a>, asked: &'a Asked) -> serve::Wish<'a> 
         conditional: true,
         changes: onward.changes(),
         telling: asked.telling.as_deref(),
+        coded: asked.coded,
     }
 }
 

@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use tidegate_wire::body::BoxError;
 
 use super::encode::{Encoder, Then};
+use super::hit::Keeping;
 use crate::protect::Held;
 use crate::settle::Content;
 
@@ -36,6 +37,8 @@ pub struct Compressed {
     state: State,
     turn: usize,
     plain: u64,
+    /// Whoever keeps what it comes to.
+    keeping: Option<Keeping>,
     /// What the encoder takes of memory, counted.
     _held: Option<Held>,
 }
@@ -53,7 +56,7 @@ enum State {
 impl Compressed {
     /// Compresses `inner`.
     #[must_use]
-    pub fn new(inner: Content, encoder: Encoder, held: Option<Held>) -> Compressed {
+    pub fn new(inner: Content, encoder: Encoder, keeping: Option<Keeping>, held: Option<Held>) -> Compressed {
         Compressed {
             inner,
             encoder,
@@ -64,6 +67,7 @@ impl Compressed {
             state: State::Coming,
             turn: 0,
             plain: 0,
+            keeping,
             _held: held,
         }
     }
@@ -134,12 +138,23 @@ impl Compressed {
     fn end(&mut self) -> Poll<Result<(), BoxError>> {
         let ended = self.encoder.put(b"", Then::Finish, &mut self.out);
         self.state = if ended.is_ok() { State::Ended } else { State::Over };
+        if let Some(mut keeping) = self.keeping.take()
+            && ended.is_ok()
+            && keeping.add(Bytes::copy_from_slice(&self.out))
+        {
+            keeping.end(self.plain);
+        }
         Poll::Ready(ended.map_err(Into::into))
     }
 
     fn hand_on(&mut self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let piece = Bytes::copy_from_slice(&self.out);
         self.out.clear();
+        if let Some(keeping) = &mut self.keeping
+            && !keeping.add(piece.clone())
+        {
+            self.keeping = None;
+        }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
@@ -147,6 +162,7 @@ impl Compressed {
     fn fail(&mut self, error: BoxError) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.state = State::Over;
         self.out.clear();
+        self.keeping = None;
         Poll::Ready(Some(Err(error)))
     }
 

@@ -13,12 +13,12 @@ use crate::{app, gate};
 const CODINGS: [&str; 3] = ["gzip", "br", "zstd"];
 
 /// Some text that is worth it.
-fn text() -> String {
+pub fn text() -> String {
     (0..100).map(|number| format!("line {number} of a text that says little; ")).collect()
 }
 
 /// Reads what is coded.
-fn unpacked(coding: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+pub fn unpacked(coding: &str, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     match coding {
         "" => out.extend_from_slice(bytes),
@@ -53,19 +53,19 @@ pub struct Got {
 }
 
 impl Got {
-    fn field(&self, name: &str) -> &str {
+    pub fn field(&self, name: &str) -> &str {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default()
     }
 
     /// What it says, its coding undone.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let content = unpacked(self.field("content-encoding"), &self.body);
         String::from_utf8(content.unwrap_or_else(|| panic!("no such coding: {}", self.head))).unwrap()
     }
 }
 
 /// Asks, and reads to the end of the connection.
-fn fetch(address: SocketAddr, request_line: &str, headers: &str) -> Got {
+pub fn fetch(address: SocketAddr, request_line: &str, headers: &str) -> Got {
     send(
         address,
         format!("{request_line} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{headers}\r\n").as_bytes(),

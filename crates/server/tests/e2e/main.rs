@@ -5,6 +5,7 @@ mod audit;
 mod authorize;
 mod basic;
 mod bodies;
+mod bodies_kept;
 mod cache;
 mod cache_disk;
 mod cache_keys;

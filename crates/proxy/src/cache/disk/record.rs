@@ -117,7 +117,7 @@ pub fn is_sound(bytes: &[u8]) -> bool {
 #[must_use]
 pub fn write(out: &mut Vec<u8>, item: &Item, generation: u64, made: u64) -> Option<()> {
     let begin = out.len();
-    let content = u32::try_from(item.kept.length).ok()?;
+    let content = u32::try_from(item.kept.length()).ok()?;
     out.resize(begin + HEAD_BYTES, 0);
     known::write_vary(out, &item.vary)?;
     for sum in sums(item.kept.content()) {
