@@ -31,6 +31,8 @@ const LATENCY_Z: f64 = 3.0;
 const ERRORS_MIN: u64 = 5;
 /// A quantile that is worse by less is not felt.
 const LATENCY_FLOOR: Duration = Duration::from_millis(5);
+/// How the reason of a state begins that somebody has ordered.
+const ORDERED_BY: &str = "by ";
 /// Looks that a window is made of.
 const LOOKS: u32 = 8;
 
@@ -220,6 +222,23 @@ impl State {
         }
     }
 
+    /// Whether the other state stands rather than this one, where two nodes did not know of each other: the later one does. But a
+    /// rollback stands against whatever nobody has ordered: that another node saw nothing wrong is no reason to go on.
+    #[must_use]
+    pub fn gives_way_to(&self, other: &State) -> bool {
+        match (self.phase, other.phase) {
+            (Phase::RolledBack, Phase::RolledBack) => other.since > self.since,
+            (Phase::RolledBack, _) => other.is_ordered() && other.since > self.since,
+            (_, Phase::RolledBack) => !self.is_ordered() || other.since > self.since,
+            _ => other.since > self.since,
+        }
+    }
+
+    /// Whether somebody has said so.
+    fn is_ordered(&self) -> bool {
+        self.why.starts_with(ORDERED_BY)
+    }
+
     /// What a command makes of it; `None`: it is so already.
     #[must_use]
     pub fn told(&self, command: Command, who: &str, now: Ms) -> Option<State> {
@@ -234,7 +253,7 @@ impl State {
             (Command::Promote, _) => (Phase::Promoted, self.step),
             (Command::Rollback, _) => (Phase::RolledBack, self.step),
         };
-        Some(State { phase, step, since: now, why: format!("by {who}") })
+        Some(State { phase, step, since: now, why: format!("{ORDERED_BY}{who}") })
     }
 
     /// What is found of it; `None`: nothing changes. `window`: the last answers; `step`: all since this state began.

@@ -2,7 +2,7 @@
 //!
 //! A state is a document of the store, so that a restart goes on where it was and nodes have the same one: whoever finds that a
 //! canary is worse says so there, and the others read it within seconds. Each node judges by what it sees itself. Of two states
-//! that were not told to each other the later one stands. Without a store a state is this process's own. While the store cannot
+//! that were not told to each other the later one stands, but no step that a node takes by itself undoes a rollback. Without a store a state is this process's own. While the store cannot
 //! be asked for a state that is not known yet, the canary gets nothing.
 
 use std::collections::HashMap;
@@ -124,7 +124,7 @@ async fn read(canary: &Canary, store: &Store, known: &mut Known) -> Result<(), U
     if told.state.as_ref() == Some(&state) {
         // Written again, that it is not removed: nothing of it is new.
         canary.saved(&state);
-    } else if told.state.is_none_or(|ours| !canary.is_unsaved() || state.since > ours.since) {
+    } else if told.state.is_none_or(|ours| !canary.is_unsaved() || ours.gives_way_to(&state)) {
         canary.set(state, false);
     }
     Ok(())

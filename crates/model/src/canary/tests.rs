@@ -117,6 +117,28 @@ fn commands_do_what_they_say_or_nothing() {
 }
 
 #[test]
+fn a_rollback_stands_against_what_nobody_has_ordered() {
+    let state = |phase, since, why: &str| State { phase, step: 1, since, why: why.to_owned() };
+    let found = |since| state(Phase::RolledBack, since, "errors: 5 of 5 answers, of the baseline's 0 of 9");
+    let step = |since| state(Phase::Running, since, "as good as the baseline, over 200 answers");
+    let order = |phase, since| state(phase, since, "by ops");
+    for (one, other, expected) in [
+        (step(2), found(1), true),
+        (found(1), step(2), false),
+        (found(1), State::begun(&plan(), 2), false),
+        (found(1), order(Phase::Running, 2), true),
+        (found(2), order(Phase::Running, 1), false),
+        (order(Phase::Promoted, 2), found(1), false),
+        (order(Phase::Promoted, 1), found(2), true),
+        (found(1), found(2), true),
+        (step(1), step(2), true),
+        (step(2), step(1), false),
+    ] {
+        assert_eq!(one.gives_way_to(&other), expected, "{one:?} {other:?}");
+    }
+}
+
+#[test]
 fn who_is_chosen_stays_so_while_the_share_grows() {
     let chosen = |share| (0..20_000).filter(|&hash| is_chosen("r", hash, share)).collect::<Vec<u64>>();
     let (few, more) = (chosen(50_000), chosen(250_000));
