@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the certificates that examples/tls.toml names, below examples/certs: an authority and two leaves, for tests.
+# Makes the certificates that examples/tls.toml and mutual-tls.toml name, below examples/certs: an authority, two servers, the gate as
+# a client of the application, and a client of the gate; for tests.
 set -euo pipefail
 cd "$(dirname "$0")"
 mkdir -p certs
@@ -21,4 +22,6 @@ leaf() { # leaf FILE NAME...
 
 leaf example.com example.com www.example.com
 leaf wildcard.example.org '*.example.org' example.org
+leaf gate gate.internal
+leaf acme acme
 echo "made $(ls certs/*.pem | wc -l) certificates below $(pwd)/certs"

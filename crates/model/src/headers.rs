@@ -23,6 +23,10 @@ use crate::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::own::{TRACEPARENT, TRACESTATE};
 use crate::problem::X_REQUEST_ID;
 
+/// The certificate that the client of a TLS connection has shown, and what is above it (RFC 9440).
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+/// See [`CLIENT_CERT`].
+pub const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -37,6 +41,8 @@ const KEPT: &[&str] = &[
     "age",
     "authorization",
     "cache-control",
+    "client-cert",
+    "client-cert-chain",
     "content-encoding",
     "content-length",
     "content-range",
@@ -78,8 +84,10 @@ const KEPT_PREFIXES: &[&str] =
 /// Fields that may not follow a message (RFC 9110 section 6.5.1).
 const NO_TRAILERS: [HeaderName; 4] = [CONTENT_LENGTH, HOST, TE, TRAILER];
 /// Those that a client may not let follow, besides.
-const NO_TRAILERS_OF_CLIENTS: [HeaderName; 10] = [
+const NO_TRAILERS_OF_CLIENTS: [HeaderName; 12] = [
     AUTHORIZATION,
+    CLIENT_CERT,
+    CLIENT_CERT_CHAIN,
     COOKIE,
     EXPECT,
     FORWARDED,
@@ -111,6 +119,8 @@ pub struct Seen {
     pub conditional: bool,
     /// One that begins as those do that may steer an application: see [`crate::cache::key::steers`].
     pub steering: bool,
+    /// `Client-Cert` or `Client-Cert-Chain`.
+    pub certificate: bool,
     /// A field that [`strip_request`] may remove.
     pub foreign: bool,
 }
@@ -129,6 +139,7 @@ impl Seen {
                 b"grpc-timeout" => seen.grpc_timeout = true,
                 b"traceparent" | b"tracestate" => seen.trace = true,
                 b"x-request-id" => seen.request_id = true,
+                b"client-cert" | b"client-cert-chain" => seen.certificate = true,
                 b"forwarded" | b"x-forwarded-for" | b"x-forwarded-proto" | b"x-forwarded-host" => {
                     (seen.forwarded, seen.steering) = (true, true);
                 }

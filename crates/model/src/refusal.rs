@@ -142,6 +142,7 @@ kinds! {
     // Finding the route.
     ROUTE_NOT_FOUND = "route.not-found", 404, "No route matches", Client, Never, "http_request_denied", 12;
     ROUTE_METHOD = "route.method-not-allowed", 405, "Method not allowed on this path", Client, Never, "http_request_denied", 12;
+    ROUTE_MISDIRECTED = "route.misdirected", 421, "Connection made for another host", Client, Never, "http_request_error", 7;
     ROUTE_SHED = "route.shed", 503, "Route left out under load", Operator, Later, "http_request_denied", 14;
     ROUTE_MAINTENANCE = "route.maintenance", 503, "Under maintenance", Operator, Later, "http_request_denied", 14;
     ROUTE_ADDRESS = "route.address-denied", 403, "Address not allowed", Client, Never, "http_request_denied", 7;

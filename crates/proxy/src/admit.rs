@@ -81,6 +81,7 @@ pub fn admit(
                 client,
                 form,
                 trusted,
+                certified: None,
                 timing,
                 started,
                 by: None,

@@ -19,6 +19,7 @@ use tidegate_upstream::Switched;
 use tidegate_wire::body::Incoming;
 use tidegate_wire::clock;
 use tidegate_wire::server::Connection;
+use tidegate_wire::tls::TlsClient;
 use tidegate_wire::tunnel::ClientSide;
 
 use crate::access::Dress;
@@ -51,6 +52,8 @@ pub struct Exchange {
     pub form: Form,
     /// Whether the peer is a trusted proxy.
     pub trusted: bool,
+    /// Who its client is by a certificate that counts for its host.
+    pub certified: Option<Arc<TlsClient>>,
     /// Whether it may be told where the time went.
     pub timing: bool,
     /// When its head had arrived. For the stages until the first wait, this is now.
@@ -126,6 +129,7 @@ impl Pattern {
             client: self.client,
             form: self.form,
             trusted: self.trusted,
+            certified: None,
             timing: false,
             started,
             by: None,
@@ -191,6 +195,7 @@ impl Exchange {
             client: self.client,
             form: self.form,
             trusted: self.trusted,
+            certified: self.certified.take(),
             timing: self.timing,
             started: self.started,
             by: self.by,

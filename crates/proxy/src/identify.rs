@@ -24,12 +24,14 @@ use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tenant::{ADDRESS_PREFIX, Tenant, Tenants, is_id, is_reserved};
 use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
+use tidegate_wire::tls::TlsClient;
 
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
-use crate::settings::{TenantSettings, TenantSource};
+use crate::settings::{CertificateName, TenantSettings, TenantSource};
 use crate::site::Site;
 
+mod certificate;
 mod failures;
 mod jwt;
 
@@ -51,7 +53,12 @@ pub struct Identity {
     verifiers: Vec<Arc<Verifier>>,
     /// A host that a tenant has of its own names it.
     by_domain: bool,
+    /// Certificates that tenants list, by their SHA-256.
+    certificates: HashMap<[u8; 32], Arc<str>>,
 }
+
+/// What is known of a request besides its fields: its host, whose that is, and what its client has shown.
+type Connected<'a> = (&'a str, Option<&'a Arc<str>>, Option<&'a TlsClient>);
 
 struct Key {
     digest: Digest,
@@ -65,6 +72,7 @@ enum Source {
     Jwt,
     Host { prefix: String, suffix: String },
     Domain,
+    Certificate(CertificateName),
     Header(HeaderName),
     ClientAddress,
 }
@@ -120,6 +128,7 @@ impl Identity {
                 Source::Host { prefix: prefix.clone(), suffix: suffix.clone() }
             }
             TenantSource::Domain => Source::Domain,
+            TenantSource::Certificate(name) => Source::Certificate(name.clone()),
             TenantSource::Header(name) => Source::Header(name.clone()),
             TenantSource::ClientAddress => Source::ClientAddress,
         });
@@ -139,6 +148,7 @@ impl Identity {
         Identity {
             bearer_keys: settings.from.iter().any(|source| matches!(source, TenantSource::ApiKeyBearer)),
             verifiers: verifiers.collect(),
+            certificates: settings.listed.values().flat_map(certificate::listed).collect(),
             by_domain: settings.from.iter().any(|source| matches!(source, TenantSource::Domain)),
             sources: sources.collect(),
             keys: keys.collect(),
@@ -154,7 +164,7 @@ impl Identity {
     fn name<'a>(
         &'a self,
         headers: &'a Fields,
-        (host, owner): (&'a str, Option<&'a Arc<str>>),
+        (host, owner, shown): Connected<'a>,
         client: IpAddr,
         trusted: bool,
     ) -> Result<Named<'a>, Refusal> {
@@ -175,6 +185,9 @@ impl Identity {
                     label.map(|label| own_id(label).map(|()| Named::claimed(Id::Held(label), "host")))
                 }
                 Source::Domain => owner.map(|owner| Ok(Named::claimed(Id::Held(owner), "domain"))),
+                Source::Certificate(name) => shown.map(|shown| {
+                    certificate::named(name, (&shown.facts, &shown.fingerprint), &self.certificates)
+                }),
                 Source::Header(name) if trusted => {
                     one(headers, name)?.map(|id| own_id(id).map(|()| Named::vouched(Id::Held(id), "header")))
                 }
@@ -211,7 +224,7 @@ impl Identity {
             Source::KeyBearer | Source::Jwt => !matches!(bearer(headers), Ok(None)),
             Source::KeyHeader(name) | Source::Header(name) => headers.contains_key(name),
             Source::Host { .. } => self.unknown.is_none(),
-            Source::ClientAddress | Source::Domain => false,
+            Source::ClientAddress | Source::Domain | Source::Certificate(_) => false,
         })
     }
 
@@ -313,10 +326,10 @@ pub fn identify(
         );
     }
     let headers = &exchange.head.headers;
-    let host = (&*exchange.host, owner.as_ref());
+    let connected = (&*exchange.host, owner.as_ref(), exchange.certified.as_deref());
     let named = match vouched {
         Some((tenant, by)) => own_id(&tenant).map(|()| Named::vouched(Id::Made(tenant), by)),
-        None => site.identity.name(headers, host, exchange.client, exchange.trusted),
+        None => site.identity.name(headers, connected, exchange.client, exchange.trusted),
     };
     let found = named.and_then(|named| Ok((site.identity.tenant(&site.tenants, &named, now)?, named)));
     let (tenant, by, carried) = match found {
@@ -410,6 +423,7 @@ mod tests {
             plan: plan(),
             keys: vec![key("k1", "good", None), key("k2", "old", Some(1))],
             domains: Vec::new(),
+            certificates: Vec::new(),
         };
         let settings = TenantSettings {
             from: vec![
@@ -436,7 +450,7 @@ mod tests {
             map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
         }
         let owner = (host == "shop.acme.example").then(|| Arc::from("acme"));
-        match identity.name(&map, (host, owner.as_ref()), "192.0.2.1".parse().unwrap(), trusted) {
+        match identity.name(&map, (host, owner.as_ref(), None), "192.0.2.1".parse().unwrap(), trusted) {
             Ok(named) => format!("{} by {}", &*named.tenant, named.by),
             Err(refusal) => refusal.kind.code.to_owned(),
         }

@@ -9,6 +9,7 @@ mod admit;
 mod authorize;
 pub mod cache;
 pub mod canary;
+mod certify;
 pub mod coding;
 mod consent;
 mod decide;

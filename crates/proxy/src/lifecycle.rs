@@ -44,8 +44,8 @@ use crate::route::Routed;
 use crate::settle::{Content, ExchangeBody};
 use crate::site::{Pinned, Site};
 use crate::{
-    access, admit, authorize, coding, consent, fault, forward, identify, incoming, limit, maintenance,
-    respond, route, secure,
+    access, admit, authorize, certify, coding, consent, fault, forward, identify, incoming, limit,
+    maintenance, respond, route, secure,
 };
 
 /// The proxy of one core.
@@ -140,6 +140,9 @@ impl Proxy {
 
     /// The stages in their order.
     async fn answer(self: &Rc<Self>, site: &Pinned, exchange: &mut Exchange) -> Result<Answer, No> {
+        if exchange.seen.certificate || site.client_rules.is_some() {
+            certify::certify(site, exchange)?;
+        }
         let routed = route::route(site, exchange)?;
         self.guard.request(routed.route.settings.priority, &self.entropy)?;
         if let Some(access) = &routed.route.access

@@ -267,10 +267,12 @@ pub fn come_again(refusal: Refusal, entropy: &Entropy) -> Refusal {
     refusal.retry_after(RETRY_AFTER + extra)
 }
 
-/// Whether a refusal ends its connection: what a connection holds is what is short. (HTTP/2 has no such word.)
+/// Whether a refusal ends its connection: what a connection holds is what is short, or another one is wanted. (HTTP/2 has no such
+/// word.)
 #[must_use]
 pub fn ends_connection(kind: &Kind, version: Version) -> bool {
-    version < Version::HTTP_2 && kind.code == refusal::SERVER_MEMORY.code
+    let ending = [refusal::SERVER_MEMORY.code, refusal::ROUTE_MISDIRECTED.code];
+    version < Version::HTTP_2 && ending.contains(&kind.code)
 }
 
 /// Bytes that a body may make us hold, counted until it is dropped.

@@ -62,7 +62,7 @@ impl Secured {
     }
 
     /// Whether a host has a certificate, or gets one when it is asked for.
-    fn is_secured(&self, site: &Site, settings: &SecureSettings, host: &str) -> bool {
+    pub(crate) fn is_secured(&self, site: &Site, settings: &SecureSettings, host: &str) -> bool {
         let owned = || matches!(site.domains.known(host, clock::latest()), Some(Some(_)));
         self.ready.load().contains(host) || (settings.tenants && owned())
     }

@@ -85,6 +85,8 @@ pub struct ListedTenant {
     pub keys: Vec<ApiKey>,
     /// The hosts that it has of its own.
     pub domains: Vec<Arc<str>>,
+    /// SHA-256 of the certificates that its clients show.
+    pub certificates: Vec<[u8; 32]>,
 }
 
 /// An API key as it is stored: never the key itself.
@@ -114,12 +116,40 @@ pub enum TenantSource {
         /// What stands after it, `.example.com`.
         suffix: String,
     },
+    /// The certificate that the client has shown.
+    Certificate(CertificateName),
     /// The whole host, where it is a tenant's own.
     Domain,
     /// A header, counted from trusted proxies only.
     Header(HeaderName),
     /// The client's address itself (`ip:…`), never listed.
     ClientAddress,
+}
+
+/// Where a tenant stands in a client's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateName {
+    /// The part that names it.
+    pub part: CertificatePart,
+    /// What stands before the tenant there.
+    pub prefix: String,
+    /// What stands behind it.
+    pub suffix: String,
+}
+
+/// A part of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificatePart {
+    /// The subject's common name.
+    CommonName,
+    /// A host's name of subjectAltName.
+    Dns,
+    /// A URI there.
+    Uri,
+    /// An address of e-mail there.
+    Email,
+    /// All of it: its SHA-256 is one that the tenant lists.
+    Fingerprint,
 }
 
 /// How a JWT is verified.

@@ -8,6 +8,7 @@ use tidegate_model::route::{Match, Split, Table, Tie};
 use tidegate_model::tenant::{RouteLimits, Tenants};
 use tidegate_upstream::{Prepared, Upstream, Upstreams};
 use tidegate_wire::clock;
+use tidegate_wire::tls::ClientRules;
 
 use crate::access::Access;
 use crate::authorize::Verdicts;
@@ -59,6 +60,8 @@ pub struct Site {
     pub domains: Arc<Domains>,
     /// What is known of certificates of Tidegate's own.
     pub secured: Arc<Secured>,
+    /// What is wanted of clients that may show a certificate.
+    pub client_rules: Option<ClientRules>,
 }
 
 /// A site as exchanges of one core hold it: by this core's own count. That of the `Arc` would be contended over all cores,
@@ -190,6 +193,7 @@ impl Site {
     /// An upstream that is missing, or routes that are ambiguous.
     pub fn build(
         settings: ProxySettings,
+        client_rules: Option<ClientRules>,
         standing: &Standing,
         upstreams: &Prepared<'_>,
     ) -> Result<Site, SiteError> {
@@ -240,6 +244,7 @@ impl Site {
             homes: settings.cluster.as_ref().map(|cluster| Homes::new(cluster, upstreams)),
             domains: Arc::clone(&standing.domains),
             secured: Arc::clone(&standing.secured),
+            client_rules,
             settings,
         })
     }

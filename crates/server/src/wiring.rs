@@ -251,10 +251,14 @@ impl Gate {
         let (certificates, node_certificates) =
             (Arc::<Certificates>::default(), Arc::<Certificates>::default());
         let (of_clients, of_nodes) = load_certificates(&config)?;
+        if let Some(secret) = &config.tickets {
+            certificates.seal_tickets(Some(&secret.0));
+        }
+        let client_rules = of_clients.as_ref().and_then(CertificateSet::rules);
         certificates.swap(of_clients);
         node_certificates.swap(of_nodes);
         let upstreams = standing.upstreams.prepare(upstreams(&config))?;
-        let site = Arc::new(Site::build(config.proxy.clone(), &standing, &upstreams)?);
+        let site = Arc::new(Site::build(config.proxy.clone(), client_rules, &standing, &upstreams)?);
         upstreams.commit();
         let census = Arc::<Census>::default();
         let shield = Shield::new(workers);
@@ -387,10 +391,14 @@ impl Gate {
         let none = &mut Sockets::default();
         let sockets = bind_new(&listeners(&config), &self.listening(), self.cores.len(), none)?;
         let upstreams = self.standing.upstreams.prepare(upstreams(&config))?;
-        let site = Arc::new(Site::build(config.proxy.clone(), &self.standing, &upstreams)?);
+        let client_rules = of_clients.as_ref().and_then(CertificateSet::rules);
+        let site = Arc::new(Site::build(config.proxy.clone(), client_rules, &self.standing, &upstreams)?);
         keep_in(&self.standing, open_store(&config, &self.standing, &mut Legacy::default())?);
         for setting in restart_needed(&before, &config) {
             tracing::warn!("`{setting}` takes effect after a restart");
+        }
+        if before.tickets != config.tickets {
+            self.certificates.seal_tickets(config.tickets.as_ref().map(|secret| &secret.0[..]));
         }
         self.certificates.swap(of_clients);
         self.node_certificates.swap(of_nodes);

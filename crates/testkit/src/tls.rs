@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind, SignatureScheme, StreamOwned,
+};
 
 use crate::connect;
 
@@ -46,8 +50,12 @@ pub fn tls_connect(address: SocketAddr, name: &str, alpn: &[&str]) -> std::io::R
 /// # Panics
 /// If the name is none.
 pub fn tls_over(stream: TcpStream, name: &str, alpn: &[&str]) -> std::io::Result<TlsClient> {
+    shake_hands(config(alpn), stream, name)
+}
+
+fn shake_hands(config: Arc<ClientConfig>, stream: TcpStream, name: &str) -> std::io::Result<TlsClient> {
     let name = ServerName::try_from(name.to_owned()).expect("a server's name");
-    let connection = ClientConnection::new(config(alpn), name).expect("settings that fit");
+    let connection = ClientConnection::new(config, name).expect("settings that fit");
     let mut stream = StreamOwned::new(connection, stream);
     while stream.conn.is_handshaking() {
         stream.conn.complete_io(&mut stream.sock)?;
@@ -69,12 +77,64 @@ pub fn shown(client: &TlsClient) -> Vec<u8> {
 /// # Panics
 /// If the handshake fails, or another protocol is chosen.
 pub async fn tls_connect_h2(address: SocketAddr, name: &str) -> crate::H2Client {
+    shake_hands_h2(config(&["h2"]), address, name).await
+}
+
+async fn shake_hands_h2(config: Arc<ClientConfig>, address: SocketAddr, name: &str) -> crate::H2Client {
     let stream = tokio::net::TcpStream::connect(address).await.expect("the gate listens");
     let name = ServerName::try_from(name.to_owned()).expect("a server's name");
-    let stream = tokio_rustls::TlsConnector::from(config(&["h2"])).connect(name, stream).await;
+    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
     let stream = stream.expect("the handshake succeeds");
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     crate::h2_over(stream).await
+}
+
+/// A client that goes on with its sessions, and may have a certificate.
+pub struct Visitor(Arc<ClientConfig>);
+
+impl Visitor {
+    /// One that offers these protocols and shows the certificate in these files, with its key.
+    ///
+    /// # Panics
+    /// If they cannot be used.
+    #[must_use]
+    pub fn new(alpn: &[&str], identity: Option<(&Path, &Path)>) -> Visitor {
+        let mut config = ClientConfig::clone(&config(alpn));
+        if let Some((cert, key)) = identity {
+            let chain = CertificateDer::pem_file_iter(cert).expect("certificates");
+            let chain = chain.collect::<Result<_, _>>().expect("a certificate each");
+            let key = PrivateKeyDer::from_pem_file(key).expect("a key");
+            let key = aws_lc_rs::sign::any_supported_type(&key).expect("a usable key");
+            let shown = SingleCertAndKey::from(Arc::new(CertifiedKey::new(chain, key)));
+            config.client_auth_cert_resolver = Arc::new(shown);
+        }
+        Visitor(Arc::new(config))
+    }
+
+    /// Connects and shakes hands, asking for this name.
+    ///
+    /// # Errors
+    /// The handshake failed.
+    ///
+    /// # Panics
+    /// If nobody listens.
+    pub fn connect(&self, address: SocketAddr, name: &str) -> std::io::Result<TlsClient> {
+        shake_hands(Arc::clone(&self.0), connect(address), name)
+    }
+
+    /// Connects and shakes hands for HTTP/2.
+    ///
+    /// # Panics
+    /// If the handshake fails, or another protocol is chosen.
+    pub async fn connect_h2(&self, address: SocketAddr, name: &str) -> crate::H2Client {
+        shake_hands_h2(Arc::clone(&self.0), address, name).await
+    }
+
+    /// Whether it goes on with a session from before.
+    #[must_use]
+    pub fn is_resumed(client: &TlsClient) -> bool {
+        client.conn.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
 }
 
 fn config(alpn: &[&str]) -> Arc<ClientConfig> {

@@ -195,11 +195,11 @@ impl Upstream {
         self.tell();
     }
 
-    /// Its TLS, if these settings ask for the same. A file of authorities may have changed under the same name.
+    /// Its TLS, if these settings ask for the same. A file of authorities, or of a certificate, may have changed under the same name.
     fn same_tls(&self, settings: &UpstreamSettings) -> Option<Option<Arc<ClientTls>>> {
         let held = self.settings.load();
         let same = held.tls == settings.tls && host_of(&held) == host_of(settings);
-        let read = settings.tls.as_ref().is_some_and(|tls| tls.ca.is_some());
+        let read = settings.tls.as_ref().is_some_and(|tls| tls.ca.is_some() || tls.identity.is_some());
         (same && !read).then(|| self.tls())
     }
 

@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::settings::{ClientTlsSettings, Protocol};
-use crate::tls::pem_reason;
+use crate::tls::{CertificateError as FileError, is_pinned, load_pair, pem_reason};
 
 /// TLS to the endpoints of one upstream.
 #[derive(Debug)]
@@ -39,6 +39,9 @@ pub enum ClientTlsError {
         /// Why.
         why: String,
     },
+    /// The certificate to show, or its key, cannot be used.
+    #[error(transparent)]
+    Identity(FileError),
     /// Nobody vouches for anybody.
     #[error("the system has no certificate authorities: name a file of them (`ca`)")]
     NoAuthorities,
@@ -132,14 +135,71 @@ pub(crate) fn config(settings: &ClientTlsSettings) -> Result<ClientConfig, Clien
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder =
         ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    Ok(if settings.insecure {
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
-            .with_no_client_auth()
+    let verifier: Arc<dyn ServerCertVerifier> = if settings.insecure {
+        Arc::new(AcceptAny(provider))
     } else {
-        builder.with_root_certificates(authorities(settings)?).with_no_client_auth()
-    })
+        let roots = Arc::new(authorities(settings)?);
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+        verifier.map_err(|error| ClientTlsError::Rustls(rustls::Error::General(error.to_string())))?
+    };
+    let verifier: Arc<dyn ServerCertVerifier> = match &settings.pins[..] {
+        [] => verifier,
+        pins => Arc::new(Pinned { inner: verifier, pins: pins.into() }),
+    };
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    if let Some((cert, key)) = &settings.identity {
+        let first = |mut problems: Vec<_>| ClientTlsError::Identity(problems.swap_remove(0));
+        let (pair, _) = load_pair(cert, key).map_err(first)?;
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(Arc::new(pair)));
+    }
+    Ok(config)
+}
+
+/// The server's key must be among these, whoever vouches for it.
+#[derive(Debug)]
+struct Pinned {
+    inner: Arc<dyn ServerCertVerifier>,
+    pins: Box<[[u8; 32]]>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.inner.verify_server_cert(leaf, between, name, ocsp, now)?;
+        if is_pinned(leaf, &self.pins) {
+            Ok(verified)
+        } else {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, leaf, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 fn authorities(settings: &ClientTlsSettings) -> Result<RootCertStore, ClientTlsError> {

@@ -8,8 +8,11 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
+
+use crate::tls::TlsClient;
 
 /// Connections that may wait to be given away.
 pub const PASSED_MAX: usize = 256;
@@ -27,6 +30,8 @@ pub struct Passed {
     pub tls: bool,
     /// The name it asked for in TLS.
     pub server_name: Option<String>,
+    /// Its client, where that has shown a certificate.
+    pub client: Option<Arc<TlsClient>>,
     /// Whether it had a request.
     pub begun: bool,
     /// Whether the answer to its next request ends it.

@@ -10,9 +10,10 @@ use tokio::sync::Notify;
 
 use crate::crowd::{Client, Crowd};
 use crate::files::OfClient;
+use crate::tls::HandshakeFailure;
 
-/// How often it is said that connections cannot be accepted.
-const ACCEPT_COMPLAINT: Duration = Duration::from_secs(1);
+/// How often it is said that connections cannot be accepted, and that a client's certificate was refused.
+const COMPLAINT: Duration = Duration::from_secs(1);
 
 /// Connections of the whole process.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct Census {
     failed: AtomicUsize,
     resting: AtomicUsize,
     complained_at: AtomicU64,
+    handshakes_failed: [AtomicUsize; HandshakeFailure::ALL.len()],
+    complained_of_client_at: AtomicU64,
     crowd: Crowd,
 }
 
@@ -58,10 +61,30 @@ impl Census {
     /// Counts a connection that could not be accepted. `true`: it may be said, as nobody has of late.
     pub(crate) fn fail(&self, now: Tick) -> bool {
         self.failed.fetch_add(1, Relaxed);
-        let last = self.complained_at.load(Relaxed);
-        let due = last == 0 || Tick(last).after(ACCEPT_COMPLAINT) <= now;
-        due && self.complained_at.compare_exchange(last, now.0, Relaxed, Relaxed).is_ok()
+        may_complain(&self.complained_at, now)
     }
+
+    /// Handshakes that failed so.
+    #[must_use]
+    pub fn handshakes_failed(&self, why: HandshakeFailure) -> usize {
+        self.handshakes_failed[why as usize].load(Relaxed)
+    }
+
+    /// Counts a handshake that failed.
+    pub(crate) fn fail_handshake(&self, why: HandshakeFailure) {
+        self.handshakes_failed[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Whether it may be said that a client's certificate was refused, as nobody has of late.
+    pub(crate) fn may_complain_of_clients(&self, now: Tick) -> bool {
+        may_complain(&self.complained_of_client_at, now)
+    }
+}
+
+fn may_complain(complained_at: &AtomicU64, now: Tick) -> bool {
+    let last = complained_at.load(Relaxed);
+    let due = last == 0 || Tick(last).after(COMPLAINT) <= now;
+    due && complained_at.compare_exchange(last, now.0, Relaxed, Relaxed).is_ok()
 }
 
 /// A connection that rests, while it is counted.

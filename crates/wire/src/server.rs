@@ -42,7 +42,7 @@ use crate::socket::Socket;
 use crate::streams::{Stream, StreamExecutor, Streams};
 use crate::task;
 use crate::timer::Timer;
-use crate::tls::{self, Certificates, TlsClient};
+use crate::tls::{self, Certificates, Failed, HandshakeFailure, TlsClient};
 use crate::websocket;
 
 mod answer;
@@ -103,7 +103,7 @@ pub struct Connection {
     pub tls: bool,
     /// The name it asked for in TLS.
     pub server_name: Option<String>,
-    /// What is known of its client, where that may show a certificate.
+    /// Its client, where that has shown a certificate.
     pub tls_client: Option<Arc<TlsClient>>,
     /// What it is held to.
     pub limits: Arc<ConnectionLimits>,
@@ -267,7 +267,7 @@ impl<H: Handler> Server<H> {
     /// # Errors
     /// Its socket cannot be used.
     pub fn adopt(self: &Rc<Self>, passed: Passed) -> io::Result<()> {
-        let Passed { stream, peer, listener, tls, server_name, begun, last, read } = passed;
+        let Passed { stream, peer, listener, tls, server_name, client, begun, last, read } = passed;
         let settings = {
             let listeners = self.listeners.borrow();
             // Its listener may be no more: it is held to what others are.
@@ -280,7 +280,7 @@ impl<H: Handler> Server<H> {
         let stream = TcpStream::from_std(stream)?;
         let (mut seat, room) = Seat::take(&self.census, &self.drain.seats);
         let connection = Connection::of(peer, listener, tls, &settings.limits);
-        let connection = Rc::new(Connection { server_name, last, ..connection });
+        let connection = Rc::new(Connection { server_name, tls_client: client, last, ..connection });
         let _ = self.crowded(&mut seat, &connection);
         if let Some(refusal) = self.turned_away(&room, &settings.limits) {
             tracing::debug!(?refusal, "there is no room for a connection of the process before");
@@ -302,13 +302,14 @@ impl<H: Handler> Server<H> {
     /// Gives a connection to the process that takes over.
     async fn pass(&self, socket: Socket, begun: bool, read: Vec<u8>, connection: &Connection) {
         let Some(heir) = self.drain.heir.get() else { return };
-        let Connection { peer, listener, tls, server_name, last, .. } = connection;
+        let Connection { peer, listener, tls, server_name, tls_client, last, .. } = connection;
         let told = |stream, last| Passed {
             stream,
             peer: *peer,
             listener: *listener,
             tls: *tls,
             server_name: server_name.clone(),
+            client: tls_client.clone(),
             begun,
             last,
             read,
@@ -471,10 +472,26 @@ impl<H: Handler> Server<H> {
         if !settings.tls {
             return self.first(stream, seat, connection).await;
         }
-        let accepted = clock::timeout_at(by, Box::pin(tls::accept(&self.tls, stream))).await;
-        let Ok(Ok(Some(accepted))) = accepted else { return };
+        let accepted = match clock::timeout_at(by, Box::pin(tls::accept(&self.tls, stream))).await {
+            Ok(Ok(Some(accepted))) => accepted,
+            Ok(Ok(None)) => return,
+            Ok(Err(failed)) => return self.unsecured(&connection, &failed),
+            Err(_) => return self.census.fail_handshake(HandshakeFailure::Slow),
+        };
         let (socket, h2) = secured(accepted, &mut connection);
         self.drive(socket, seat, h2, connection).await;
+    }
+
+    /// Counts a handshake that failed, and says so where the client's certificate is why.
+    fn unsecured(&self, connection: &Connection, failed: &Failed) {
+        let why = HandshakeFailure::of(&failed.error);
+        self.census.fail_handshake(why);
+        let (client, name) = (connection.peer.ip(), failed.name.as_deref().unwrap_or_default());
+        if why.is_of_client() && self.census.may_complain_of_clients(clock::now()) {
+            tracing::warn!(%client, name, why = why.name(), error = %failed.error, "a client's certificate was refused");
+        } else {
+            tracing::debug!(%client, name, why = why.name(), error = %failed.error, "a handshake failed");
+        }
     }
 
     /// Finds out what a connection without TLS speaks, and drives it.

@@ -139,4 +139,8 @@ pub struct ClientTlsSettings {
     pub ca: Option<PathBuf>,
     /// Accept any certificate. For tests and for networks that are trusted anyway.
     pub insecure: bool,
+    /// The certificate to show, and its key, PEM files.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// SHA-256 of the public keys (SubjectPublicKeyInfo) that the server may have; empty: any.
+    pub pins: Vec<[u8; 32]>,
 }

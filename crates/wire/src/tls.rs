@@ -22,14 +22,17 @@ use crate::settings::CertificateFiles;
 mod accept;
 mod clients;
 mod facts;
+mod failure;
 mod managed;
 mod tickets;
 
-pub use clients::{ClientRule, ClientRuleError, TlsClient};
+pub(crate) use clients::is_pinned;
+pub use clients::{ClientRule, ClientRuleError, ClientRules, TlsClient};
 pub use facts::Facts;
+pub use failure::HandshakeFailure;
 pub use managed::{Asked, CertificateSource, Coming, Managed};
 
-pub(crate) use accept::{Accepted, accept};
+pub(crate) use accept::{Accepted, Failed, accept};
 use tickets::{Ticketer, Tickets};
 
 /// The protocol by which a certificate authority looks whether a name is ours (RFC 8737).
@@ -59,6 +62,12 @@ pub struct CertificateSet {
 struct Loaded {
     key: Arc<CertifiedKey>,
     rule: Option<Arc<ClientRule>>,
+}
+
+impl Loaded {
+    fn rule_id(&self) -> Option<[u8; 32]> {
+        self.rule.as_ref().map(|rule| rule.id)
+    }
 }
 
 /// A certificate as connections are made with it.
@@ -100,12 +109,17 @@ impl CertificateSet {
                 Ok((loaded, names)) => {
                     first.get_or_insert_with(|| Arc::clone(&loaded));
                     for name in names {
-                        match name.strip_prefix("*.") {
-                            Some(parent) => {
-                                wildcard.entry(parent.to_owned()).or_insert_with(|| Arc::clone(&loaded))
-                            }
-                            None => exact.entry(name).or_insert_with(|| Arc::clone(&loaded)),
+                        let entry = match name.strip_prefix("*.") {
+                            Some(parent) => wildcard.entry(parent.to_owned()),
+                            None => exact.entry(name.clone()),
                         };
+                        let served: &Arc<Loaded> = entry.or_insert_with(|| Arc::clone(&loaded));
+                        if served.rule_id() != loaded.rule_id() {
+                            let why = format!(
+                                "an earlier certificate is for {name}, too, and wants something else of clients"
+                            );
+                            problems.push(CertificateError { path: pair.cert.clone(), why });
+                        }
                     }
                 }
                 Err(found) => problems.extend(found),
@@ -117,17 +131,18 @@ impl CertificateSet {
         }
     }
 
-    /// The names for which clients' certificates count, and what is wanted of them there: a name, or a parent of any.
+    /// What is wanted of clients, by the host that they ask for. `None`: nothing, of nobody.
     #[must_use]
-    pub fn rules(&self) -> ClientRules {
-        let of = |names: &HashMap<String, Arc<Loaded>>| {
-            let ruled = names.iter().filter_map(|(name, one)| Some((name.clone(), one.rule.clone()?)));
-            ruled.collect()
+    pub fn rules(&self) -> Option<ClientRules> {
+        let named = |names: &HashMap<String, Arc<Loaded>>| {
+            names.iter().map(|(name, one)| (name.clone(), one.rule.clone())).collect()
         };
-        let plain = |names: &HashMap<String, Arc<Loaded>>| {
-            names.iter().filter(|(_, one)| one.rule.is_none()).map(|(name, _)| name.clone()).collect()
-        };
-        ClientRules { exact: of(&self.exact), wildcard: of(&self.wildcard), plain: plain(&self.exact) }
+        let mut all = self.exact.values().chain(self.wildcard.values()).chain([&self.first]);
+        all.any(|one| one.rule.is_some()).then(|| ClientRules {
+            exact: named(&self.exact),
+            wildcard: named(&self.wildcard),
+            first: self.first.rule.clone(),
+        })
     }
 
     fn serving(self, tickets: &Tickets) -> Serving {
@@ -136,9 +151,8 @@ impl CertificateSet {
         let mut serve = |loaded: &Arc<Loaded>| {
             let new = || {
                 let rule = loaded.rule.clone();
-                let terms = terms
-                    .entry(rule.as_ref().map(|rule| rule.id))
-                    .or_insert_with(|| terms_of(rule.as_deref(), tickets));
+                let terms =
+                    terms.entry(loaded.rule_id()).or_insert_with(|| terms_of(rule.as_deref(), tickets));
                 Arc::new(Served::of(Arc::clone(&loaded.key), rule, terms))
             };
             Arc::clone(made.entry(Arc::as_ptr(loaded)).or_insert_with(new))
@@ -148,32 +162,6 @@ impl CertificateSet {
             names.into_iter().map(|(name, loaded)| (name, serve(&loaded))).collect()
         };
         Serving { first, exact: all(self.exact), wildcard: all(self.wildcard) }
-    }
-}
-
-/// Which certificate of a client counts for which host: [`CertificateSet::rules`].
-#[derive(Clone, Debug, Default)]
-pub struct ClientRules {
-    exact: HashMap<String, Arc<ClientRule>>,
-    wildcard: HashMap<String, Arc<ClientRule>>,
-    /// Names of certificates without a rule: no wildcard's counts there.
-    plain: std::collections::HashSet<String>,
-}
-
-impl ClientRules {
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.wildcard.is_empty()
-    }
-
-    /// What is wanted of clients that ask for this host.
-    #[must_use]
-    pub fn of(&self, host: &str) -> Option<&Arc<ClientRule>> {
-        if self.plain.contains(host) {
-            return None;
-        }
-        self.exact.get(host).or_else(|| self.wildcard.get(host.split_once('.')?.1))
     }
 }
 
@@ -206,23 +194,34 @@ impl Served {
     }
 }
 
-/// A pair, with the names that it is for. What is wrong with either file is told of both.
+/// A pair, with the names that it is for, and what it wants of clients. What is wrong with any file is told of all.
 fn load_one(files: &CertificateFiles) -> Result<(Arc<Loaded>, Vec<String>), Vec<CertificateError>> {
-    let bad = |path: &Path, why: String| CertificateError { path: path.to_owned(), why };
-    let chain = read(&files.cert).and_then(|pem| chain_of(&pem)).map_err(|why| bad(&files.cert, why));
-    let signing = read(&files.key).and_then(|pem| key_of(&pem)).map_err(|why| bad(&files.key, why));
     let rule = files.client.as_ref().map(ClientRule::load).transpose();
-    let rule = rule.map_err(|ClientRuleError { path, why }| bad(&path, why));
-    let ((chain, names), signing, rule) = match (chain, signing, rule) {
-        (Ok(chain), Ok(signing), Ok(rule)) => (chain, signing, rule),
-        (chain, signing, rule) => {
-            return Err(chain.err().into_iter().chain(signing.err()).chain(rule.err()).collect());
+    let rule = rule.map_err(|ClientRuleError { path, why }| CertificateError { path, why });
+    match (load_pair(&files.cert, &files.key), rule) {
+        (Ok((key, names)), Ok(rule)) => {
+            Ok((Arc::new(Loaded { key: Arc::new(key), rule: rule.map(Arc::new) }), names))
         }
+        (pair, rule) => Err(pair.err().unwrap_or_default().into_iter().chain(rule.err()).collect()),
+    }
+}
+
+/// A certificate with its key, and the names that it is for.
+pub(crate) fn load_pair(
+    cert: &Path,
+    key: &Path,
+) -> Result<(CertifiedKey, Vec<String>), Vec<CertificateError>> {
+    let bad = |path: &Path, why: String| CertificateError { path: path.to_owned(), why };
+    let chain = read(cert).and_then(|pem| chain_of(&pem)).map_err(|why| bad(cert, why));
+    let signing = read(key).and_then(|pem| key_of(&pem)).map_err(|why| bad(key, why));
+    let ((chain, names), signing) = match (chain, signing) {
+        (Ok(chain), Ok(signing)) => (chain, signing),
+        (chain, signing) => return Err(chain.err().into_iter().chain(signing.err()).collect()),
     };
     let certified = CertifiedKey::new(chain, signing);
-    let stranger = |_| vec![bad(&files.key, format!("it is not the key of {}", files.cert.display()))];
+    let stranger = |_| vec![bad(key, format!("it is not the key of {}", cert.display()))];
     certified.keys_match().map_err(stranger)?;
-    Ok((Arc::new(Loaded { key: Arc::new(certified), rule: rule.map(Arc::new) }), names))
+    Ok((certified, names))
 }
 
 /// A file of PEM. What cannot be read is told in words.

@@ -11,7 +11,7 @@ use super::places::Places;
 use super::problem::{Problem, Problems, Source};
 use super::raw;
 use super::resolve::{self, plain, read_bounded};
-use super::settings::{Config, Sources, UpgradeSettings};
+use super::settings::{Config, Hidden, Sources, UpgradeSettings};
 use super::tree::{self, Node, Value};
 use super::{scalar, shape};
 
@@ -188,6 +188,7 @@ impl Reading {
             listeners: resolved.listeners,
             certificates: resolved.certificates,
             acme: resolved.acme,
+            tickets: resolved.tickets.map(Hidden),
             control: resolved.control,
             log: resolved.log,
             otlp: resolved.otlp,

@@ -31,6 +31,8 @@ pub struct Config {
     pub listeners: Vec<ListenerSettings>,
     /// What the TLS listeners serve; the first is the default. They have been read once, and were good.
     pub certificates: Vec<CertificateFiles>,
+    /// What session tickets are sealed by, where other nodes have it, too.
+    pub tickets: Option<Hidden>,
     /// How certificates are ordered.
     pub acme: Option<AcmeSettings>,
     /// Where Tidegate is watched and steered.
@@ -88,6 +90,16 @@ impl Config {
             count(self.proxy.tenants.listed.len(), "tenant"),
         ]
         .join(", ")
+    }
+}
+
+/// Bytes that are not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(pub Vec<u8>);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("hidden")
     }
 }
 

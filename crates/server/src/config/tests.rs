@@ -13,6 +13,7 @@ mod rollouts;
 mod routes;
 mod store;
 mod tenants;
+mod tls;
 mod upstreams;
 
 /// A directory of a test's own, removed with it.
@@ -442,13 +443,14 @@ fn no_file_at_all_is_one_upstream() {
     assert!(Config::to("\"\nworkers = 1").is_err());
 }
 
-/// Makes what `tls.toml` names.
+/// Makes what `tls.toml` and `mutual-tls.toml` name.
 fn certificates(folder: &Folder) {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     for (file, names) in [
         ("example.com", names(&["example.com"])),
         ("wildcard.example.org", names(&["*.example.org"])),
         ("ca", names(&["ca"])),
+        ("gate", names(&["gate.internal"])),
     ] {
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
         folder.write(&format!("certs/{file}.pem"), &made.cert.pem());

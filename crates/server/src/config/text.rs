@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tidegate_model::address::Network;
 use tidegate_model::route::{HostPattern, PathPattern};
 use tidegate_model::tenant;
+use tidegate_proxy::settings::{CertificateName, CertificatePart};
 use tidegate_store::PostgresUrl;
 use tidegate_upstream::settings::HashOn;
 
@@ -76,6 +77,11 @@ scalar!(
     parse_tenant_host, show_tenant_host
 );
 scalar!(
+    /// Where a tenant stands in a client's certificate.
+    CertificatePlace(CertificateName), "certificate-place", "subject:CN", "a part of a certificate",
+    parse_certificate_place, show_certificate_place
+);
+scalar!(
     /// A file. One that is not absolute is looked for beside the configuration file that names it.
     File(PathBuf), "path", "cert.pem", "the path of a file", parse_file, show_file
 );
@@ -128,7 +134,7 @@ const fn row<F: Format>() -> Row {
 }
 
 /// Every format there is.
-pub static FORMATS: [Row; 26] = [
+pub static FORMATS: [Row; 27] = [
     row::<scalar::Time>(),
     row::<scalar::Size>(),
     row::<scalar::PerTime>(),
@@ -151,6 +157,7 @@ pub static FORMATS: [Row; 26] = [
     row::<Hashed>(),
     row::<KeyPlace>(),
     row::<TenantHost>(),
+    row::<CertificatePlace>(),
     row::<File>(),
     row::<Jwks>(),
     row::<LogTarget>(),
@@ -336,6 +343,44 @@ fn parse_tenant_host(text: &str) -> Result<(String, String), String> {
 
 fn show_tenant_host((prefix, suffix): &(String, String)) -> String {
     format!("{prefix}{{tenant}}{suffix}")
+}
+
+/// The parts of a certificate, as they are called.
+const CERTIFICATE_PARTS: [(&str, CertificatePart); 5] = [
+    ("subject:CN", CertificatePart::CommonName),
+    ("san:dns", CertificatePart::Dns),
+    ("san:uri", CertificatePart::Uri),
+    ("san:email", CertificatePart::Email),
+    ("fingerprint", CertificatePart::Fingerprint),
+];
+
+fn parse_certificate_place(text: &str) -> Result<CertificateName, String> {
+    let wrong = || {
+        let parts = CERTIFICATE_PARTS.map(|(name, _)| format!("\"{name}\"")).join(", ");
+        format!(
+            "write one of {parts}, or a part with its pattern: \"san:dns:{{tenant}}.clients.example.com\""
+        )
+    };
+    let found = CERTIFICATE_PARTS.iter().find_map(|(name, part)| Some((*part, text.strip_prefix(name)?)));
+    let (part, rest) = found.ok_or_else(wrong)?;
+    let (prefix, suffix) = match rest.strip_prefix(':') {
+        None if rest.is_empty() => ("", ""),
+        Some(pattern) if part != CertificatePart::Fingerprint => pattern
+            .split_once("{tenant}")
+            .filter(|(_, after)| !after.contains("{tenant}"))
+            .ok_or_else(wrong)?,
+        _ => return Err(wrong()),
+    };
+    Ok(CertificateName { part, prefix: prefix.to_owned(), suffix: suffix.to_owned() })
+}
+
+fn show_certificate_place(name: &CertificateName) -> String {
+    let called =
+        CERTIFICATE_PARTS.iter().find(|(_, part)| *part == name.part).map_or("", |(called, _)| called);
+    match (&name.prefix[..], &name.suffix[..]) {
+        ("", "") => called.to_owned(),
+        (prefix, suffix) => format!("{called}:{prefix}{{tenant}}{suffix}"),
+    }
 }
 
 fn parse_file(text: &str) -> Result<PathBuf, String> {

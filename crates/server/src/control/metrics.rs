@@ -14,6 +14,7 @@ use tidegate_proxy::{Authorized, CoreShield};
 use tidegate_store::State;
 use tidegate_upstream::{Admin, EndpointStatus, FilesStatus, ShardStatus, UpstreamStatus};
 use tidegate_wire::clock;
+use tidegate_wire::tls::HandshakeFailure;
 
 use super::{canaries, mirrors, queues};
 use crate::protect;
@@ -27,9 +28,9 @@ use crate::telemetry::{
     CLUSTER_STRANGERS, COMPRESSED, COMPRESSED_PLAIN, CONNECTIONS, CONNECTIONS_REFUSED, ENDPOINT_ACTIVE,
     ENDPOINT_CONNECTIONS, ENDPOINT_CONNECTS, ENDPOINT_FAILURES, ENDPOINT_LATENCY, ENDPOINT_REQUESTS,
     ENDPOINT_UP, Exposition, FAULTS, FAULTS_STRUCK, FILES_ACTIVE, FILES_FAILURES, FILES_REQUESTS,
-    FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED, GATE_WAITING, HELD, HELD_LIMIT, Histogram,
-    KEY_OUTCOMES, KEYS, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MAINTENANCE, MEMORY,
-    MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, OTLP_EXCHANGES, OTLP_ITEMS, OTLP_UP, PURGES,
+    FILES_WAITED, GATE_REFUSED, GATE_SLOTS, GATE_USED, GATE_WAITING, HANDSHAKES_FAILED, HELD, HELD_LIMIT,
+    Histogram, KEY_OUTCOMES, KEYS, LAG, LEVEL, LINES_DROPPED, LINES_LEFT_OUT, LISTEN_OVERFLOWS, MAINTENANCE,
+    MEMORY, MEMORY_LIMIT, Metric, OPEN_FILES, OPEN_FILES_LIMIT, OTLP_EXCHANGES, OTLP_ITEMS, OTLP_UP, PURGES,
     PURGES_LOST, PURGES_WAITING, RECEIVED, REDIS_FAILURES, REDIS_UP, REFUSALS, RELOADS, REQUESTS, RouteCells,
     SECONDS, SENT, SHARD_REFUSED, SHARD_SPILLED, SHARED, SHEDDING, STORE_BYTES, STORE_BYTES_MAX,
     STORE_COMMANDS, STORE_COMMITS, STORE_RECORDS, STORE_SWEPT, STORE_UP, STORE_WAITING, TENANT_REFUSED,
@@ -106,6 +107,10 @@ fn gather(process: &Process, queues: Option<&queues::Found>) -> Exposition {
     out.sample(CONNECTIONS_REFUSED.name, &[], gate.census.refused());
     out.family(&ACCEPT_FAILURES);
     out.sample(ACCEPT_FAILURES.name, &[], gate.census.failed());
+    out.family(&HANDSHAKES_FAILED);
+    for why in HandshakeFailure::ALL {
+        out.sample(HANDSHAKES_FAILED.name, &[("reason", why.name())], gate.census.handshakes_failed(why));
+    }
     protection(&mut out, process);
     out.family(&MAINTENANCE);
     let windows = gate.config().proxy.maintenance.windows.len() + gate.standing.maintenance.windows().len();

@@ -90,6 +90,7 @@ metrics! {
     UPSTREAM_LEVEL = "tidegate_upstream_load_level", "gauge", ["upstream"], "How overloaded the upstream is, 0 to 3.";
     CONNECTIONS = "tidegate_connections", "gauge", [], "Client connections open.";
     CONNECTIONS_REFUSED = "tidegate_connections_refused_total", "counter", [], "Client connections refused because there were too many.";
+    HANDSHAKES_FAILED = "tidegate_tls_handshake_failures_total", "counter", ["reason"], "TLS handshakes with clients that failed: `left` (the client went), `slow`, `unnamed` (no certificate for the name), `protocol`; of clients' certificates `certificate-missing`, `certificate-expired`, `certificate-revoked`, `certificate-unpinned`, `certificate-untrusted`.";
     ACME_ORDERS = "tidegate_acme_orders_total", "counter", ["outcome"], "Orders of certificates at the authority: `issued`, `failed`. Only where `[acme]` is configured.";
     CERTIFICATES_HELD = "tidegate_certificates_in_memory", "gauge", [], "Certificates of `[acme]` in memory. Only where that is configured.";
     CERTIFICATE_EXPIRY = "tidegate_certificate_expiry_timestamp_seconds", "gauge", ["name"], "When the certificate of a configured name ends, in seconds since the Unix epoch; 0: there is none yet. Of the first hundred names of `[acme] domains`.";

@@ -10,8 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tidegate_wire::handover::Passed;
 use tidegate_wire::link::Link;
+use tidegate_wire::tls::TlsClient;
 
-use super::protocol::{Connection, ENVIRONMENT, Offer, PROTOCOL, Said, hear, say};
+use super::protocol::{Connection, ENVIRONMENT, Offer, PROTOCOL, Said, Shown, hear, say};
 use super::sockets::Sockets;
 use super::state::State;
 use super::{ELDERS_MAX, Legacy};
@@ -195,7 +196,11 @@ fn spend(process: &Process, files: Vec<OwnedFd>) {
 
 fn passed(told: Connection, files: Vec<OwnedFd>) -> Option<Passed> {
     let stream = files.into_iter().next()?.into();
-    let Connection { peer, listener, tls, server_name, begun, last, read } = told;
+    let Connection { peer, listener, tls, server_name, client, begun, last, read } = told;
     let read = STANDARD.decode(read).ok()?;
-    Some(Passed { stream, peer, listener, tls, server_name, begun, last, read })
+    let client = client.and_then(|Shown { rule, chain }| {
+        let chain = chain.iter().map(|one| STANDARD.decode(one).ok()).collect::<Option<Vec<_>>>()?;
+        TlsClient::new(rule, chain).map(Arc::new)
+    });
+    Some(Passed { stream, peer, listener, tls, server_name, client, begun, last, read })
 }

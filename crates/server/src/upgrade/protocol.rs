@@ -96,10 +96,22 @@ pub struct Connection {
     pub listener: std::net::SocketAddr,
     pub tls: bool,
     pub server_name: Option<String>,
+    /// Its client, where that has shown a certificate.
+    #[serde(default)]
+    pub client: Option<Shown>,
     pub begun: bool,
     pub last: bool,
     /// What was read of it, in Base64.
     pub read: String,
+}
+
+/// What a client has shown to the process that decrypts.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Shown {
+    /// By which rule it was found good.
+    pub rule: [u8; 32],
+    /// The certificates, the leaf first, in Base64.
+    pub chain: Vec<String>,
 }
 
 /// Says it.

@@ -20,7 +20,7 @@ use tidegate_wire::handover::{PASSED_MAX, Passed};
 use tidegate_wire::link::{FILES_MAX, Link};
 use tokio::sync::{Notify, mpsc};
 
-use super::protocol::{Connection, ENVIRONMENT, Elder, Offer, PROTOCOL, Said, hear, say};
+use super::protocol::{Connection, ENVIRONMENT, Elder, Offer, PROTOCOL, Said, Shown, hear, say};
 use super::sockets::Place;
 use super::{ELDERS_MAX, Phase, state};
 use crate::run::Process;
@@ -401,10 +401,14 @@ impl Successor {
     }
 
     fn give(&self, passed: &Passed) -> io::Result<()> {
-        let Passed { stream, peer, listener, tls, server_name, begun, last, read } = passed;
+        let Passed { stream, peer, listener, tls, server_name, client, begun, last, read } = passed;
         let (peer, listener, tls, begun, last) = (*peer, *listener, *tls, *begun, *last);
         let (server_name, read) = (server_name.clone(), STANDARD.encode(read));
-        let connection = Connection { peer, listener, tls, server_name, begun, last, read };
+        let client = client.as_deref().map(|client| Shown {
+            rule: client.rule,
+            chain: client.chain.iter().map(|one| STANDARD.encode(one)).collect(),
+        });
+        let connection = Connection { peer, listener, tls, server_name, client, begun, last, read };
         match say(&self.link, &Said::Connection(connection), &[stream.as_fd()]) {
             // More was read of it than a message holds: its client finds it closed.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),

@@ -6,13 +6,16 @@ use tidegate_testkit::{Gate, ask};
 
 use crate::{BINARY, control};
 
-/// What `tls.toml` names, made in this folder.
+/// What `tls.toml` and `mutual-tls.toml` name, made in this folder.
 fn make_certificates(folder: &Path) {
     let certs = folder.join("certs");
     std::fs::create_dir_all(&certs).unwrap();
-    for (name, host) in
-        [("example.com", "example.com"), ("wildcard.example.org", "*.example.org"), ("ca", "app.internal")]
-    {
+    for (name, host) in [
+        ("example.com", "example.com"),
+        ("wildcard.example.org", "*.example.org"),
+        ("ca", "app.internal"),
+        ("gate", "gate.internal"),
+    ] {
         let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
         std::fs::write(certs.join(format!("{name}.pem")), made.cert.pem()).unwrap();
         std::fs::write(certs.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();

@@ -14,6 +14,7 @@ mod cache_rules;
 mod cache_served;
 mod canaries;
 mod certificates;
+mod client_certificates;
 mod cluster;
 mod cors;
 mod deferred;

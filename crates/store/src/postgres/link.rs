@@ -193,7 +193,8 @@ pub(super) async fn client(
         task::spawn(attend(connection, hears));
         return Ok(client);
     };
-    let trust = ClientTlsSettings { server_name: None, ca: settings.ca.clone(), insecure: !verified };
+    let trust =
+        ClientTlsSettings { ca: settings.ca.clone(), insecure: !verified, ..ClientTlsSettings::default() };
     let tls = MakeTls(SessionTls::new(&trust, b"postgresql")?);
     let (client, connection) = config.connect(tls).await?;
     task::spawn(attend(connection, hears));

@@ -508,7 +508,7 @@ async fn check_tls(
 
 fn trusting(server: &Secure) -> ClientTlsSettings {
     let (server_name, ca) = (Some("app.test".to_owned()), Some(server.ca.clone()));
-    ClientTlsSettings { server_name, ca, insecure: false }
+    ClientTlsSettings { server_name, ca, ..ClientTlsSettings::default() }
 }
 
 #[tokio::test(flavor = "local")]

@@ -4,29 +4,45 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::server::Acceptor;
+use rustls::{CertificateError, Error, HandshakeKind, ServerConnection};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{ACME_TLS, Certificates, Served, TlsClient};
+use super::{ACME_TLS, Certificates, ClientRule, Served, TlsClient};
+use crate::clock;
 
 /// The alert that says that there is no certificate for the name that was asked for (RFC 6066 section 3).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
+/// The most bytes of the certificates that a client shows: what a connection holds of them, and a request's head is made of.
+const SHOWN_BYTES_MAX: usize = 32 * 1024;
+
 /// A connection that has begun.
 pub(crate) struct Accepted {
     pub(crate) stream: TlsStream<TcpStream>,
-    /// What is known of the client, where it may show a certificate.
+    /// Who it is, where it has shown a certificate.
     pub(crate) client: Option<Arc<TlsClient>>,
+}
+
+/// A connection that came to nothing.
+pub(crate) struct Failed {
+    /// The name it asked for.
+    pub(crate) name: Option<String>,
+    pub(crate) error: io::Error,
 }
 
 /// Shakes hands. `None`: nothing comes after it: a certificate authority has looked whether a name is ours.
 ///
 /// # Errors
 /// The handshake failed, or there is no certificate for the name.
-pub(crate) async fn accept(certificates: &Certificates, stream: TcpStream) -> io::Result<Option<Accepted>> {
-    let mut start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+pub(crate) async fn accept(
+    certificates: &Certificates,
+    stream: TcpStream,
+) -> Result<Option<Accepted>, Box<Failed>> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
+    let mut start = start.map_err(|error| Box::new(Failed { name: None, error }))?;
     let hello = start.client_hello();
     let name = hello.server_name().map(str::to_ascii_lowercase);
     let is_challenge = hello.alpn().is_some_and(|mut offered| {
@@ -39,16 +55,40 @@ pub(crate) async fn accept(certificates: &Certificates, stream: TcpStream) -> io
     };
     let Some(chosen) = chosen else {
         let _ = start.io.write_all(&UNRECOGNIZED_NAME).await;
-        return Err(io::Error::new(io::ErrorKind::NotFound, "there is no certificate for this name"));
+        let error = io::Error::new(io::ErrorKind::NotFound, "there is no certificate for this name");
+        return Err(Box::new(Failed { name, error }));
     };
-    let mut stream = start.into_stream(Arc::clone(&chosen.config)).await?;
+    let mut stream = match start.into_stream(Arc::clone(&chosen.config)).await {
+        Ok(stream) => stream,
+        Err(error) => return Err(Box::new(Failed { name, error })),
+    };
     if is_challenge {
         let _ = stream.shutdown().await;
         return Ok(None);
     }
-    let shown = |rule| Arc::new(TlsClient::new(rule, stream.get_ref().1.peer_certificates()));
-    let client = chosen.rule.as_deref().map(shown);
+    let client = match &chosen.rule {
+        None => None,
+        Some(rule) => client(rule, stream.get_ref().1).map_err(|error| {
+            Box::new(Failed { name, error: io::Error::new(io::ErrorKind::InvalidData, error) })
+        })?,
+    };
     Ok(Some(Accepted { stream, client }))
+}
+
+/// Who has shaken hands under this rule; `None`: nobody, and nobody need be.
+fn client(rule: &ClientRule, session: &ServerConnection) -> Result<Option<Arc<TlsClient>>, Error> {
+    let shown = session.peer_certificates().unwrap_or_default();
+    if shown.iter().map(|one| one.len()).sum::<usize>() > SHOWN_BYTES_MAX {
+        return Err(Error::InvalidCertificate(CertificateError::BadEncoding));
+    }
+    let shown = shown.iter().map(|one| one.to_vec()).collect();
+    let Some(client) = TlsClient::new(rule.id, shown) else { return Ok(None) };
+    // What a session is gone on with was looked at when it was begun.
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    if resumed && client.facts.not_after < clock::latest_wall().0 {
+        return Err(Error::InvalidCertificate(CertificateError::Expired));
+    }
+    Ok(Some(Arc::new(client)))
 }
 
 impl Certificates {

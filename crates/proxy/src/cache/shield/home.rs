@@ -301,6 +301,7 @@ fn opened(proxy: &Proxy, ask: Ask, connection: &Connection) -> Box<Exchange> {
         client,
         form: Form::default(),
         trusted,
+        certified: None,
         timing: false,
         started,
         by: Some(started.after(Duration::from_millis(left_ms.into()))),

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Secret;
+use super::{Secret, yes};
 use crate::config::scalar::Time;
 use crate::config::text::File;
 
@@ -105,10 +105,6 @@ fn memory() -> u32 {
 
 fn retry() -> Time {
     Time(std::time::Duration::from_secs(60))
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn https_port() -> u16 {

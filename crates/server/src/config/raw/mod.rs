@@ -134,7 +134,10 @@ pub struct Listen {
     pub http: Vec<Listener>,
     /// Addresses for HTTP/1.1 and HTTP/2 over TLS. They need a certificate: in `[[tls]]`, or by `[acme]`.
     pub https: Vec<Listener>,
-    /// Only these peers may set `X-Forwarded-*`, `Forwarded` and tenant headers.
+    /// Session tickets that other nodes know, too. Without it: each process knows its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tickets: Option<Tickets>,
+    /// Only these peers may set `X-Forwarded-*`, `Forwarded`, `Client-Cert` and tenant headers.
     pub trusted_proxies: Vec<Net>,
     /// A header in which clients may send their own deadline, in milliseconds. It can only shorten the route's, so that anybody may. (`grpc-timeout` always counts.)
     pub deadline_header: Option<Header>,
@@ -346,6 +349,38 @@ pub struct Certificate {
     pub cert: File,
     /// PEM file of the private key.
     pub key: File,
+    /// What is wanted of clients that ask for its names (mutual TLS). Without it: no certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientCertificates>,
+}
+
+/// Which certificates of clients are good.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificates {
+    /// PEM file of the authorities that may vouch for them.
+    pub ca: File,
+    /// Whether a client without one is refused. Else it is one without.
+    #[serde(default = "yes")]
+    pub required: bool,
+    /// SHA-256 of the public keys (SubjectPublicKeyInfo) that they may have, in hexadecimal digits. None: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<Hash>,
+    /// PEM file of lists of those that are revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crl: Option<File>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How TLS sessions are gone on with.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tickets {
+    /// What tickets are sealed by: all nodes that have the same go on with each other's sessions.
+    pub secret: Secret,
 }
 
 /// The control API.

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::scalar::{Hash, Moment, PerTime, Size};
-use crate::config::text::{Header, KeyPlace, Name, TenantHost};
+use crate::config::text::{CertificatePlace, Header, KeyPlace, Name, TenantHost};
 
 /// How the tenant of a request is recognised.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -46,6 +46,10 @@ pub enum TenantFrom {
     /// By the whole host, where it is a tenant's own: one of `[tenant.ID] domains`, or one that was registered by the
     /// control API.
     Domain(Which),
+    /// By the certificate that the client has shown (`[[tls]] client`): `"subject:CN"`, `"san:dns"`, `"san:uri"`, `"san:email"`, each
+    /// with a pattern where the tenant is a part of it (`"san:uri:spiffe://example.com/tenant/{tenant}"`); or `"fingerprint"`, where
+    /// the tenant lists it.
+    Certificate(CertificatePlace),
     /// By a header, which counts from `trusted_proxies` only.
     Header(Header),
     /// By the address of the `"client"`, each a tenant of its own. The last resort.
@@ -141,13 +145,22 @@ pub struct Tenant {
     /// The hosts that it has of its own: whole names. See `docs/tenants.md`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub domains: Vec<String>,
+    /// SHA-256 of the certificates that its clients show, in hexadecimal digits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Hash>,
     /// Whether its requests are told to come again later. See `docs/maintenance.md`.
     pub maintenance: bool,
 }
 
 impl Default for Tenant {
     fn default() -> Tenant {
-        Tenant { plan: Name("default".to_owned()), keys: Vec::new(), domains: Vec::new(), maintenance: false }
+        Tenant {
+            plan: Name("default".to_owned()),
+            keys: Vec::new(),
+            domains: Vec::new(),
+            certificates: Vec::new(),
+            maintenance: false,
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Switch;
-use crate::config::scalar::{Percent, Size, Statuses, Time};
+use super::{Switch, yes};
+use crate::config::scalar::{Hash, Percent, Size, Statuses, Time};
 use crate::config::text::{Address, DnsName, File, Hashed, HeaderText, PlainPath};
 
 /// A service behind Tidegate. Its endpoints come from exactly one of `endpoints`, `dns`, `srv` and `file`; with `files` a directory
@@ -196,10 +196,6 @@ fn index() -> String {
     "index.html".to_owned()
 }
 
-fn yes() -> bool {
-    true
-}
-
 /// Bounds of the time to live of DNS answers.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -238,6 +234,14 @@ pub struct Tls {
     pub ca: Option<File>,
     /// Accept any certificate. For tests, and for networks that are trusted anyway.
     pub insecure: bool,
+    /// PEM file of the certificate that the upstream is shown, the leaf first (mutual TLS).
+    pub cert: Option<File>,
+    /// PEM file of its private key.
+    pub key: Option<File>,
+    /// SHA-256 of the public keys (SubjectPublicKeyInfo) that the upstream may have, in hexadecimal digits, whoever vouches for it.
+    /// None: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<Hash>,
 }
 
 /// How an endpoint is chosen.

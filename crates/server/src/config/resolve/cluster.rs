@@ -185,7 +185,8 @@ fn tls(
     if let Some(ca) = &ca {
         context.name_file(ca);
     }
-    let client = ClientTlsSettings { server_name: raw.server_name.clone(), ca, insecure: false };
+    let client =
+        ClientTlsSettings { server_name: raw.server_name.clone(), ca, ..ClientTlsSettings::default() };
     match ClientTls::new(&client, None) {
         Ok(_) => {}
         Err(error @ ClientTlsError::Name(_)) => context.tell(node.at("server_name"), error.to_string()),

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidegate_model::credential::Digest;
-use tidegate_wire::settings::{CertificateFiles, ConnectionLimits, ListenerSettings};
+use tidegate_wire::settings::{CertificateFiles, ClientCertificates, ConnectionLimits, ListenerSettings};
 use tidegate_wire::tls::CertificateSet;
 
 use super::Context;
@@ -136,24 +136,51 @@ pub fn certificates(context: &mut Context<'_>, raw: &raw::Config) -> Vec<Certifi
     let files: Vec<CertificateFiles> = raw
         .tls
         .iter()
-        .map(|tls| CertificateFiles { cert: tls.cert.0.clone(), key: tls.key.0.clone(), client: None })
+        .map(|tls| CertificateFiles {
+            cert: tls.cert.0.clone(),
+            key: tls.key.0.clone(),
+            client: tls.client.as_ref().map(|client| ClientCertificates {
+                ca: client.ca.0.clone(),
+                required: client.required,
+                pins: client.pins.iter().map(|pin| pin.0).collect(),
+                crl: client.crl.as_ref().map(|file| file.0.clone()),
+            }),
+        })
         .collect();
     for pair in &files {
         context.name_file(&pair.cert);
         context.name_file(&pair.key);
+        if let Some(client) = &pair.client {
+            context.name_file(&client.ca);
+            client.crl.iter().for_each(|crl| context.name_file(crl));
+        }
     }
     if !files.is_empty()
         && let Err(problems) = CertificateSet::load(&files)
     {
         for problem in problems {
             // Files may be named twice: the first place is as good as the second.
-            let at = files.iter().position(|pair| pair.cert == problem.path || pair.key == problem.path);
-            let pair = node.nth(at.unwrap_or(0));
-            let key = if files.iter().any(|pair| pair.cert == problem.path) { "cert" } else { "key" };
-            context.tell(pair.at(key), format!("cannot use {}: {}", problem.path.display(), problem.why));
+            let named = (0..).zip(&files).find_map(|(at, pair)| Some((at, key_of(pair, &problem.path)?)));
+            let (at, keys) = named.unwrap_or((0, &["cert"]));
+            let place = keys.iter().fold(node.nth(at), |node, key| node.at(key));
+            context.tell(place, format!("cannot use {}: {}", problem.path.display(), problem.why));
         }
     }
     files
+}
+
+/// Under which key a file is named.
+fn key_of(pair: &CertificateFiles, path: &Path) -> Option<&'static [&'static str]> {
+    let of_client = |named: fn(&ClientCertificates) -> Option<&PathBuf>| {
+        pair.client.as_ref().and_then(named).is_some_and(|file| file == path)
+    };
+    Some(match () {
+        () if pair.cert == path => &["cert"],
+        () if pair.key == path => &["key"],
+        () if of_client(|client| Some(&client.ca)) => &["client", "ca"],
+        () if of_client(|client| client.crl.as_ref()) => &["client", "crl"],
+        () => return None,
+    })
 }
 
 pub fn control(context: &mut Context<'_>, raw: &raw::Control) -> ControlSettings {

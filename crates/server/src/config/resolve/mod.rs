@@ -56,6 +56,7 @@ pub struct Resolved {
     pub listeners: Vec<ListenerSettings>,
     pub certificates: Vec<CertificateFiles>,
     pub acme: Option<AcmeSettings>,
+    pub tickets: Option<Vec<u8>>,
     pub control: ControlSettings,
     pub log: LogSettings,
     pub otlp: Option<OtlpSettings>,
@@ -83,6 +84,10 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let listeners = listen::listeners(&mut context, raw);
     let certificates = listen::certificates(&mut context, raw);
     let acme = acme::acme(&mut context, raw);
+    let tickets = raw.listen.tickets.as_ref().map(|tickets| {
+        let node = tree.at("listen").at("tickets").at("secret");
+        acme::long_secret(&mut context, &tickets.secret, node)
+    });
     let control = listen::control(&mut context, &raw.control);
     let log = listen::log(&raw.log);
     let otlp = otlp::otlp(&mut context, raw);
@@ -134,6 +139,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
             listeners,
             certificates,
             acme,
+            tickets,
             control,
             log,
             otlp,

@@ -160,6 +160,7 @@ fn listed(
     let mut listed = HashMap::new();
     let mut digests: HashMap<[u8; 32], (&str, Place)> = HashMap::new();
     let mut domains: HashMap<Arc<str>, &str> = HashMap::new();
+    let mut fingerprints: HashMap<[u8; 32], &str> = HashMap::new();
     let node = context.entry("tenant");
     for (id, tenant) in &raw.tenant {
         let node = node.at(id);
@@ -198,9 +199,19 @@ fn listed(
                 Err(why) => context.tell(node, why),
             }
         }
+        let mut certificates: Vec<[u8; 32]> = Vec::new();
+        for (index, shown) in tenant.certificates.iter().enumerate() {
+            match fingerprints.insert(shown.0, id) {
+                Some(other) => {
+                    let node = node.at("certificates").nth(index);
+                    context.tell(node, format!("this certificate is one of `{other}` already"));
+                }
+                None => certificates.push(shown.0),
+            }
+        }
         let Some(plan) = plan(context, plans, &tenant.plan.0, node.at("plan")) else { continue };
         let id: Arc<str> = Arc::from(id.as_str());
-        listed.insert(Arc::clone(&id), ListedTenant { id, plan, keys, domains: own });
+        listed.insert(Arc::clone(&id), ListedTenant { id, plan, keys, domains: own, certificates });
     }
     listed
 }
@@ -307,6 +318,13 @@ fn source_of(
         raw::TenantFrom::Host(host) => {
             let (prefix, suffix) = host.0.clone();
             TenantSource::Host { prefix, suffix }
+        }
+        raw::TenantFrom::Certificate(name) => {
+            if raw.tls.iter().all(|tls| tls.client.is_none()) {
+                let help = "add client = { ca = \"clients.pem\" } to a [[tls]]";
+                context.tell_with(node, "no client is asked for a certificate", help);
+            }
+            TenantSource::Certificate(name.0.clone())
         }
         raw::TenantFrom::Domain(raw::Which::Registered) => TenantSource::Domain,
         raw::TenantFrom::Header(name) => {

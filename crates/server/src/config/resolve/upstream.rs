@@ -187,9 +187,21 @@ fn tls(
         server_name: tls.server_name,
         ca: tls.ca.map(|file| file.0),
         insecure: tls.insecure,
+        identity: match (tls.cert, tls.key) {
+            (Some(cert), Some(key)) => Some((cert.0, key.0)),
+            (None, None) => None,
+            (cert, _) => {
+                let (there, lacks) = if cert.is_some() { ("cert", "key") } else { ("key", "cert") };
+                let message = format!("`{there}` stands without `{lacks}`");
+                context.tell_with(node.at("tls").at(there), message, "a certificate is shown with its key");
+                None
+            }
+        },
+        pins: tls.pins.iter().map(|pin| pin.0).collect(),
     };
-    if let Some(ca) = &settings.ca {
-        context.name_file(ca);
+    let shown = settings.identity.iter().flat_map(|(cert, key)| [cert, key]);
+    for file in settings.ca.iter().chain(shown) {
+        context.name_file(file);
     }
     let host = match discovery {
         Discovery::Dns { host, .. } => Some(host.as_str()),
@@ -199,6 +211,11 @@ fn tls(
         Ok(_) => {}
         Err(error @ ClientTlsError::Name(_)) => {
             context.tell(node.at("tls").at("server_name"), error.to_string());
+        }
+        Err(ClientTlsError::Identity(file)) => {
+            let is_key = settings.identity.as_ref().is_some_and(|(_, key)| *key == file.path);
+            let told = format!("cannot use {}: {}", file.path.display(), file.why);
+            context.tell(node.at("tls").at(if is_key { "key" } else { "cert" }), told);
         }
         Err(ClientTlsError::Authorities { path, why }) => {
             context.tell(node.at("tls").at("ca"), format!("cannot use {}: {why}", path.display()));
