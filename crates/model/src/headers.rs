@@ -350,7 +350,14 @@ fn is_own(name: &[u8]) -> bool {
     if !name.contains(&b'_') {
         return false;
     }
-    let written = [&b"x-forwarded-for"[..], b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"];
+    let written = [
+        &b"x-forwarded-for"[..],
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+        b"x-request-id",
+        b"client-cert",
+        b"client-cert-chain",
+    ];
     same(name.get(..OWN_PREFIX.len()).unwrap_or(name), OWN_PREFIX)
         || written.iter().any(|field| same(name, field))
 }
@@ -419,6 +426,19 @@ mod tests {
         ];
         check(strip_request, &request, &[]);
         check(strip_response, &["proxy-authenticate: Basic"], &[]);
+    }
+
+    #[test]
+    fn a_client_says_nothing_of_its_certificate_by_a_name_that_is_read_alike_nor_takes_ours_away() {
+        let lines = [
+            "client_cert: :AA==:",
+            "client-cert_chain: :AA==:",
+            "connection: client-cert",
+            "client-cert: :BB==:",
+        ];
+        check(strip_request, &lines, &["client-cert: :BB==:"]);
+        let seen = Seen::of(&headers(&lines));
+        assert!(seen.certificate && seen.foreign);
     }
 
     #[test]
