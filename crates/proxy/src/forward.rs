@@ -1,6 +1,7 @@
 //! Forward: the request goes to an upstream, and down the ladder when that fails.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -136,6 +137,18 @@ pub fn deadline_of(site: &Site, exchange: &Exchange, settings: &RouteSettings) -
     let asked = may_ask.then(|| deadline::asked(&exchange.head.headers, header)).flatten();
     let by = deadline::earlier(exchange.started, settings.deadline, asked);
     exchange.by.map_or(by, |most| by.min(most))
+}
+
+/// What the store says, if it does by then: another process may have it still, or a disk hangs.
+///
+/// # Errors
+/// `deadline.exceeded`.
+pub async fn told_by<T>(by: Tick, asked: impl Future<Output = T>) -> Result<T, Refusal> {
+    clock::timeout_at(by, asked).await.map_err(|_| {
+        let why =
+            "the deadline came before the store had answered: what was asked of it may be carried out yet";
+        Refusal::new(&refusal::DEADLINE_EXCEEDED, why)
+    })
 }
 
 /// How a rung failed: with an answer that is better than none, or with none.

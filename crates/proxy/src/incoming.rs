@@ -24,7 +24,7 @@ use tidegate_store::deliveries::{Appended, Otherwise, Promise, Room, Unique};
 use tidegate_wire::{bell, clock};
 
 use crate::exchange::Exchange;
-use crate::forward::deadline_of;
+use crate::forward::{deadline_of, told_by};
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
 use crate::protect::come_again;
@@ -93,7 +93,7 @@ pub async fn take(
     }
     let tenant = permitted.permit().tenant().id();
     let promise = promise(&routed.route.settings.name, settings, tenant, &genuine, request, now)?;
-    let appended = bell::hear(store.append(vec![promise], settings.room, now)).await;
+    let appended = told_by(by, bell::hear(store.append(vec![promise], settings.room, now))).await?;
     match appended.map_err(|why| unavailable(proxy, why))?.first() {
         Some(Appended::Accepted(id) | Appended::Replaced(id)) => {
             exchange.note(Step::Deferred(*id));

@@ -35,6 +35,7 @@ use crate::defer::{accept as defer, told};
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
 use crate::fault::InItsPlace;
+use crate::forward::{deadline_of, told_by};
 use crate::idempotency::stage as idempotency;
 use crate::limit::{Permitted, Policies};
 use crate::protect::Guard;
@@ -251,11 +252,13 @@ impl Proxy {
             (Decision::Redirect, None) => Ok(respond::redirect(routed, exchange)),
             (Decision::Deliveries(_), None) if consent::is_call(exchange) => {
                 let _use = site.idempotency.begin_use();
-                Box::pin(consent::answer(self, site, exchange)).await
+                let by = deadline_of(site, exchange, &routed.route.settings);
+                told_by(by, Box::pin(consent::answer(self, site, exchange))).await?
             }
             (Decision::Deliveries(settings), None) => {
                 let _use = site.idempotency.begin_use();
-                Box::pin(told::answer(self, site, exchange, permitted, settings)).await
+                let by = deadline_of(site, exchange, &routed.route.settings);
+                told_by(by, Box::pin(told::answer(self, site, exchange, permitted, settings))).await?
             }
             (Decision::Respond(fixed), None) => {
                 Ok(respond::fixed(fixed, exchange.head.method == Method::HEAD))

@@ -20,7 +20,7 @@ use tidegate_wire::{bell, clock};
 use super::{DELIVERIES_PATH, now, told};
 use crate::exchange::Exchange;
 use crate::fault::InItsPlace;
-use crate::forward::deadline_of;
+use crate::forward::{deadline_of, told_by};
 use crate::idempotency::is_stream;
 use crate::lifecycle::Proxy;
 use crate::limit::Permitted;
@@ -86,7 +86,7 @@ pub async fn accept(
     let bound = (BODY_BYTES_MAX as u64, too_large);
     let (body, _held) = whole::body(proxy, exchange, routed, permitted, bound, by).await?;
     let promise = promise(onward, exchange, permitted, key, body)?;
-    let id = append(proxy, &store, settings, promise).await?;
+    let id = append(proxy, &store, settings, promise, by).await?;
     exchange.note(Step::Deferred(id));
     let waited = match prefer.wait.filter(|wait| !wait.is_zero()) {
         Some(wait) => {
@@ -170,10 +170,10 @@ async fn append(
     store: &Store,
     settings: &DeferSettings,
     promise: Promise,
+    by: Tick,
 ) -> Result<Id, Refusal> {
-    let appended = bell::hear(store.append(vec![promise], settings.room, now()))
-        .await
-        .map_err(|why| unavailable(proxy, why))?;
+    let appended = told_by(by, bell::hear(store.append(vec![promise], settings.room, now()))).await?;
+    let appended = appended.map_err(|why| unavailable(proxy, why))?;
     match appended.first() {
         Some(Appended::Accepted(id) | Appended::Already(id) | Appended::Replaced(id)) => Ok(*id),
         Some(Appended::Mismatch(_)) => {

@@ -4,6 +4,8 @@
 //! own (`Work`), which nobody's leaving ends: what was claimed is finished, or known to have had no effect. The exchange
 //! is lent to it, receipt and all, and comes back with the answer.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,7 +101,7 @@ pub async fn answer(
             Joined::Lead(lead) => {
                 let (proxy, site, route) = (Rc::clone(proxy), Rc::clone(site), Arc::clone(routed.route));
                 let matched = routed.matched;
-                let work = Work { proxy, site, route, matched, store, asked, lead, patience };
+                let work = Work { proxy, site, route, matched, store, asked, lead, patience, by };
                 return work.begin(exchange, permitted, instead).await;
             }
         };
@@ -168,7 +170,12 @@ struct Work {
     lead: Lead,
     /// Until when another node is waited for that has the key.
     patience: Tick,
+    /// Until when the store is waited for: another process may have it still.
+    by: Tick,
 }
+
+/// A claim that the store has not answered.
+type Asking = Pin<Box<dyn Future<Output = Result<Told, Unavailable>>>>;
 
 /// A claim that was given. If it is dropped before it was ended, whoever shares the store is told that nobody works on it.
 struct Claim {
@@ -209,7 +216,10 @@ impl Work {
 
     async fn make(self, exchange: &mut Exchange, permitted: Permitted, instead: InItsPlace) -> Made {
         let number = self.store.next_claim();
-        let told = self.claim_in_turn(number).await.map_err(|why| unavailable(&self.proxy, why))?;
+        let told = match self.claim_in_turn(number).await {
+            Ok(told) => told.map_err(|why| unavailable(&self.proxy, why))?,
+            Err(asking) => return Err(self.too_late(number, asking)),
+        };
         match told {
             Told::Claimed => {}
             Told::Answered(kept) => {
@@ -261,13 +271,17 @@ impl Work {
         clock::latest_wall().0.saturating_add(self.settings().ttl.as_secs())
     }
 
-    /// Claims the key. Where another node has it, it is asked for again, for as long as a repeat waits.
-    async fn claim_in_turn(&self, claim: u64) -> Result<Told, Unavailable> {
+    /// Claims the key. Where another node has it, it is asked for again, for as long as a repeat waits. `Err`: the store has not
+    /// answered in time.
+    async fn claim_in_turn(&self, claim: u64) -> Result<Result<Told, Unavailable>, Asking> {
         let mut wait = LOOK_AGAIN;
         loop {
-            let told = self.claim(claim).await?;
+            let mut asking = self.claim(claim);
+            let Ok(told) = clock::timeout_at(self.by, bell::hear(asking.as_mut())).await else {
+                return Err(asking);
+            };
             let next = clock::now().after(wait);
-            if told != Told::Elsewhere || next >= self.patience {
+            if told != Ok(Told::Elsewhere) || next >= self.patience {
                 return Ok(told);
             }
             clock::sleep_until(next).await;
@@ -275,7 +289,7 @@ impl Work {
         }
     }
 
-    async fn claim(&self, claim: u64) -> Result<Told, Unavailable> {
+    fn claim(&self, claim: u64) -> Asking {
         let settings = self.settings();
         let command = Command::Claim {
             fingerprint: self.asked.fingerprint,
@@ -285,7 +299,22 @@ impl Work {
             until: self.until(),
         };
         let Asked { named, account, .. } = &self.asked;
-        bell::hear(self.store.ask(named.clone(), Arc::clone(account), command)).await
+        let (store, named, account) = (Arc::clone(&self.store), named.clone(), Arc::clone(account));
+        Box::pin(async move { store.ask(named, account, command).await })
+    }
+
+    /// Nobody waits for the claim any more, and nothing was sent: once it is given it is given back. Until then the key's place is
+    /// kept, so that a repeat does not take it for one that a crash has left.
+    fn too_late(self, claim: u64, asking: Asking) -> Refusal {
+        let why = "the store did not answer within the request's deadline: nothing was sent";
+        let refusal = come_again(Refusal::new(&refusal::STORE_UNAVAILABLE, why), &self.proxy.entropy);
+        task::spawn(async move {
+            if asking.await == Ok(Told::Claimed) {
+                // Where that fails, repeats hear that nobody knows.
+                let _ = self.command(Command::Release { claim }).await;
+            }
+        });
+        refusal
     }
 
     async fn command(&self, command: Command) -> Result<Told, Unavailable> {
