@@ -1,7 +1,8 @@
 //! What was changed through the control API, and by the process itself: who, from where, what, and what came of it.
 //!
 //! An entry is on disk before the change is answered, where `[log] audit` names a file: one JSON object a line, appended and synced.
-//! The last entries are in memory for `GET /audit`; their numbers go on where the file ends when the process starts again.
+//! The last entries are in memory for `GET /audit`; their numbers go on where the file ends when the process starts again. While one
+//! process takes over from another both write it: each looks, under the file's lock, what the other has written.
 //! No body is recorded and no query: they may hold secrets.
 
 use std::collections::VecDeque;
@@ -71,9 +72,13 @@ pub struct Audit {
     pub failures: AtomicU64,
 }
 
+#[derive(Default)]
 struct Held {
-    next: u64,
+    /// The number of the last entry.
+    last: u64,
     recent: VecDeque<Arc<Entry>>,
+    /// Bytes of the file when it was last read or written.
+    length: u64,
 }
 
 impl Audit {
@@ -82,25 +87,11 @@ impl Audit {
     /// # Errors
     /// It cannot be opened, or read.
     pub fn open(path: Option<&Path>) -> io::Result<Audit> {
-        let mut recent = VecDeque::new();
+        let mut held = Held::default();
         if let Some(path) = path {
-            let mut file = append(path)?;
-            let text = tail(&mut file)?;
-            if !text.is_empty() && !text.ends_with('\n') {
-                file.write_all(b"\n")?;
-            }
-            for line in text.lines() {
-                // One that was cut as the machine went down is no entry.
-                let Ok(entry) = serde_json::from_str::<Entry>(line) else { continue };
-                if recent.len() == RECENT_MAX {
-                    recent.pop_front();
-                }
-                recent.push_back(Arc::new(entry));
-            }
+            held.catch_up(&mut append(path)?)?;
         }
-        let next = recent.back().map_or(1, |last: &Arc<Entry>| last.number + 1);
-        let held = Mutex::new(Held { next, recent });
-        Ok(Audit { path: path.map(Path::to_owned), held, failures: AtomicU64::new(0) })
+        Ok(Audit { path: path.map(Path::to_owned), held: Mutex::new(held), failures: AtomicU64::new(0) })
     }
 
     /// Records a change. It is on disk when this has ended.
@@ -116,37 +107,90 @@ impl Audit {
         let seconds = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         // Held while it is written: numbers stand in their order.
         let mut held = self.held.lock();
-        let entry = Entry { number: held.next, time: format!("{}Z", rfc3339(seconds)), change };
-        held.next += 1;
+        let mut entry = Entry { number: held.last + 1, time: format!("{}Z", rfc3339(seconds)), change };
         if let Some(path) = &self.path
-            && let Err(error) = write(path, &entry)
+            && let Err(error) = held.write(path, &mut entry)
         {
             self.failures.fetch_add(1, Relaxed);
             tracing::error!(path = %path.display(), %error, "a change is not in the audit log");
         }
-        if held.recent.len() == RECENT_MAX {
-            held.recent.pop_front();
-        }
-        held.recent.push_back(Arc::new(entry));
+        held.keep(entry);
     }
 
     /// So many entries in memory, the newest first, that came before this one.
-    #[must_use]
-    pub fn latest(&self, before: Option<u64>, most: usize) -> Vec<Arc<Entry>> {
-        let held = self.held.lock();
+    pub async fn told(self: &Arc<Self>, before: Option<u64>, most: usize) -> Vec<Arc<Entry>> {
+        let audit = Arc::clone(self);
+        let looked = tokio::task::spawn_blocking(move || audit.latest(before, most)).await;
+        // It fails only if reading panicked, which has been told.
+        looked.unwrap_or_default()
+    }
+
+    fn latest(&self, before: Option<u64>, most: usize) -> Vec<Arc<Entry>> {
+        let mut held = self.held.lock();
+        if let Some(path) = &self.path
+            && let Err(error) = File::open(path).and_then(|mut file| held.catch_up(&mut file))
+        {
+            tracing::warn!(path = %path.display(), %error, "the audit log cannot be read: what is in memory is told");
+        }
         let newest = held.recent.iter().rev();
         let older = newest.filter(|entry| before.is_none_or(|before| entry.number < before));
         older.take(most).cloned().collect()
     }
 }
 
-/// Opened anew for each entry, which are few: whoever rotates the file needs to tell nobody.
-fn write(path: &Path, entry: &Entry) -> io::Result<()> {
-    let mut line = serde_json::to_vec(entry)?;
-    line.push(b'\n');
-    let mut file = append(path)?;
-    file.write_all(&line)?;
-    file.sync_data()
+impl Held {
+    /// Writes an entry behind all that are there, with the number that it has there. The file is opened anew for each, which are few:
+    /// whoever rotates it needs to tell nobody.
+    fn write(&mut self, path: &Path, entry: &mut Entry) -> io::Result<()> {
+        let mut file = append(path)?;
+        // Given back when the file is closed. Where there are no locks, numbers may repeat while one process takes over.
+        let _ = file.lock();
+        self.catch_up(&mut file)?;
+        entry.number = self.last + 1;
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        if !ends_a_line(&mut file)? {
+            line.insert(0, b'\n');
+        }
+        file.write_all(&line)?;
+        self.length = file.metadata()?.len();
+        file.sync_data()
+    }
+
+    /// Takes in what another process, or the one before, has written.
+    fn catch_up(&mut self, file: &mut File) -> io::Result<()> {
+        let length = file.metadata()?.len();
+        if length == self.length {
+            return Ok(());
+        }
+        for line in tail(file)?.lines() {
+            // One that was cut as the machine went down is no entry.
+            let Ok(entry) = serde_json::from_str::<Entry>(line) else { continue };
+            if entry.number > self.last {
+                self.keep(entry);
+            }
+        }
+        self.length = length;
+        Ok(())
+    }
+
+    fn keep(&mut self, entry: Entry) {
+        self.last = entry.number;
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Arc::new(entry));
+    }
+}
+
+/// Whether what is written next begins a line of its own.
+fn ends_a_line(file: &mut File) -> io::Result<bool> {
+    let mut last = [b'\n'];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    Ok(last == *b"\n")
 }
 
 fn append(path: &Path) -> io::Result<File> {
@@ -190,6 +234,27 @@ mod tests {
         check(&audit, None, 9, &[(4, "d"), (3, "c"), (2, "b"), (1, "a")]);
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn two_processes_that_write_one_file_give_each_number_once() {
+        let path = std::env::temp_dir().join(format!("tidegate-audit-two-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let old = Audit::open(Some(&path)).unwrap();
+        old.record(change("a"));
+        let new = Audit::open(Some(&path)).unwrap();
+        new.record(change("b"));
+        old.record(change("c"));
+        old.record(change("d"));
+        check(&new, None, 9, &[(4, "d"), (3, "c"), (2, "b"), (1, "a")]);
+        new.record(change("e"));
+        check(&old, None, 2, &[(5, "e"), (4, "d")]);
+        // Rotated: numbers go on.
+        std::fs::remove_file(&path).unwrap();
+        old.record(change("f"));
+        new.record(change("g"));
+        check(&new, None, 2, &[(7, "g"), (6, "f")]);
         std::fs::remove_file(path).unwrap();
     }
 

@@ -58,7 +58,7 @@ pub async fn list(State(control): State<Control>, Query(page): Query<Page>) -> R
         return problem(StatusCode::BAD_REQUEST, "control.audit", "`limit` and `cursor` are numbers");
     };
     let limit = limit.map_or(PAGE, |limit| usize::try_from(limit).unwrap_or(PAGE_MAX)).clamp(1, PAGE_MAX);
-    let found = control.process.audit.latest(before, limit + 1);
+    let found = control.process.audit.told(before, limit + 1).await;
     let more = found.len() > limit;
     let entries: Vec<Entry> = found.iter().take(limit).map(|entry| (**entry).clone()).collect();
     let next = entries.last().filter(|_| more).map(|last| last.number.to_string());

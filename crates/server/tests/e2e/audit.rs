@@ -133,3 +133,21 @@ fn who_did_what_is_told_in_pages_and_is_there_after_a_restart() {
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     assert_eq!(lines(&file).pop().unwrap()["action"], "stop");
 }
+
+#[test]
+fn numbers_go_on_over_an_upgrade_and_none_repeats() {
+    let (mut gate, file) = steered("audit-upgrade");
+    for _ in 0..2 {
+        gate.upgrade().expect("the new one serves");
+    }
+    // The old processes record what they were asked for when it is answered.
+    until("all has been recorded", || lines(&file).len() >= 5);
+    assert_eq!(status(&ask(&gate, "POST", "/reload", "")), 200);
+    let numbers: Vec<u64> = lines(&file).iter().map(|one| one["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+    let told = told(&gate, "?limit=100");
+    let actions: Vec<&str> =
+        told["entries"].as_array().unwrap().iter().filter_map(|one| one["action"].as_str()).collect();
+    assert_eq!(actions.len(), numbers.len(), "{actions:?}");
+    assert_eq!(actions.iter().filter(|action| **action == "POST /upgrade").count(), 2, "{actions:?}");
+}
