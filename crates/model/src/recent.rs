@@ -47,6 +47,11 @@ impl<T: Clone> Recent<T> {
         self.old.remove(name);
     }
 
+    /// All that is known, those that were asked for last first.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &T)> {
+        self.young.iter().chain(&self.old)
+    }
+
     /// How many are known.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -72,6 +77,7 @@ mod tests {
             all.put(name(number), number);
             assert_eq!(all.get("0"), Some(0), "asked for each time");
             assert!(all.len() <= 10, "{}", all.len());
+            assert_eq!(all.iter().count(), all.len());
         }
         assert_eq!((all.get("998"), all.get("5")), (Some(998), None));
         all.remove("998");

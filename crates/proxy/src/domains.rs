@@ -123,6 +123,14 @@ impl Domains {
         }
     }
 
+    /// Hosts whose owner is known from the store, and that owner: so many at most.
+    #[must_use]
+    pub fn remembered(&self, most: usize) -> Vec<(Arc<str>, Arc<str>)> {
+        let known = self.known.lock();
+        let owned = known.iter().filter_map(|(host, known)| Some((Arc::clone(host), known.owner.clone()?)));
+        owned.take(most).collect()
+    }
+
     fn remember(&self, host: &str, owner: Option<Arc<str>>) {
         let known = Known { owner, until: clock::now().after(FRESH) };
         self.known.lock().put(host.into(), known);
@@ -238,6 +246,8 @@ fn place(tenant: &Arc<str>, host: &str) -> Place {
     Place { kind: OF_TENANT, tenant: Arc::clone(tenant), name: host.into() }
 }
 
-fn owner_place(host: &str) -> Place {
+/// Where the store says whose a host is.
+#[must_use]
+pub fn owner_place(host: &str) -> Place {
     Place { kind: OWNER, tenant: "".into(), name: host.into() }
 }

@@ -34,7 +34,7 @@ mod source;
 mod tend;
 mod transport;
 
-pub use records::{CertificateRecord, Told};
+pub use records::{CERTIFICATE, CertificateRecord, Told};
 use source::Source;
 
 /// Names that are tended at once, at most.
@@ -185,6 +185,15 @@ impl Acme {
         self.wake.notify_one();
     }
 
+    /// Names whose certificates are in use: the configured ones first, so many at most.
+    #[must_use]
+    pub fn in_use(&self, most: usize) -> Vec<Arc<str>> {
+        let Some(settings) = self.settings.load_full() else { return Vec::new() };
+        let held = self.managed.load().as_ref().map(|managed| managed.names()).unwrap_or_default();
+        let others = held.into_iter().filter(|name| !settings.domains.contains(name));
+        settings.domains.iter().cloned().chain(others).take(most).collect()
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn counts(&self) -> &Counts {
@@ -311,4 +320,10 @@ impl Acme {
     fn failed(&self) {
         self.counts.failed.fetch_add(1, Relaxed);
     }
+}
+
+/// Where the store has a name's certificate.
+#[must_use]
+pub fn certificate_place(name: &str) -> tidegate_store::documents::Place {
+    records::place(CERTIFICATE, name)
 }

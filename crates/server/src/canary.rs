@@ -30,6 +30,8 @@ const KEPT_MS: Ms = 30 * DAY_MS;
 const DAY_MS: Ms = 24 * 60 * 60 * 1000;
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// What a state is in the store.
+pub const KIND: &str = "canary";
 /// What is kept of canaries takes no more than this.
 const ROOM: Room = Room { count: 10_000, bytes: 16 << 20 };
 
@@ -104,7 +106,7 @@ async fn follow(canary: &Canary, store: Option<&Store>, known: &mut Known) -> Re
 }
 
 fn place(canary: &Canary) -> Place {
-    Place { kind: "canary", tenant: "".into(), name: Arc::clone(&canary.route) }
+    Place { kind: KIND, tenant: "".into(), name: Arc::clone(&canary.route) }
 }
 
 async fn read(canary: &Canary, store: &Store, known: &mut Known) -> Result<(), Unavailable> {

@@ -27,7 +27,7 @@ const EVERY: Duration = Duration::from_secs(2);
 /// How long the first reading is waited for.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// What a window is in the store.
-const KIND: &str = "maintenance";
+pub const KIND: &str = "maintenance";
 /// Bytes of all windows there.
 const BYTES_MAX: u64 = 1 << 20;
 
@@ -56,10 +56,14 @@ struct Kept {
     by: Option<Arc<str>>,
 }
 
-/// Reads the store once, before anybody is told that the process is ready, and from then on every now and then.
-pub async fn drive(gate: &Arc<Gate>) {
+/// Reads the store once: to be done before anybody is served, so that nobody slips in.
+pub async fn look_first(gate: &Gate) {
     // Where the store is away, as it was known is how it stays; one that another process still has is not waited for for long.
     let _ = clock::timeout_at(clock::now().after(FIRST_LOOK), gate.orders.look(gate)).await;
+}
+
+/// Reads the store every now and then.
+pub fn drive(gate: &Arc<Gate>) {
     let gate = Arc::downgrade(gate);
     task::spawn(async move {
         loop {

@@ -194,6 +194,7 @@ async fn take_over(
     let addresses = controls.addresses.clone();
     match met {
         None => {
+            maintenance::look_first(&process.gate).await;
             process.gate.open();
             serve(controls, &process)?;
             look(&process).await;
@@ -208,7 +209,7 @@ async fn take_over(
     cluster::drive(Arc::clone(&process.gate));
     pull::nodes::drive(Arc::clone(&process.gate));
     pull::clerk::drive(Arc::clone(&process.gate));
-    maintenance::drive(&process.gate).await;
+    maintenance::drive(&process.gate);
     schedules::drive(Arc::clone(&process.gate));
     acme::drive(Arc::clone(&process.gate.acme));
     canary::drive(Arc::clone(&process.gate));
@@ -243,6 +244,7 @@ async fn replace(
     let state = met.ready();
     let gone = |error| format!("error: nothing can be taken over of the process before: {error}");
     state.map_err(gone)?.apply(&process.gate);
+    maintenance::look_first(&process.gate).await;
     process.gate.open();
     process.gate.reached().await;
     serve(controls, process)?;

@@ -17,9 +17,10 @@
 //! new one ends. No listening socket is closed that either has: what waits in it is accepted by one of them.
 //!
 //! `protocol` is what they say, `successor` the old one's side, `predecessor` the new one's, `state` what is handed over,
-//! `sockets` who gets which.
+//! `lent` what is known of a store that the old one has still, `sockets` who gets which.
 
 mod command;
+mod lent;
 mod predecessor;
 mod protocol;
 mod sockets;

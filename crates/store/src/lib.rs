@@ -24,6 +24,7 @@ mod claims;
 mod database;
 pub mod deliveries;
 pub mod documents;
+pub mod early;
 #[cfg(debug_assertions)]
 mod hand;
 mod memory;

@@ -15,6 +15,7 @@ use crate::backup::Frozen;
 use crate::database::{BYTES_MIN, Database, Location, OpenError, StoreSettings};
 use crate::deliveries::{Errand, Followers};
 use crate::documents::{Answer, Document, Listing, Place, Question, Write, Written};
+use crate::early::Early;
 #[cfg(debug_assertions)]
 use crate::hand::Hand;
 use crate::postgres::{self, PostgresSettings, Unopened};
@@ -37,10 +38,22 @@ pub struct Store {
     pub(crate) appending: Arc<AtomicU64>,
     pub(crate) followers: Arc<Followers>,
     told: Arc<standing::Told>,
+    /// What is known while another process has it.
+    early: Arc<Mutex<Awaited>>,
     settings: StoreSettings,
     /// The last claim's number.
     claims: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Whether another process has the store, and what is known then.
+#[derive(Debug, Default)]
+enum Awaited {
+    /// It is open, or never will be.
+    #[default]
+    No,
+    /// Another has it.
+    Yes(Arc<Early>),
 }
 
 /// What a record is found by, and who pays for it.
@@ -142,10 +155,14 @@ impl Store {
         let (told, followers) = (Arc::<standing::Told>::default(), Arc::<Followers>::default());
         let (commands, waiting) = mpsc::channel(WAITING_MAX);
         let parts = (settings.clone(), Arc::clone(&told), Arc::clone(&followers));
+        let early = Arc::new(Mutex::new(Awaited::Yes(Arc::default())));
+        let awaited = Arc::clone(&early);
         let run = move || {
             let (settings, told, followers) = parts;
             let_go();
-            match writer_in_turn(&path, &settings, &told, &followers) {
+            let opened = writer_in_turn(&path, &settings, &told, &followers);
+            *awaited.lock() = Awaited::No;
+            match opened {
                 Ok((writer, _)) => writer.run(waiting),
                 Err(error) => {
                     tracing::error!(%error, "the store that another process had cannot be opened");
@@ -156,7 +173,23 @@ impl Store {
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(run);
         let threads = vec![thread.map_err(OpenError::Thread)?];
         let lists = [commands.clone(), commands];
-        Ok(Store::of(lists, followers, told, settings, crate::writer::claims_begun(), threads))
+        let last = crate::writer::claims_begun();
+        Ok(Store { early, ..Store::of(lists, followers, told, settings, last, threads) })
+    }
+
+    /// These documents are known while another process has the store.
+    pub fn lend(&self, documents: Early) {
+        if let Awaited::Yes(early) = &mut *self.early.lock() {
+            *early = Arc::new(documents);
+        }
+    }
+
+    /// What is known while another process has it.
+    fn early(&self) -> Option<Arc<Early>> {
+        match &*self.early.lock() {
+            Awaited::No => None,
+            Awaited::Yes(early) => Some(Arc::clone(early)),
+        }
     }
 
     /// Opens it in a directory without a thread that writes: that does whoever has the [`Hand`].
@@ -188,6 +221,7 @@ impl Store {
             appending: Arc::default(),
             followers,
             told,
+            early: Arc::default(),
             settings,
             claims: AtomicU64::new(last),
             threads: Mutex::new(threads),
@@ -247,6 +281,9 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn document(&self, place: Place) -> Result<Option<Document>, Unavailable> {
+        if let Some(found) = self.early().and_then(|early| early.read(&place)) {
+            return Ok(found);
+        }
         match self.question(Question::Read(place)).await? {
             Answer::Read(found) => Ok(found),
             Answer::Written(_) | Answer::Listed(_) => Err(Unavailable::Failing),
@@ -258,6 +295,9 @@ impl Store {
     /// # Errors
     /// [`Unavailable`].
     pub async fn documents(&self, listing: Listing) -> Result<Vec<Document>, Unavailable> {
+        if let Some(found) = self.early().and_then(|early| early.list(&listing)) {
+            return Ok(found);
+        }
         match self.question(Question::List(listing)).await? {
             Answer::Listed(found) => Ok(found),
             Answer::Written(_) | Answer::Read(_) => Err(Unavailable::Failing),

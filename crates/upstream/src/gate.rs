@@ -203,6 +203,15 @@ impl Gate {
         }
     }
 
+    /// Goes on from an adaptive limit that another process has found. One that is a number stays.
+    pub(crate) fn go_on_from(&self, limit: u32, now: Tick) {
+        let mut adaptive = self.adaptive.lock();
+        if let Some(held) = adaptive.as_mut() {
+            held.go_on_from(limit);
+            self.set_limit(held.limit() as usize, now);
+        }
+    }
+
     /// Takes a core's samples, and moves the limit by them.
     fn learn(&self, samples: &Window, now: Tick) {
         // Held while the limit moves: it is always the one that was found last.

@@ -367,6 +367,11 @@ impl Upstream {
         (ejected + 1) * 100 <= set.endpoints.len() * usize::from(max_percent)
     }
 
+    /// Goes on from the adaptive limit that another process has found.
+    pub fn go_on_from(&self, limit: u32, now: Tick) {
+        self.gate.go_on_from(limit, now);
+    }
+
     /// How overloaded it is, 0 to 3 ([`tidegate_model::gate::level`]).
     #[must_use]
     pub fn load(&self) -> u8 {

@@ -207,6 +207,12 @@ impl Adaptive {
         self.evidence.gain()
     }
 
+    /// Goes on from what another process has found; the rest it has to learn anew.
+    pub fn go_on_from(&mut self, limit: u32) {
+        self.limit = self.bounded(f64::from(limit));
+        self.applied = self.limit.round() as u32;
+    }
+
     /// Changes where the limit may be. What was learnt stays.
     pub fn set_terms(&mut self, terms: Terms) {
         self.terms = terms;

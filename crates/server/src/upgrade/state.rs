@@ -1,7 +1,8 @@
-//! What the old process knows that would be missed: what was spent of limits, and what is thought of endpoints.
+//! What the old process knows that would be missed: what was spent of limits, what is thought of endpoints, and what the new one must
+//! know of the store before it is its own.
 //!
-//! Not handed over, as it comes back by itself: latencies, pools, breakers (an upstream that fails opens the new one's soon), the
-//! cache's memory, counters of metrics.
+//! Not handed over, as it comes back by itself: latencies, pools, breakers (an upstream that fails opens the new one's soon), what an
+//! adaptive limit knows beside the limit, the cache's memory, counters of metrics.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use tidegate_upstream::Admin;
 use tidegate_wire::clock;
 use tidegate_wire::link::{Link, read_memory, write_memory};
 
+use super::lent::{self, Lent};
 use super::protocol::{Said, say};
 use crate::wiring::Gate;
 
@@ -26,6 +28,11 @@ const STATE_BYTES_MAX: u64 = 1 << 30;
 pub struct State {
     spent: Vec<Spent>,
     endpoints: Vec<Endpoint>,
+    /// Adaptive limits, by upstream.
+    #[serde(default)]
+    limits: Vec<(String, u32)>,
+    #[serde(default)]
+    lent: Option<Lent>,
 }
 
 /// What is thought of an endpoint.
@@ -43,13 +50,24 @@ struct Endpoint {
 /// # Errors
 /// The other process is gone, or there is no memory.
 pub fn tell(link: &Link, gate: &Gate, ledger: &Mutex<Ledger>, said: &Said) -> io::Result<()> {
-    let endpoints = match said {
-        Said::Begin => endpoints(gate),
-        _ => Vec::new(),
+    let state = match said {
+        Said::Begin => State {
+            endpoints: endpoints(gate),
+            limits: limits(gate),
+            lent: lent::gather(gate),
+            ..State::default()
+        },
+        _ => State::default(),
     };
     let spent = ledger.lock().look(&gate.standing.tenants, clock::now());
-    let file = write_memory("tidegate-state", &serde_json::to_vec(&State { spent, endpoints })?)?;
+    let file = write_memory("tidegate-state", &serde_json::to_vec(&State { spent, ..state })?)?;
     say(link, said, &[file.as_fd()])
+}
+
+fn limits(gate: &Gate) -> Vec<(String, u32)> {
+    let all = gate.standing.upstreams.status();
+    let adaptive = all.into_iter().filter(|upstream| upstream.gate.adaptive);
+    adaptive.filter_map(|upstream| Some((upstream.name.to_string(), upstream.gate.concurrency?))).collect()
 }
 
 fn endpoints(gate: &Gate) -> Vec<Endpoint> {
@@ -83,6 +101,14 @@ impl State {
         let now = clock::now();
         let unknown = gate.config().proxy.tenants.unknown.clone();
         gate.standing.tenants.spend(&self.spent, unknown.as_ref(), now);
+        if let Some(lent) = self.lent {
+            lent.apply(gate);
+        }
+        for (name, limit) in self.limits {
+            if let Some(upstream) = gate.standing.upstreams.get(&name) {
+                upstream.go_on_from(limit, now);
+            }
+        }
         for told in self.endpoints {
             let Some(upstream) = gate.standing.upstreams.get(&told.upstream) else { continue };
             if told.admin != Admin::Enabled {

@@ -4,6 +4,7 @@
 mod load;
 mod measure;
 mod stored;
+mod waits;
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -214,7 +215,7 @@ fn a_tenant_at_its_limit_gets_no_second_allowance() {
 #[test]
 fn an_endpoint_that_was_drained_stays_drained_and_one_that_is_unhealthy_gets_nothing() {
     let (first, second) = (ok(), ok());
-    let health = "health = { path = \"/healthz\", interval = \"20ms\" }";
+    let health = "health = { path = \"/healthz\", interval = \"20ms\" }\nconcurrency = { min = 2, max = 90, initial = 17 }";
     let config = app(&[first.address, second.address, nobody()], health, "");
     let mut gate = gate("upgrade-endpoints", &config);
     let drain = format!("/upstreams/app/endpoints/{}", second.address);
@@ -232,8 +233,11 @@ fn an_endpoint_that_was_drained_stays_drained_and_one_that_is_unhealthy_gets_not
     until("the third is found unhealthy", || {
         status(&gate)["upstreams"][0]["endpoints"][2]["health"] == "unhealthy"
     });
+    // The limit is 17, however it was found; a process that begins anew would begin with another.
+    gate.rewrite(&config.replace("initial = 17", "initial = 60"));
     gate.upgrade().expect("the new one serves");
     let told = status(&gate);
+    assert_eq!(told["upstreams"][0]["concurrency"], 17, "{told}");
     let endpoints = &told["upstreams"][0]["endpoints"];
     assert_eq!(endpoints[1]["admin"], "draining", "{endpoints}");
     assert_eq!(endpoints[2]["health"], "unhealthy", "{endpoints}");

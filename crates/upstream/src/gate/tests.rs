@@ -292,6 +292,15 @@ async fn an_adaptive_limit_grows_while_the_upstream_answers_more_and_stays_betwe
         now = now.after(Duration::from_millis(10));
     }
     assert!((20..=40).contains(&limit()), "{}", limit());
+    // Another process begins where this one was, within its own ends.
+    let other = Gate::new(Some(Concurrency::Adaptive(terms)), &WAITING, now);
+    for (found, expected) in [(limit(), limit()), (1_000, 40), (0, 2)] {
+        other.go_on_from(found, now);
+        assert_eq!(other.status(now).concurrency, Some(expected));
+    }
+    let number = Gate::new(fixed(7), &WAITING, now);
+    number.go_on_from(30, now);
+    assert_eq!(number.status(now).concurrency, Some(7));
     let lower = adaptive::Terms { max: 3, ..terms };
     scene.gate.resize(Some(Concurrency::Adaptive(lower)), &WAITING, now);
     assert_eq!(limit(), 3);

@@ -79,6 +79,12 @@ impl Managed {
         self.held.lock().len()
     }
 
+    /// Which are in memory.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.held.lock().iter().map(|(name, _)| Arc::clone(name)).collect()
+    }
+
     /// Whether this one is in memory.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
