@@ -306,10 +306,15 @@ impl Signals {
 }
 
 async fn until_stopped(process: Arc<Process>, mut signals: Signals) -> ExitCode {
+    let mut by_elder = false;
     loop {
         tokio::select! {
             _ = signals.term.recv() => break,
             _ = signals.int.recv() => break,
+            () = process.generation.told_to_stop.notified() => {
+                by_elder = true;
+                break;
+            }
             // As many as fit are waiting already: this one is theirs too.
             _ = signals.hup.recv() => drop(process.reload.try_send(None)),
             _ = signals.usr1.recv() => process.gate.telemetry.reopen(),
@@ -325,9 +330,20 @@ async fn until_stopped(process: Arc<Process>, mut signals: Signals) -> ExitCode 
             }
         }
     }
+    // It came before anybody was told of another process: it was for the service.
+    if let Some(successor) = process.generation.successor() {
+        successor.stop_too();
+    }
+    let again = async {
+        if by_elder {
+            // What that one was told by may have been sent to this one as well.
+            signals.stopped().await;
+        }
+        signals.stopped().await;
+    };
     tokio::select! {
         () = stop(&process) => ExitCode::SUCCESS,
-        () = signals.stopped() => {
+        () = again => {
             tracing::warn!("told to stop again: what is under way is cut");
             ExitCode::FAILURE
         }
@@ -378,6 +394,8 @@ pub async fn stop(process: &Arc<Process>) {
     })
     .await;
     process.otlp.finish(LAST_TRACES).await;
+    // One that was just to take over is ended, or told to end: nobody else would.
+    process.generation.settled().await;
     let gate = Arc::clone(&process.gate);
     // It fails only if writing panicked: then there is no log to wait for.
     let _ = tokio::task::spawn_blocking(move || gate.telemetry.finish(LAST_LINES)).await;

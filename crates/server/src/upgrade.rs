@@ -90,6 +90,8 @@ pub struct Generation {
     elders: Mutex<BTreeMap<u32, Vec<Elder>>>,
     /// The links to them.
     links: Mutex<Vec<(u32, Link)>>,
+    /// The process before was told to stop while this one took over.
+    pub told_to_stop: Notify,
     /// Its successor serves.
     pub handed_over: Notify,
     /// The control API shall accept no more. It is closed once that accepts none.
@@ -129,6 +131,7 @@ impl Generation {
             phase: Mutex::default(),
             elders: Mutex::default(),
             links: Mutex::default(),
+            told_to_stop: Notify::new(),
             handed_over: Notify::new(),
             control: watch::channel(false).0,
             asked: Arc::default(),

@@ -170,6 +170,7 @@ impl Followed {
                 }
                 // It is told once, and nobody may wait.
                 Said::Free => drop(self.free.as_ref().map(|free| free.try_send(()))),
+                Said::Stop => process.generation.told_to_stop.notify_one(),
                 Said::Elder { pid } => {
                     let link = files.into_iter().next().map(Link::from);
                     let followed = link.map(|link| follow(Followed { link, pid, free: None }, process));

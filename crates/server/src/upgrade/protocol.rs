@@ -77,6 +77,8 @@ pub enum Said {
     Connection(Connection),
     /// Old: the store is free.
     Free,
+    /// Old: I was told to stop before you served: so are you.
+    Stop,
     /// Old: this one was before me, and has not ended. Its link comes along.
     Elder {
         /// Its process id.

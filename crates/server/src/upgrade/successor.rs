@@ -32,6 +32,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(1);
 const STAY: Duration = Duration::from_secs(1);
 /// How often is looked whether nobody needs the store any more.
 const UNUSED_LOOK: Duration = Duration::from_millis(2);
+/// How often is looked whether this process was told to stop while the new one starts.
+const ENDING_LOOK: Duration = Duration::from_millis(100);
 /// How often the successor is told what is left.
 const ALIVE_EVERY: Duration = Duration::from_millis(500);
 /// How long answers of the control API are waited for that are under way.
@@ -116,9 +118,13 @@ pub async fn upgrade(process: &Arc<Process>) -> Result<u32, NotUpgraded> {
     let generation = &process.generation;
     match started {
         Ok(successor) => {
-            let pid = successor.pid;
+            let (pid, successor) = (successor.pid, Arc::new(successor));
+            *generation.phase.lock() = Phase::HandedOver(Arc::clone(&successor));
+            if process.draining.load(Relaxed) {
+                successor.stop_too();
+                return Err(NotUpgraded::Ending);
+            }
             tracing::info!(pid, "another process has taken over");
-            *generation.phase.lock() = Phase::HandedOver(Arc::new(successor));
             generation.handed_over.notify_one();
             // Whoever is told of it and asks the control API again asks the new process.
             generation.control.send_replace(true);
@@ -194,7 +200,9 @@ fn start(process: &Process) -> Result<Successor, NotUpgraded> {
 fn lead(process: &Process, link: &Link, pid: u32) -> Result<(Vec<Place>, Ledger), NotUpgraded> {
     let most = process.gate.config().upgrade.start;
     let heard = Heard { link, most, by: clock::now().after(most) };
-    match heard.next()? {
+    // Whoever is told to stop meanwhile gives nothing away.
+    let is_ending = || process.draining.load(Relaxed);
+    match heard.next(is_ending)? {
         Said::Hello { protocol: PROTOCOL, .. } => {}
         Said::Hello { protocol, version } => {
             let error = NotUpgraded::Protocol { protocol, version };
@@ -205,15 +213,11 @@ fn lead(process: &Process, link: &Link, pid: u32) -> Result<(Vec<Place>, Ledger)
         _ => return Err(NotUpgraded::Unexpected),
     }
     offer(process, link)?;
-    let Said::Ready = heard.next()? else { return Err(NotUpgraded::Unexpected) };
-    // Whoever was told to stop meanwhile gives nothing away.
-    if process.draining.load(Relaxed) {
-        let _ = say(link, &Said::Refused { why: NotUpgraded::Ending.to_string() }, &[]);
-        return Err(NotUpgraded::Ending);
-    }
+    let Said::Ready = heard.next(is_ending)? else { return Err(NotUpgraded::Unexpected) };
     let ledger = Mutex::new(Ledger::default());
     state::tell(link, &process.gate, &ledger, &Said::Begin)?;
-    let Said::Serving { taken } = heard.next()? else { return Err(NotUpgraded::Unexpected) };
+    // From here on it may have clients: it is not ended, but told to end.
+    let Said::Serving { taken } = heard.next(|| false)? else { return Err(NotUpgraded::Unexpected) };
     tracing::debug!(pid, "the new process serves");
     link.patience(Some(ALIVE_EVERY))?;
     Ok((taken, ledger.into_inner()))
@@ -227,18 +231,26 @@ struct Heard<'a> {
 }
 
 impl Heard<'_> {
-    fn next(&self) -> Result<Said, NotUpgraded> {
-        let left = self.by.since(clock::now());
-        if left.is_zero() {
-            return Err(NotUpgraded::Late(self.most));
-        }
-        self.link.patience(Some(left))?;
-        match hear(self.link) {
-            Ok(Some((said, _))) => Ok(said),
-            // What it ended with is found out by whoever started it.
-            Ok(None) => Err(NotUpgraded::Ended(ExitStatus::default())),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(NotUpgraded::Late(self.most)),
-            Err(error) => Err(NotUpgraded::Link(error)),
+    fn next(&self, is_ending: impl Fn() -> bool) -> Result<Said, NotUpgraded> {
+        loop {
+            let left = self.by.since(clock::now());
+            if left.is_zero() {
+                return Err(NotUpgraded::Late(self.most));
+            }
+            self.link.patience(Some(left.min(ENDING_LOOK)))?;
+            let heard = hear(self.link);
+            if is_ending() {
+                // It may have gone.
+                let _ = say(self.link, &Said::Refused { why: NotUpgraded::Ending.to_string() }, &[]);
+                return Err(NotUpgraded::Ending);
+            }
+            match heard {
+                Ok(Some((said, _))) => return Ok(said),
+                // What it ended with is found out by whoever started it.
+                Ok(None) => return Err(NotUpgraded::Ended(ExitStatus::default())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(NotUpgraded::Link(error)),
+            }
         }
     }
 }
@@ -425,6 +437,12 @@ impl Successor {
         if let Err(error) = state::tell(&self.link, &process.gate, &self.ledger, &Said::Spent) {
             tracing::warn!(%error, "what was spent of limits last is not known to the new process");
         }
+    }
+
+    /// This process was told to stop when nobody knew of that one yet: both end.
+    pub fn stop_too(&self) {
+        tracing::info!(pid = self.pid, "told to stop: so is the process that was to take over");
+        self.tell(&Said::Stop);
     }
 
     /// Returns when it has ended.

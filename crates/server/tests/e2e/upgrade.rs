@@ -1,6 +1,7 @@
 //! A new binary takes over: no request is lost, limits stand, the old process finishes what it has, and a new one that does not
 //! come up changes nothing.
 
+mod ends;
 mod load;
 mod measure;
 mod stored;
