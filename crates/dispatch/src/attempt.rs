@@ -93,6 +93,8 @@ pub struct Played {
     pub answer: Box<dyn Fn(&Ready) -> Making>,
     /// What the scheduler holds in memory.
     pub bounds: Bounds,
+    /// What was begun as it was accepted is not made.
+    pub forgets_begun: bool,
 }
 
 impl Maker {

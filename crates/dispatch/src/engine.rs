@@ -41,6 +41,7 @@ use crate::settings::{QueueSettings, Way};
 use commits::Pending;
 use pull::Pull;
 
+mod ahead;
 mod commits;
 mod kept;
 mod looks;
@@ -123,6 +124,7 @@ pub struct Engine {
     /// What was cancelled between its start's command and the answer.
     cancelled: HashSet<Seq>,
     pull: Pull,
+    ahead: ahead::Ahead,
     commits: commits::Commits,
     looks: looks::Looks,
     draining: bool,
@@ -151,6 +153,7 @@ impl Engine {
             running: HashMap::new(),
             cancelled: HashSet::new(),
             pull: Pull::default(),
+            ahead: ahead::Ahead::default(),
             commits: commits::Commits::default(),
             looks: looks::Looks::default(),
             draining: false,
@@ -258,6 +261,7 @@ impl Engine {
     }
 
     fn configure(&mut self, queues: Vec<Arc<QueueSettings>>) {
+        self.take_back_all();
         self.scheduler.configure(&queues);
         self.queues = queues.into_iter().map(|queue| (Arc::clone(&queue.name), queue)).collect();
         let parts = Rc::clone(&self.parts);
@@ -269,6 +273,7 @@ impl Engine {
         for news in told {
             match news {
                 News::Ready(ready) => self.arrived(ready),
+                News::Begun(ready, token, request) => self.begun(ready, token, request),
                 News::Due(at) => self.looks.due(at),
                 News::Gone(seq, line) => self.gone(seq, &line),
                 News::Look => {
@@ -349,12 +354,17 @@ impl Engine {
             }
         }
         self.lapse(now);
-        if !self.spares_store(now) {
+        let spares_store = self.spares_store(now);
+        if !spares_store {
             self.look(wall);
             self.hold_still(now);
-            if !self.draining && self.still.is_none() && self.commits.may_begin() {
-                self.begin(now, wall);
-            }
+        }
+        if !spares_store && !self.draining && self.still.is_none() && self.commits.may_begin() {
+            self.begin(now, wall);
+        } else {
+            self.take_back_all();
+        }
+        if !spares_store {
             self.flush();
             if !self.commits.is_quiet() {
                 self.keep_time_soon(wall);
@@ -374,6 +384,7 @@ impl Engine {
                 self.scheduler.keep_parked(&queue.name, now.after(wait.min(Duration::from_millis(500))));
             }
         }
+        self.take_back_waited_for();
         let mut actions = Vec::new();
         self.scheduler.turn(now, wall, &mut actions);
         for action in actions {
@@ -383,6 +394,7 @@ impl Engine {
             }
         }
         self.serve_claims(now, wall);
+        self.give_ahead();
     }
 
     /// Does what costs no slot.
@@ -430,7 +442,7 @@ impl Engine {
     }
 
     fn is_quiet(&self) -> bool {
-        self.running.is_empty() && self.commits.is_quiet()
+        self.running.is_empty() && self.commits.is_quiet() && self.ahead.is_empty()
     }
 
     fn wakes(&self) -> Tick {

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tidegate_model::delivery::{Ms, Seq};
 use tidegate_model::tick::{Tick, nanos};
-use tidegate_store::deliveries::{Line, Pause, Ready};
+use tidegate_store::deliveries::{AHEAD_BYTES_MAX, Line, Pause, Ready};
 
 mod keys;
 mod queue;
@@ -138,6 +138,8 @@ pub struct Scheduler {
     lines: usize,
     items: usize,
     bytes: u64,
+    /// Slots of all queues that are given away beforehand.
+    aside: u32,
     loading: usize,
     /// There are lines for which there was no room.
     crowded: bool,
@@ -158,6 +160,7 @@ impl Scheduler {
             lines: 0,
             items: 0,
             bytes: 0,
+            aside: 0,
             loading: 0,
             crowded: false,
             complete: false,
@@ -172,6 +175,7 @@ impl Scheduler {
             .cloned()
             .collect();
         for name in gone {
+            self.set_aside(&name, 0);
             let tenants: Vec<_> = self.queues[&name].lines.keys().cloned().collect();
             tenants.iter().for_each(|tenant| self.forget(&name, tenant));
             self.queues.remove(&name);
@@ -389,9 +393,53 @@ impl Scheduler {
         }
     }
 
+    /// Whether nothing of this queue waits, here or on disk, and whatever comes could be begun in each of its slots: nothing
+    /// bounds it but these.
+    #[must_use]
+    pub fn takes_whatever_comes(&self, queue: &str) -> bool {
+        let known_all = self.complete && self.loading == 0 && self.pauses.is_empty();
+        known_all && self.queues.get(queue).is_some_and(Queue::takes_whatever_comes)
+    }
+
+    /// Slots of a queue that are free, and for whose requests there is room.
+    #[must_use]
+    pub fn spare(&self, queue: &str) -> u32 {
+        let aside = self.aside_bytes();
+        // A quarter of all bytes: what waits for some never waits for slots that nobody takes.
+        let most = (self.bounds.bytes / 4).min(self.bounds.bytes.saturating_sub(self.bytes));
+        let room = most.saturating_sub(aside) / AHEAD_BYTES_MAX;
+        let free = self.queues.get(queue).map_or(0, Queue::free);
+        free.min(u32::try_from(room).unwrap_or(u32::MAX))
+    }
+
+    fn aside_bytes(&self) -> u64 {
+        u64::from(self.aside) * AHEAD_BYTES_MAX
+    }
+
+    /// So many slots of a queue are given away beforehand.
+    pub fn set_aside(&mut self, queue: &str, slots: u32) {
+        if let Some(queue) = self.queues.get_mut(queue) {
+            self.aside = self.aside - queue.aside + slots;
+            queue.aside = slots;
+        }
+    }
+
+    /// One was begun in a slot that was given away, and is not any more.
+    pub fn begun(&mut self, ready: &Ready, now: Tick, weight: impl Fn(&str) -> u32) {
+        self.know(&ready.line, !self.complete, weight);
+        if let Some(queue) = self.queues.get_mut(&ready.line.queue) {
+            queue.takes_turn(&ready.line.tenant);
+        }
+        self.under_way_now(ready, now);
+    }
+
     /// It is under way already, for somebody who has come for it before.
     pub fn adopt(&mut self, ready: &Ready, now: Tick, weight: impl Fn(&str) -> u32) {
         self.know(&ready.line, true, weight);
+        self.under_way_now(ready, now);
+    }
+
+    fn under_way_now(&mut self, ready: &Ready, now: Tick) {
         let Some(queue) = self.queues.get_mut(&ready.line.queue) else { return };
         let charged = queue.adopt(&ready.line.tenant);
         self.bytes += ready.bytes;
@@ -459,7 +507,8 @@ impl Scheduler {
         wall: Ms,
         actions: &mut Vec<Action>,
     ) -> bool {
-        let room = if self.bytes == 0 { u64::MAX } else { self.bounds.bytes.saturating_sub(self.bytes) };
+        let taken = self.bytes + self.aside_bytes();
+        let room = if self.bytes == 0 { u64::MAX } else { self.bounds.bytes.saturating_sub(taken) };
         loop {
             let Some(queue) = self.queues.get_mut(name) else { return false };
             match queue.pick(tenants, room.min(bytes_max), now, wall) {

@@ -144,6 +144,11 @@ fn attempts_that_are_made_twice_are_seen() {
     sees(Sabotage::AsksTwice, "nothing is made again that need not be");
 }
 
+#[test]
+fn what_is_begun_ahead_and_forgotten_is_seen() {
+    sees(Sabotage::ForgetsBegun, "what is accepted comes to its end");
+}
+
 /// What `cargo xtask sim` runs: a seed for each core at a time.
 #[test]
 #[ignore = "cargo xtask sim runs it"]

@@ -25,6 +25,7 @@ mod pauses;
 pub(crate) mod prune;
 pub(crate) mod rows;
 mod shards;
+mod slots;
 pub(crate) mod sqlite;
 pub(crate) mod tables;
 #[cfg(test)]
@@ -46,6 +47,8 @@ pub use list::PAGE_MAX;
 pub use news::Follower;
 pub(crate) use news::{Followers, Tidings};
 pub use shards::{Leader, Roll, Who};
+pub use slots::AHEAD_BYTES_MAX;
+pub(crate) use slots::Slots;
 pub use watch::Watch;
 
 /// A delivery that is to be accepted.
@@ -197,6 +200,8 @@ pub struct Leased {
 pub enum News {
     /// It may be begun.
     Ready(Ready),
+    /// It was begun in a slot that was [offered](crate::Store::offer), as it was accepted: under this token, with this request.
+    Begun(Ready, Token, Arc<Request>),
     /// Something is due then.
     Due(Ms),
     /// It may not be begun any more, or its attempt is to be broken off: it was cancelled.

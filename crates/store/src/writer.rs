@@ -24,7 +24,7 @@ use crate::deliveries::ledger::Ledger;
 use crate::deliveries::sqlite::Sqlite;
 use crate::deliveries::sqlite::recent::Recent;
 use crate::deliveries::tables::Fault;
-use crate::deliveries::{Book, Errand, Followers, Tidings, prune};
+use crate::deliveries::{Book, Errand, Followers, Slots, Tidings, prune};
 use crate::documents;
 use crate::standing::{self, State};
 use crate::store::{Job, Named, Unavailable};
@@ -267,8 +267,11 @@ impl Writer {
         if self.stopped.is_some() {
             return self.refuse(group, Unavailable::Stopped);
         }
-        let bytes_max = self.tenant_bytes_max;
-        match self.transaction(|connection, known| apply(connection, known, &mut group, bytes_max)) {
+        let (bytes_max, followers) = (self.tenant_bytes_max, Arc::clone(&self.followers));
+        let work = |connection: &Connection, known: &mut Known| {
+            apply(connection, known, &followers.slots, &mut group, bytes_max)
+        };
+        match self.transaction(work) {
             Ok(answers) => {
                 self.told.done.fetch_add(group.len() as u64, Relaxed);
                 group.into_iter().zip(answers).for_each(|(waiting, told)| waiting.tell(Ok(told)));
@@ -298,6 +301,7 @@ impl Writer {
             Ok(done)
         });
         known.book.settled();
+        self.followers.slots.settle(result.is_ok());
         match result {
             Ok((made, Brought { pages: 0, .. })) => Ok(made),
             Ok((made, Brought { delta, news, .. })) => {
@@ -467,13 +471,14 @@ fn smaller(group: &mut Vec<Waiting>) -> Option<Waiting> {
 fn apply(
     connection: &Connection,
     known: &mut Known,
+    slots: &Slots,
     group: &mut [Waiting],
     bytes_max: u64,
 ) -> Result<(Vec<Option<Told>>, Brought), Fault> {
     let now = now();
     let mut answers = Vec::with_capacity(group.len());
     let (mut brought, mut tables) = (Brought::default(), Sqlite::new(connection, &mut known.recent));
-    let mut ledger = Ledger::new(&mut tables, &mut known.book);
+    let mut ledger = Ledger::new(&mut tables, &mut known.book).taking(slots);
     for waiting in group {
         match waiting {
             Waiting::Claims(claim) => {

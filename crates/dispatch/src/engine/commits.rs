@@ -14,7 +14,7 @@ use super::{Engine, Event, Running};
 use crate::attempt::Made;
 use crate::dispatcher::{Answers, Held};
 use crate::scheduler::Ended;
-use crate::settings::Way;
+use crate::settings::{QueueSettings, Way};
 
 /// Commands asked together.
 const BATCH_MAX: usize = 512;
@@ -212,8 +212,8 @@ impl Engine {
 
     /// Asks that an attempt be spent.
     pub(super) fn start(&mut self, ready: Ready, wall: Ms) {
-        let timeout = self.queues.get(&ready.line.queue).map_or(0, |queue| queue.timeout.as_millis() as Ms);
-        let until = wall.saturating_add(timeout).saturating_add(MARGIN);
+        let lease = self.queues.get(&ready.line.queue).map_or(MARGIN, |queue| lease_of(queue));
+        let until = wall.saturating_add(lease);
         self.commits.ask(plain(ready.seq, Command::Start { until }), Purpose::Push(ready));
     }
 
@@ -285,6 +285,11 @@ impl Engine {
         self.scheduler.adopt(&leased.delivery, clock::now(), |tenant| parts.weight(tenant));
         self.pull.lease(leased.delivery, leased.token, until);
     }
+}
+
+/// How long an attempt of this queue is leased.
+pub fn lease_of(queue: &QueueSettings) -> Ms {
+    MARGIN.saturating_add(queue.timeout.as_millis() as Ms)
 }
 
 pub fn name_of(becomes: &Becomes) -> &'static str {

@@ -132,6 +132,8 @@ impl Seat {
             engine.configure(self.queues.values().cloned().collect());
             let left = whole(engine.drive(&mut news, &mut orders)).await;
             self.shared.leads(shard, 0);
+            // Nobody would hear of what takes them until another epoch begins.
+            engine.take_back_all();
             self.queues = std::mem::take(&mut engine.queues);
             engine.pull.refuse_all(match left {
                 Left::Drained => ClaimError::Draining,

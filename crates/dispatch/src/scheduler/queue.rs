@@ -12,7 +12,7 @@ use tidegate_store::deliveries::{Line, Ready};
 use super::keys::Keys;
 use super::share::{Share, Virtual, learnt, virtual_of};
 use super::shelf::Shelf;
-use crate::settings::QueueSettings;
+use crate::settings::{self, QueueSettings};
 
 /// Deliveries of one queue whose key has to wait.
 const HELD_MAX: usize = 4_096;
@@ -46,6 +46,8 @@ pub struct Queue {
     held_seqs: HashSet<Seq>,
     /// Attempts under way.
     pub holding: u32,
+    /// Slots that are given away beforehand.
+    pub aside: u32,
     pub way: Way,
     rate: Word,
     keys: Keys,
@@ -81,6 +83,7 @@ impl Queue {
             held: BTreeMap::new(),
             held_seqs: HashSet::new(),
             holding: 0,
+            aside: 0,
             way: Way::Open,
             rate: Word::default(),
             keys: Keys::default(),
@@ -185,7 +188,19 @@ impl Queue {
             Way::Open | Way::Probing(None) => true,
             Way::Parked(_) | Way::Probing(Some(_)) => false,
         };
-        open && self.holding < self.settings.concurrency
+        open && self.free() > 0
+    }
+
+    /// Slots that nobody has, and that are not given away.
+    pub fn free(&self) -> u32 {
+        self.settings.concurrency.saturating_sub(self.holding).saturating_sub(self.aside)
+    }
+
+    /// Whether nothing waits, and nothing but its concurrency bounds what may be begun.
+    pub fn takes_whatever_comes(&self) -> bool {
+        let is_bounded = self.settings.rate.is_some() || self.settings.tenant_concurrency.is_some();
+        let waits = self.has_any() || !self.hungry.is_empty() || !self.held.is_empty();
+        matches!(self.settings.way, settings::Way::Push(_)) && self.way == Way::Open && !is_bounded && !waits
     }
 
     /// Until when its rate lets nothing be begun.
@@ -236,6 +251,18 @@ impl Queue {
             self.way = Way::Probing(Some(ready.seq));
         }
         Picked::One(ready, charged)
+    }
+
+    /// A tenant has its turn, where nobody waits for one.
+    pub fn takes_turn(&mut self, tenant: &Arc<str>) {
+        let reached = self.virtual_time();
+        let Some(shelf) = self.lines.get_mut(tenant) else { return };
+        if shelf.share.holding == 0 {
+            shelf.share.lift(reached);
+        }
+        self.reached = self.reached.max(shelf.share.virtual_time());
+        self.began += 1;
+        shelf.began = self.began;
     }
 
     /// One of a tenant's is under way. What it is charged.

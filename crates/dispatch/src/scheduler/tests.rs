@@ -426,3 +426,69 @@ proptest! {
         prop_assert_eq!(world.scheduler.size(), (0, 0));
     }
 }
+
+#[test]
+fn slots_that_are_given_away_count_as_taken() {
+    let mut world = World::of(QueueSettings { concurrency: 3, ..queue() });
+    assert!(world.scheduler.takes_whatever_comes("q"));
+    assert_eq!(world.scheduler.spare("q"), 3);
+    world.scheduler.set_aside("q", 2);
+    assert_eq!(world.scheduler.spare("q"), 1);
+    (1..=3).for_each(|seq| world.append(ready("q", "a", seq, 0)));
+    assert!(!world.scheduler.takes_whatever_comes("q"), "something waits");
+    world.turn();
+    assert_eq!((world.begun.len(), world.scheduler.spare("q")), (1, 0));
+    world.scheduler.set_aside("q", 0);
+    world.turn();
+    assert_eq!(world.begun.len(), 3);
+}
+
+#[test]
+fn slots_are_given_away_only_where_nothing_else_bounds_what_is_begun() {
+    let takes = |settings| World::of(settings).scheduler.takes_whatever_comes("q");
+    assert!(takes(queue()));
+    assert!(!takes(QueueSettings { rate: Some(rate(1, 1)), ..queue() }));
+    assert!(!takes(QueueSettings { tenant_concurrency: Some(1), ..queue() }));
+    assert!(!takes(QueueSettings { way: settings::Way::Pull, ..queue() }));
+    let mut world = World::of(queue());
+    world.scheduler.pause(Pause::Tenant("b".into()));
+    assert!(!world.scheduler.takes_whatever_comes("q"));
+    world.scheduler.set_pauses(Vec::new());
+    world.scheduler.park("q", world.now.after(MS));
+    assert!(!world.scheduler.takes_whatever_comes("q"));
+    let mut world = World::of(queue());
+    world.scheduler.look_anew();
+    assert!(!world.scheduler.takes_whatever_comes("q"), "nobody knows what is on disk");
+}
+
+#[test]
+fn slots_that_are_given_away_leave_room_for_what_waits() {
+    let bytes = 40 * AHEAD_BYTES_MAX;
+    let mut world =
+        World::new(QueueSettings { concurrency: 1_000, ..queue() }, Bounds { bytes, ..Bounds::default() });
+    assert_eq!(world.scheduler.spare("q"), 10);
+    world.scheduler.set_aside("q", 10);
+    world.append(Ready { bytes: 30 * AHEAD_BYTES_MAX, ..ready("q", "a", 1, 0) });
+    world.turn();
+    assert_eq!(world.begun.len(), 1);
+}
+
+#[test]
+fn who_was_begun_ahead_owes_no_more_than_who_had_a_turn() {
+    let mut world = World::of(QueueSettings { concurrency: 2, ..queue() });
+    // It has something under way all the time.
+    world.scheduler.begun(&ready("q", "a", 0, 0), world.now, |_| 1);
+    for seq in 1..=1_000 {
+        world.scheduler.begun(&ready("q", "a", seq, 0), world.now, |_| 1);
+        world.now = world.now.after(MS);
+        world.scheduler.ended(Seq(seq - 1), Ended::Made, world.now);
+    }
+    for seq in 0..100 {
+        world.append(ready("q", "a", 2_000 + seq, 0));
+        world.append(ready("q", "b", 3_000 + seq, 0));
+    }
+    world.scheduler.ended(Seq(1_000), Ended::Made, world.now);
+    world.run(20 * MS);
+    let (of_a, of_b) = (world.begun_of("a"), world.begun_of("b"));
+    assert!(of_a.abs_diff(of_b) <= 4, "{of_a} and {of_b}");
+}

@@ -30,6 +30,8 @@ pub enum Sabotage {
     IgnoresPauses,
     /// The application is asked twice each time.
     AsksTwice,
+    /// What was begun as it was accepted is told to nobody.
+    ForgetsBegun,
 }
 
 /// What outlives a process.

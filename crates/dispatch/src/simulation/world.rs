@@ -124,7 +124,11 @@ fn maker(scene: &Rc<Scene>) -> Maker {
     let mut maker = Maker::new(Caller::new(1, 7), Rc::new(drop), chance, Arc::default());
     let own = Rc::clone(scene);
     let answer = move |ready: &Ready| Box::pin(attempt(Rc::clone(&own), ready.clone())) as Making;
-    maker.played = Some(Played { answer: Box::new(answer), bounds: scene.plan.bounds });
+    maker.played = Some(Played {
+        answer: Box::new(answer),
+        bounds: scene.plan.bounds,
+        forgets_begun: scene.sabotage == Sabotage::ForgetsBegun,
+    });
     maker
 }
 

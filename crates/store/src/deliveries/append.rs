@@ -65,7 +65,7 @@ fn one(ledger: &mut Ledger<'_>, promise: &Promise, room: Room, now: Ms) -> Resul
     if let Some(unique) = &promise.unique {
         only(ledger, line, unique, seq)?;
     }
-    ledger.insert(row)?;
+    ledger.insert_or_begin(row, now)?;
     Ok(Appended::Accepted(promise.id))
 }
 

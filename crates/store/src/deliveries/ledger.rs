@@ -18,7 +18,7 @@ use super::book::Book;
 use super::news::Tidings;
 use super::rows::{MARK_CALLBACK, MARK_FIRST, Row, Unnamed};
 use super::tables::{Fault, Hints, Shard, Tables, Work, shard_of_line};
-use super::{Epoch, Line, Ready, ends};
+use super::{AHEAD_BYTES_MAX, Epoch, Line, News, Ready, Slots, ends};
 
 /// What one transaction may bring about beside what was asked for.
 const CONSEQUENCES_MAX: usize = 512;
@@ -33,6 +33,10 @@ pub(crate) struct Ledger<'a> {
     pub(super) tidings: Tidings,
     pub(super) turns: VecDeque<(i64, Arc<str>)>,
     ends: VecDeque<Seq>,
+    /// Where what is accepted may be begun at once.
+    slots: Option<&'a Slots>,
+    /// Whether anything is paused, once that was asked.
+    pub(super) has_pauses: Option<bool>,
     consequences: usize,
     /// Pages that were changed, about.
     pub(crate) pages: u64,
@@ -49,9 +53,16 @@ impl<'a> Ledger<'a> {
             tidings: Tidings::default(),
             turns: VecDeque::new(),
             ends: VecDeque::new(),
+            slots: None,
+            has_pauses: None,
             consequences: 0,
             pages: 0,
         }
+    }
+
+    /// What it accepts may take these.
+    pub(crate) fn taking(self, slots: &'a Slots) -> Ledger<'a> {
+        Ledger { slots: Some(slots), ..self }
     }
 
     /// Writes what was counted, before the transaction is committed. What is told then.
@@ -146,6 +157,37 @@ impl<'a> Ledger<'a> {
         self.pages += 3 + row.bytes / 4096;
         self.note(None, &row, true);
         Ok(())
+    }
+
+    /// A delivery is accepted, and begun in the same transaction where a slot was given away for it.
+    pub(super) fn insert_or_begin(&mut self, row: Row, now: Ms) -> Result<(), Fault> {
+        let Some(slots) = self.slots.filter(|_| may_take_a_slot(&row)) else { return self.insert(row) };
+        let (shard, queue) = (row.record.seq.shard(), Arc::clone(&row.record.queue));
+        let epoch = Epoch { shard, number: self.shard_there(shard)?.epoch };
+        let Some(lease) = slots.lease(epoch, &queue) else { return self.insert(row) };
+        let start = Command::Start { until: now.saturating_add(lease) };
+        let (Change::Put(record), Told::Started(token)) = step(row.record.clone(), start, now) else {
+            return self.insert(row);
+        };
+        // Whoever has offered it may have taken it back by now, or not know of a pause yet.
+        if self.has_pauses()? || !slots.take(epoch, &queue) {
+            return self.insert(row);
+        }
+        let ready = row.ready();
+        self.insert(Row { record: *record, ..row })?;
+        let (request, _) = self.request(ready.seq)?;
+        self.tidings.push(shard, News::Begun(ready, token, request));
+        Ok(())
+    }
+
+    /// Whether anything is paused, whatever it is.
+    fn has_pauses(&mut self) -> Result<bool, Fault> {
+        if let Some(known) = self.has_pauses {
+            return Ok(known);
+        }
+        let found = !self.tables.pauses()?.is_empty();
+        self.has_pauses = Some(found);
+        Ok(found)
     }
 
     /// A delivery is different now.
@@ -258,4 +300,9 @@ impl<'a> Ledger<'a> {
     pub(super) fn is_led_by(&mut self, epoch: Epoch) -> Result<bool, Fault> {
         Ok(self.shard(epoch.shard)?.is_some_and(|shard| shard.epoch == epoch.number))
     }
+}
+
+/// Whether one that is accepted may be begun at once where a slot is free: those of a key have turns.
+fn may_take_a_slot(row: &Row) -> bool {
+    row.record.state == State::Ready && row.record.lane.is_none() && row.bytes <= AHEAD_BYTES_MAX
 }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tidegate_model::delivery::{Id, Ms};
 
 use super::watch::Watched;
-use super::{News, Ready};
+use super::{News, Ready, Slots};
 
 /// What a transaction has to tell, by shard, and which deliveries it has changed.
 #[derive(Debug, Default)]
@@ -119,6 +119,8 @@ impl Follower {
 pub(crate) struct Followers {
     lists: Mutex<Vec<Arc<List>>>,
     pub(crate) watched: Arc<Watched>,
+    /// What is given away beforehand.
+    pub(crate) slots: Slots,
 }
 
 impl Followers {
@@ -150,12 +152,14 @@ impl Followers {
                 return true;
             }
             let mut waiting = list.news.lock();
+            // What was begun is found by no look: it is told, and is no more than slots were offered.
+            let was_begun = |news: &News| matches!(news, News::Begun(..));
             if waiting.len() + news.len() > NEWS_MAX {
-                waiting.clear();
-                waiting.push_back(News::Look);
-            } else if *waiting != [News::Look] {
-                waiting.extend(news.iter().cloned());
+                waiting.retain(was_begun);
+                waiting.push_front(News::Look);
             }
+            let looks = waiting.front() == Some(&News::Look);
+            waiting.extend(news.iter().filter(|news| !looks || was_begun(news)).cloned());
             drop(waiting);
             list.come.notify_one();
             true
@@ -165,7 +169,44 @@ impl Followers {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_model::delivery::{Request, Seq, Token};
+    use tidegate_model::fields::Fields;
+    use tidegate_model::gate::Priority;
+
     use super::*;
+    use crate::deliveries::Line;
+
+    #[test]
+    fn what_was_begun_is_told_to_whoever_is_slow_too() {
+        let ready = Ready {
+            seq: Seq(1),
+            id: Id(1),
+            line: Line { queue: "q".into(), tenant: "t".into() },
+            lane: None,
+            rank: 0,
+            priority: Priority::Default,
+            due: 0,
+            expires: None,
+            attempts: 0,
+            attempts_max: None,
+            bytes: 0,
+        };
+        let request = Request {
+            method: http::Method::POST,
+            target: "/".into(),
+            fields: Fields::default(),
+            body: bytes::Bytes::new(),
+        };
+        let begun = News::Begun(ready, Token(1), Arc::new(request));
+        let followers = Followers::default();
+        let mut follower = followers.follow(0);
+        followers.tell(0, &[News::Due(1), begun.clone()]);
+        assert_eq!(follower.take(), [News::Look, begun.clone()]);
+        followers.tell(0, &[News::Due(1), begun.clone()]);
+        followers.tell(0, &vec![News::Due(3); NEWS_MAX]);
+        followers.tell(0, std::slice::from_ref(&begun));
+        assert_eq!(follower.take(), [News::Look, begun.clone(), begun]);
+    }
 
     #[test]
     fn who_is_slow_is_told_to_look_instead_of_all_that_has_happened() {

@@ -21,6 +21,7 @@ pub(super) fn pause(ledger: &mut Ledger<'_>, pause: &Pause, now: Ms) -> Result<b
         return Ok(false);
     }
     ledger.pages += 1;
+    ledger.has_pauses = None;
     if let Pause::Key(line, key) = pause {
         ledger.shard_of_tenant(&line.tenant)?.paused.insert((line.clone(), Arc::clone(key)));
     }
@@ -35,6 +36,7 @@ pub(super) fn resume(ledger: &mut Ledger<'_>, pause: &Pause, now: Ms) -> Result<
     }
     ledger.tables.remove_pause(pause)?;
     ledger.pages += 1;
+    ledger.has_pauses = None;
     look(ledger, pause, now)
 }
 

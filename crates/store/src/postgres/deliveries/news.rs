@@ -38,7 +38,8 @@ pub(super) fn note(shard: u16, version: i64, news: &[News]) -> String {
                 said.push_str(&format!("G{FIELD}{}{FIELD}{}{FIELD}{}", seq.0, line.queue, line.tenant));
                 [&line.queue, &line.tenant].iter().all(|name| is_plain(name))
             }
-            News::Look => false,
+            // Nobody offers slots where nodes share the store.
+            News::Begun(..) | News::Look => false,
         };
         if !whole || said.len() > NOTE_BYTES_MAX {
             return format!("{head}{END}L");
