@@ -35,16 +35,20 @@ fn main() -> ExitCode {
         "bench" if arguments.first().is_some_and(|what| what == "upgrade") => {
             bench::upgrade::upgrade(&arguments[1..], &root())
         }
+        "bench" if arguments.first().is_some_and(|what| what == "certificates") => {
+            bench::certificates::certificates(&arguments[1..], &root())
+        }
         "bench" if arguments.first().is_some_and(|what| what == "deliveries") => {
             bench::deliveries::deliveries(&arguments[1..], &root())
         }
         _ => Err(format!(
-            "usage: cargo xtask test | tidy | gen | {} | {} | {} | {} | {} | {} | {}",
+            "usage: cargo xtask test | tidy | gen | {} | {} | {} | {} | {} | {} | {} | {}",
             dist::USAGE.trim_start_matches("cargo xtask "),
             sim::USAGE.trim_start_matches("cargo xtask "),
             bench::USAGE.trim_start_matches("cargo xtask "),
             bench::pressure::USAGE.trim_start_matches("cargo xtask "),
             bench::cache::USAGE.trim_start_matches("cargo xtask "),
+            bench::certificates::USAGE.trim_start_matches("cargo xtask "),
             bench::deliveries::USAGE.trim_start_matches("cargo xtask "),
             bench::upgrade::USAGE.trim_start_matches("cargo xtask ")
         )),

@@ -19,6 +19,7 @@ use report::Report;
 use rows::{ROWS, Row};
 
 pub mod cache;
+pub mod certificates;
 mod client;
 mod configs;
 pub mod deliveries;
@@ -34,6 +35,7 @@ mod requests;
 mod rows;
 mod sections;
 mod targets;
+mod tested;
 pub mod upgrade;
 mod walk;
 

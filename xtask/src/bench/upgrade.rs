@@ -3,10 +3,9 @@
 //! The clients are those of the end-to-end tests (`crates/server/tests/e2e/upgrade/measure.rs`); the binary is built for release.
 
 use std::path::Path;
-use std::process::Command;
 
 use super::place::Machine;
-use super::{build, sections, target};
+use super::{build, sections, target, tested};
 
 pub const USAGE: &str = "cargo xtask bench upgrade [--write]";
 
@@ -22,18 +21,7 @@ pub fn upgrade(arguments: &[String], root: &Path) -> Result<(), String> {
     };
     let target = target()?;
     let built = build(root, &target)?;
-    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(program)
-        .args(["test", "-q", "-p", "tidegate", "--test", "e2e", "--target-dir"])
-        .arg(&target)
-        .args(["upgrade::measure::", "--", "--ignored", "--nocapture"])
-        .env("TIDEGATE_BINARY", &built)
-        .current_dir(root)
-        .output()
-        .map_err(|error| error.to_string())?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let measured =
-        measured(&said).ok_or_else(|| format!("{said}{}", String::from_utf8_lossy(&output.stderr)))?;
+    let (measured, failed) = tested::measure(root, &target, &built, "upgrade::measure::")?;
     let machine = Machine::describe();
     let text = format!(
         "## Upgrades under load\n\n{measured}\n`{USAGE}` on {} ({} cores, Linux {}), clients, application and both processes on the same \
@@ -42,28 +30,9 @@ pub fn upgrade(arguments: &[String], root: &Path) -> Result<(), String> {
         machine.processor, machine.cores, machine.kernel
     );
     println!("\n{text}");
-    if !output.status.success() {
-        return Err(format!("requests failed:\n{said}"));
-    }
-    if write { sections::write_section(root, "upgrade", &text) } else { Ok(()) }
-}
-
-/// What stands between the two lines that say so.
-fn measured(said: &str) -> Option<&str> {
-    let (_, rest) = said.split_once("measured\n")?;
-    rest.split_once("end of what was measured").map(|(measured, _)| measured)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::measured;
-
-    #[test]
-    fn what_was_measured_is_found_among_what_tests_say() {
-        assert_eq!(
-            measured("running 1 test\nmeasured\n| a |\nend of what was measured\nok"),
-            Some("| a |\n")
-        );
-        assert_eq!(measured("running 1 test\nok"), None);
+    match failed {
+        Some(said) => Err(format!("requests failed:\n{said}")),
+        None if write => sections::write_section(root, "upgrade", &text),
+        None => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! Certificates by themselves: ordered at an authority that looks, renewed when it says so, shared by nodes, and ordered when
 //! somebody asks for a tenant's own host.
 
+mod measure;
 mod nodes;
 mod on_demand;
 mod taken_over;
