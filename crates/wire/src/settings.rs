@@ -101,6 +101,8 @@ pub struct CertificateFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// What the authority says of the certificate (OCSP, DER); shown as long as it holds.
+    pub ocsp: Option<PathBuf>,
     /// What is wanted of clients that ask for its names; `None`: no certificate.
     pub client: Option<ClientCertificates>,
 }

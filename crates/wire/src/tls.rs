@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 
+use crate::clock;
 use crate::settings::CertificateFiles;
 
 mod accept;
@@ -24,6 +25,7 @@ mod clients;
 mod facts;
 mod failure;
 mod managed;
+mod staple;
 mod tickets;
 
 pub(crate) use clients::is_pinned;
@@ -33,6 +35,7 @@ pub use failure::HandshakeFailure;
 pub use managed::{Asked, CertificateSource, Coming, Managed};
 
 pub(crate) use accept::{Accepted, Failed, accept};
+use staple::Staple;
 use tickets::{Ticketer, Tickets};
 
 /// The protocol by which a certificate authority looks whether a name is ours (RFC 8737).
@@ -43,7 +46,7 @@ pub const ACME_TLS: &[u8] = b"acme-tls/1";
 #[error("{}: {why}", path.display())]
 pub struct CertificateError {
     /// The file.
-    pub path: std::path::PathBuf,
+    pub path: PathBuf,
     /// What is wrong with it.
     pub why: String,
 }
@@ -62,6 +65,8 @@ pub struct CertificateSet {
 struct Loaded {
     key: Arc<CertifiedKey>,
     rule: Option<Arc<ClientRule>>,
+    /// What its authority says of it, and where that stands.
+    staple: Option<(Staple, PathBuf)>,
 }
 
 impl Loaded {
@@ -73,10 +78,18 @@ impl Loaded {
 /// A certificate as connections are made with it.
 #[derive(Debug)]
 pub struct Served {
-    pub(crate) config: Arc<ServerConfig>,
+    config: Arc<ServerConfig>,
+    /// The same, with an OCSP answer that holds for a while.
+    stapled: Option<Stapled>,
     pub(crate) rule: Option<Arc<ClientRule>>,
     /// Seconds since the Unix epoch from which on nobody believes it.
     pub not_after: u64,
+}
+
+#[derive(Debug)]
+struct Stapled {
+    config: Arc<ServerConfig>,
+    staple: Staple,
 }
 
 /// The certificates that the listeners serve.
@@ -153,7 +166,8 @@ impl CertificateSet {
                 let rule = loaded.rule.clone();
                 let terms =
                     terms.entry(loaded.rule_id()).or_insert_with(|| terms_of(rule.as_deref(), tickets));
-                Arc::new(Served::of(Arc::clone(&loaded.key), rule, terms))
+                let staple = loaded.staple.as_ref().and_then(shown);
+                Arc::new(Served::of(Arc::clone(&loaded.key), rule, terms).with(staple, &loaded.key))
             };
             Arc::clone(made.entry(Arc::as_ptr(loaded)).or_insert_with(new))
         };
@@ -176,7 +190,24 @@ impl Served {
         let not_after = key.cert.first().and_then(|leaf| Facts::of(leaf)).map_or(0, |facts| facts.not_after);
         let mut config = terms.clone();
         config.cert_resolver = Arc::new(SingleCertAndKey::from(key));
-        Served { config: Arc::new(config), rule, not_after }
+        Served { config: Arc::new(config), stapled: None, rule, not_after }
+    }
+
+    /// With this answer, as long as it holds.
+    fn with(mut self, staple: Option<Staple>, key: &CertifiedKey) -> Served {
+        self.stapled = staple.map(|staple| {
+            let key = CertifiedKey { ocsp: Some(staple.der.clone()), ..key.clone() };
+            let mut config = ServerConfig::clone(&self.config);
+            config.cert_resolver = Arc::new(SingleCertAndKey::from(key));
+            Stapled { config: Arc::new(config), staple }
+        });
+        self
+    }
+
+    /// How a connection is made with it now.
+    pub(crate) fn config(&self) -> &Arc<ServerConfig> {
+        let holds = |stapled: &&Stapled| stapled.staple.lacks(clock::latest_wall().0).is_none();
+        self.stapled.as_ref().filter(holds).map_or(&self.config, |stapled| &stapled.config)
     }
 
     /// One that answers a certificate authority that looks whether a name is ours (RFC 8737), made for that, as DER.
@@ -200,7 +231,10 @@ fn load_one(files: &CertificateFiles) -> Result<(Arc<Loaded>, Vec<String>), Vec<
     let rule = rule.map_err(|ClientRuleError { path, why }| CertificateError { path, why });
     match (load_pair(&files.cert, &files.key), rule) {
         (Ok((key, names)), Ok(rule)) => {
-            Ok((Arc::new(Loaded { key: Arc::new(key), rule: rule.map(Arc::new) }), names))
+            let staple = files.ocsp.as_ref().map(|path| load_staple(path, &key)).transpose();
+            let (key, rule) = (Arc::new(key), rule.map(Arc::new));
+            let loaded = |staple| (Arc::new(Loaded { key, rule, staple }), names);
+            staple.map(loaded).map_err(|problem| vec![problem])
         }
         (pair, rule) => Err(pair.err().unwrap_or_default().into_iter().chain(rule.err()).collect()),
     }
@@ -224,7 +258,26 @@ pub(crate) fn load_pair(
     Ok((certified, names))
 }
 
-/// A file of PEM. What cannot be read is told in words.
+/// What an authority says of a certificate, and where that stands.
+fn load_staple(path: &Path, key: &CertifiedKey) -> Result<(Staple, PathBuf), CertificateError> {
+    let read = read(path).and_then(|der| Staple::read(der, &key.cert));
+    let path = path.to_owned();
+    match read {
+        Ok(staple) => Ok((staple, path)),
+        Err(why) => Err(CertificateError { path, why }),
+    }
+}
+
+/// An answer that is shown, now or later. Of one that never will be is told.
+fn shown((staple, path): &(Staple, PathBuf)) -> Option<Staple> {
+    let now = clock::latest_wall().0;
+    if let Some(why) = staple.lacks(now) {
+        tracing::warn!(path = %path.display(), why, "an OCSP answer is not shown");
+    }
+    Some(staple.clone()).filter(|staple| staple.is_good && now < staple.until)
+}
+
+/// A file. What cannot be read is told in words.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| pem_reason(&rustls::pki_types::pem::Error::Io(error)))
 }

@@ -54,6 +54,7 @@ mod seen;
 mod shards;
 mod shield;
 mod shim;
+mod stapling;
 mod steering;
 mod store;
 mod streams;

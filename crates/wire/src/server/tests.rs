@@ -240,7 +240,12 @@ fn certificates() -> Arc<Certificates> {
     let number = MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let folder = std::env::temp_dir().join(format!("tidegate-wire-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let files = CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem"), client: None };
+    let files = CertificateFiles {
+        cert: folder.join("cert.pem"),
+        key: folder.join("key.pem"),
+        ocsp: None,
+        client: None,
+    };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     let certificates = Arc::new(Certificates::default());

@@ -58,7 +58,7 @@ pub(crate) async fn accept(
         let error = io::Error::new(io::ErrorKind::NotFound, "there is no certificate for this name");
         return Err(Box::new(Failed { name, error }));
     };
-    let mut stream = match start.into_stream(Arc::clone(&chosen.config)).await {
+    let mut stream = match start.into_stream(Arc::clone(chosen.config())).await {
         Ok(stream) => stream,
         Err(error) => return Err(Box::new(Failed { name, error })),
     };

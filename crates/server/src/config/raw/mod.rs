@@ -349,6 +349,9 @@ pub struct Certificate {
     pub cert: File,
     /// PEM file of the private key.
     pub key: File,
+    /// DER file of an OCSP answer about the certificate: shown to clients ("stapled") as long as it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ocsp: Option<File>,
     /// What is wanted of clients that ask for its names (mutual TLS). Without it: no certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientCertificates>,

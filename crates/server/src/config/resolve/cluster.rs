@@ -173,7 +173,8 @@ fn tls(
     raw: &raw::ClusterTls,
     node: &Node,
 ) -> (ClientTlsSettings, CertificateFiles) {
-    let files = CertificateFiles { cert: raw.cert.0.clone(), key: raw.key.0.clone(), client: None };
+    let files =
+        CertificateFiles { cert: raw.cert.0.clone(), key: raw.key.0.clone(), ocsp: None, client: None };
     for file in [&files.cert, &files.key] {
         context.name_file(file);
     }

@@ -139,6 +139,7 @@ pub fn certificates(context: &mut Context<'_>, raw: &raw::Config) -> Vec<Certifi
         .map(|tls| CertificateFiles {
             cert: tls.cert.0.clone(),
             key: tls.key.0.clone(),
+            ocsp: tls.ocsp.as_ref().map(|file| file.0.clone()),
             client: tls.client.as_ref().map(|client| ClientCertificates {
                 ca: client.ca.0.clone(),
                 required: client.required,
@@ -150,6 +151,7 @@ pub fn certificates(context: &mut Context<'_>, raw: &raw::Config) -> Vec<Certifi
     for pair in &files {
         context.name_file(&pair.cert);
         context.name_file(&pair.key);
+        pair.ocsp.iter().for_each(|ocsp| context.name_file(ocsp));
         if let Some(client) = &pair.client {
             context.name_file(&client.ca);
             client.crl.iter().for_each(|crl| context.name_file(crl));
@@ -177,6 +179,7 @@ fn key_of(pair: &CertificateFiles, path: &Path) -> Option<&'static [&'static str
     Some(match () {
         () if pair.cert == path => &["cert"],
         () if pair.key == path => &["key"],
+        () if pair.ocsp.as_deref() == Some(path) => &["ocsp"],
         () if of_client(|client| Some(&client.ca)) => &["client", "ca"],
         () if of_client(|client| client.crl.as_ref()) => &["client", "crl"],
         () => return None,
