@@ -225,10 +225,10 @@ pub enum Step {
     Connected(Duration),
     /// What the system, TLS or HTTP said of a try. For the operator: no client is told.
     Cause(Box<str>),
-    /// The try failed, for this reason (a refusal's code).
-    TryFailed(&'static str),
-    /// The try was answered with this status.
-    TryAnswered(StatusCode),
+    /// The try of this number failed, for this reason (a refusal's code).
+    TryFailed(u32, &'static str),
+    /// The try of this number was answered with this status.
+    TryAnswered(u32, StatusCode),
     /// A file was found.
     FileRead {
         /// Which: the file itself, an index, a page in its place.

@@ -181,7 +181,7 @@ impl Caller {
         self.learn(plan, endpoint, trial, &result);
         result.map_err(|mut failed| {
             failed.endpoint = Some(endpoint.id);
-            plan.note(Step::TryFailed(failed.refusal.kind.code));
+            plan.note(Step::TryFailed(number, failed.refusal.kind.code));
             failed
         })
     }
@@ -290,7 +290,8 @@ impl Caller {
             match sender.forward(request, &own, plan.hearing, by).await {
                 Ok(response) => {
                     let pause = pause_asked(&response);
-                    plan.receipt.borrow_mut().note(clock::latest(), Step::TryAnswered(response.status()));
+                    let step = Step::TryAnswered(bounds.number, response.status());
+                    plan.receipt.borrow_mut().note(clock::latest(), step);
                     let held = Held {
                         caller: Rc::clone(&self.state),
                         local: Rc::clone(plan.local),

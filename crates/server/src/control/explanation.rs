@@ -116,8 +116,8 @@ pub fn in_words(receipt: &Receipt, step: &Step) -> String {
             format!("connected in {:.3} ms: no idle connection was there", wait.as_secs_f64() * 1e3)
         }
         Step::Cause(cause) => format!("what went wrong: {cause}"),
-        Step::TryFailed(code) => format!("the try failed: {code}"),
-        Step::TryAnswered(status) => format!("the try was answered with {}", status.as_u16()),
+        Step::TryFailed(number, code) => format!("try {number} failed: {code}"),
+        Step::TryAnswered(number, status) => format!("try {number} was answered with {}", status.as_u16()),
         Step::FileRead { what, coding: None, from } => format!("found {what}, in {from}"),
         Step::FileRead { what, coding: Some(coding), from } => {
             format!("found {what}, its sibling in {coding}, in {from}")

@@ -170,13 +170,11 @@ impl Making<'_> {
         span
     }
 
-    /// A span for each try. Which of two that ran beside each other an answer is of, is not told: it is of the one that was begun
-    /// last; the other one ends with the exchange's head.
+    /// A span for each try. Of two that ran beside each other the one that nobody waited for ends with the answer's head.
     fn tries(&self) -> Vec<Span> {
         let receipt = self.receipt;
         let last = receipt.answered.unwrap_or(receipt.ended);
-        let mut spans: Vec<Span> = Vec::new();
-        let mut open: Vec<usize> = Vec::new();
+        let mut tries: Vec<(u32, Span)> = Vec::new();
         for event in &receipt.events {
             match &event.step {
                 Step::Try { number: count, endpoint, because } => {
@@ -193,11 +191,10 @@ impl Making<'_> {
                     if *count > 1 {
                         span.attributes.push(number("http.request.resend_count", u64::from(*count) - 1));
                     }
-                    open.push(spans.len());
-                    spans.push(span);
+                    tries.push((*count, span));
                 }
-                Step::TryAnswered(status) => {
-                    if let Some(span) = open.pop().and_then(|place| spans.get_mut(place)) {
+                Step::TryAnswered(count, status) => {
+                    if let Some(span) = numbered(&mut tries, *count) {
                         span.end_time_unix_nano = self.at(event.at);
                         span.attributes.push(number("http.response.status_code", status.as_u16().into()));
                         if status.is_client_error() || status.is_server_error() {
@@ -205,8 +202,8 @@ impl Making<'_> {
                         }
                     }
                 }
-                Step::TryFailed(code) => {
-                    if let Some(span) = open.pop().and_then(|place| spans.get_mut(place)) {
+                Step::TryFailed(count, code) => {
+                    if let Some(span) = numbered(&mut tries, *count) {
                         span.end_time_unix_nano = self.at(event.at);
                         failed(span, code);
                     }
@@ -214,8 +211,13 @@ impl Making<'_> {
                 _ => {}
             }
         }
-        spans
+        tries.into_iter().map(|(_, span)| span).collect()
     }
+}
+
+/// The span of the try with this number: an exchange has few.
+fn numbered(tries: &mut [(u32, Span)], number: u32) -> Option<&mut Span> {
+    tries.iter_mut().find(|(count, _)| *count == number).map(|(_, span)| span)
 }
 
 fn failed(span: &mut Span, why: &str) {
@@ -324,7 +326,7 @@ fn told(receipt: &Receipt) -> Vec<KeyValue> {
 /// The name of what is told as an event; `None`: a span tells it, or nobody needs it.
 fn name(step: &Step) -> Option<&'static str> {
     Some(match step {
-        Step::Try { .. } | Step::TryFailed(_) | Step::TryAnswered(_) | Step::Waited(_) => return None,
+        Step::Try { .. } | Step::TryFailed(..) | Step::TryAnswered(..) | Step::Waited(_) => return None,
         Step::Routed => "routed",
         Step::Identified(_) => "identified",
         Step::Limited { .. } => "limited",

@@ -369,9 +369,9 @@ fn an_explanation_has_waits_tries_choices_and_what_decided() {
         "let through by limit `default`: ",
         "try 1 to ",
         "chosen by round-robin",
-        "the try failed: upstream.connect",
+        "try 1 failed: upstream.connect",
         "try 2 to ",
-        "the try was answered with 200",
+        "try 2 was answered with 200",
         "told the client 200",
         "ended: complete",
     ] {
@@ -404,7 +404,7 @@ fn an_explanation_has_the_rule_that_refused_and_what_was_behind_a_failure() {
     let told = explained(&gate, &failed);
     for part in [
         "what went wrong: Connection refused",
-        "the try failed: upstream.connect",
+        "try 1 failed: upstream.connect",
         "refused: upstream.connect: ",
     ] {
         assert!(told.contains(part), "{part} in {told}");

@@ -52,7 +52,10 @@ pub(crate) async fn call(
         Ok(response) => {
             plan.upstream.latencies.add(latency, now);
             plan.upstream.breaker.succeeded(plan.trial.take(), now);
-            plan.receipt.borrow_mut().note(now, Step::TryAnswered(response.status()));
+            let mut receipt = plan.receipt.borrow_mut();
+            let number = receipt.tries;
+            receipt.note(now, Step::TryAnswered(number, response.status()));
+            drop(receipt);
             Ok(response)
         }
         Err((busy, error)) => Err(failed(plan, &busy, &error, began, now)),
@@ -158,7 +161,8 @@ fn failed(plan: &Plan<'_>, busy: &Busy, error: &Unread, began: Tick, now: Tick) 
         }
     };
     tracing::debug!(upstream = %plan.settings.name, %error, "file not read");
-    plan.note(Step::TryFailed(kind.code));
+    let number = plan.receipt.borrow().tries;
+    plan.note(Step::TryFailed(number, kind.code));
     // A limit of ours says nothing of the disk.
     let counts =
         !std::ptr::eq(kind, &refusal::SERVER_FILES) && !std::ptr::eq(kind, &refusal::UPSTREAM_SATURATED);

@@ -62,10 +62,10 @@ fn an_exchange_is_a_span_with_its_waits_and_tries_below() {
         (110, Step::Routed),
         (200, Step::Waited(Duration::from_nanos(80))),
         (210, a_try(1)),
-        (300, Step::TryFailed("upstream.reset")),
+        (300, Step::TryFailed(1, "upstream.reset")),
         (310, Step::Backoff(Duration::from_nanos(90))),
         (400, a_try(2)),
-        (700, Step::TryAnswered(Http::OK)),
+        (700, Step::TryAnswered(2, Http::OK)),
     ]);
     receipt.tries = 2;
     let spans = check(
@@ -119,7 +119,7 @@ fn a_promise_is_what_its_attempts_are_below_and_linked_to() {
     );
     let trace = **accepted.trace.as_ref().unwrap();
     let told = trace.traceparent(trace.of_promise());
-    let mut attempt = receipt(vec![(210, a_try(1)), (300, Step::TryAnswered(Http::NOT_FOUND))]);
+    let mut attempt = receipt(vec![(210, a_try(1)), (300, Step::TryAnswered(1, Http::NOT_FOUND))]);
     attempt.trace = Trace::follow(&told, 44, Share::NONE, true).map(Box::new);
     (attempt.delivery, attempt.route) = (Some((id, 2)), Some("queue:emails".into()));
     attempt.status = Some(Http::NOT_FOUND);
@@ -143,7 +143,7 @@ fn a_try_that_nobody_waited_for_ends_with_the_answers_head() {
         (200, a_try(1)),
         (300, Step::Hedged),
         (300, a_try(2)),
-        (400, Step::TryAnswered(Http::OK)),
+        (400, Step::TryAnswered(2, Http::OK)),
     ]);
     check(
         &hedged,
@@ -153,6 +153,32 @@ fn a_try_that_nobody_waited_for_ends_with_the_answers_head() {
             ("GET", SpanKind::Client, 300, 400, ""),
         ],
     );
+}
+
+#[test]
+fn what_became_of_tries_beside_each_other_is_told_of_each() {
+    let hedged = receipt(vec![
+        (200, a_try(1)),
+        (300, Step::Hedged),
+        (300, a_try(2)),
+        (350, Step::TryFailed(2, "upstream.reset")),
+        (400, Step::TryAnswered(1, Http::OK)),
+    ]);
+    let expected = [
+        ("GET orders", SpanKind::Server, 100, 900, ""),
+        ("GET", SpanKind::Client, 200, 400, ""),
+        ("GET", SpanKind::Client, 300, 350, "upstream.reset"),
+    ];
+    let spans = check(&hedged, &expected);
+    assert_eq!(value(&spans[1], "http.response.status_code"), "200");
+    let first = receipt(vec![
+        (200, a_try(1)),
+        (300, Step::Hedged),
+        (300, a_try(2)),
+        (400, Step::TryAnswered(1, Http::OK)),
+    ]);
+    let spans = check(&first, &[expected[0], expected[1], ("GET", SpanKind::Client, 300, 800, "")]);
+    assert_eq!(value(&spans[2], "http.response.status_code"), "", "the later one was not answered");
 }
 
 #[test]
