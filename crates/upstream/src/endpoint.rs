@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate_model::balance::{Candidate, Ewma, slow_start};
 use tidegate_model::breaker::{self, Breaker};
@@ -23,7 +24,7 @@ use tokio::sync::Notify;
 use crate::settings::EndpointSettings;
 
 /// What an operator wants of an endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Admin {
     /// It is used.
@@ -90,7 +91,8 @@ pub struct EndpointSet {
 }
 
 /// An endpoint as an operator sees it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[schemars(deny_unknown_fields)]
 pub struct EndpointStatus {
     /// Its address.
     pub address: SocketAddr,

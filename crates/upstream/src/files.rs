@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use rustix::io::Errno;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub(crate) use body::FileBody;
@@ -41,7 +42,8 @@ pub(crate) struct Counts {
 }
 
 /// Files as an operator sees them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[schemars(deny_unknown_fields)]
 pub struct FilesStatus {
     /// Calls under way.
     pub active: u32,

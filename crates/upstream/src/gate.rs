@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_model::gate::Reason;
 use tidegate_model::gate::adaptive::{Adaptive, Window};
@@ -63,7 +64,7 @@ struct Line {
 }
 
 /// A gate as an operator sees it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct GateStatus {
     /// Slots; `None`: not limited.
     pub concurrency: Option<u32>,
@@ -86,7 +87,8 @@ pub struct GateStatus {
 }
 
 /// One tenant's part of an upstream's slot time, on one route.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[schemars(deny_unknown_fields)]
 pub struct GateShare {
     /// The tenant's id.
     pub tenant: Arc<str>,

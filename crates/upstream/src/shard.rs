@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_model::shard::{self, Drawn, Places};
 use tidegate_model::tick::Tick;
@@ -74,7 +75,8 @@ fn drawn(set: &EndpointSet) -> Vec<Drawn> {
 }
 
 /// An upstream's shards as an operator sees them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[schemars(deny_unknown_fields)]
 pub struct ShardStatus {
     /// Endpoints that serve a tenant.
     pub size: usize,

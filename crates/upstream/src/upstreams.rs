@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_model::breaker::{self, Breaker};
 use tidegate_model::gate::level::{Level, RefusedShare, Signals};
@@ -84,7 +85,8 @@ struct Known {
 }
 
 /// An upstream as an operator sees it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[schemars(deny_unknown_fields)]
 pub struct UpstreamStatus {
     /// Its name.
     pub name: Arc<str>,

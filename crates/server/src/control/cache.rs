@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_model::cache::Wall;
@@ -21,15 +22,22 @@ use tidegate_wire::clock;
 use super::{Control, Who, body, problem};
 
 /// What is to be purged: one of these, `everything` apart of one `tenant` alone, if that stands beside it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct Order {
+pub struct Order {
+    /// This URL, with whatever query.
     url: Option<String>,
+    /// All whose URLs begin so.
     prefix: Option<String>,
+    /// All of this host.
     host: Option<String>,
+    /// All of this tenant; beside another: what of that is this tenant's.
     tenant: Option<String>,
+    /// All that has this tag.
     tag: Option<String>,
+    /// Everything: `true`.
     everything: bool,
+    /// It may still be served where that is better than nothing, or while it is refreshed.
     soft: bool,
 }
 

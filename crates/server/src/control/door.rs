@@ -9,7 +9,7 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::Peer;
+use super::guard::Peer;
 use crate::run::Process;
 
 /// A listener that stops accepting when it is told so.

@@ -8,13 +8,14 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::administer::{ChangeOfMany, ChangedMany, EditOfRequest, PurgeOfMany, PurgedMany};
 use super::deliveries::{Paused, PausedTold, TenantPaused};
-use super::openapi::{Operation, Shape, any, change, look, of};
+use super::openapi::{Document, Operation, Shape, change, look, of};
 use super::pull::{Endings, Extensions, HeldAll, NewClaim};
 use super::shapes::{Accepted, AcceptedAll, OneOrMany};
 use super::{
     Control, administer, audit, cache, deliveries as made, faults, maintenance, pull, schedules, store, told,
 };
 use crate::config::Scope;
+use tidegate_upstream::UpstreamStatus;
 
 mod domains;
 mod rollouts;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Endpoint> {
     all.extend(administering());
     all.extend(domains::all());
     all.extend(webhooks::destinations());
+    all.extend(webhooks::sent());
     all.extend(webhooks::published());
     all
 }
@@ -75,7 +77,11 @@ fn watching() -> Vec<Endpoint> {
             get(super::scrape),
             const { &[look("Metrics, as Prometheus reads them", TEXT).open()] },
         ),
-        endpoint("/status", get(super::status), const { &[look("The whole state", any())] }),
+        endpoint(
+            "/status",
+            get(super::status),
+            const { &[look("The whole state", of::<told::status::StatusTold>())] },
+        ),
         endpoint(
             "/config",
             get(super::config),
@@ -91,12 +97,12 @@ fn watching() -> Vec<Endpoint> {
                 ])]
             },
         ),
-        endpoint("/openapi.json", get(super::openapi), const { &[look("This document", any())] }),
+        endpoint("/openapi.json", get(super::openapi), const { &[look("This document", of::<Document>())] }),
         endpoint(
             "/explain/{id}",
             get(super::explain),
             const {
-                &[look("What happened to a recent exchange", any())
+                &[look("What happened to a recent exchange", of::<told::status::ExplanationTold>())
                     .query(&[("format", "`text`: lines for a terminal")])]
             },
         ),
@@ -104,7 +110,7 @@ fn watching() -> Vec<Endpoint> {
             "/cache/inspect",
             get(cache::inspect),
             const {
-                &[look("What is cached for a URL", any()).query(&[
+                &[look("What is cached for a URL", of::<told::cache::InspectedTold>()).query(&[
                     ("url", "the URL"),
                     ("tenant", "who asks"),
                     ("header", "a field of the request that counts, `NAME: VALUE`; as often as needed"),
@@ -114,7 +120,7 @@ fn watching() -> Vec<Endpoint> {
         endpoint(
             "/upstreams/{name}/shards/{tenant}",
             get(super::shard),
-            const { &[look("The endpoints that serve a tenant", any())] },
+            const { &[look("The endpoints that serve a tenant", of::<super::ShardTold>())] },
         ),
     ]
 }
@@ -125,7 +131,14 @@ fn steering() -> Vec<Endpoint> {
         endpoint(
             "/purge",
             post(cache::purge),
-            const { &[change("Takes away what is cached", Scope::Purge, Some(any()), any())] },
+            const {
+                &[change(
+                    "Takes away what is cached",
+                    Scope::Purge,
+                    Some(of::<cache::Order>()),
+                    of::<told::cache::PurgedTold>(),
+                )]
+            },
         ),
         endpoint(
             "/store/backup",
@@ -152,7 +165,14 @@ fn steering() -> Vec<Endpoint> {
         endpoint(
             "/upstreams/{name}/endpoints/{address}",
             post(super::set_endpoint),
-            const { &[change("Changes what becomes of an endpoint", Scope::Write, Some(any()), any())] },
+            const {
+                &[change(
+                    "Changes what becomes of an endpoint",
+                    Scope::Write,
+                    Some(of::<super::EndpointChange>()),
+                    of::<UpstreamStatus>(),
+                )]
+            },
         ),
         endpoint(
             "/maintenance",
@@ -184,8 +204,13 @@ fn steering() -> Vec<Endpoint> {
             const {
                 &[
                     look("The faults that are injected", of::<told::FaultsTold>()),
-                    change("Injects a fault", Scope::Faults, Some(any()), of::<told::FaultTold>())
-                        .status(201),
+                    change(
+                        "Injects a fault",
+                        Scope::Faults,
+                        Some(of::<told::NewFault>()),
+                        of::<told::FaultTold>(),
+                    )
+                    .status(201),
                 ]
             },
         ),

@@ -2,6 +2,9 @@
 //! that is not named here may be in such an answer; the end-to-end tests hold each one against it.
 #![allow(dead_code, reason = "they describe what is written elsewhere")]
 
+pub mod cache;
+pub mod domains;
+pub mod status;
 pub mod webhooks;
 
 use std::collections::BTreeMap;
@@ -339,4 +342,40 @@ pub struct FaultTold {
     left_ms: u64,
     /// Exchanges that it has struck.
     struck: u64,
+}
+
+/// A fault to be injected: one of `delay`, `abort`, `reset`, `throttle` and `truncate` says what it does.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct NewFault {
+    /// Its name.
+    name: String,
+    /// When it ends by itself: after `"5m"`, an hour at most.
+    duration: String,
+    /// It strikes this tenant alone.
+    tenant: Option<String>,
+    /// It strikes this route alone.
+    route: Option<String>,
+    /// The share of exchanges that it strikes, above 0 and up to 1; all, where nothing is said.
+    share: Option<f64>,
+    /// Exchanges wait so long: `"2s"`, five minutes at most.
+    delay: Option<String>,
+    /// They are answered with this status, 200 to 599.
+    abort: Option<u16>,
+    /// Their connections are reset: `true`.
+    reset: Option<bool>,
+    /// Answers come at so many bytes a second.
+    throttle: Option<SizeSaid>,
+    /// Answers end after so many bytes.
+    truncate: Option<SizeSaid>,
+}
+
+/// A number of bytes.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+pub enum SizeSaid {
+    /// In bytes.
+    Bytes(u64),
+    /// With its unit: `"10KiB"`.
+    Text(String),
 }

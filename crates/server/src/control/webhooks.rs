@@ -48,12 +48,12 @@ pub struct Part {
 }
 
 impl Part {
-    fn after(&self) -> Result<Option<(u64, Arc<str>)>, Box<Response>> {
+    fn after(&self) -> Result<Option<(u64, Arc<str>)>, Refused> {
         let Some(cursor) = self.cursor.as_deref().filter(|cursor| !cursor.is_empty()) else {
             return Ok(None);
         };
         let read = cursor.split_once('-').and_then(|(at, name)| Some((at.parse().ok()?, name.into())));
-        read.map(Some).ok_or_else(|| Box::new(invalid("the cursor is none that a page has told")))
+        read.map(Some).ok_or_else(|| invalid("the cursor is none that a page has told"))
     }
 
     fn most(&self) -> usize {
@@ -144,17 +144,38 @@ struct Several {
     events: Option<IgnoredAny>,
 }
 
-type Done = Result<Response, Box<Response>>;
+/// What is not done, as it is told.
+pub struct Refused(Box<Response>);
 
-fn answered(done: Done) -> Response {
-    done.unwrap_or_else(|response| *response)
+type Done = Result<Response, Refused>;
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        *self.0
+    }
 }
 
-fn invalid(why: &str) -> Response {
-    problem(StatusCode::UNPROCESSABLE_ENTITY, "control.webhook", why)
+impl From<Box<Response>> for Refused {
+    fn from(response: Box<Response>) -> Refused {
+        Refused(response)
+    }
 }
 
-fn failed(error: &WebhookError) -> Box<Response> {
+impl From<WebhookError> for Refused {
+    fn from(error: WebhookError) -> Refused {
+        failed(&error)
+    }
+}
+
+fn refused(status: StatusCode, code: &str, why: &str) -> Refused {
+    Refused(Box::new(problem(status, code, why)))
+}
+
+fn invalid(why: &str) -> Refused {
+    refused(StatusCode::UNPROCESSABLE_ENTITY, "control.webhook", why)
+}
+
+fn failed(error: &WebhookError) -> Refused {
     let (status, code) = match error {
         WebhookError::NotFound(_) => (StatusCode::NOT_FOUND, "control.webhook-missing"),
         WebhookError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "control.webhook"),
@@ -165,28 +186,28 @@ fn failed(error: &WebhookError) -> Box<Response> {
             (StatusCode::SERVICE_UNAVAILABLE, "control.webhook-store")
         }
     };
-    Box::new(problem(status, code, &error.to_string()))
+    refused(status, code, &error.to_string())
 }
 
-fn webhooks(control: &Control) -> Result<Arc<Webhooks>, Box<Response>> {
-    let off = || problem(StatusCode::NOT_FOUND, "control.webhook-off", "there is no [webhook] here");
-    control.process.gate.webhooks().ok_or_else(|| Box::new(off()))
+fn webhooks(control: &Control) -> Result<Arc<Webhooks>, Refused> {
+    let off = || refused(StatusCode::NOT_FOUND, "control.webhook-off", "there is no [webhook] here");
+    control.process.gate.webhooks().ok_or_else(off)
 }
 
-fn tenant(id: &str) -> Result<Arc<str>, Box<Response>> {
-    if is_id(id) { Ok(id.into()) } else { Err(Box::new(invalid("that is no tenant's id"))) }
+fn tenant(id: &str) -> Result<Arc<str>, Refused> {
+    if is_id(id) { Ok(id.into()) } else { Err(invalid("that is no tenant's id")) }
 }
 
-async fn read<T: DeserializeOwned>(sent: Body) -> Result<T, Box<Response>> {
+async fn read<T: DeserializeOwned>(sent: Body) -> Result<T, Refused> {
     of_json(&body::read(sent, body::BYTES_MAX).await?)
 }
 
-fn of_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Box<Response>> {
-    serde_json::from_slice(bytes).map_err(|error| Box::new(invalid(&format!("the body: {error}"))))
+fn of_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(bytes).map_err(|error| invalid(&format!("the body: {error}")))
 }
 
 /// The version that a change is for.
-fn expected(headers: &HeaderMap) -> Result<Option<u64>, Box<Response>> {
+fn expected(headers: &HeaderMap) -> Result<Option<u64>, Refused> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default().trim();
     if text == "*" {
@@ -196,7 +217,7 @@ fn expected(headers: &HeaderMap) -> Result<Option<u64>, Box<Response>> {
         text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
     version.map(Some).ok_or_else(|| {
         let why = "If-Match is none of the ETags that are told here";
-        Box::new(problem(StatusCode::PRECONDITION_FAILED, "control.webhook-changed", why))
+        refused(StatusCode::PRECONDITION_FAILED, "control.webhook-changed", why)
     })
 }
 
@@ -254,37 +275,23 @@ pub async fn destinations(
     State(control): State<Control>,
     Path(id): Path<String>,
     Query(part): Query<Part>,
-) -> Response {
-    let list = async {
-        let found = webhooks(&control)?.destinations(&tenant(&id)?, part.after()?, part.most()).await;
-        Ok(page(&found.map_err(|error| failed(&error))?, show))
-    };
-    answered(list.await)
+) -> Done {
+    let found = webhooks(&control)?.destinations(&tenant(&id)?, part.after()?, part.most()).await;
+    Ok(page(&found?, show))
 }
 
-pub async fn create(State(control): State<Control>, Path(id): Path<String>, body: Body) -> Response {
-    let make = async {
-        let (webhooks, tenant) = (webhooks(&control)?, tenant(&id)?);
-        let Create { destination, secret, signature, certificate } = read(body).await?;
-        let rotation = Rotation { kind: signature, secret, overlap: None };
-        let identity = certificate.map(|one| (one.chain, one.key));
-        let made = webhooks.create(&tenant, destination, rotation, identity).await;
-        let made = made.map_err(|error| failed(&error))?;
-        Ok(tagged(StatusCode::CREATED, made.version, show_with_secrets(&made)))
-    };
-    answered(make.await)
+pub async fn create(State(control): State<Control>, Path(id): Path<String>, body: Body) -> Done {
+    let (webhooks, tenant) = (webhooks(&control)?, tenant(&id)?);
+    let Create { destination, secret, signature, certificate } = read(body).await?;
+    let rotation = Rotation { kind: signature, secret, overlap: None };
+    let identity = certificate.map(|one| (one.chain, one.key));
+    let made = webhooks.create(&tenant, destination, rotation, identity).await?;
+    Ok(tagged(StatusCode::CREATED, made.version, show_with_secrets(&made)))
 }
 
-pub async fn destination(
-    State(control): State<Control>,
-    Path((owner, id)): Path<(String, String)>,
-) -> Response {
-    let look = async {
-        let found = webhooks(&control)?.destination(&tenant(&owner)?, &id).await;
-        let found = found.map_err(|error| failed(&error))?;
-        Ok(tagged(StatusCode::OK, found.version, show(&found)))
-    };
-    answered(look.await)
+pub async fn destination(State(control): State<Control>, Path((owner, id)): Path<(String, String)>) -> Done {
+    let found = webhooks(&control)?.destination(&tenant(&owner)?, &id).await?;
+    Ok(tagged(StatusCode::OK, found.version, show(&found)))
 }
 
 pub async fn change(
@@ -292,37 +299,29 @@ pub async fn change(
     Path((owner, id)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Response {
-    let alter = async {
-        let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let mut wanted: Wanted = read(body).await?;
-        let held = webhooks.destination(&tenant, &id).await.map_err(|error| failed(&error))?;
-        for (name, value) in &mut wanted.headers {
-            let same = |(there, _): &&(String, String)| there.eq_ignore_ascii_case(name);
-            if value == HIDDEN
-                && let Some((_, known)) = held.record.wanted.headers.iter().find(same)
-            {
-                value.clone_from(known);
-            }
+) -> Done {
+    let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
+    let mut wanted: Wanted = read(body).await?;
+    let held = webhooks.destination(&tenant, &id).await?;
+    for (name, value) in &mut wanted.headers {
+        let same = |(there, _): &&(String, String)| there.eq_ignore_ascii_case(name);
+        if value == HIDDEN
+            && let Some((_, known)) = held.record.wanted.headers.iter().find(same)
+        {
+            value.clone_from(known);
         }
-        let changed = webhooks.change(&tenant, &id, expected(&headers)?, wanted).await;
-        let changed = changed.map_err(|error| failed(&error))?;
-        Ok(tagged(StatusCode::OK, changed.version, show(&changed)))
-    };
-    answered(alter.await)
+    }
+    let changed = webhooks.change(&tenant, &id, expected(&headers)?, wanted).await?;
+    Ok(tagged(StatusCode::OK, changed.version, show(&changed)))
 }
 
 pub async fn remove(
     State(control): State<Control>,
     Path((owner, id)): Path<(String, String)>,
     headers: HeaderMap,
-) -> Response {
-    let go = async {
-        let gone = webhooks(&control)?.delete(&tenant(&owner)?, &id, expected(&headers)?).await;
-        gone.map_err(|error| failed(&error))?;
-        Ok(axum::Json(json!({ "deleted": id })).into_response())
-    };
-    answered(go.await)
+) -> Done {
+    webhooks(&control)?.delete(&tenant(&owner)?, &id, expected(&headers)?).await?;
+    Ok(axum::Json(json!({ "deleted": id })).into_response())
 }
 
 pub async fn enable(
@@ -330,15 +329,11 @@ pub async fn enable(
     Path((owner, id)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Response {
-    let alter = async {
-        let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Enable { enabled } = read(body).await?;
-        let changed = webhooks.enable(&tenant, &id, expected(&headers)?, enabled).await;
-        let changed = changed.map_err(|error| failed(&error))?;
-        Ok(tagged(StatusCode::OK, changed.version, show(&changed)))
-    };
-    answered(alter.await)
+) -> Done {
+    let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
+    let Enable { enabled } = read(body).await?;
+    let changed = webhooks.enable(&tenant, &id, expected(&headers)?, enabled).await?;
+    Ok(tagged(StatusCode::OK, changed.version, show(&changed)))
 }
 
 pub async fn certificate(
@@ -346,25 +341,17 @@ pub async fn certificate(
     Path((owner, id)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Response {
-    let alter = async {
-        let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Shown { certificate } = read(body).await?;
-        let identity = certificate.map(|one| (one.chain, one.key));
-        let changed = webhooks.identify(&tenant, &id, expected(&headers)?, identity).await;
-        let changed = changed.map_err(|error| failed(&error))?;
-        Ok(tagged(StatusCode::OK, changed.version, show(&changed)))
-    };
-    answered(alter.await)
+) -> Done {
+    let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
+    let Shown { certificate } = read(body).await?;
+    let identity = certificate.map(|one| (one.chain, one.key));
+    let changed = webhooks.identify(&tenant, &id, expected(&headers)?, identity).await?;
+    Ok(tagged(StatusCode::OK, changed.version, show(&changed)))
 }
 
-pub async fn secrets(State(control): State<Control>, Path((owner, id)): Path<(String, String)>) -> Response {
-    let look = async {
-        let found = webhooks(&control)?.destination(&tenant(&owner)?, &id).await;
-        let found = found.map_err(|error| failed(&error))?;
-        Ok(tagged(StatusCode::OK, found.version, json!({ "secrets": found.record.shown() })))
-    };
-    answered(look.await)
+pub async fn secrets(State(control): State<Control>, Path((owner, id)): Path<(String, String)>) -> Done {
+    let found = webhooks(&control)?.destination(&tenant(&owner)?, &id).await?;
+    Ok(tagged(StatusCode::OK, found.version, json!({ "secrets": found.record.shown() })))
 }
 
 pub async fn rotate(
@@ -372,139 +359,107 @@ pub async fn rotate(
     Path((owner, id)): Path<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Response {
-    let alter = async {
-        let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Rotate { secret, signature, overlap } = read(body).await?;
-        let overlap = overlap.as_deref().map(parse_duration).transpose();
-        let overlap: Option<Duration> =
-            overlap.map_err(|why| Box::new(invalid(&format!("overlap: {why}"))))?;
-        let rotation = Rotation { kind: signature, secret, overlap };
-        let changed = webhooks.rotate(&tenant, &id, expected(&headers)?, rotation).await;
-        let changed = changed.map_err(|error| failed(&error))?;
-        Ok(tagged(StatusCode::OK, changed.version, json!({ "secrets": changed.record.shown() })))
-    };
-    answered(alter.await)
+) -> Done {
+    let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
+    let Rotate { secret, signature, overlap } = read(body).await?;
+    let overlap = overlap.as_deref().map(parse_duration).transpose();
+    let overlap: Option<Duration> = overlap.map_err(|why| invalid(&format!("overlap: {why}")))?;
+    let rotation = Rotation { kind: signature, secret, overlap };
+    let changed = webhooks.rotate(&tenant, &id, expected(&headers)?, rotation).await?;
+    Ok(tagged(StatusCode::OK, changed.version, json!({ "secrets": changed.record.shown() })))
 }
 
-pub async fn test(State(control): State<Control>, Path((owner, id)): Path<(String, String)>) -> Response {
-    let send = async {
-        let event = webhooks(&control)?.test(&tenant(&owner)?, &id).await.map_err(|error| failed(&error))?;
-        Ok((StatusCode::ACCEPTED, axum::Json(json!({ "event": event }))).into_response())
-    };
-    answered(send.await)
+pub async fn test(State(control): State<Control>, Path((owner, id)): Path<(String, String)>) -> Done {
+    let event = webhooks(&control)?.test(&tenant(&owner)?, &id).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(json!({ "event": event }))).into_response())
 }
 
 pub async fn outcomes(
     State(control): State<Control>,
     Path((owner, id)): Path<(String, String)>,
     Query(part): Query<Part>,
-) -> Response {
-    let list = async {
-        let found = webhooks(&control)?.outcomes(&tenant(&owner)?, &id, part.after()?, part.most()).await;
-        Ok(page(&found.map_err(|error| failed(&error))?, show_outcome))
-    };
-    answered(list.await)
+) -> Done {
+    let found = webhooks(&control)?.outcomes(&tenant(&owner)?, &id, part.after()?, part.most()).await;
+    Ok(page(&found?, show_outcome))
 }
 
 pub async fn resend(
     State(control): State<Control>,
     Path((owner, id)): Path<(String, String)>,
     body: Body,
-) -> Response {
-    let send = async {
-        let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Resend { event } = read(body).await?;
-        webhooks.resend(&tenant, &id, &event).await.map_err(|error| failed(&error))?;
-        Ok((StatusCode::ACCEPTED, axum::Json(json!({ "event": event }))).into_response())
-    };
-    answered(send.await)
+) -> Done {
+    let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
+    let Resend { event } = read(body).await?;
+    webhooks.resend(&tenant, &id, &event).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(json!({ "event": event }))).into_response())
 }
 
 pub async fn recover(
     State(control): State<Control>,
     Path((owner, id)): Path<(String, String)>,
     body: Body,
-) -> Response {
-    let send = async {
-        let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Recover { since, failed: given_up, missing, cursor } = read(body).await?;
-        if !given_up && !missing {
-            return Err(Box::new(invalid("say what is sent again: \"failed\", \"missing\", or both")));
-        }
-        let after = Part { cursor, limit: None, since: None }.after()?;
-        let recovery = Recovery { since, failed: given_up, missing, after };
-        let done = webhooks.recover(&tenant, &id, recovery).await.map_err(|error| failed(&error))?;
-        let next = done.next.map(|(at, name)| format!("{at}-{name}"));
-        Ok((StatusCode::ACCEPTED, axum::Json(json!({ "sent": done.sent, "next": next }))).into_response())
-    };
-    answered(send.await)
+) -> Done {
+    let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
+    let Recover { since, failed: given_up, missing, cursor } = read(body).await?;
+    if !given_up && !missing {
+        return Err(invalid("say what is sent again: \"failed\", \"missing\", or both"));
+    }
+    let after = Part { cursor, limit: None, since: None }.after()?;
+    let recovery = Recovery { since, failed: given_up, missing, after };
+    let done = webhooks.recover(&tenant, &id, recovery).await?;
+    let next = done.next.map(|(at, name)| format!("{at}-{name}"));
+    Ok((StatusCode::ACCEPTED, axum::Json(json!({ "sent": done.sent, "next": next }))).into_response())
 }
 
 pub async fn events(
     State(control): State<Control>,
     Path(owner): Path<String>,
     Query(part): Query<Part>,
-) -> Response {
-    let list = async {
-        let since = part.since.unwrap_or_default();
-        let found = webhooks(&control)?.events(&tenant(&owner)?, since, part.after()?, part.most()).await;
-        Ok(page(&found.map_err(|error| failed(&error))?, show_event))
-    };
-    answered(list.await)
+) -> Done {
+    let since = part.since.unwrap_or_default();
+    let found = webhooks(&control)?.events(&tenant(&owner)?, since, part.after()?, part.most()).await;
+    Ok(page(&found?, show_event))
 }
 
-pub async fn publish(State(control): State<Control>, Path(owner): Path<String>, sent: Body) -> Response {
-    let send = async {
-        let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
-        let Ok(_publishing) = PUBLISHING.acquire().await else { return Err(Box::new(invalid("it ends"))) };
-        let bytes = body::read(sent, EVENTS_BYTES_MAX).await?;
-        // One event, or several.
-        let several = of_json::<Several>(&bytes)?.events.is_some();
-        let given = if several { of_json::<Events>(&bytes)?.events } else { vec![of_json::<Event>(&bytes)?] };
-        if given.len() > BATCH_MAX {
-            return Err(Box::new(invalid(&format!("at most {BATCH_MAX} events are published at once"))));
-        }
-        let events = given.into_iter().map(|event| NewEvent {
-            id: event.id,
-            kind: event.r#type,
-            channels: event.channels,
-            subject: event.subject,
-            payload: event.payload.get().to_owned().into(),
-        });
-        let published = webhooks.publish(&tenant, events.collect()).await.map_err(|error| failed(&error))?;
-        let told = published
-            .iter()
-            .map(|one| json!({ "id": one.id, "repeated": one.repeated, "destinations": one.destinations }));
-        let mut told: Vec<Value> = told.collect();
-        let body = if several { json!({ "events": told }) } else { told.pop().unwrap_or_default() };
-        Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
-    };
-    answered(send.await)
+pub async fn publish(State(control): State<Control>, Path(owner): Path<String>, sent: Body) -> Done {
+    let (webhooks, tenant) = (webhooks(&control)?, tenant(&owner)?);
+    let Ok(_publishing) = PUBLISHING.acquire().await else { return Err(invalid("it ends")) };
+    let bytes = body::read(sent, EVENTS_BYTES_MAX).await?;
+    // One event, or several.
+    let several = of_json::<Several>(&bytes)?.events.is_some();
+    let given = if several { of_json::<Events>(&bytes)?.events } else { vec![of_json::<Event>(&bytes)?] };
+    if given.len() > BATCH_MAX {
+        return Err(invalid(&format!("at most {BATCH_MAX} events are published at once")));
+    }
+    let events = given.into_iter().map(|event| NewEvent {
+        id: event.id,
+        kind: event.r#type,
+        channels: event.channels,
+        subject: event.subject,
+        payload: event.payload.get().to_owned().into(),
+    });
+    let published = webhooks.publish(&tenant, events.collect()).await?;
+    let told = published
+        .iter()
+        .map(|one| json!({ "id": one.id, "repeated": one.repeated, "destinations": one.destinations }));
+    let mut told: Vec<Value> = told.collect();
+    let body = if several { json!({ "events": told }) } else { told.pop().unwrap_or_default() };
+    Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
 }
 
-pub async fn event(State(control): State<Control>, Path((owner, id)): Path<(String, String)>) -> Response {
-    let look = async {
-        let found = webhooks(&control)?.event(&tenant(&owner)?, &id).await;
-        Ok(axum::Json(show_event(&found.map_err(|error| failed(&error))?)).into_response())
-    };
-    answered(look.await)
+pub async fn event(State(control): State<Control>, Path((owner, id)): Path<(String, String)>) -> Done {
+    let found = webhooks(&control)?.event(&tenant(&owner)?, &id).await;
+    Ok(axum::Json(show_event(&found?)).into_response())
 }
 
-pub async fn types(State(control): State<Control>, Query(part): Query<Part>) -> Response {
-    let list = async {
-        let found = webhooks(&control)?.types(part.after()?, part.most()).await;
-        Ok(page(&found.map_err(|error| failed(&error))?, show_type))
-    };
-    answered(list.await)
+pub async fn types(State(control): State<Control>, Query(part): Query<Part>) -> Done {
+    let found = webhooks(&control)?.types(part.after()?, part.most()).await;
+    Ok(page(&found?, show_type))
 }
 
-pub async fn event_type(State(control): State<Control>, Path(name): Path<String>) -> Response {
-    let look = async {
-        let found = webhooks(&control)?.event_type(&name).await.map_err(|error| failed(&error))?;
-        Ok(tagged(StatusCode::OK, found.version, show_type(&found)))
-    };
-    answered(look.await)
+pub async fn event_type(State(control): State<Control>, Path(name): Path<String>) -> Done {
+    let found = webhooks(&control)?.event_type(&name).await?;
+    Ok(tagged(StatusCode::OK, found.version, show_type(&found)))
 }
 
 pub async fn put_type(
@@ -512,28 +467,21 @@ pub async fn put_type(
     Path(name): Path<String>,
     headers: HeaderMap,
     sent: Body,
-) -> Response {
-    let alter = async {
-        let webhooks = webhooks(&control)?;
-        let wanted: EventType = of_json(&body::read(sent, TYPE_BYTES_MAX).await?)?;
-        if wanted.name != name {
-            return Err(Box::new(invalid("the type is called otherwise than its path")));
-        }
-        let made = webhooks.put_type(wanted, expected(&headers)?).await.map_err(|error| failed(&error))?;
-        Ok(tagged(StatusCode::OK, made.version, show_type(&made)))
-    };
-    answered(alter.await)
+) -> Done {
+    let webhooks = webhooks(&control)?;
+    let wanted: EventType = of_json(&body::read(sent, TYPE_BYTES_MAX).await?)?;
+    if wanted.name != name {
+        return Err(invalid("the type is called otherwise than its path"));
+    }
+    let made = webhooks.put_type(wanted, expected(&headers)?).await?;
+    Ok(tagged(StatusCode::OK, made.version, show_type(&made)))
 }
 
 pub async fn remove_type(
     State(control): State<Control>,
     Path(name): Path<String>,
     headers: HeaderMap,
-) -> Response {
-    let go = async {
-        let gone = webhooks(&control)?.delete_type(&name, expected(&headers)?).await;
-        gone.map_err(|error| failed(&error))?;
-        Ok(axum::Json(json!({ "deleted": name })).into_response())
-    };
-    answered(go.await)
+) -> Done {
+    webhooks(&control)?.delete_type(&name, expected(&headers)?).await?;
+    Ok(axum::Json(json!({ "deleted": name })).into_response())
 }

@@ -410,6 +410,7 @@ pub(crate) fn say(gate: &Gate, token: &str, line: &str, body: &str) -> (u16, Str
         body.len()
     );
     let answer = tidegate_testkit::send(gate.control, request.as_bytes());
+    crate::described::holds(line, &answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
     (head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default(), body.to_owned())
 }

@@ -44,7 +44,7 @@ fn told(gate: &Gate) -> Value {
     let answer = control(gate, "/canaries/all");
     let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
     let told = serde_json::from_str(body).expect("JSON");
-    crate::queues_api::fits("GET /canaries/all", head[9..12].parse().expect("a status"), &told);
+    crate::described::fits("GET /canaries/all", head[9..12].parse().expect("a status"), &told);
     told
 }
 

@@ -67,7 +67,7 @@ fn say(gate: &Gate, token: &str, line: &str, body: &str) -> (u16, Value) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
     let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default();
     let told = serde_json::from_str(body).unwrap_or_default();
-    crate::queues_api::fits(line, status, &told);
+    crate::described::fits(line, status, &told);
     (status, told)
 }
 

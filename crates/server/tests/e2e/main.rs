@@ -20,6 +20,7 @@ mod cors;
 mod deferred;
 mod delivered;
 mod demo;
+mod described;
 mod doctor;
 mod drills;
 mod examples;
@@ -76,10 +77,12 @@ fn gate(name: &str, config: &str) -> tidegate_testkit::Gate {
     tidegate_testkit::Gate::start(BINARY, name, config)
 }
 
-/// What the control API says to a `GET`, head and body.
+/// What the control API says to a `GET`, head and body: what its document says.
 fn control(gate: &tidegate_testkit::Gate, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    tidegate_testkit::send(gate.control, request.as_bytes())
+    let answer = tidegate_testkit::send(gate.control, request.as_bytes());
+    described::holds(&format!("GET {path}"), &answer);
+    answer
 }
 
 /// What a command says over the unix socket of the control API, and whether it went well.

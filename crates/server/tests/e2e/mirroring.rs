@@ -49,7 +49,7 @@ fn report(gate: &Gate) -> Value {
     let (head, body) = answer.split_once("\r\n\r\n").expect("HTTP");
     let status = head[9..12].parse().expect("a status");
     let told = serde_json::from_str(body).expect("JSON");
-    crate::queues_api::fits("GET /mirrors/all", status, &told);
+    crate::described::fits("GET /mirrors/all", status, &told);
     told
 }
 

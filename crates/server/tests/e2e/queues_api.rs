@@ -1,13 +1,11 @@
 //! Queues, deliveries and schedules through the control API, and by command.
 
-use std::sync::LazyLock;
-
 use serde_json::{Value, json};
 use tidegate_model::credential::Digest;
 use tidegate_testkit::{Gate, send, until};
 
-use crate::BINARY;
 use crate::deferred::Data;
+use crate::{BINARY, described};
 
 /// The tokens of a control API: one called as its scope for each.
 pub fn tokens() -> String {
@@ -55,38 +53,8 @@ pub fn say(gate: &Gate, token: &str, line: &str, body: &Value) -> (u16, Value) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
     let told = serde_json::from_str(body).unwrap_or_default();
-    fits(line, status, &told);
+    described::fits(line, status, &told);
     (status, told)
-}
-
-/// Whether what was answered is what `docs/openapi.json` says: `say` holds each answer against it.
-pub fn fits(line: &str, status: u16, told: &Value) {
-    static DOCUMENT: LazyLock<Value> =
-        LazyLock::new(|| serde_json::from_str(include_str!("../../../../docs/openapi.json")).unwrap());
-    let (method, target) = line.split_once(' ').unwrap();
-    let parts = |path: &'static str| path.split('/');
-    let asked: Vec<&str> = target.split('?').next().unwrap().split('/').collect();
-    let is_meant = |path: &'static str| {
-        let same = |(part, asked): (&str, &&str)| part.starts_with('{') || part == *asked;
-        parts(path).count() == asked.len() && parts(path).zip(&asked).all(same)
-    };
-    let paths = DOCUMENT["paths"].as_object().unwrap();
-    let operations = paths
-        .get(&asked.join("/"))
-        .or_else(|| paths.iter().find_map(|(path, operations)| is_meant(path).then_some(operations)));
-    let responses = &operations.unwrap_or_else(|| panic!("{line} is described nowhere"))
-        [method.to_lowercase()]["responses"];
-    let response = responses.get(status.to_string()).unwrap_or(&responses["default"]);
-    let kind = if status < 400 { "application/json" } else { "application/problem+json" };
-    let mut schema = response["content"][kind]["schema"].clone();
-    assert!(schema.is_object(), "{line} is answered with {status}, of which nothing is said");
-    schema["components"] = DOCUMENT["components"].clone();
-    let wrong: Vec<String> = jsonschema::validator_for(&schema)
-        .unwrap()
-        .iter_errors(told)
-        .map(|error| format!("{}: {error}", error.instance_path))
-        .collect();
-    assert!(wrong.is_empty(), "{line}: {wrong:?} in {told}");
 }
 
 /// What a command says, and whether it went well.

@@ -57,6 +57,8 @@ fn only_who_may_is_answered() {
         ("GET /status", "", "gate.internal", 200, ""),
         ("GET /config", "reader", "localhost", 200, ""),
         ("GET /status", "wrong", "localhost", 401, "control.token"),
+        ("GET /tenants/acme/domains?limit=many", "", "localhost", 400, "control.request"),
+        ("GET /explain/%ff", "", "localhost", 400, "control.request"),
         ("GET /status", "", "evil.example", 421, "control.host"),
         ("GET /status", "", "", 421, "control.host"),
         ("POST /reload", "", "localhost", 401, "control.token"),

@@ -122,7 +122,7 @@ fn asked(gate: &Gate, token: &str, line: &str, body: &Value, status: u16) -> Val
     assert_eq!(found, status, "{line}: {told}");
     let told = serde_json::from_str(&told).unwrap_or_default();
     let line = line.split(" HTTP/").next().unwrap_or(line);
-    crate::queues_api::fits(line, status, &told);
+    crate::described::fits(line, status, &told);
     told
 }
 

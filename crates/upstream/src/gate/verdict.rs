@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tidegate_model::gate::fair::{Episode, Picture};
 use tidegate_model::tick::{Tick, rfc3339};
@@ -21,7 +22,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 const REPEATED_EVERY: Duration = Duration::from_secs(60);
 
 /// One time of saturation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, JsonSchema, PartialEq, Serialize)]
+#[schemars(deny_unknown_fields)]
 pub struct Verdict {
     /// When it began, in UTC (RFC 3339).
     pub began: String,

@@ -3,7 +3,9 @@
 use axum::routing::get;
 
 use super::super::domains;
-use super::super::openapi::{any, change, look};
+use super::super::openapi::{change, look, of};
+use super::super::told::domains as told;
+use super::super::told::webhooks::{Deleted, PageTold};
 use super::Endpoint;
 use crate::config::Scope;
 
@@ -14,16 +16,18 @@ pub fn all() -> Vec<Endpoint> {
         endpoint(
             "/certificates",
             get(domains::certificates),
-            const { &[look("How it stands with certificates that are ordered", any())] },
+            const { &[look("How it stands with certificates that are ordered", of::<told::CertificatesTold>())] },
         ),
         endpoint(
             "/tenants/{tenant}/domains",
             get(domains::list),
             const {
-                &[look("The hosts that a tenant has of its own", any()).query(&[
-                    ("cursor", "where the page begins: `next` of the one before"),
-                    ("limit", "entries, 1 to 1000; else 100"),
-                ])]
+                &[look("The hosts that a tenant has of its own", of::<PageTold<told::DomainTold>>()).query(
+                    &[
+                        ("cursor", "where the page begins: `next` of the one before"),
+                        ("limit", "entries, 1 to 1000; else 100"),
+                    ],
+                )]
             },
         ),
         endpoint(
@@ -31,9 +35,15 @@ pub fn all() -> Vec<Endpoint> {
             get(domains::show).put(domains::put).delete(domains::remove),
             const {
                 &[
-                    look("A host that a tenant has of its own", any()),
-                    change("Registers a host as a tenant's own", Scope::Write, None, any()).by("put"),
-                    change("Gives a host back", Scope::Write, None, any()).by("delete"),
+                    look("A host that a tenant has of its own", of::<told::DomainTold>()),
+                    change(
+                        "Registers a host as a tenant's own",
+                        Scope::Write,
+                        None,
+                        of::<told::DomainTold>(),
+                    )
+                    .by("put"),
+                    change("Gives a host back", Scope::Write, None, of::<Deleted>()).by("delete"),
                 ]
             },
         ),

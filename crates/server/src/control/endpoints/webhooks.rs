@@ -89,6 +89,13 @@ pub fn destinations() -> Vec<Endpoint> {
                 )]
             },
         ),
+    ]
+}
+
+/// Those of what is sent to destinations.
+pub fn sent() -> Vec<Endpoint> {
+    let endpoint = |path, handler, operations| Endpoint { path, handler, operations };
+    vec![
         endpoint(
             "/webhooks/destinations/{tenant}/{id}/outcomes",
             get(webhooks::outcomes),

@@ -22,6 +22,7 @@ fn steer(gate: &Gate, method: &str, path: &str, fields: &str) -> String {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    crate::described::holds(&format!("{method} {path}"), &answer);
     answer
 }
 
