@@ -53,12 +53,14 @@ fn lines(file: &std::path::Path) -> Vec<Value> {
 
 #[test]
 fn every_operation_that_changes_something_leaves_a_record() {
-    let (gate, file) = steered("audit-all");
+    let (mut gate, file) = steered("audit-all");
     let document: Value = serde_json::from_str(include_str!("../../../../docs/openapi.json")).unwrap();
     let mut walked = 0;
     let paths = document["paths"].as_object().unwrap();
-    // An upgrade brings another process, which records its own start.
-    for (path, operations) in paths.iter().filter(|(path, _)| *path != "/upgrade") {
+    // Another process answers behind an upgrade: that comes last.
+    let (last, others): (Vec<_>, Vec<_>) = paths.iter().partition(|(path, _)| *path == "/upgrade");
+    assert_eq!(last.len(), 1);
+    for (path, operations) in others {
         for (method, operation) in operations.as_object().unwrap() {
             let scope = operation["security"][0]["token"][0].as_str();
             let asked: String = path
@@ -86,6 +88,21 @@ fn every_operation_that_changes_something_leaves_a_record() {
         }
     }
     assert!(walked > 20, "{walked}");
+    let answer = ask(&gate, "POST", "/upgrade", "");
+    assert_eq!(status(&answer), 200, "{answer}");
+    let upgraded: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    gate.succeeded_by(u32::try_from(upgraded["pid"].as_u64().unwrap()).unwrap());
+    let actions = || lines(&file).into_iter().map(|entry| entry["action"].clone());
+    until("both processes have recorded it", || {
+        actions().any(|action| action == "POST /upgrade")
+            && actions().filter(|action| action == "start").count() == 2
+    });
+    let numbers: Vec<_> = lines(&file).iter().map(|entry| entry["number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "two processes count as one");
+    until("the one tells what the other did", || {
+        let page = told(&gate, "");
+        page["entries"].as_array().unwrap().iter().any(|entry| entry["action"] == "POST /upgrade")
+    });
     assert!(!std::fs::read_to_string(&file).unwrap().contains("in-a-body"));
 }
 
