@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 use tidegate_dispatch::{Claim, Dispatcher, Ending, Extension};
@@ -26,19 +27,25 @@ pub fn drive(gate: Arc<Gate>) {
         let (room, waiting) = (Arc::new(Semaphore::new(ANSWERED_MAX)), Waiting::default());
         while let Some(Heard { content, mut answer }) = heard.recv().await {
             // Whoever is not answered hears that it would not.
-            let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+            let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+                gate.nodes.counts.unheard.fetch_add(1, Relaxed);
+                continue;
+            };
             let (gate, waiting) = (Arc::clone(&gate), Arc::clone(&waiting));
             task::spawn(async move {
                 let _place = place;
-                let told = tokio::select! {
+                let counts = &gate.nodes.counts;
+                let became = tokio::select! {
                     biased;
-                    () = answer.closed() => return,
-                    told = answered(&gate, &waiting, &content) => told,
+                    () = answer.closed() => &counts.gone,
+                    told = answered(&gate, &waiting, &content) => match told.map(|handed| answer.send(handed)) {
+                        Some(Ok(())) => &counts.heard,
+                        // Nobody takes it: so it is lost as it is dropped.
+                        Some(Err(_)) => &counts.gone,
+                        None => &counts.unheard,
+                    },
                 };
-                if let Some(handed) = told {
-                    // Nobody takes it: so it is lost as it is dropped.
-                    let _ = answer.send(handed);
-                }
+                became.fetch_add(1, Relaxed);
             });
         }
     });

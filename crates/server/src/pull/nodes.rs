@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,12 +52,55 @@ pub struct Nodes {
     asks: mpsc::Sender<Ask>,
     asked: Mutex<Option<mpsc::Receiver<Ask>>>,
     room: Arc<Semaphore>,
+    /// What became of questions.
+    pub counts: Counts,
+}
+
+/// What became of questions between nodes.
+#[derive(Default)]
+pub struct Counts {
+    answered: AtomicU64,
+    unreached: AtomicU64,
+    unknown: AtomicU64,
+    full: AtomicU64,
+    /// Of other nodes: they were answered.
+    pub(super) heard: AtomicU64,
+    /// They were not.
+    pub(super) unheard: AtomicU64,
+    /// Nobody waited for the answer any more.
+    pub(super) gone: AtomicU64,
+}
+
+impl Counts {
+    fn add(&self, told: &Result<Told, Lost>) {
+        let count = match told {
+            Ok(_) => &self.answered,
+            Err(Lost::Unasked) => &self.unreached,
+            Err(Lost::Unknown) => &self.unknown,
+        };
+        count.fetch_add(1, Relaxed);
+    }
+
+    /// What became of this node's questions.
+    pub fn passed(&self) -> [(&'static str, u64); 4] {
+        let Counts { answered, unreached, unknown, full, .. } = self;
+        let all = [("answered", answered), ("unreached", unreached), ("unknown", unknown), ("full", full)];
+        all.map(|(outcome, count)| (outcome, count.load(Relaxed)))
+    }
+
+    /// What became of those of others.
+    pub fn heard(&self) -> [(&'static str, u64); 3] {
+        let Counts { heard, unheard, gone, .. } = self;
+        let all = [("answered", heard), ("unanswered", unheard), ("gone", gone)];
+        all.map(|(outcome, count)| (outcome, count.load(Relaxed)))
+    }
 }
 
 impl Default for Nodes {
     fn default() -> Nodes {
         let (asks, asked) = mpsc::channel(QUESTIONS_MAX);
-        Nodes { asks, asked: Mutex::new(Some(asked)), room: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
+        let room = Arc::new(Semaphore::new(QUESTIONS_MAX));
+        Nodes { asks, asked: Mutex::new(Some(asked)), room, counts: Counts::default() }
     }
 }
 
@@ -79,12 +123,20 @@ pub(super) struct Asked<'a> {
 impl Nodes {
     /// Asks a node. `None`: too much is asked already.
     pub(super) fn ask(&self, node: &Arc<str>, question: Question, patience: Duration) -> Option<Asked<'_>> {
-        let room = Arc::clone(&self.room).try_acquire_owned().ok()?;
+        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
+            self.counts.full.fetch_add(1, Relaxed);
+            return None;
+        };
         let (answer, asked) = oneshot::channel();
         let by = clock::now().after(patience);
         let ask = Ask { node: Arc::clone(node), question, by, answer, _room: room };
         self.asks.try_send(ask).ok()?;
         Some(Asked { nodes: self, node: Arc::clone(node), answer: asked })
+    }
+
+    /// Questions under way.
+    pub fn under_way(&self) -> usize {
+        QUESTIONS_MAX.saturating_sub(self.room.available_permits())
     }
 
     /// Tells a node that nobody has seen these. If it cannot be told, they are held until their lease ends.
@@ -149,7 +201,7 @@ impl Lines {
                     let by = clock::now().after(TAKEN_BACK);
                     // If it is not heard, the connection is closed behind it.
                     let _ = self.ask(&node, &Question::Cancel(claim.unwrap_or_default()), by).await;
-                    clock::timeout_at(by, asked).await.unwrap_or(Err(Lost::Unknown))
+                    clock::timeout_at(by, asked).await.unwrap_or_else(|_| self.counted(Err(Lost::Unknown)))
                 }
             }
         };
@@ -161,6 +213,15 @@ impl Lines {
     }
 
     async fn ask(&self, node: &Arc<str>, question: &Question, by: Tick) -> Result<Told, Lost> {
+        self.counted(self.put(node, question, by).await)
+    }
+
+    fn counted(&self, told: Result<Told, Lost>) -> Result<Told, Lost> {
+        self.gate.nodes.counts.add(&told);
+        told
+    }
+
+    async fn put(&self, node: &Arc<str>, question: &Question, by: Tick) -> Result<Told, Lost> {
         let site = self.gate.site();
         let homes = site.homes.as_ref().ok_or(Lost::Unasked)?;
         let (secret, wait) = (homes.secret(), homes.wait());

@@ -62,6 +62,9 @@ metrics! {
     CLUSTER_NODES_UP = "tidegate_cluster_nodes_up", "gauge", [], "Nodes that are asked now, this one included.";
     CLUSTER_ASKED = "tidegate_cluster_asked_total", "counter", ["outcome"], "Questions to the home nodes of targets: `answered`; and what went to the upstream: `away`, `late`, `refused`, `old` (the home had what a purge has taken away).";
     CLUSTER_ANSWERED = "tidegate_cluster_answered_total", "counter", ["outcome"], "Questions of other nodes: `answered`, or `refused`, so that they ask the upstream.";
+    CLUSTER_PASSED = "tidegate_cluster_passed_total", "counter", ["outcome"], "Questions to other nodes about deliveries that they make and that are pulled here: `answered`; `unreached` (it was not told); `unknown` (it may have done what was asked); `full` (too many were under way).";
+    CLUSTER_PASSING = "tidegate_cluster_passing", "gauge", [], "Such questions under way; claims that wait are among them.";
+    CLUSTER_HEARD = "tidegate_cluster_heard_total", "counter", ["outcome"], "Questions of other nodes about deliveries that this one makes: `answered`; `unanswered` (too many at once, or no question that can be answered); `gone` (whoever asked has left).";
     CLUSTER_PURGES = "tidegate_cluster_purges_total", "counter", ["direction"], "Purges that other nodes were `told`, or that were `heard` of them, where no Redis has them.";
     CLUSTER_PURGES_WAITING = "tidegate_cluster_purges_waiting", "gauge", [], "Purges that other nodes are still to be told, for all of them together.";
     CLUSTER_STRANGERS = "tidegate_cluster_strangers_total", "counter", [], "What came to the nodes' listener and was not said by a node of the cluster, to this one, just then and for the first time.";
