@@ -37,6 +37,7 @@ mod listeners;
 mod load;
 mod maintenance;
 mod mirroring;
+mod monitoring;
 mod nodes;
 mod otlp;
 mod packaging;

@@ -177,16 +177,15 @@ fn table(page: &str) -> Vec<Vec<String>> {
     rows.map(cells).collect()
 }
 
-#[test]
-fn what_is_scraped_is_what_is_documented() {
-    let page = include_str!("../../../../docs/metrics.md").split("\n## ").next().unwrap();
+/// One that does all that it has metrics of, and has answered something of each kind; and what it stands before.
+pub fn everything(name: &str) -> (Gate, Vec<Origin>) {
     let origins = [ok(), ok()];
     let config = app(
         &[origins[0].address, origins[1].address],
         "concurrency = 10\nshuffle_shard = 1",
         "cache = {}\nidempotency = {}",
     );
-    let disk = tidegate_testkit::Gate::folder("scraped").join("cache");
+    let disk = Gate::folder(name).join("cache");
     let cache =
         format!("[cache]\nredis = {{}}\ndisk = {{ path = \"{}\", size = \"64MiB\" }}\n", disk.display());
     let redis = format!("{cache}[redis]\nurl = \"redis://{}\"\n", nobody());
@@ -209,7 +208,7 @@ fn what_is_scraped_is_what_is_documented() {
         "[upstream.long]\nendpoints = [\"{}\"]\n[[route]]\nname = \"long\"\npath = \"/long\"\nupstream = \"long\"\ncompress = {{}}\n",
         long.address
     );
-    let gate = gate("scraped", &format!("{config}{files}{redis}{cluster}{queue}{mirror}{coded}{acme}{otlp}"));
+    let gate = gate(name, &format!("{config}{files}{redis}{cluster}{queue}{mirror}{coded}{acme}{otlp}"));
     let looked = "tidegate_certificate_expiry_timestamp_seconds{name=\"scraped.test\"}";
     until("certificates are looked after", || gate.metric(looked).is_some());
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
@@ -223,6 +222,18 @@ fn what_is_scraped_is_what_is_documented() {
     assert!(packed.contains("content-encoding: gzip"), "{packed}");
     let keyed = "Idempotency-Key: k\r\nContent-Length: 0\r\n";
     assert_eq!(ask(gate.address, "POST /", keyed).status, 200);
+    let state = control(&gate, "/status");
+    for part in ["redis", "store", "cluster", "certificates"] {
+        assert!(!state.contains(&format!("\"{part}\":null")), "{part} is told, as it is described: {state}");
+    }
+    let [first, second] = origins;
+    (gate, vec![first, second, long])
+}
+
+#[test]
+fn what_is_scraped_is_what_is_documented() {
+    let page = include_str!("../../../../docs/metrics.md").split("\n## ").next().unwrap();
+    let (gate, _origins) = everything("scraped");
     let label = |sample: &str| -> Vec<String> {
         let Some((_, labels)) = sample.split_once('{') else { return Vec::new() };
         let names = labels.split("\",").map(|label| label.split('=').next().unwrap().to_owned());
