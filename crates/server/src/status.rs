@@ -1,6 +1,5 @@
 //! `tidegate status`: the state of a running Tidegate, from its control API.
 
-use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,11 +7,16 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use self::tables::{aligned, endpoints};
+
 mod audit;
+mod lines;
 mod remote;
+mod tables;
 
 pub use audit::{AuditArgs, audit};
 pub use remote::{Remote, ask, ask_for, encoded, said, shown};
+pub use tables::in_columns;
 
 /// What to tell, and of whom.
 #[derive(Debug, Args)]
@@ -146,173 +150,23 @@ fn table(state: &Value) -> String {
         cell(&state["version"]),
         cell(&state["config"]["loaded_at"]),
         state["connections"],
-        elders(&state["process"]["draining"]),
-        load(&state["load"]),
+        lines::elders(&state["process"]["draining"]),
+        lines::load(&state["load"]),
         format_args!(
             "{}{}{}",
-            cached(&state["cache"]),
-            disk(&state["cache"]["disk"]),
-            certificates(&state["certificates"])
-                + &redis(&state["redis"])
-                + &cluster(&state["cluster"])
-                + &shards(&state["store"]["shards"])
+            lines::cached(&state["cache"]),
+            lines::disk(&state["cache"]["disk"]),
+            lines::certificates(&state["certificates"])
+                + &lines::redis(&state["redis"])
+                + &lines::cluster(&state["cluster"])
+                + &lines::shards(&state["store"]["shards"])
         ),
-        aligned(&upstreams(state)),
-        verdicts(state),
+        aligned(&tables::upstreams(state)),
+        tables::verdicts(state),
         aligned(&endpoints(state)),
-        aligned(&plans(state)),
-        aligned(&tenants(state)),
-        maintenance(state) + &faults(state),
-    )
-}
-
-/// Processes that another has taken over from and that have not ended, a line each.
-fn elders(draining: &Value) -> String {
-    let one = |elder: &Value| {
-        format!(
-            "process {}, of {}, was taken over from and finishes {} connections\n",
-            elder["pid"],
-            cell(&elder["since"]),
-            elder["connections"]
-        )
-    };
-    list(draining).map(one).collect()
-}
-
-/// How the process stands, on one line.
-fn load(load: &Value) -> String {
-    let shed = |by: &Value| by["shedding"].as_str().is_some_and(|stage| stage != "calm");
-    let stage = |by: &Value| cell(&by["shedding"]);
-    let mut told = format!(
-        "load {}, memory {}, bodies {}, open files {}",
-        cell(&load["level"]),
-        of(mebibytes(&load["memory_bytes"]), mebibytes(&load["memory_limit"])),
-        of(mebibytes(&load["held_bytes"]), mebibytes(&load["held_limit"])),
-        of(cell(&load["open_files"]), cell(&load["open_files_limit"])),
-    );
-    let late = list(&load["cores"]).filter_map(|core| core["lag_ms"].as_f64()).fold(0.0, f64::max);
-    if late >= 1.0 {
-        told += &format!(", late by {late:.0} ms");
-    }
-    if shed(load) {
-        told += &format!("\nshort of memory, refusing: {}", stage(load));
-    }
-    for (number, core) in list(&load["cores"]).enumerate().filter(|(_, core)| shed(core)) {
-        told += &format!("\ncore {number} is short of time, refusing: {}", stage(core));
-    }
-    told + "\n"
-}
-
-/// Certificates that are ordered, on one line, and those that could not be; nothing where none are.
-fn certificates(told: &Value) -> String {
-    if told.is_null() {
-        return String::new();
-    }
-    let mut lines = format!(
-        "certificates {} configured, {} in memory, {} issued, {} orders failed\n",
-        list(&told["configured"]).count(),
-        told["in_memory"],
-        told["orders"]["issued"],
-        told["orders"]["failed"],
-    );
-    for one in list(&told["configured"]).filter(|one| one["failures"] != 0) {
-        lines += &format!(
-            "no new certificate for {} ({} until {}): {}\n",
-            cell(&one["name"]),
-            if one["not_after"].is_null() { "none" } else { "the old one serves" },
-            cell(&one["not_after"]),
-            cell(&one["error"]),
-        );
-    }
-    lines
-}
-
-/// The cache's disk tier, on one line; nothing where there is none.
-fn disk(disk: &Value) -> String {
-    if disk.is_null() {
-        return String::new();
-    }
-    let why = disk["error"].as_str().map(|_| format!(" ({})", cell(&disk["error"]))).unwrap_or_default();
-    format!(
-        "cache on disk {} {}{why}, {}, {} answers, {} hits, {} misses, {} dropped\n",
-        cell(&disk["path"]),
-        cell(&disk["state"]),
-        of(mebibytes(&disk["bytes"]), mebibytes(&disk["size_limit"])),
-        disk["answers"],
-        disk["hits"],
-        disk["misses"],
-        disk["dropped"],
-    )
-}
-
-/// What is cached, on one line; nothing, where nothing is.
-fn cached(cache: &Value) -> String {
-    if cache["answers"].as_u64().unwrap_or_default() == 0 {
-        return String::new();
-    }
-    format!(
-        "cache {} of {}, {} answers, {} evicted, {} purges\n",
-        mebibytes(&cache["memory_bytes"]),
-        mebibytes(&cache["memory_limit"]),
-        cache["answers"],
-        cache["evicted"],
-        cache["purged"],
-    )
-}
-
-/// The nodes that ask each other, on one line; nothing where they do not.
-fn cluster(cluster: &Value) -> String {
-    if cluster.is_null() {
-        return String::new();
-    }
-    let nodes = || list(&cluster["nodes"]);
-    let away: Vec<String> =
-        nodes().filter(|node| node["state"] == "away").map(|node| cell(&node["name"])).collect();
-    let away = if away.is_empty() { String::new() } else { format!(", away: {}", away.join(" ")) };
-    let asked = &cluster["asked"];
-    let in_vain: u64 = ["away", "late", "refused", "old"].iter().filter_map(|one| asked[*one].as_u64()).sum();
-    format!(
-        "cluster {} of {} nodes{away}, homes: asked {}, in vain {in_vain}, answered {}\n",
-        cell(&cluster["self"]),
-        nodes().count(),
-        asked["answered"],
-        cluster["answered"],
-    )
-}
-
-/// Which shards' deliveries are made here and by whom the others', on one line; nothing where all are made here.
-fn shards(shards: &Value) -> String {
-    let all = || list(shards);
-    let here: Vec<String> = all().filter(|one| one["here"] == true).map(|one| cell(&one["shard"])).collect();
-    if here.len() == all().count() {
-        return String::new();
-    }
-    let mut told = format!("shards {} of {} here", here.len(), all().count());
-    let others: BTreeSet<String> =
-        all().filter(|one| one["here"] != true).map(|one| cell(&one["node"])).collect();
-    for node in others {
-        let its = all().filter(|one| one["here"] != true && cell(&one["node"]) == node);
-        let its: Vec<String> = its.map(|one| cell(&one["shard"])).collect();
-        let who = if node == "-" { "nobody" } else { &node };
-        told += &format!("; {who} has {}", its.join(" "));
-    }
-    told + "\n"
-}
-
-/// Where nodes meet, on one line; nothing where they do not.
-fn redis(redis: &Value) -> String {
-    if redis.is_null() {
-        return String::new();
-    }
-    let why = redis["error"].as_str().map(|_| format!(" ({})", cell(&redis["error"]))).unwrap_or_default();
-    let purges = &redis["purges"];
-    format!(
-        "redis {} {}{why}, purges: {} sent, {} read, {} waiting\n",
-        cell(&redis["address"]),
-        cell(&redis["state"]),
-        purges["sent"],
-        purges["read"],
-        purges["waiting"],
+        aligned(&tables::plans(state)),
+        aligned(&tables::tenants(state)),
+        tables::maintenance(state) + &tables::faults(state),
     )
 }
 
@@ -324,200 +178,6 @@ pub fn of(used: String, most: String) -> String {
 /// A number of bytes for people.
 pub fn mebibytes(value: &Value) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), |bytes| format!("{:.0} MiB", bytes / f64::from(1 << 20)))
-}
-
-/// The injected faults, so that nobody looks for what is a rehearsal; nothing, if there are none.
-fn maintenance(state: &Value) -> String {
-    let mut rows = Rows::of(["IN MAINTENANCE", "TENANT", "ROUTE", "UNTIL", "BY"]);
-    let mut all = list(&state["maintenance"]).peekable();
-    if all.peek().is_none() {
-        return String::new();
-    }
-    for one in all {
-        rows.push(["name", "tenant", "route", "until", "by"].map(|key| cell(&one[key])));
-    }
-    format!("\n{}", aligned(&rows))
-}
-
-fn faults(state: &Value) -> String {
-    let mut rows = Rows::of(["INJECTED FAULT", "WHAT", "TENANT", "ROUTE", "SHARE", "BY", "UNTIL", "STRUCK"]);
-    let mut all = list(&state["faults"]).peekable();
-    if all.peek().is_none() {
-        return String::new();
-    }
-    for one in all {
-        let kinds = tidegate_model::fault::Kind::NAMES.into_iter();
-        let what =
-            kinds.filter(|kind| !one[*kind].is_null()).map(|kind| format!("{kind} {}", cell(&one[kind])));
-        rows.push([
-            cell(&one["name"]),
-            what.collect(),
-            cell(&one["tenant"]),
-            cell(&one["route"]),
-            format!("{:.0} %", one["share"].as_f64().unwrap_or_default() * 100.0),
-            cell(&one["by"]),
-            cell(&one["until"]),
-            cell(&one["struck"]),
-        ]);
-    }
-    format!("\n{}", aligned(&rows))
-}
-
-fn upstreams(state: &Value) -> Rows {
-    let mut rows = Rows::of(["UPSTREAM", "BREAKER", "LOAD", "SLOTS", "WAITING", "P50", "P99", "DISCOVERY"]);
-    for one in list(&state["upstreams"]) {
-        let slots = match &one["concurrency"] {
-            Value::Null => "-".to_owned(),
-            limit if one["adaptive"] == true => format!("{} of {limit} (adaptive)", one["in_use"]),
-            limit => format!("{} of {limit}", one["in_use"]),
-        };
-        let mut found = cell(&one["discovery"]);
-        if let Value::String(error) = &one["discovery_error"] {
-            found = format!("{found} (failing: {error})");
-        }
-        if let Value::Number(size) = &one["shard"]["size"] {
-            found = format!("{found}, {size} of {} a tenant", list(&one["endpoints"]).count());
-        }
-        rows.push([
-            cell(&one["name"]),
-            cell(&one["breaker"]),
-            cell(&one["load"]),
-            slots,
-            waiting(one),
-            millis(&one["p50_ms"]),
-            millis(&one["p99_ms"]),
-            found,
-        ]);
-    }
-    rows
-}
-
-/// Of each upstream that is or was saturated: by whom, since when, and what was done.
-fn verdicts(state: &Value) -> String {
-    let told = list(&state["upstreams"]).filter(|one| one["verdict"].is_object());
-    told.map(|one| format!("{} {}\n", cell(&one["name"]), cell(&one["verdict"]["text"]))).collect()
-}
-
-/// How many wait, and who uses most of what they wait for.
-fn waiting(upstream: &Value) -> String {
-    let waiting = cell(&upstream["waiting"]);
-    match (&upstream["saturated_ms"], list(&upstream["heaviest"]).next()) {
-        (Value::Number(since), Some(heaviest)) => format!(
-            "{waiting} for {:.0} s ({} on {}: {:.0} %)",
-            since.as_f64().unwrap_or_default() / 1e3,
-            cell(&heaviest["tenant"]),
-            cell(&heaviest["route"]),
-            heaviest["share"].as_f64().unwrap_or_default() * 100.0,
-        ),
-        _ => waiting,
-    }
-}
-
-fn endpoints(state: &Value) -> Rows {
-    let mut rows = Rows::of([
-        "ENDPOINT", "UPSTREAM", "STATE", "ADMIN", "ACTIVE", "CONNS", "REQUESTS", "FAILED", "LATENCY",
-    ]);
-    for upstream in list(&state["upstreams"]) {
-        let files = &upstream["files"];
-        if files.is_object() {
-            let state = if upstream["discovery_error"].is_null() { "up" } else { "failing" };
-            let mut row = ["files", "", state, "-", "", "-", "", "", "-"].map(str::to_owned);
-            row[1] = cell(&upstream["name"]);
-            for (place, key) in [(4, "active"), (6, "requests"), (7, "failures")] {
-                row[place] = cell(&files[key]);
-            }
-            rows.push(row);
-        }
-        for one in list(&upstream["endpoints"]) {
-            rows.push([
-                cell(&one["address"]),
-                cell(&upstream["name"]),
-                cell(&one["state"]),
-                cell(&one["admin"]),
-                cell(&one["active"]),
-                cell(&one["connections"]),
-                cell(&one["requests"]),
-                cell(&one["failures"]),
-                millis(&one["latency_ms"]),
-            ]);
-        }
-    }
-    rows
-}
-
-fn plans(state: &Value) -> Rows {
-    let mut rows =
-        Rows::of(["PLAN", "TENANTS", "IN FLIGHT", "AT ONCE", "BODY", "BYTES IN/S", "BYTES OUT/S", "RATES"]);
-    for one in list(&state["plans"]) {
-        let rates: Vec<String> = list(&one["rates"])
-            .map(|rate| format!("{}: {}, {} at once", cell(&rate["name"]), allowance(rate), rate["burst"]))
-            .collect();
-        rows.push([
-            cell(&one["name"]),
-            cell(&one["tenants"]),
-            cell(&one["in_flight"]),
-            cell(&one["concurrency"]),
-            cell(&one["body_bytes"]),
-            cell(&one["request_bytes_per_second"]),
-            cell(&one["response_bytes_per_second"]),
-            if rates.is_empty() { "-".to_owned() } else { rates.join("; ") },
-        ]);
-    }
-    rows
-}
-
-fn tenants(state: &Value) -> Rows {
-    let mut rows = Rows::of(["TENANT", "PLAN", "ADMITTED", "REFUSED", "IN FLIGHT", "RATES"]);
-    let told = &state["tenants"];
-    for one in list(&told["busiest"]) {
-        let in_flight = match &one["concurrency"] {
-            Value::Null => cell(&one["in_flight"]),
-            limit => format!("{} of {limit}", one["in_flight"]),
-        };
-        let own = list(&one["rates"]).map(rate);
-        // A route's single rate is called as the route is.
-        let on_routes = list(&one["routes"]).flat_map(|route| {
-            let places = route["concurrency"]
-                .as_u64()
-                .map(|most| format!("{}: {} of {most} in flight", cell(&route["name"]), route["in_flight"]));
-            list(&route["rates"]).map(rate).chain(places)
-        });
-        let rates: Vec<String> = own.chain(on_routes).collect();
-        let rates = if rates.is_empty() { "-".to_owned() } else { rates.join("; ") };
-        rows.push([
-            cell(&one["id"]),
-            cell(&one["plan"]),
-            cell(&one["admitted"]),
-            cell(&one["refused"]),
-            in_flight,
-            rates,
-        ]);
-    }
-    let shown = list(&told["busiest"]).count() as u64;
-    let others = told["tracked"].as_u64().unwrap_or_default().saturating_sub(shown);
-    if others > 0 {
-        let sums = &told["others"];
-        let dash = || "-".to_owned();
-        rows.push([
-            format!("({others} others)"),
-            dash(),
-            cell(&sums["admitted"]),
-            cell(&sums["refused"]),
-            dash(),
-            dash(),
-        ]);
-    }
-    rows
-}
-
-/// `default: 3 left, 5 in 1 s`.
-fn rate(rate: &Value) -> String {
-    format!("{}: {} left, {}", cell(&rate["name"]), rate["remaining"], allowance(rate))
-}
-
-/// `5 in 1 s`.
-fn allowance(rate: &Value) -> String {
-    format!("{} in {} s", rate["limit"], rate["window_ms"].as_f64().unwrap_or_default() / 1e3)
 }
 
 /// What is in an array; nothing, if it is none.
@@ -548,34 +208,6 @@ pub fn millis(value: &Value) -> String {
 fn indented(text: &str) -> String {
     let lines = text.lines().map(|line| format!("  {line}").trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
-}
-
-/// Rows of equally many cells, the heads first.
-struct Rows(Vec<Vec<String>>);
-
-impl Rows {
-    fn of<const COLUMNS: usize>(heads: [&str; COLUMNS]) -> Rows {
-        Rows(vec![heads.map(str::to_owned).to_vec()])
-    }
-
-    fn push<const COLUMNS: usize>(&mut self, cells: [String; COLUMNS]) {
-        self.0.push(cells.to_vec());
-    }
-}
-
-fn aligned(Rows(rows): &Rows) -> String {
-    in_columns(rows)
-}
-
-/// Cells in columns of their own widths, all rows with as many.
-pub fn in_columns(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let line = |row: &Vec<String>| {
-        let cells =
-            row.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]

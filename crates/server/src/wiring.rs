@@ -3,7 +3,6 @@
 //! Each core is a thread with a runtime of its own; commands reach it through a bounded channel. Nothing here is on the
 //! path of a request.
 
-use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -11,42 +10,45 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tidegate_dispatch::webhook::{Slot, Webhooks};
 use tidegate_dispatch::{Dispatcher, Parts as DispatchParts};
 use tidegate_model::plan::Plan;
 use tidegate_model::tenant::Tenants;
 use tidegate_model::tick::Tick;
 use tidegate_proxy::cache::Cache;
-use tidegate_proxy::cache::shield::home::Home;
 use tidegate_proxy::domains::Domains;
 use tidegate_proxy::idempotency::Idempotency;
 use tidegate_proxy::secure::Secured;
-use tidegate_proxy::{Entropy, Guard, Proxy, Shield, Site, SiteError, Standing};
+use tidegate_proxy::{Shield, Site, SiteError, Standing};
 use tidegate_store::{OpenError, Store};
+use tidegate_upstream::Upstreams;
 use tidegate_upstream::settings::UpstreamSettings;
-use tidegate_upstream::{Caller, Upstreams};
+use tidegate_wire::clock;
 use tidegate_wire::handover::{Heir, Passed};
-use tidegate_wire::listen::{BindError, bind, widen};
-use tidegate_wire::server::{Census, Server};
-use tidegate_wire::settings::{CertificateFiles, ListenerSettings};
+use tidegate_wire::listen::BindError;
+use tidegate_wire::server::Census;
+use tidegate_wire::settings::CertificateFiles;
 use tidegate_wire::tls::{CertificateError, CertificateSet, Certificates};
-use tidegate_wire::{clock, task};
-use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::acme::Acme;
 use crate::config::{Config, Failure, Spot};
 use crate::maintenance::Orders;
-use crate::protect::{self, Readings};
+use crate::protect::Readings;
 use crate::pull::nodes::Nodes;
 use crate::redis::Redis;
 use crate::schedules::Schedules;
 use crate::telemetry::{LogWriterError, ProcessCounts, Telemetry};
-use crate::upgrade::{Legacy, Place, Sockets};
+use crate::upgrade::{Legacy, Sockets};
 
-/// Commands that may wait for a core.
-const COMMANDS_MAX: usize = 64;
+use self::cores::{Command, Core, Parts};
+use self::listening::{Bound, bind_new, listeners};
+
+mod cores;
+mod listening;
+
+pub use listening::{Listening, Side};
+
 /// How long a core may take to do what it was told until nobody waits for it any more.
 const REACHED_MAX: Duration = Duration::from_secs(5);
 /// How to mend it.
@@ -91,38 +93,6 @@ pub struct Gate {
     /// Which core gets the next connection of the process before.
     adopted: AtomicUsize,
     config: Mutex<Arc<Config>>,
-}
-
-/// Who comes in by a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Side {
-    /// Clients.
-    Clients,
-    /// Other nodes of the cluster.
-    Nodes,
-}
-
-impl Listening {
-    /// What a process that takes over finds it by.
-    #[must_use]
-    pub fn place(&self) -> Place {
-        let ListenerSettings { address: asked, tls, .. } = self.settings;
-        Place::Listener { side: self.side, asked, got: self.address, tls }
-    }
-}
-
-/// An address that is listened on.
-#[derive(Clone, Debug)]
-pub struct Listening {
-    /// Its sockets, to be given to a process that takes over.
-    pub sockets: Arc<Vec<TcpListener>>,
-    /// For whom.
-    pub side: Side,
-    /// What was asked for.
-    pub settings: ListenerSettings,
-    /// What the kernel gave.
-    pub address: SocketAddr,
 }
 
 /// Why Tidegate does not start, or a reload does not take effect.
@@ -178,76 +148,15 @@ fn unbound(error: &BindError) -> Failure {
     }
 }
 
-struct Core {
-    commands: mpsc::Sender<Command>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What all cores are made of.
-#[derive(Clone)]
-struct Parts {
-    site: Arc<Site>,
-    telemetry: Arc<Telemetry>,
-    census: Arc<Census>,
-    tls: Arc<Certificates>,
-    node_tls: Arc<Certificates>,
-    shield: Arc<Shield>,
-}
-
-enum Command {
-    Site(Arc<Site>),
-    Listen(Vec<TcpListener>, ListenerSettings, Side),
-    Adjust(SocketAddr, ListenerSettings, Side),
-    Close(SocketAddr, Side),
-    /// All before this has been done.
-    Reached(oneshot::Sender<()>),
-    /// Another process goes on with what is between two requests, and has the sockets.
-    HandOver(Heir),
-    /// No client of HTTP/2 begins anything here any more, or it is this late.
-    Settled(Tick, oneshot::Sender<()>),
-    /// A connection of the process before.
-    Adopt(Box<Passed>),
-    Drain,
-}
-
 impl Gate {
     /// Starts the cores. They listen once it is [opened](Gate::open). What a process before has left is taken from there.
     ///
     /// # Errors
     /// [`WiringError`]; nothing is left running then but idle threads.
     pub fn start(config: Config, legacy: &mut Legacy) -> Result<Arc<Gate>, WiringError> {
-        let idempotency = Arc::<Idempotency>::default();
-        let standing = Standing {
-            upstreams: Arc::new(Upstreams::default()),
-            tenants: Arc::new(Tenants::new(config.proxy.tenants.tracked_max)),
-            failures: Arc::default(),
-            verifiers: Arc::default(),
-            faults: Arc::default(),
-            maintenance: Arc::default(),
-            cache: Arc::new(Cache::new(config.proxy.cache)),
-            mirrors: Arc::default(),
-            verdicts: Arc::default(),
-            domains: Arc::new(Domains::new(Arc::clone(&idempotency))),
-            secured: Arc::<Secured>::default(),
-            idempotency,
-            canaries: Arc::default(),
-        };
+        let standing = standing(&config);
         let workers = config.workers.get();
-        let opened = Telemetry::new(&config.log, workers + 1).map_err(WiringError::from);
-        let traces = config.otlp.as_ref().and_then(|otlp| otlp.traces.as_ref());
-        opened.iter().for_each(|telemetry| telemetry.tell_traces(traces));
-        let store = open_store(&config, &standing, legacy);
-        let bound = bind_new(&listeners(&config), &[], workers, &mut legacy.sockets);
-        let (sockets, telemetry) = match (bound, opened, store) {
-            (Ok(sockets), Ok(telemetry), Ok(store)) => {
-                keep_in(&standing, store);
-                (sockets, Arc::new(telemetry))
-            }
-            (bound, opened, store) => {
-                let errors = bound.err().into_iter().chain(opened.err()).chain(store.err());
-                return Err(WiringError::Several(errors.collect()));
-            }
-        };
+        let (sockets, telemetry) = open_all(&config, &standing, legacy)?;
         let (certificates, node_certificates) =
             (Arc::<Certificates>::default(), Arc::<Certificates>::default());
         let (of_clients, of_nodes) = load_certificates(&config)?;
@@ -468,72 +377,6 @@ impl Gate {
         all
     }
 
-    /// Listens where the configuration says, and no longer elsewhere. These are the sockets of new addresses.
-    fn listen(&self, mut sockets: Bound) {
-        let mut wanted = listeners(&self.config());
-        let mut listening = self.listening.lock();
-        let mut kept = Vec::new();
-        // Those that have not changed first: with port 0 several may have the same address.
-        let is =
-            |held: &Listening, (settings, side): &Wanted| held.settings == *settings && held.side == *side;
-        wanted.retain(|wanted| match listening.iter().position(|held| is(held, wanted)) {
-            Some(place) => {
-                kept.push(listening.swap_remove(place));
-                false
-            }
-            None => true,
-        });
-        for (settings, side) in wanted {
-            // An address with other settings goes on listening: the next connections are held to those.
-            let at = |held: &Listening| held.settings.address == settings.address && held.side == side;
-            if let Some(place) = listening.iter().position(at) {
-                let Listening { address, sockets, .. } = listening.swap_remove(place);
-                self.cores
-                    .iter()
-                    .for_each(|core| core.tell(Command::Adjust(address, settings.clone(), side)));
-                kept.push(Listening { sockets, side, settings, address });
-                continue;
-            }
-            let is = |(bound, _): &((ListenerSettings, Side), _)| bound.0 == settings && bound.1 == side;
-            let Some(place) = sockets.iter().position(is) else { continue };
-            let (_, sockets) = sockets.swap_remove(place);
-            let address = sockets.first().and_then(|one| one.local_addr().ok()).unwrap_or(settings.address);
-            let sockets = self.spread(address, sockets, &settings, side);
-            kept.push(Listening { sockets, side, settings, address });
-        }
-        for gone in listening.drain(..) {
-            self.cores.iter().for_each(|core| core.tell(Command::Close(gone.address, gone.side)));
-        }
-        *listening = kept;
-    }
-
-    /// Gives each core its sockets of an address. What is left here of them is for a process that takes over.
-    fn spread(
-        &self,
-        address: SocketAddr,
-        sockets: Vec<TcpListener>,
-        settings: &ListenerSettings,
-        side: Side,
-    ) -> Arc<Vec<TcpListener>> {
-        let sockets = widen(address, sockets, self.cores.len()).unwrap_or_else(|error| {
-            tracing::error!(%address, %error, "there is not a socket for each core");
-            Vec::new()
-        });
-        let copies: Result<Vec<_>, _> = sockets.iter().map(TcpListener::try_clone).collect();
-        let copies = copies.unwrap_or_else(|error| {
-            tracing::error!(%address, %error, "no process can take this listener over");
-            Vec::new()
-        });
-        let mut shares: Vec<Vec<TcpListener>> = self.cores.iter().map(|_| Vec::new()).collect();
-        for (place, socket) in sockets.into_iter().enumerate() {
-            shares[place % self.cores.len()].push(socket);
-        }
-        for (core, share) in self.cores.iter().zip(shares) {
-            core.tell(Command::Listen(share, settings.clone(), side));
-        }
-        Arc::new(copies)
-    }
-
     /// Waits for what is under way on the cores, at most so long. `true`: all of it has ended.
     pub fn ended(&self, most: Duration) -> bool {
         for core in &self.cores {
@@ -584,48 +427,53 @@ fn nobodys_plan() -> Plan {
     }
 }
 
-/// A listener that is wanted, and for whom.
-type Wanted = (ListenerSettings, Side);
+/// What outlives reloads, as it is before anything has happened.
+fn standing(config: &Config) -> Standing {
+    let idempotency = Arc::<Idempotency>::default();
+    Standing {
+        upstreams: Arc::new(Upstreams::default()),
+        tenants: Arc::new(Tenants::new(config.proxy.tenants.tracked_max)),
+        failures: Arc::default(),
+        verifiers: Arc::default(),
+        faults: Arc::default(),
+        maintenance: Arc::default(),
+        cache: Arc::new(Cache::new(config.proxy.cache)),
+        mirrors: Arc::default(),
+        verdicts: Arc::default(),
+        domains: Arc::new(Domains::new(Arc::clone(&idempotency))),
+        secured: Arc::<Secured>::default(),
+        idempotency,
+        canaries: Arc::default(),
+    }
+}
 
-/// Listeners that are new, each with a socket for every core.
-type Bound = Vec<(Wanted, Vec<TcpListener>)>;
-
-/// All listeners of a configuration.
-fn listeners(config: &Config) -> Vec<Wanted> {
-    let clients = config.listeners.iter().map(|settings| (settings.clone(), Side::Clients));
-    clients.chain(config.cluster.iter().map(|cluster| (cluster.listener.clone(), Side::Nodes))).collect()
+/// Opens what can fail for reasons of the machine's: sockets, the access log, the store. All that fails is told at once.
+fn open_all(
+    config: &Config,
+    standing: &Standing,
+    legacy: &mut Legacy,
+) -> Result<(Bound, Arc<Telemetry>), WiringError> {
+    let workers = config.workers.get();
+    let opened = Telemetry::new(&config.log, workers + 1).map_err(WiringError::from);
+    let traces = config.otlp.as_ref().and_then(|otlp| otlp.traces.as_ref());
+    opened.iter().for_each(|telemetry| telemetry.tell_traces(traces));
+    let store = open_store(config, standing, legacy);
+    let bound = bind_new(&listeners(config), &[], workers, &mut legacy.sockets);
+    match (bound, opened, store) {
+        (Ok(sockets), Ok(telemetry), Ok(store)) => {
+            keep_in(standing, store);
+            Ok((sockets, Arc::new(telemetry)))
+        }
+        (bound, opened, store) => {
+            let errors = bound.err().into_iter().chain(opened.err()).chain(store.err());
+            Err(WiringError::Several(errors.collect()))
+        }
+    }
 }
 
 /// All upstreams of a configuration, other nodes included.
 fn upstreams(config: &Config) -> Vec<UpstreamSettings> {
     config.upstreams.iter().chain(&config.peers).cloned().collect()
-}
-
-/// Binds what is not listened on yet. Every address that cannot be had is told.
-fn bind_new(
-    wanted: &[Wanted],
-    listening: &[Listening],
-    cores: usize,
-    legacy: &mut Sockets,
-) -> Result<Bound, WiringError> {
-    let mut held: Vec<_> = listening.iter().map(|one| (one.settings.address, one.side)).collect();
-    let (mut bound, mut errors) = (Vec::new(), Vec::new());
-    for (settings, side) in wanted {
-        // With port 0 several have one address: each takes the place of one.
-        if let Some(place) = held.iter().position(|held| *held == (settings.address, *side)) {
-            held.swap_remove(place);
-            continue;
-        }
-        if let Some(sockets) = legacy.take_listener(*side, settings) {
-            bound.push(((settings.clone(), *side), sockets));
-            continue;
-        }
-        match bind(settings.address, cores) {
-            Ok(sockets) => bound.push(((settings.clone(), *side), sockets)),
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() { Ok(bound) } else { Err(WiringError::Bind(errors)) }
 }
 
 /// What has changed and cannot be changed while running.
@@ -694,94 +542,6 @@ fn load_certificates(
     };
     let of_nodes = config.cluster.as_ref().and_then(|cluster| cluster.files.as_ref());
     Ok((load(&config.certificates)?, load(of_nodes.map_or(&[], std::slice::from_ref))?))
-}
-
-impl Core {
-    fn start(number: usize, cores: usize, parts: &Parts) -> Core {
-        let (commands, waiting) = mpsc::channel(COMMANDS_MAX);
-        let Parts { site, telemetry, census, tls, node_tls, shield } = parts.clone();
-        let run = move || {
-            let runtime = Builder::new_current_thread()
-                .enable_all()
-                .build_local(LocalOptions::default())
-                .expect("the system has an event queue for each core");
-            runtime.block_on(async move {
-                let caller = Caller::new(cores, seed());
-                caller.sweep();
-                crate::memory::give_back();
-                let guard = Guard::new(&shield, number);
-                let (recorder, entropy) = (telemetry.recorder(number), Entropy::seeded(seed()));
-                let proxy = Rc::new(Proxy::new(site, caller, recorder, entropy, Rc::clone(&guard)));
-                let server = Server::new(Rc::clone(&proxy), tls, Arc::clone(&census));
-                let nodes = Server::new(Home::new(Rc::clone(&proxy)), node_tls, census);
-                protect::watch_core(&server, &guard);
-                serve(&proxy, &server, &nodes, waiting).await;
-            });
-        };
-        let thread = std::thread::Builder::new().name(format!("core-{number}")).spawn(run);
-        Core { commands, thread: Mutex::new(Some(thread.expect("a thread can be started"))) }
-    }
-
-    fn tell(&self, command: Command) {
-        // A full channel is a core that hangs, a closed one has drained: neither may stop a reload for the others.
-        if self.commands.try_send(command).is_err() {
-            tracing::error!("a core took no command");
-        }
-    }
-}
-
-async fn serve(
-    proxy: &Rc<Proxy>,
-    server: &Rc<Server<Proxy>>,
-    nodes: &Rc<Server<Home>>,
-    mut commands: mpsc::Receiver<Command>,
-) {
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Site(site) => proxy.swap(site),
-            Command::Listen(sockets, settings, side) => {
-                for socket in sockets {
-                    let listens = match side {
-                        Side::Clients => server.listen(socket, settings.clone()),
-                        Side::Nodes => nodes.listen(socket, settings.clone()),
-                    };
-                    if let Err(error) = listens {
-                        tracing::error!(%error, "a core cannot listen");
-                    }
-                }
-            }
-            Command::Adjust(address, settings, Side::Clients) => server.adjust(address, settings),
-            Command::Adjust(address, settings, Side::Nodes) => nodes.adjust(address, settings),
-            Command::Close(address, Side::Clients) => server.close(address),
-            Command::Close(address, Side::Nodes) => nodes.close(address),
-            // Whoever asked may have given up.
-            Command::Reached(done) => drop(done.send(())),
-            Command::HandOver(heir) => {
-                server.hand_over(heir);
-                // What other nodes ask comes again by another connection: none is given away.
-                nodes.hand_over(mpsc::channel(1).0);
-            }
-            Command::Settled(by, done) => {
-                let server = Rc::clone(server);
-                task::spawn(async move {
-                    server.settled(by).await;
-                    // Whoever asked may have given up.
-                    let _ = done.send(());
-                });
-            }
-            Command::Adopt(passed) => {
-                if let Err(error) = server.adopt(*passed) {
-                    tracing::warn!(%error, "a connection of the process before cannot be gone on with");
-                }
-            }
-            // The other nodes ask the upstream as soon as nobody listens here.
-            Command::Drain => {
-                tokio::join!(server.drain(), nodes.drain());
-                // What was begun under a key is finished, though its client may have left.
-                return proxy.finished().await;
-            }
-        }
-    }
 }
 
 /// Chance from the operating system.
