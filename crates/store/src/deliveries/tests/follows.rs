@@ -18,6 +18,53 @@ fn what_comes_after_others_waits_until_each_was_delivered() {
     }
 }
 
+/// What the tables of a store that was killed say of what comes after what, asked or told by hand.
+fn by_hand(bed: &Bed, lives: u32, sqlite: &str, postgres: &str) -> String {
+    match bed {
+        Bed::Directory(directory, _) => {
+            let file = directory.path().join(lives.to_string()).join(crate::database::NAME);
+            let other = crate::memory::open(&file, rusqlite::OpenFlags::default()).unwrap();
+            if sqlite.starts_with("SELECT") {
+                return other.query_row(sqlite, (), |row| row.get(0)).unwrap();
+            }
+            other.execute_batch(sqlite).unwrap();
+            String::new()
+        }
+        Bed::Postgres(url) => Postgres::shared().say_in(url, postgres),
+    }
+}
+
+#[test]
+fn what_an_earlier_version_noted_of_those_that_wait_no_more_goes_with_it() {
+    for mut stand in Stand::all() {
+        let (head, ended) = (stand.promise("acme"), stand.promise("acme"));
+        let (head_seq, ended_seq) = (stand.accept(&head), stand.accept(&ended));
+        let waits = Promise { after: vec![head.id], ..stand.promise("acme") };
+        let waits_seq = stand.accept(&waits);
+        assert_eq!(stand.make(ended_seq, DONE), []);
+        stand.bed.kill(stand.lives);
+        stand.lives += 1;
+        // As the version before left it: of one that was delivered, of one that is ready, of one that was forgotten.
+        let [head, ended] = [head_seq, ended_seq].map(|seq| seq.0);
+        let stale = format!("({head}, {ended}), ({ended}, {head}), ({head}, {})", waits_seq.0 + 1000);
+        by_hand(
+            &stand.bed,
+            stand.lives,
+            &format!("DROP INDEX afters_seq; INSERT INTO afters VALUES {stale}; PRAGMA user_version = 4"),
+            &format!(
+                "DROP INDEX tidegate.afters_seq; INSERT INTO tidegate.afters VALUES {stale}; DELETE FROM tidegate.versions WHERE version = 3"
+            ),
+        );
+        stand.open();
+        assert_eq!(stand.runtime.block_on(stand.store().audit()), Ok(Vec::new()));
+        assert_eq!(seqs(&stand.make(head_seq, DONE)), [waits_seq], "it is not lost with the others");
+        stand.bed.kill(stand.lives);
+        let count = "SELECT CAST(count(*) AS TEXT) FROM";
+        let [sqlite, postgres] = ["afters", "tidegate.afters"].map(|table| format!("{count} {table}"));
+        assert_eq!(by_hand(&stand.bed, stand.lives + 1, &sqlite, &postgres), "0");
+    }
+}
+
 #[test]
 fn where_one_fails_all_that_come_after_it_are_dead() {
     for mut stand in Stand::all() {
