@@ -411,8 +411,10 @@ pub(crate) fn say(gate: &Gate, token: &str, line: &str, body: &str) -> (u16, Str
     );
     let answer = tidegate_testkit::send(gate.control, request.as_bytes());
     crate::described::holds(line, &answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-    (head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default(), body.to_owned())
+    let (head, answered) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default();
+    crate::described::takes(line, status, body);
+    (status, answered.to_owned())
 }
 
 /// One whose tenants are named by a header and whose tokens are called as their scopes are.

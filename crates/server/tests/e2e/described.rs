@@ -16,27 +16,48 @@ pub fn holds(line: &str, answer: &str) {
     let (Ok(told), Some(Ok(status))) = (told, head.get(9..12).map(str::parse)) else { return };
     // Of paths that there are not nothing is said.
     if told["code"] != "control.not-found" {
-        // Some tests put further fields behind it.
-        fits(line.split(" HTTP/").next().unwrap_or(line), status, &told);
+        fits(line, status, &told);
+    }
+}
+
+/// Whether a body that was sent is what is said to be taken, where it was.
+pub fn takes(line: &str, status: u16, sent: &str) {
+    let Ok(sent) = serde_json::from_str::<Value>(sent) else { return };
+    if status < 300 {
+        let (path, method, operation) = operation(line);
+        let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+        assert!(schema.is_object(), "{line} takes {sent}, of which nothing is said");
+        hold(&format!("{line} takes"), format!("{method} {path}"), schema, &sent);
     }
 }
 
 /// Whether what was answered is what is said.
 pub fn fits(line: &str, status: u16, told: &Value) {
-    let (method, target) = line.split_once(' ').unwrap();
-    let (path, operations) =
-        described(target.split('?').next().unwrap()).unwrap_or_else(|| panic!("{line} is described nowhere"));
-    let responses = &operations[method.to_lowercase()]["responses"];
+    let (path, method, operation) = operation(line);
+    let responses = &operation["responses"];
     let kind = if status < 400 { "application/json" } else { "application/problem+json" };
     let said = status.to_string();
     let said = if responses[&said].is_object() { said } else { "default".to_owned() };
     let schema = &responses[&said]["content"][kind]["schema"];
     assert!(schema.is_object(), "{line} is answered with {status}, of which nothing is said");
-    let wrong: Vec<String> = validator(format!("{method} {path} {said} {kind}"), schema)
-        .iter_errors(told)
-        .map(|error| format!("{}: {error}", error.instance_path))
-        .collect();
-    assert!(wrong.is_empty(), "{line}: {wrong:?} in {told}");
+    hold(line, format!("{method} {path} {said} {kind}"), schema, told);
+}
+
+fn hold(what: &str, name: String, schema: &Value, told: &Value) {
+    let validator = validator(name, schema);
+    let wrong = validator.iter_errors(told).map(|error| format!("{}: {error}", error.instance_path));
+    let wrong: Vec<String> = wrong.collect();
+    assert!(wrong.is_empty(), "{what}: {wrong:?} in {told}");
+}
+
+/// What a line asks for: the path as the document writes it, the method, and what is said of it.
+fn operation(line: &str) -> (&'static str, &str, &'static Value) {
+    // Some tests put further fields behind it.
+    let line = line.split(" HTTP/").next().unwrap_or(line);
+    let (method, target) = line.split_once(' ').unwrap();
+    let found = described(target.split('?').next().unwrap());
+    let (path, operations) = found.unwrap_or_else(|| panic!("{line} is described nowhere"));
+    (path, method, &operations[method.to_lowercase()])
 }
 
 /// The path that is meant, as the document writes it, and what is said of it.

@@ -64,9 +64,10 @@ fn say(gate: &Gate, token: &str, line: &str, body: &str) -> (u16, Value) {
         body.len()
     );
     let answer = send(gate.control, request.as_bytes());
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    let (head, answered) = answer.split_once("\r\n\r\n").unwrap_or_default();
     let status = head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default();
-    let told = serde_json::from_str(body).unwrap_or_default();
+    let told = serde_json::from_str(answered).unwrap_or_default();
+    crate::described::takes(line, status, body);
     crate::described::fits(line, status, &told);
     (status, told)
 }

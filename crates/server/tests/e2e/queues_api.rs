@@ -50,9 +50,10 @@ pub fn say(gate: &Gate, token: &str, line: &str, body: &Value) -> (u16, Value) {
         "{line} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     let answer = send(gate.control, request.as_bytes());
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let (head, answered) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
-    let told = serde_json::from_str(body).unwrap_or_default();
+    let told = serde_json::from_str(answered).unwrap_or_default();
+    described::takes(line, status, &body);
     described::fits(line, status, &told);
     (status, told)
 }

@@ -27,7 +27,9 @@ pub fn set(gate: &Gate, address: SocketAddr, state: &str) -> Value {
         body.len()
     );
     let answer = send(gate.control, request.as_bytes());
-    crate::described::holds(request.lines().next().unwrap().trim_end_matches(" HTTP/1.0"), &answer);
+    let line = request.lines().next().unwrap();
+    crate::described::takes(line, 200, &body);
+    crate::described::holds(line, &answer);
     let told = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
     let status: Value = serde_json::from_str(told).unwrap_or_else(|_| panic!("not a status: {answer}"));
     let all = status["endpoints"].as_array().cloned().unwrap_or_default();
