@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidegate_model::delivery::lane::Place;
 use tidegate_model::delivery::{Record, Request};
 
-use super::{Attempt, Line, Ready};
+use super::{Attempt, Line, Pause, Ready};
 
 /// What a delivery takes beside its own bytes: its row and what is found by it, about.
 pub(crate) const ROW_BYTES: u64 = 256;
@@ -105,4 +105,26 @@ pub(crate) fn attempt_bytes(attempt: &Attempt) -> u64 {
 /// As many of these words as are kept.
 pub(crate) fn words(text: &str) -> &str {
     &text[..text.floor_char_boundary(WHY_BYTES_MAX)]
+}
+
+impl Pause {
+    /// It as a row: of which kind it is, its queue, tenant and key, empty where it has none.
+    pub(crate) fn columns(&self) -> (u8, &str, &str, &str) {
+        match self {
+            Pause::Queue(queue) => (0, queue, "", ""),
+            Pause::Tenant(tenant) => (1, "", tenant, ""),
+            Pause::Line(line) => (2, &line.queue, &line.tenant, ""),
+            Pause::Key(line, key) => (3, &line.queue, &line.tenant, key),
+        }
+    }
+
+    /// What such a row is.
+    pub(crate) fn of_columns(kind: u8, queue: Arc<str>, tenant: Arc<str>, key: Arc<str>) -> Pause {
+        match kind {
+            0 => Pause::Queue(queue),
+            1 => Pause::Tenant(tenant),
+            2 => Pause::Line(Line { queue, tenant }),
+            _ => Pause::Key(Line { queue, tenant }, key),
+        }
+    }
 }

@@ -1,7 +1,5 @@
 //! What people and their tools ask for: pages, sums, what is paused.
 
-use std::sync::Arc;
-
 use rusqlite::{Connection, params};
 use tidegate_model::delivery::{Kind, Seq};
 
@@ -106,32 +104,16 @@ pub(super) fn totals(connection: &Connection, lines_max: usize) -> Result<Vec<To
     Ok(totals)
 }
 
-fn columns_of(pause: &Pause) -> (u8, &str, &str, &str) {
-    match pause {
-        Pause::Queue(queue) => (0, queue, "", ""),
-        Pause::Tenant(tenant) => (1, "", tenant, ""),
-        Pause::Line(line) => (2, &line.queue, &line.tenant, ""),
-        Pause::Key(line, key) => (3, &line.queue, &line.tenant, key),
-    }
-}
-
 pub(super) fn pauses(connection: &Connection) -> Result<Vec<Pause>, Fault> {
     let mut select = connection
         .prepare_cached("SELECT kind, queue, tenant, key FROM pauses ORDER BY kind, queue, tenant, key")?;
-    let found = select.query_map((), |row| {
-        let (queue, tenant): (Arc<str>, Arc<str>) = (row.get(1)?, row.get(2)?);
-        Ok(match row.get::<_, u8>(0)? {
-            0 => Pause::Queue(queue),
-            1 => Pause::Tenant(tenant),
-            2 => Pause::Line(Line { queue, tenant }),
-            _ => Pause::Key(Line { queue, tenant }, row.get(3)?),
-        })
-    })?;
+    let found = select
+        .query_map((), |row| Ok(Pause::of_columns(row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn put_pause(connection: &Connection, pause: &Pause, most: usize) -> Result<bool, Fault> {
-    let (kind, queue, tenant, key) = columns_of(pause);
+    let (kind, queue, tenant, key) = pause.columns();
     let mut is = connection.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM pauses WHERE kind = ?1 AND queue = ?2 AND tenant = ?3 AND key = ?4)",
     )?;
@@ -149,7 +131,7 @@ pub(super) fn put_pause(connection: &Connection, pause: &Pause, most: usize) -> 
 }
 
 pub(super) fn remove_pause(connection: &Connection, pause: &Pause) -> Result<(), Fault> {
-    let (kind, queue, tenant, key) = columns_of(pause);
+    let (kind, queue, tenant, key) = pause.columns();
     connection
         .prepare_cached("DELETE FROM pauses WHERE kind = ?1 AND queue = ?2 AND tenant = ?3 AND key = ?4")?
         .execute(params![kind, queue, tenant, key])?;

@@ -57,28 +57,11 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// One whose number is all of its id, with a body whose bytes count.
 fn promise(id: u128, tenant: &str) -> Promise {
-    let request = Request {
-        method: Method::POST,
-        target: "/jobs".into(),
-        fields: Fields::default(),
-        body: Bytes::from(vec![b'x'; 100]),
-    };
-    Promise {
-        id: Id(id),
-        queue: "mails".into(),
-        tenant: tenant.into(),
-        lane: None,
-        priority: Priority::Default,
-        aging: AGING_MS,
-        due: None,
-        expires: None,
-        attempts_max: None,
-        unique: None,
-        after: Vec::new(),
-        callback: None,
-        request: Arc::new(request),
-    }
+    let like = super::promise(id, tenant);
+    let request = Request { body: Bytes::from(vec![b'x'; 100]), ..(*like.request).clone() };
+    Promise { id: Id(id), request: Arc::new(request), ..like }
 }
 
 fn audit(store: &Store) {

@@ -209,10 +209,14 @@ fn insert<'a>(new: &[&'a Entry], all: &mut Vec<Says<'a>>) {
 }
 
 fn lean<'a>(changed: &[&'a Entry], all: &mut Vec<Says<'a>>) {
-    if changed.is_empty() {
-        return;
+    if !changed.is_empty() {
+        all.push(Says::new(LEAN, often(changed)));
     }
-    let values = columns_of!(
+}
+
+/// What each change of a state writes, wide or lean.
+fn often<'a>(changed: &[&'a Entry]) -> Vec<Box<dyn ToSql + Sync + 'a>> {
+    columns_of!(
         changed,
         |entry| seq(entry.row.record.seq),
         |entry| entry.row.record.state.kind() as i16,
@@ -223,25 +227,16 @@ fn lean<'a>(changed: &[&'a Entry], all: &mut Vec<Says<'a>>) {
         |entry| whole(entry.row.record.due),
         |entry| entry.row.record.forgotten.map(whole),
         |entry| why(entry),
-    );
-    all.push(Says::new(LEAN, values));
+    )
 }
 
 fn wide<'a>(changed: &[&'a Entry], all: &mut Vec<Says<'a>>) {
     if changed.is_empty() {
         return;
     }
-    let values = columns_of!(
+    let mut values = often(changed);
+    values.extend(columns_of!(
         changed,
-        |entry| seq(entry.row.record.seq),
-        |entry| entry.row.record.state.kind() as i16,
-        |entry| until(entry),
-        |entry| whole(entry.row.record.token.0),
-        |entry| i64::from(entry.row.record.attempts),
-        |entry| whole(entry.row.kept),
-        |entry| whole(entry.row.record.due),
-        |entry| entry.row.record.forgotten.map(whole),
-        |entry| why(entry),
         |entry| entry.row.record.priority as i16,
         |entry| entry.row.record.rank,
         |entry| entry.row.record.expires.map(whole),
@@ -256,7 +251,7 @@ fn wide<'a>(changed: &[&'a Entry], all: &mut Vec<Says<'a>>) {
         |entry| i16::from(entry.row.marks),
         |entry| whole(entry.row.bytes),
         |entry| entry.row.record.progress.as_deref(),
-    );
+    ));
     all.push(Says::new(WIDE, values));
 }
 

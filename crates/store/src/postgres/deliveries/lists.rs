@@ -162,30 +162,17 @@ pub(super) fn totals(desk: &mut Desk, lines_max: usize) -> Result<Vec<Total>, Fa
     Ok(totals)
 }
 
-fn columns_of(pause: &Pause) -> (i16, &str, &str, &str) {
-    match pause {
-        Pause::Queue(queue) => (0, queue, "", ""),
-        Pause::Tenant(tenant) => (1, "", tenant, ""),
-        Pause::Line(line) => (2, &line.queue, &line.tenant, ""),
-        Pause::Key(line, key) => (3, &line.queue, &line.tenant, key),
-    }
-}
-
 fn values_of(pause: &Pause) -> Vec<Box<dyn ToSql + Sync + '_>> {
-    let (kind, queue, tenant, key) = columns_of(pause);
-    vec![Box::new(kind), Box::new(queue), Box::new(tenant), Box::new(key.as_bytes())]
+    let (kind, queue, tenant, key) = pause.columns();
+    vec![Box::new(i16::from(kind)), Box::new(queue), Box::new(tenant), Box::new(key.as_bytes())]
 }
 
 pub(super) fn pauses(desk: &mut Desk) -> Result<Vec<Pause>, Fault> {
     let found = desk.session.ask(Says::plain(PAUSES))?;
     let pause = |row: &Found| {
+        let kind = u8::try_from(get::<i16>(row, 0)?).unwrap_or(u8::MAX);
         let (queue, tenant) = (get::<&str>(row, 1)?.into(), get::<&str>(row, 2)?.into());
-        Ok(match get::<i16>(row, 0)? {
-            0 => Pause::Queue(queue),
-            1 => Pause::Tenant(tenant),
-            2 => Pause::Line(Line { queue, tenant }),
-            _ => Pause::Key(Line { queue, tenant }, text(get(row, 3)?)?),
-        })
+        Ok(Pause::of_columns(kind, queue, tenant, text(get(row, 3)?)?))
     };
     found.iter().map(pause).collect()
 }

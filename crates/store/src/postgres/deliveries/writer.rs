@@ -13,6 +13,7 @@
 //! waits is told something within the time that is configured, about: but the owner of a shard, while nobody knows, as
 //! what it began may be begun.
 
+mod hindrance;
 mod tend;
 mod transact;
 
@@ -30,6 +31,7 @@ use tidegate_wire::clock;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 
+use self::hindrance::Hindrance;
 use super::super::away::Away;
 use super::super::settings::PostgresSettings;
 use super::ages;
@@ -46,9 +48,6 @@ const BATCH_WEIGHT_MAX: u64 = 8 << 20;
 /// Between two tries to connect: the first wait, and the longest.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// After a transaction was in another's way, until it is tried again: the first wait, and the longest.
-const AGAIN: Duration = Duration::from_millis(2);
-const AGAIN_MAX: Duration = Duration::from_millis(250);
 /// How often is looked, while PostgreSQL is away, for who has waited long enough.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// An errand, and until when somebody waits for it.
@@ -84,9 +83,8 @@ pub(in super::super) struct Writer {
     hears: BTreeMap<u16, Heard>,
     joining: Option<Joining>,
     failures: u32,
-    /// Transactions in a row that were in another's way, and before when none is begun for that.
-    hindered: u32,
-    again_at: Tick,
+    /// Who is in the way of its transactions, and until when none is begun for that.
+    hindrance: Hindrance,
     /// What was written under last.
     epoch: Option<i64>,
     /// The last transaction's number.
@@ -128,8 +126,7 @@ impl Writer {
             hears: BTreeMap::new(),
             joining: None,
             failures: 0,
-            hindered: 0,
-            again_at: Tick(0),
+            hindrance: Hindrance::default(),
             epoch: None,
             batch: 0,
             doubt: None,
@@ -212,7 +209,7 @@ impl Writer {
     fn next(&self) -> Tick {
         match &self.desk {
             Some(_) if !self.waiting.is_empty() || self.has_work().is_some() => {
-                self.again_at.max(clock::now())
+                self.hindrance.until().max(clock::now())
             }
             Some(desk) => desk.session.link.renewed.after(self.settings.lease / 3).min(self.tend_at),
             None if !self.waiting.is_empty() || self.doubt.is_some() => clock::now().after(LOOK_EVERY),
@@ -314,14 +311,7 @@ impl Writer {
 
     /// Whether is waited for whoever was in the way.
     fn is_hindered(&self) -> bool {
-        clock::now() < self.again_at
-    }
-
-    /// A transaction was in another's way: it is tried again a little later, and later still where that goes on.
-    fn hindered(&mut self) {
-        self.hindered = self.hindered.saturating_add(1);
-        let chance = getrandom::u64().unwrap_or_default();
-        self.again_at = clock::now().after(backoff(AGAIN, AGAIN_MAX, self.hindered, chance));
+        self.hindrance.lasts(clock::now())
     }
 
     /// What is carried out together.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tidegate_wire::clock;
+
 use super::{Doubt, Waiting, Writer};
 use crate::deliveries::ledger::Ledger;
 use crate::deliveries::tables::{Fault, Hints, Needs};
@@ -151,7 +153,7 @@ impl Writer {
 
     pub(super) fn tell_all(&mut self, group: Vec<Waiting>) {
         self.told.done.fetch_add(group.len() as u64, Relaxed);
-        self.hindered = 0;
+        self.hindrance.is_over();
         group.into_iter().for_each(|waiting| waiting.errand.tell(Ok(())));
         self.well();
     }
@@ -185,7 +187,7 @@ impl Writer {
             Failed::Again(why) => {
                 tracing::debug!(why, "the store tries a transaction of deliveries again");
                 self.give_back(group);
-                self.hindered();
+                self.hindrance.met(clock::now(), getrandom::u64().unwrap_or_default());
                 let age = self.desk.as_mut().map(ages::look);
                 if let Some(Err(fault)) = age {
                     self.away(&fault.to_string());
