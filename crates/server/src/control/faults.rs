@@ -300,6 +300,17 @@ mod tests {
     }
 
     #[test]
+    fn the_document_has_each_key() {
+        let schema = schemars::schema_for!(crate::control::told::NewFault).to_value();
+        let mut said: Vec<&str> =
+            schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut keys = KEYS.to_vec();
+        said.sort_unstable();
+        keys.sort_unstable();
+        assert_eq!(said, keys);
+    }
+
+    #[test]
     fn reads_each_kind() {
         let of = |what: &str, kind| {
             check(&format!(r#"{{"name": "f", "duration": "1m", {what}}}"#), Ok(wanted(kind)));
