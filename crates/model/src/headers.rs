@@ -17,6 +17,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::access::take_out;
 use crate::address::X_FORWARDED_FOR;
 use crate::fields::{Fields, Name, Value};
 use crate::forwarded::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
@@ -199,13 +200,14 @@ pub fn strip_response(headers: &mut Fields) {
     strip(headers, |name| name == b"proxy-authenticate");
 }
 
-/// Removes from a request's trailers what frames, routes or authorises a message, or tells who sent it: an application
-/// that adds them to its fields must not believe a client what only Tidegate may say.
-pub fn strip_request_trailers(trailers: &mut HeaderMap) {
+/// Removes from a request's trailers what frames, routes or authorises a message, or tells who sent it, and what is called, or
+/// looks, like one of `own`: an application that adds them to its fields must not believe a client what only Tidegate may say.
+pub fn strip_request_trailers<'a>(trailers: &mut HeaderMap, own: impl IntoIterator<Item = &'a [HeaderName]>) {
     let mut fields = Fields::from(&*trailers);
     strip_request(&mut fields);
     remove(&mut fields, &NO_TRAILERS);
     remove(&mut fields, &NO_TRAILERS_OF_CLIENTS);
+    own.into_iter().for_each(|own| take_out(&mut fields, own));
     *trailers = fields.into_map();
 }
 

@@ -52,7 +52,7 @@ impl Access {
     /// # Errors
     /// An upstream that is missing.
     pub fn build(route: &RouteSettings, upstreams: &Prepared<'_>) -> Result<Option<Box<Access>>, SiteError> {
-        let AccessSettings { basic, authorize, cors, security } = &route.access;
+        let AccessSettings { basic, authorize, cors, security, .. } = &route.access;
         if basic.is_none() && authorize.is_none() && cors.is_none() && security.is_none() {
             return Ok(None);
         }

@@ -376,7 +376,11 @@ pub fn body(
     let held = proxy.guard.hold(tenant, settings.priority, bytes, &proxy.entropy)?;
     let count: Rc<Cell<u64>> = exchange.open.request_bytes();
     let pace = Pace::of(permitted.permit(), Direction::Request);
-    let body = RequestBody::new(incoming, max, over, count, Rc::clone(fault), pace).holding(held);
+    // What a trusted proxy says of tenants counts; what only we say comes from nobody else.
+    let claims = if exchange.trusted { None } else { proxy.site().identity.headers().cloned() };
+    let body = RequestBody::new(incoming, max, over, count, Rc::clone(fault), pace)
+        .holding(held)
+        .without([settings.access.vouched.clone(), claims]);
     let body = match exchange.head.version {
         Version::HTTP_2 => body.watched(Patience::new(&exchange.connection.limits)),
         _ => body,

@@ -55,6 +55,8 @@ pub struct Identity {
     by_domain: bool,
     /// Certificates that tenants list, by their SHA-256.
     certificates: HashMap<[u8; 32], Arc<str>>,
+    /// The headers in which trusted proxies name tenants.
+    headers: Option<Arc<[HeaderName]>>,
 }
 
 /// What is known of a request besides its fields: its host, whose that is, and what its client has shown.
@@ -145,7 +147,13 @@ impl Identity {
             TenantSource::Jwt(jwt) => Some(verifiers.of(jwt)),
             _ => None,
         });
+        let headers = settings.from.iter().filter_map(|source| match source {
+            TenantSource::Header(name) => Some(name.clone()),
+            _ => None,
+        });
+        let headers: Vec<HeaderName> = headers.collect();
         Identity {
+            headers: (!headers.is_empty()).then(|| headers.into()),
             bearer_keys: settings.from.iter().any(|source| matches!(source, TenantSource::ApiKeyBearer)),
             verifiers: verifiers.collect(),
             certificates: settings.listed.values().flat_map(certificate::listed).collect(),
@@ -226,6 +234,12 @@ impl Identity {
             Source::Host { .. } => self.unknown.is_none(),
             Source::ClientAddress | Source::Domain | Source::Certificate(_) => false,
         })
+    }
+
+    /// The headers in which trusted proxies name tenants, if there are any: nobody else may.
+    #[must_use]
+    pub fn headers(&self) -> Option<&Arc<[HeaderName]>> {
+        self.headers.as_ref()
     }
 
     /// Whether hosts that tenants have of their own name them.

@@ -145,12 +145,12 @@ impl Proxy {
             certify::certify(site, exchange)?;
         }
         let routed = route::route(site, exchange)?;
-        self.guard.request(routed.route.settings.priority, &self.entropy)?;
         if let Some(access) = &routed.route.access
             && let Some(answer) = access::before(access, &routed, exchange)?
         {
             return Ok(answer);
         }
+        self.guard.request(routed.route.settings.priority, &self.entropy)?;
         let vouched = match routed.route.access.as_ref().and_then(|access| access.basic.as_deref()) {
             None => None,
             Some(basic) => Box::pin(basic::identify(self, site, &routed, exchange, basic)).await?,

@@ -44,8 +44,17 @@ impl<T: Clone> Remembered<T> {
         self.halves[self.current.load(Relaxed)].pin().insert(digest, held);
     }
 
+    /// Forgets the half that was not asked for of late, or where there is none, the other. How many that were.
+    pub fn forget_half(&self) -> usize {
+        let current = self.current.load(Relaxed);
+        let older = &self.halves[1 - current];
+        let half = if older.is_empty() { &self.halves[current] } else { older };
+        let length = half.len();
+        half.pin().clear();
+        length
+    }
+
     /// How many.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.halves.iter().map(papaya::HashMap::len).sum()
     }

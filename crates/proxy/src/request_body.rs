@@ -8,9 +8,11 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderName;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tidegate_model::headers;
 use tidegate_model::refusal::{self, Kind, Refusal};
@@ -82,6 +84,8 @@ pub struct RequestBody {
     pace: Option<Box<Pace>>,
     /// For HTTP/2 alone.
     watch: Option<Box<Watch>>,
+    /// What no client may say, behind its content either.
+    own: [Option<Arc<[HeaderName]>>; 2],
     /// What it may make us hold, counted while it is there.
     _held: Option<Held>,
 }
@@ -119,13 +123,29 @@ impl RequestBody {
         pace: Option<Box<Pace>>,
     ) -> RequestBody {
         fault.announced.set(inner.size_hint().exact().is_some());
-        RequestBody { inner, left: max, over, count, fault, pace, watch: None, _held: None }
+        RequestBody {
+            inner,
+            left: max,
+            over,
+            count,
+            fault,
+            pace,
+            watch: None,
+            own: [None, None],
+            _held: None,
+        }
     }
 
     /// Counts what it may make us hold for as long as it is there.
     #[must_use]
     pub fn holding(self, _held: Option<Held>) -> RequestBody {
         RequestBody { _held, ..self }
+    }
+
+    /// Lets no field of these names follow the content.
+    #[must_use]
+    pub fn without(self, own: [Option<Arc<[HeaderName]>>; 2]) -> RequestBody {
+        RequestBody { own, ..self }
     }
 
     /// Watches by itself whether the body makes progress.
@@ -160,7 +180,8 @@ impl RequestBody {
             };
             let Some(data) = frame.data_ref() else {
                 return Poll::Ready(frame.into_trailers().ok().map(|mut trailers| {
-                    headers::strip_request_trailers(&mut trailers);
+                    let own = this.own.iter().flatten().map(|names| &**names);
+                    headers::strip_request_trailers(&mut trailers, own);
                     Ok(Frame::trailers(trailers))
                 }));
             };

@@ -20,6 +20,8 @@ pub struct AccessSettings {
     pub cors: Option<Arc<Cors>>,
     /// What browsers are told besides.
     pub security: Option<Arc<Security>>,
+    /// The headers in which the application is told what was found out. None of a client passes, before its content or behind it.
+    pub vouched: Option<Arc<[HeaderName]>>,
 }
 
 /// A service that decides which requests go on.

@@ -181,8 +181,9 @@ async fn answer(
     if authorizer.settings.cache_max.is_zero() {
         return asked(around, exchange, key, told).await.map(|verdict| (verdict, false));
     }
+    let tenant = around.permitted.permit().tenant().id();
     loop {
-        if let Some(verdict) = site.verdicts.find(&key, clock::now()) {
+        if let Some(verdict) = site.verdicts.find(tenant, &key, clock::now()) {
             return Ok((verdict, true));
         }
         let ended = match around.proxy.flights.join(key) {
@@ -229,7 +230,8 @@ async fn asked(
     let verdict = Arc::new(verdict);
     around.authorizer.shared.store(!lives.is_zero(), Relaxed);
     if !lives.is_zero() {
-        around.site.verdicts.keep(key, &verdict, clock::now().after(lives));
+        let tenant = around.permitted.permit().tenant().id();
+        around.site.verdicts.keep(tenant, key, &verdict, clock::now().after(lives));
     }
     Ok(verdict)
 }

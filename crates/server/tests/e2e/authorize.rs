@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use tidegate_testkit::{Answer, Gate, Origin, Reply, ask, h2_connect, until};
+use tidegate_testkit::{Answer, Gate, Origin, Reply, ask, h2_connect, send, until};
 
 use crate::{control, gate};
 
@@ -216,4 +216,44 @@ fn it_is_asked_of_http_2_and_of_upgrades_too() {
         let (answer, _) = client.send_request(request, true).unwrap();
         assert_eq!(answer.await.unwrap().status(), 403);
     });
+}
+
+#[test]
+fn what_only_the_authorizer_or_a_trusted_proxy_may_say_follows_no_content_of_a_client() {
+    let auth = authorizer("");
+    let (told, trailers) = std::sync::mpsc::channel();
+    let app = Origin::scripted(move |visit| {
+        told.send(visit.read_body()?.1).ok()?;
+        visit.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nin")
+    });
+    let gate = protected("authorize-trailers", &auth, &app, "to_upstream = [\"x-user\"]", "");
+    let request = "POST /a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer good\r\nTrailer: X-User, X_User, X-Check\r\n\
+                   Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-User: root\r\nX_User: root\r\nX-Check: 7\r\n\r\n";
+    let answer = send(gate.address, request.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let followed: Vec<String> =
+        trailers.recv().unwrap().iter().map(|line| line.to_ascii_lowercase()).collect();
+    assert_eq!(followed, ["x-check: 7"]);
+
+    let (told, trailers) = std::sync::mpsc::channel();
+    let app = Origin::scripted(move |visit| {
+        told.send(visit.read_body()?.1).ok()?;
+        visit.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nin")
+    });
+    let gate = Gate::start_listening(
+        crate::BINARY,
+        "tenant-trailers",
+        "http = [\"127.0.0.1:0\"]\ntrusted_proxies = [\"10.0.0.0/8\"]",
+        &format!(
+            "[upstream.app]\nendpoints = [\"{}\"]\n[tenants]\nfrom = [{{ header = \"x-tenant\" }}, {{ address = \"client\" }}]\n\
+             [[route]]\npath = \"/\"\nupstream = \"app\"\n",
+            app.address
+        ),
+    );
+    let request = request.replace("X-User", "X-Tenant").replace("X_User", "X_Tenant");
+    let answer = send(gate.address, request.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let followed: Vec<String> =
+        trailers.recv().unwrap().iter().map(|line| line.to_ascii_lowercase()).collect();
+    assert_eq!(followed, ["x-check: 7"]);
 }

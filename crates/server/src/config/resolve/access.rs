@@ -27,22 +27,24 @@ const METHODS: [Method; 6] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 pub(super) fn access(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -> AccessSettings {
+    let basic = raw.basic.on().and_then(|basic| super::basic::basic(context, &basic, node.at("basic")));
+    let authorize = raw.authorize.on();
+    let authorize = authorize.and_then(|raw| self::authorize(context, &raw, node.at("authorize")));
+    let user = basic.iter().filter_map(|basic| basic.user_header.clone());
+    let told = authorize.iter().flat_map(|authorize| authorize.to_upstream.iter().cloned());
+    let vouched: Vec<HeaderName> = user.chain(told).collect();
     AccessSettings {
-        basic: raw.basic.on().and_then(|basic| super::basic::basic(context, &basic, node.at("basic"))),
-        authorize: raw
-            .authorize
-            .on()
-            .and_then(|authorize| self::authorize(context, &authorize, node.at("authorize"))),
+        vouched: (!vouched.is_empty()).then(|| vouched.into()),
+        basic,
+        authorize,
         cors: raw.cors.on().and_then(|cors| self::cors(context, &cors, raw, node.at("cors"))),
         security: raw.security_headers.on().map(|headers| Arc::new(security(&headers))),
     }
 }
 
-/// What an application may answer by is in the key of what is cached: what an authorizer tells it too.
+/// What an application may answer by is in the key of what is cached: what was found out of its client too.
 pub(super) fn key(rules: &mut Rules, access: &AccessSettings) {
-    let told = access.authorize.iter().flat_map(|authorize| &authorize.to_upstream);
-    let user = access.basic.iter().filter_map(|basic| basic.user_header.as_ref());
-    for name in told.chain(user) {
+    for name in access.vouched.iter().flat_map(|names| names.iter()) {
         if !rules.headers.contains(name) {
             rules.headers.push(name.clone());
         }
