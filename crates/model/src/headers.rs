@@ -292,6 +292,21 @@ fn leave_nominated(headers: &mut Fields) {
     headers.retain(|name, _| !gone.iter().any(|gone| gone == name.as_bytes()));
 }
 
+/// Takes these names out of what `Connection` nominates: what is said under them from now on is not the client's.
+pub(crate) fn leave_in(headers: &mut Fields, names: &[HeaderName]) {
+    let is = |option: &[u8]| names.iter().any(|name| option.eq_ignore_ascii_case(name.as_str().as_bytes()));
+    if !headers.get_all(CONNECTION).flat_map(options).any(is) {
+        return;
+    }
+    let kept: Vec<&[u8]> =
+        headers.get_all(CONNECTION).flat_map(options).filter(|option| !is(option)).collect();
+    let kept = kept.join(&b", "[..]);
+    headers.remove(CONNECTION);
+    if let (false, Ok(value)) = (kept.is_empty(), HeaderValue::from_bytes(&kept)) {
+        headers.append(CONNECTION, value);
+    }
+}
+
 /// Whether a field belongs to the connection it came by.
 fn is_hop(name: &[u8]) -> bool {
     matches!(
