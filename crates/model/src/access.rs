@@ -1,8 +1,10 @@
-//! Who may: the decisions of authorizers, origins and headers that browsers hold an application to.
+//! Who may: the decisions of authorizers, passwords and logins, and origins and headers that browsers hold an application to.
 
 pub mod authorize;
 pub mod cors;
+pub mod login;
 pub mod password;
+pub mod sealed;
 pub mod security;
 
 use crate::fields::{Fields, Name};

@@ -197,7 +197,9 @@ pub enum Step {
         /// Why it failed: a refusal's code, `status`, `late`, `too large`, `broken off`.
         because: &'static str,
     },
-    /// The tenant was identified by this kind of credential (`api-key`, `jwt`, `header`, `host`, `address`).
+    /// What became of a login, or of looking for a session: the provider's name in the configuration, and the outcome.
+    Login(Arc<str>, &'static str),
+    /// The tenant was identified by this kind of credential (`api-key`, `jwt`, `login`, `basic`, `header`, `host`, `address`).
     Identified(&'static str),
     /// This limit decided: `remaining` requests were left.
     Limited {

@@ -153,6 +153,10 @@ kinds! {
     CREDENTIAL_THROTTLED = "credential.throttled", 429, "Too many failed identifications", Client, Later, "http_request_denied", 8;
     CREDENTIAL_UNAVAILABLE = "credential.unavailable", 503, "Credentials cannot be verified now", Operator, Later, "proxy_internal_error", 14;
     TENANT_UNKNOWN = "tenant.unknown", 403, "Unknown tenant", Client, Never, "http_request_denied", 7;
+    LOGIN_REQUIRED = "login.required", 401, "Login required", Client, Never, "http_request_denied", 16;
+    LOGIN_FORBIDDEN = "login.forbidden", 403, "Account not allowed", Client, Never, "http_request_denied", 7;
+    LOGIN_INVALID = "login.invalid", 400, "Login not valid", Client, Never, "http_request_denied", 16;
+    LOGIN_UNAVAILABLE = "login.unavailable", 503, "Logins not available", Operator, Later, "proxy_internal_error", 14;
     CORS_DENIED = "cors.denied", 403, "Origin not allowed", Client, Never, "http_request_denied", 7;
     AUTHORIZE_UNAVAILABLE = "authorize.unavailable", 503, "Authorizer not available", Operator, Later, "proxy_internal_error", 14;
     // What the tenant is entitled to.

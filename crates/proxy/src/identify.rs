@@ -26,6 +26,7 @@ use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
 use tidegate_wire::tls::TlsClient;
 
+use crate::access::Vouched;
 use crate::entropy::Entropy;
 use crate::exchange::Exchange;
 use crate::settings::{CertificateName, TenantSettings, TenantSource};
@@ -320,7 +321,7 @@ pub async fn owner(site: &Site, exchange: &Exchange) -> Result<Option<Arc<str>>,
 }
 
 /// Finds the tenant, and takes our own key out of the request. `owner`: whose the host is. One that a
-/// password has vouched for is it.
+/// password or a login has vouched for is it.
 ///
 /// # Errors
 /// `credential.*` and `tenant.unknown`; after too many of them from one address, `credential.throttled`.
@@ -328,11 +329,12 @@ pub fn identify(
     site: &Site,
     exchange: &mut Exchange,
     owner: Option<Arc<str>>,
-    vouched: Option<(Arc<str>, &'static str)>,
+    vouched: Option<Vouched>,
     entropy: &Entropy,
 ) -> Result<Arc<Tenant>, Refusal> {
     let now = exchange.started;
-    let blocked = if vouched.is_some() { None } else { site.failures.blocked(exchange.client, now) };
+    let is_vouched = vouched.is_some();
+    let blocked = if is_vouched { None } else { site.failures.blocked(exchange.client, now) };
     if let Some(wait) = blocked.filter(|_| site.identity.may_guess(&exchange.head.headers)) {
         let detail = "too many requests with invalid credentials came from this address";
         return Err(
@@ -351,7 +353,8 @@ pub fn identify(
         Err(refusal) => {
             let guessed =
                 [&refusal::CREDENTIAL_INVALID, &refusal::CREDENTIAL_EXPIRED, &refusal::TENANT_UNKNOWN];
-            if guessed.contains(&refusal.kind) {
+            // Whoever proved who he is guesses nothing.
+            if !is_vouched && guessed.contains(&refusal.kind) {
                 site.failures.failed(exchange.client, now);
             }
             return Err(refusal);
@@ -388,9 +391,15 @@ fn bearer(headers: &Fields) -> Result<Option<&str>, Refusal> {
     }))
 }
 
+/// Whether a tenant may be called so by what somebody says of himself.
+#[must_use]
+pub fn may_be_named(id: &str) -> bool {
+    is_id(id) && !is_reserved(id)
+}
+
 /// Whether a credential may name this tenant.
 fn own_id(id: &str) -> Result<(), Refusal> {
-    if is_id(id) && !is_reserved(id) {
+    if may_be_named(id) {
         return Ok(());
     }
     Err(Refusal::new(&refusal::CREDENTIAL_INVALID, "what the credential names is no tenant's id"))

@@ -19,13 +19,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Method;
 use tidegate_model::fields::Fields;
+use tidegate_model::gate::Priority;
 use tidegate_model::message::{Request, Response};
 use tidegate_model::refusal::Refusal;
 use tidegate_upstream::Caller;
 use tidegate_wire::body::Incoming;
 use tidegate_wire::server::{Connection, Handler};
 
-use crate::access::basic;
+use crate::access::Who;
+use crate::access::login::{self, OIDC_PATH};
 use crate::authorize::Flights;
 use crate::cache::shield::Hop;
 use crate::cache::stage::{self, Onward};
@@ -144,6 +146,10 @@ impl Proxy {
         if exchange.seen.certificate || site.client_rules.is_some() {
             certify::certify(site, exchange)?;
         }
+        if !site.logins.is_empty() && exchange.head.uri.path().starts_with(OIDC_PATH) {
+            self.guard.request(Priority::Default, &self.entropy)?;
+            return Box::pin(login::own(site, exchange)).await;
+        }
         let routed = route::route(site, exchange)?;
         if let Some(access) = &routed.route.access
             && let Some(answer) = access::before(access, &routed, exchange)?
@@ -151,10 +157,16 @@ impl Proxy {
             return Ok(answer);
         }
         self.guard.request(routed.route.settings.priority, &self.entropy)?;
-        let vouched = match routed.route.access.as_ref().and_then(|access| access.basic.as_deref()) {
+        let vouched = match routed.route.access.as_deref().filter(|access| access.asks_who()) {
             None => None,
-            Some(basic) => Box::pin(basic::identify(self, site, &routed, exchange, basic)).await?,
+            Some(access) => match Box::pin(access::who(self, site, access, &routed, exchange)).await? {
+                Who::Is(vouched) => vouched,
+                Who::Sent(answer) => return Ok(*answer),
+            },
         };
+        if !site.logins.is_empty() {
+            login::leave_cookies(exchange);
+        }
         let owner = identify::owner(site, exchange).await?;
         let tenant = identify::identify(site, exchange, owner, vouched, &self.entropy)?;
         authorize::authorize(&routed.route.settings, exchange.client)?;

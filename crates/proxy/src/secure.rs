@@ -139,7 +139,7 @@ pub fn tell<T>(response: &mut Response<T>, hsts: HeaderValue) {
 }
 
 /// Whether the client came by https: to here, or to a proxy that is trusted.
-fn came_by_https(exchange: &Exchange) -> bool {
+pub(crate) fn came_by_https(exchange: &Exchange) -> bool {
     let told =
         || exchange.head.headers.get(&X_FORWARDED_PROTO).is_some_and(|scheme| scheme.as_bytes() == b"https");
     exchange.connection.tls || (exchange.trusted && told())

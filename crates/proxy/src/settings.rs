@@ -20,6 +20,7 @@ use tidegate_model::trace::Tracing;
 use tidegate_store::deliveries::Room;
 use tidegate_upstream::settings::RetrySettings;
 
+use crate::access::login::OidcSettings;
 use crate::access::settings::AccessSettings;
 use crate::canary::CanarySettings;
 use crate::coding::CodingSettings;
@@ -51,6 +52,8 @@ pub struct ProxySettings {
     pub disk: Option<crate::cache::disk::DiskSettings>,
     /// What is worked on, and who is let through.
     pub maintenance: MaintenanceSettings,
+    /// Whose logins routes may be used by.
+    pub logins: Vec<Arc<OidcSettings>>,
     /// The nodes that ask each other before the upstream.
     pub cluster: Option<crate::cache::shield::ClusterSettings>,
     /// How hosts with certificates of Tidegate's own are spoken to; `None`: there are none.

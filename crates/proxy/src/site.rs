@@ -1,6 +1,6 @@
 //! The site: one immutable snapshot of what the stages read. A reload swaps it; an exchange keeps the one it pinned.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use tidegate_wire::clock;
 use tidegate_wire::tls::ClientRules;
 
 use crate::access::Access;
+use crate::access::login::{OidcSettings, Provider, Providers};
 use crate::authorize::Verdicts;
 use crate::cache::Cache;
 use crate::cache::shield::Homes;
@@ -54,6 +55,8 @@ pub struct Site {
     pub idempotency: Arc<Idempotency>,
     /// What authorizers have said.
     pub verdicts: Arc<Verdicts>,
+    /// Whose logins routes may be used by.
+    pub logins: HashMap<Arc<str>, Arc<Provider>>,
     /// Whom to ask before the upstream.
     pub homes: Option<Homes>,
     /// The hosts that tenants have of their own.
@@ -79,6 +82,8 @@ pub struct Standing {
     pub failures: Arc<Failures>,
     /// Verifiers of tokens.
     pub verifiers: Arc<Verifiers>,
+    /// Providers of logins.
+    pub providers: Arc<Providers>,
     /// Injected faults.
     pub faults: Arc<Faults>,
     /// What operators work on.
@@ -181,6 +186,14 @@ pub enum SiteError {
         /// The upstream.
         upstream: Arc<str>,
     },
+    /// A route names a provider of logins that is not there.
+    #[error("route `{route}` wants logins of `{login}`, which does not exist")]
+    LoginMissing {
+        /// The route.
+        route: Arc<str>,
+        /// The provider.
+        login: Arc<str>,
+    },
     /// Two routes match the same requests equally well.
     #[error("routes are ambiguous: {0:?}")]
     Ambiguous(Vec<Tie>),
@@ -197,13 +210,18 @@ impl Site {
         standing: &Standing,
         upstreams: &Prepared<'_>,
     ) -> Result<Site, SiteError> {
+        let login = |login: &Arc<OidcSettings>| (Arc::clone(&login.name), standing.providers.of(login));
+        let logins: HashMap<_, _> = settings.logins.iter().map(login).collect();
         let routes = settings
             .routes
             .iter()
-            .map(|route| Ok((route.matches.clone(), Arc::new(Route::build(route, standing, upstreams)?))))
+            .map(|route| {
+                Ok((route.matches.clone(), Arc::new(Route::build(route, standing, upstreams, &logins)?)))
+            })
             .collect::<Result<Vec<(Match, Arc<Route>)>, SiteError>>()?;
         let table = Table::build(routes).map_err(SiteError::Ambiguous)?;
-        let deliveries = settings.deliveries.as_ref().map(|route| Route::build(route, standing, upstreams));
+        let deliveries =
+            settings.deliveries.as_ref().map(|route| Route::build(route, standing, upstreams, &logins));
         let deliveries = deliveries.transpose()?.map(Arc::new);
         let tenants = &settings.tenants;
         let identity = Identity::new(tenants, &standing.verifiers);
@@ -213,6 +231,7 @@ impl Site {
             _ => None,
         });
         standing.verifiers.retain(&jwts.collect::<Vec<_>>());
+        standing.providers.retain(|name| logins.contains_key(name));
         standing.tenants.bound(tenants.tracked_max);
         standing.cache.bound(settings.cache);
         standing.cache.keep_on_disk(settings.disk.as_ref());
@@ -241,6 +260,7 @@ impl Site {
             caches: Caches::of(&settings.routes),
             idempotency: Arc::clone(&standing.idempotency),
             verdicts: Arc::clone(&standing.verdicts),
+            logins,
             homes: settings.cluster.as_ref().map(|cluster| Homes::new(cluster, upstreams)),
             domains: Arc::clone(&standing.domains),
             secured: Arc::clone(&standing.secured),
@@ -264,6 +284,7 @@ impl Route {
         settings: &Arc<RouteSettings>,
         standing: &Standing,
         upstreams: &Prepared<'_>,
+        logins: &HashMap<Arc<str>, Arc<Provider>>,
     ) -> Result<Route, SiteError> {
         let find = |name: &Arc<str>| {
             upstreams.get(name).cloned().ok_or_else(|| SiteError::UpstreamMissing {
@@ -302,7 +323,7 @@ impl Route {
             None => None,
             Some(mirror) => Some(standing.mirrors.of(&settings.name, mirror, find(&mirror.upstream)?)),
         };
-        let access = Access::build(settings, upstreams)?;
+        let access = Access::build(settings, upstreams, logins)?;
         Ok(Route {
             settings: Arc::clone(settings),
             limits: settings.limits(),

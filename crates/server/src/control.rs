@@ -42,6 +42,7 @@ mod endpoints;
 mod explanation;
 mod faults;
 mod guard;
+mod logins;
 mod maintenance;
 mod metrics;
 mod mirrors;

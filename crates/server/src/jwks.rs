@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Request, Uri, header};
+use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use tidegate_proxy::settings::JwtKeys;
 use tidegate_proxy::{Verifier, Verifiers};
@@ -102,6 +102,24 @@ fn take(verifier: &Verifier, name: &str, fetched: Result<Vec<u8>, String>) -> bo
 }
 
 async fn fetch(url: &Uri, ca: Option<&Path>) -> Result<Vec<u8>, String> {
+    let request = Request::get("/").header(header::ACCEPT, "application/json");
+    let (status, body) = call(url, ca, request, Body::Empty).await?;
+    if !status.is_success() {
+        return Err(format!("status {}", status.as_u16()));
+    }
+    Ok(body)
+}
+
+/// Makes a request to a URL, on a connection of its own: the answer's status and content.
+///
+/// # Errors
+/// Why there is no answer, in words.
+pub async fn call(
+    url: &Uri,
+    ca: Option<&Path>,
+    request: http::request::Builder,
+    body: Body,
+) -> Result<(StatusCode, Vec<u8>), String> {
     let tls = url.scheme_str() == Some("https");
     // An IPv6 address stands in brackets in a URL, and nowhere else.
     let host = url.host().ok_or("the URL has no host")?.trim_matches(['[', ']']);
@@ -126,17 +144,14 @@ async fn fetch(url: &Uri, ca: Option<&Path>) -> Result<Vec<u8>, String> {
     let sender = connected?;
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let authority = url.authority().map_or(host, |authority| authority.as_str());
-    let request =
-        Request::get(path).header(header::HOST, authority).header(header::ACCEPT, "application/json");
-    let mut request = request.body(Body::Empty).map_err(|error| error.to_string())?.into();
+    let request = request.uri(path).header(header::HOST, authority);
+    let mut request = request.body(body).map_err(|error| error.to_string())?.into();
     let response = sender
         .send(&mut request, tidegate_model::tick::Tick::MAX)
         .await
         .map_err(|error| crate::run::chain(&error))?;
-    if !response.status().is_success() {
-        return Err(format!("status {}", response.status().as_u16()));
-    }
+    let status = response.status();
     let body =
         Limited::new(response.into_body(), BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
-    Ok(body.to_bytes().to_vec())
+    Ok((status, body.to_bytes().to_vec()))
 }

@@ -20,6 +20,7 @@ pub mod manual;
 pub mod memory;
 pub mod mirror;
 mod monitoring;
+pub mod oidc;
 pub mod otlp;
 pub mod protect;
 pub mod pull;

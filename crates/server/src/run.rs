@@ -22,6 +22,7 @@ use crate::config::{Config, Level, LogFormat, LogSettings, Watch};
 use crate::control::{self, TenantLines};
 use crate::jwks;
 use crate::maintenance;
+use crate::oidc;
 use crate::otlp;
 use crate::protect;
 use crate::pull;
@@ -205,6 +206,7 @@ async fn take_over(
         }
     }
     jwks::drive(Arc::clone(&process.gate.standing.verifiers));
+    oidc::drive(Arc::clone(&process.gate.standing.providers));
     redis::drive(Arc::clone(&process.gate.redis));
     cluster::drive(Arc::clone(&process.gate));
     pull::nodes::drive(Arc::clone(&process.gate));

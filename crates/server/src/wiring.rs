@@ -440,6 +440,7 @@ fn standing(config: &Config) -> Standing {
         cache: Arc::new(Cache::new(config.proxy.cache)),
         mirrors: Arc::default(),
         verdicts: Arc::default(),
+        providers: Arc::default(),
         domains: Arc::new(Domains::new(Arc::clone(&idempotency))),
         secured: Arc::<Secured>::default(),
         idempotency,

@@ -10,6 +10,7 @@ mod gate;
 mod h2_peers;
 pub mod hello;
 mod names;
+pub mod oidc;
 mod origin;
 mod port;
 mod postgres;

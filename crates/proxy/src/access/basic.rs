@@ -21,12 +21,10 @@ use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::authorize::authorize;
+use super::Vouched;
+use crate::entropy::Entropy;
 use crate::exchange::Exchange;
-use crate::forward::deadline_of;
-use crate::lifecycle::Proxy;
 use crate::remembered::Remembered;
-use crate::route::Routed;
 use crate::site::Site;
 
 /// Passwords that are compared at once, each with what memory its hash asks for.
@@ -81,15 +79,12 @@ fn known() -> &'static Known {
 /// `credential.missing`, `credential.invalid`, after too many of those `credential.throttled`; `credential.unavailable`: more
 /// passwords are being compared than there is time for.
 pub async fn identify(
-    proxy: &Proxy,
-    site: &Site,
-    routed: &Routed<'_>,
-    exchange: &mut Exchange,
     settings: &BasicSettings,
-) -> Result<Option<(Arc<str>, &'static str)>, Refusal> {
-    let (route, entropy) = (&routed.route.settings, &proxy.entropy);
-    authorize(route, exchange.client)?;
-    let by = deadline_of(site, exchange, route);
+    site: &Site,
+    exchange: &mut Exchange,
+    by: Tick,
+    entropy: &Entropy,
+) -> Result<Option<Vouched>, Refusal> {
     if let Some(dress) = &mut exchange.dress {
         dress.challenge = Some(settings.challenge.clone());
     }

@@ -7,10 +7,10 @@ use http::header::{CACHE_CONTROL, SET_COOKIE};
 use tidegate_model::access::cors::Cors;
 use tidegate_model::access::security::Security;
 use tidegate_model::fields::Fields;
-use tidegate_model::forwarded::X_FORWARDED_PROTO;
 
 use super::Access;
 use crate::exchange::Exchange;
+use crate::secure::came_by_https;
 
 /// What will be said in the answer to an exchange, be it the upstream's, the cache's or a refusal.
 #[derive(Debug)]
@@ -32,14 +32,11 @@ impl Dress {
     #[must_use]
     pub fn of(access: &Access, exchange: &Exchange) -> Dress {
         let fields = &exchange.head.headers;
-        // A trusted proxy before us knows what its client came by.
-        let before =
-            exchange.trusted && fields.get(X_FORWARDED_PROTO).is_some_and(|scheme| scheme == "https");
         Dress {
             origin: access.cors.as_ref().and_then(|cors| cors.origin(fields)),
             cors: access.cors.clone(),
             security: access.security.clone(),
-            tls: exchange.connection.tls || before,
+            tls: came_by_https(exchange),
             add: Fields::default(),
             challenge: None,
         }

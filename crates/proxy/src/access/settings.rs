@@ -8,12 +8,15 @@ use tidegate_model::access::cors::Cors;
 use tidegate_model::access::security::Security;
 
 use super::basic::BasicSettings;
+use super::login::LoginSettings;
 
 /// Who may use a route, and what browsers are told of it.
 #[derive(Clone, Debug, Default)]
 pub struct AccessSettings {
     /// Who may use it by name and password.
     pub basic: Option<Arc<BasicSettings>>,
+    /// By whose logins it may be used.
+    pub login: Option<Arc<LoginSettings>>,
     /// Who is asked of each request.
     pub authorize: Option<Arc<AuthorizeSettings>>,
     /// Which origins' scripts may call it.

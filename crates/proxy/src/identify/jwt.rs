@@ -20,6 +20,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyOper
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tidegate_model::access::login::Verified;
 use tidegate_model::credential::Digest;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_wire::clock;
@@ -64,7 +65,7 @@ struct Key {
 }
 
 impl Verifier {
-    fn new(settings: Arc<JwtSettings>) -> Verifier {
+    pub(crate) fn new(settings: Arc<JwtSettings>) -> Verifier {
         let keys = match &settings.keys {
             JwtKeys::Secret(secret) => {
                 let algorithms = vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
@@ -156,7 +157,32 @@ impl Verifier {
         Ok(tenant)
     }
 
+    /// What a token says that holds now, whatever it names.
+    ///
+    /// # Errors
+    /// As [`Verifier::verify`] has them.
+    pub(crate) fn verified_claims(&self, token: &str) -> Result<Verified, Refusal> {
+        let held = self.keys.load();
+        let Some(set) = held.as_ref() else {
+            self.ask();
+            return Err(unavailable("the keys to verify tokens are not there yet"));
+        };
+        self.verified(set, token)
+    }
+
+    /// Begins with the keys that another one has.
+    pub(crate) fn take_keys_of(&self, other: &Verifier) {
+        if let Some(set) = other.keys.load().as_ref() {
+            // What it has verified was verified for another issuer, audience or claim.
+            self.keys.store(Some(Arc::new(KeySet::new(set.keys.clone(), set.json.clone()))));
+        }
+    }
+
     fn verify_signature(&self, set: &KeySet, token: &str) -> Result<(Arc<str>, u64), Refusal> {
+        self.claims(&self.verified(set, token)?.claims)
+    }
+
+    fn verified(&self, set: &KeySet, token: &str) -> Result<Verified, Refusal> {
         let header = decode_header(token).map_err(|_| invalid("the token is malformed"))?;
         let named = |key: &&Key| key.id.is_none() || header.kid.is_none() || key.id == header.kid;
         let mut candidates = set.keys.iter().filter(named).peekable();
@@ -170,7 +196,9 @@ impl Verifier {
         let mut last = invalid("no key fits the token's algorithm");
         for key in candidates.filter(|key| key.algorithms.contains(&header.alg)) {
             match decode::<Value>(token, &key.key, &self.validation(key)) {
-                Ok(data) => return self.claims(&data.claims),
+                Ok(data) => {
+                    return Ok(Verified { claims: data.claims, algorithm: format!("{:?}", data.header.alg) });
+                }
                 Err(error) => last = reason(&error),
             }
         }
@@ -242,11 +270,8 @@ impl Verifiers {
             return Arc::clone(verifier);
         }
         let verifier = Verifier::new(Arc::clone(settings));
-        if let Some(before) = before.filter(|verifier| verifier.settings.keys == settings.keys)
-            && let Some(set) = before.keys.load().as_ref()
-        {
-            // What it has verified was verified for another issuer, audience or claim.
-            verifier.keys.store(Some(Arc::new(KeySet::new(set.keys.clone(), set.json.clone()))));
+        if let Some(before) = before.filter(|verifier| verifier.settings.keys == settings.keys) {
+            verifier.take_keys_of(before);
         }
         let verifier = Arc::new(verifier);
         held.insert(Arc::clone(&settings.name), Arc::clone(&verifier));

@@ -101,6 +101,7 @@ pub fn in_words(receipt: &Receipt, step: &Step) -> String {
         Step::Identified(by) => {
             format!("identified as tenant `{}` by {by}", receipt.tenant.as_deref().unwrap_or_default())
         }
+        Step::Login(by, outcome) => format!("login `{by}`: {outcome}"),
         Step::Preflight => "answered a preflight: no script's request was made".to_owned(),
         Step::Authorized { outcome, because: "" } => format!("authorizer: {outcome}"),
         Step::Authorized { outcome, because } => format!("authorizer: {outcome}: {because}"),

@@ -16,7 +16,7 @@ use tidegate_upstream::{Admin, EndpointStatus, FilesStatus, ShardStatus, Upstrea
 use tidegate_wire::clock;
 use tidegate_wire::tls::HandshakeFailure;
 
-use super::{canaries, mirrors, queues};
+use super::{canaries, logins, mirrors, queues};
 use crate::protect;
 use crate::run::Process;
 use crate::telemetry::{
@@ -128,6 +128,7 @@ fn gather(process: &Process, queues: Option<&queues::Found>) -> Exposition {
     for (outcome, count) in Authorized::ALL.iter().zip(gate.standing.verdicts.counts()) {
         out.sample(AUTHORIZED.name, &[("outcome", outcome.name())], count);
     }
+    logins::write(&mut out, &gate.standing.providers);
     certificates(&mut out, process);
     canaries::write(&mut out, &gate.standing.canaries);
     redis(&mut out, process);

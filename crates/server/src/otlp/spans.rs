@@ -343,6 +343,7 @@ fn name(step: &Step) -> Option<&'static str> {
         Step::AskedHome { .. } => "home",
         Step::PassedOn(_) => "interim",
         Step::Cached { .. } => "cache",
+        Step::Login(..) => "login",
         Step::Preflight => "preflight",
         Step::Authorized { .. } => "authorized",
         Step::Compressed(..) => "compressed",

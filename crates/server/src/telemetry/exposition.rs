@@ -69,6 +69,8 @@ metrics! {
     CLUSTER_PURGES_WAITING = "tidegate_cluster_purges_waiting", "gauge", [], "Purges that other nodes are still to be told, for all of them together.";
     CLUSTER_STRANGERS = "tidegate_cluster_strangers_total", "counter", [], "What came to the nodes' listener and was not said by a node of the cluster, to this one, just then and for the first time.";
     AUTHORIZED = "tidegate_authorize_total", "counter", ["outcome"], "Requests of which a route's authorizer was to decide: `allowed`, `denied`; `remembered` (what it said before still counted); `failed` (it did not answer, and the request was refused); `open` (it did not answer, and the request went on, as the route says).";
+    LOGINS = "tidegate_logins_total", "counter", ["login", "outcome"], "What became of logins by an `[oidc.NAME]`, and of requests to routes that want one: `session` (a request had a session), `sent` (a browser was sent to the provider), `logged-in`, `logged-out`; `refreshed` (tokens were asked for anew), `ended` (the provider gave no more: the session has ended), `kept` (the provider could not be asked, and the session went on); and refused: `required`, `forbidden`, `invalid`, `unavailable`.";
+    LOGIN_PROVIDER_UP = "tidegate_login_provider_up", "gauge", ["login"], "1: the provider of an `[oidc.NAME]` answered when it was last asked for its metadata and keys.";
     REFUSALS = "tidegate_refusals_total", "counter", ["code"], "Refusals; `tidegate explain CODE` tells what a code means.";
     TRIES = "tidegate_upstream_tries_total", "counter", [], "Calls to upstreams, retries and hedges included.";
     ENDPOINT_REQUESTS = "tidegate_endpoint_requests_total", "counter", ["upstream", "endpoint"], "Calls to an endpoint.";

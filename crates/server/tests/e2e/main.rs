@@ -35,6 +35,7 @@ mod interim;
 mod limits;
 mod listeners;
 mod load;
+mod login;
 mod maintenance;
 mod mirroring;
 mod monitoring;

@@ -6,6 +6,7 @@ mod acme;
 mod bodies;
 mod canary;
 mod cluster;
+mod login;
 mod maintenance;
 mod mirror;
 mod otlp;
@@ -28,6 +29,7 @@ pub use acme::{Acme, Challenge};
 pub use bodies::{CodingName, Compress, Decompress};
 pub use canary::Canary;
 pub use cluster::{Cluster, ClusterTls};
+pub use login::{Oidc, RouteLogin};
 pub use maintenance::Maintenance;
 pub use mirror::{Mirror, MirrorCompare};
 pub use otlp::{Otlp, OtlpTraces, Parents};
@@ -97,6 +99,9 @@ pub struct Config {
     /// How tokens (JWT) are verified, by a name that `tenants.from` uses.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub jwt: BTreeMap<String, Jwt>,
+    /// Providers of logins (OpenID Connect), by a name that routes use. See `docs/access.md`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub oidc: BTreeMap<String, Oidc>,
     /// How the tenant of a request is recognised.
     pub tenants: Tenants,
     /// What tenants are entitled to, by the plan's name.

@@ -11,7 +11,7 @@ use tidegate_model::headers::is_credential;
 
 use super::{
     Canary, Compress, Decompress, EnvSecret, FileSecret, Incoming, Mirror, Rates, RouteAuthorize, RouteBasic,
-    RouteCors, RouteIdempotency, SecurityHeaders, Switch,
+    RouteCors, RouteIdempotency, RouteLogin, SecurityHeaders, Switch,
 };
 use crate::config::scalar::{Percent, Size, Time};
 use crate::config::text::{Header, HeaderText, Host, Name, Net, Path, PlainPath, Verb};
@@ -50,6 +50,9 @@ macro_rules! with_inherited {
             pub deny: Vec<Net>,
             /// Who may use it by name and password: a table. See `docs/access.md`.
             pub basic: Switch<RouteBasic>,
+            /// By the logins of which `[oidc.NAME]` it may be used: its name, or `{ by = "NAME", require = { … } }`. See
+            /// `docs/access.md`.
+            pub login: RouteLogin,
             /// A service that decides which requests go on: a table. See `docs/access.md`.
             pub authorize: Switch<RouteAuthorize>,
             /// Which other origins' scripts may call it (CORS): a table. See `docs/access.md`.
@@ -135,6 +138,7 @@ impl Default for RouteDefaults {
             allow: Vec::new(),
             deny: Vec::new(),
             basic: Switch::Toggle(false),
+            login: RouteLogin::Off(false),
             authorize: Switch::Toggle(false),
             cors: Switch::Toggle(false),
             security_headers: Switch::Toggle(false),
@@ -179,6 +183,7 @@ impl Default for Route {
             allow: inherited.allow,
             deny: inherited.deny,
             basic: inherited.basic,
+            login: inherited.login,
             authorize: inherited.authorize,
             cors: inherited.cors,
             security_headers: inherited.security_headers,

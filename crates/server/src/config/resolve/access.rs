@@ -30,12 +30,19 @@ pub(super) fn access(context: &mut Context<'_>, raw: &raw::Route, node: &Node) -
     let basic = raw.basic.on().and_then(|basic| super::basic::basic(context, &basic, node.at("basic")));
     let authorize = raw.authorize.on();
     let authorize = authorize.and_then(|raw| self::authorize(context, &raw, node.at("authorize")));
+    let login = super::login::login(context, &raw.login, node.at("login"));
+    if basic.is_some() && login.is_some() {
+        context.tell(node.at("login"), "a route asks for a password or for a login, not for both");
+    }
+    let provider = login.as_ref().and_then(|login| context.logins.iter().find(|one| one.name == login.by));
+    let claims = provider.into_iter().flat_map(|provider| provider.told.iter().cloned());
     let user = basic.iter().filter_map(|basic| basic.user_header.clone());
     let told = authorize.iter().flat_map(|authorize| authorize.to_upstream.iter().cloned());
-    let vouched: Vec<HeaderName> = user.chain(told).collect();
+    let vouched: Vec<HeaderName> = user.chain(claims).chain(told).collect();
     AccessSettings {
         vouched: (!vouched.is_empty()).then(|| vouched.into()),
         basic,
+        login,
         authorize,
         cors: raw.cors.on().and_then(|cors| self::cors(context, &cors, raw, node.at("cors"))),
         security: raw.security_headers.on().map(|headers| Arc::new(security(&headers))),

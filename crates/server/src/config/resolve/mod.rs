@@ -8,6 +8,7 @@ mod bodies;
 mod canary;
 mod cluster;
 mod listen;
+mod login;
 mod maintenance;
 mod mirror;
 mod otlp;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use tidegate_dispatch::QueueSettings;
 use tidegate_model::cache::evict::Bounds;
 use tidegate_model::cache::key::Aliases;
+use tidegate_proxy::access::login::OidcSettings;
 use tidegate_proxy::cache::CacheBounds;
 use tidegate_proxy::cache::disk::{DiskSettings, SIZE_MIN};
 use tidegate_proxy::cache::far::FarSettings;
@@ -80,7 +82,8 @@ pub struct Resolved {
 /// # Errors
 /// Every problem.
 pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>> {
-    let mut context = Context { problems: Vec::new(), named: Vec::new(), root: tree, shards: 1 };
+    let mut context =
+        Context { problems: Vec::new(), named: Vec::new(), root: tree, shards: 1, logins: Vec::new() };
     let listeners = listen::listeners(&mut context, raw);
     let certificates = listen::certificates(&mut context, raw);
     let acme = acme::acme(&mut context, raw);
@@ -113,6 +116,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         queue::divides(&mut context, &queue, node, "say a larger `concurrency`");
         queues.push(queue);
     }
+    context.logins = login::providers(&mut context, raw);
     let routes = route::routes(&mut context, &mut queues, raw);
     context.positive(tree.at("drain"), "time", &raw.drain.time);
     context.positive(tree.at("upgrade"), "start", &raw.upgrade.start);
@@ -120,6 +124,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let maintenance = maintenance::maintenance(&mut context, raw, &routes);
     let proxy = ProxySettings {
         maintenance,
+        logins: std::mem::take(&mut context.logins),
         trusted_proxies: raw.listen.trusted_proxies.iter().map(|network| network.0).collect(),
         tenants,
         routes,
@@ -132,8 +137,8 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
         cluster: cluster.as_ref().map(|cluster| cluster.settings.clone()),
         secure: acme::secure(raw),
     };
-    let (cluster, peers) = cluster.map(|cluster| (cluster.listen, cluster.peers)).unzip();
     let Context { problems, named, .. } = context;
+    let (cluster, peers) = cluster.map(|cluster| (cluster.listen, cluster.peers)).unzip();
     if problems.is_empty() {
         Ok(Resolved {
             listeners,
@@ -231,6 +236,8 @@ pub struct Context<'a> {
     root: &'a Node,
     /// What deliveries are divided into.
     shards: u16,
+    /// The providers of logins.
+    logins: Vec<Arc<OidcSettings>>,
 }
 
 impl<'a> Context<'a> {
