@@ -246,12 +246,14 @@ fn who_is_refused_tries_again_by_the_other_way_and_says_why() {
 fn where_the_authority_wants_to_hear_nothing_nothing_is_ordered() {
     let scene = Scene::new("busy");
     scene.authority.be(Mood::Busy(3600));
-    let gate = scene.gate("acme-busy", "domains = [\"a.test\", \"b.test\"]", "");
+    let gate = scene.gate("acme-busy", "domains = [\"a.test\"]", "");
     until("it was said", || {
         let failed = gate.metric("tidegate_acme_orders_total{outcome=\"failed\"}");
         failed.is_some_and(|failed| failed >= 1.0) && told(&gate, "a.test") != Value::Null
     });
     scene.authority.be(Mood::Willing);
+    gate.rewrite(&scene.config(&scene.store(), "domains = [\"a.test\", \"b.test\"]", ""));
     gate.reload();
+    until("it knows of the other one", || told(&gate, "b.test") != Value::Null);
     assert_eq!(scene.authority.orders(), [], "it said when to come again");
 }
