@@ -238,7 +238,9 @@ fn conditions_are_answered_by_tag_and_date() {
         let answer = site.get("/a.txt", &fields);
         assert_eq!(answer.status, status, "{fields}: {}", answer.head);
         if status == 304 {
-            assert_eq!((answer.header("etag"), answer.body.as_str()), (tag, ""), "{fields}");
+            // Weak while the file is so young that it could change within its time stamp.
+            let told = answer.header("etag").trim_start_matches("w/");
+            assert_eq!((told, answer.body.as_str()), (opaque, ""), "{fields}");
         }
     }
     // Another content is another tag.
