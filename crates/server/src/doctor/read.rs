@@ -81,6 +81,8 @@ pub fn wanted(config: &Config, endpoints: &[(String, usize)]) -> Wanted {
             HostPattern::Exact(host) => Some(host.clone()),
             HostPattern::Any | HostPattern::Wildcard(_) => None,
         })
+        // Those are ordered where they are missing.
+        .filter(|host| config.acme.as_ref().is_none_or(|acme| !acme.domains.contains(host.as_str())))
         .collect();
     hosts.sort();
     hosts.dedup();

@@ -122,6 +122,13 @@ fn a_certificate_that_is_over_and_a_key_that_all_may_read_are_found() {
         assert_eq!(finding["severity"], severity, "{finding}");
         assert!(finding["seen"].as_str().unwrap().contains(words), "{finding}");
     }
+    // One that is ordered is not missing.
+    let file = folder.0.join("tidegate.toml");
+    let acme = "[store]\nurl = \"sqlite:data\"\n[acme]\nterms_agreed = true\ndomains = [\"b.example\"]\n";
+    std::fs::write(&file, std::fs::read_to_string(&file).unwrap() + acme).unwrap();
+    let told = json(&folder.doctor("", &["--json", "--offline"]));
+    assert_eq!(found(&told, "config.file")[0]["severity"], "fine", "{told:#}");
+    assert!(found(&told, "tls.hosts").is_empty(), "{told:#}");
 }
 
 #[test]

@@ -20,9 +20,9 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A machine and a configuration of which nothing is to be said.
-fn fine() -> Facts {
-    let host = Host {
+/// A machine of which nothing is to be said.
+fn fine_host() -> Host {
+    Host {
         files: Some(1 << 20),
         files_max: Some(1 << 20),
         files_system: Some((2_000, 1 << 40)),
@@ -44,8 +44,12 @@ fn fine() -> Facts {
         swappiness: Some(60),
         overcommit: Some(0),
         clock: Some(Timekeeping { synchronised: true, error_max: millis(3) }),
-    };
-    let wanted = Wanted {
+    }
+}
+
+/// A configuration for which it is enough.
+fn fine_wanted() -> Wanted {
+    Wanted {
         clients: 100_000,
         upstreams: 2_000,
         busiest: Some(("app".to_owned(), 1_000)),
@@ -57,7 +61,11 @@ fn fine() -> Facts {
         buffers: None,
         memory: Some(8 << 30),
         shared_wait: Some(millis(20)),
-    };
+    }
+}
+
+/// Both, and what they depend on: nothing is to be said.
+fn fine() -> Facts {
     let upstream = UpstreamLook {
         name: "app".to_owned(),
         discovery: "dns app.internal:3000".to_owned(),
@@ -96,8 +104,8 @@ fn fine() -> Facts {
     let redis =
         RedisLook { round_trip: millis(1), memory: Some(1 << 30), policy: Some("volatile-lru".to_owned()) };
     Facts {
-        host,
-        wanted: Some(wanted),
+        host: fine_host(),
+        wanted: Some(fine_wanted()),
         config_error: None,
         now: NOW,
         upstreams: vec![upstream],
