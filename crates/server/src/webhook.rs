@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tidegate_wire::clock;
 
 use crate::config::parse_duration;
-use crate::status::{Remote, ask, said};
+use crate::status::{Remote, ask, encoded, said};
 use crate::telemetry::rfc3339;
 
 /// Webhooks.
@@ -282,13 +282,6 @@ fn cell(item: &Value, column: &str) -> String {
         }
         other => other.to_string(),
     }
-}
-
-fn encoded(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") })
-        .collect()
 }
 
 #[cfg(test)]

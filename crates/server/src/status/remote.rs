@@ -118,9 +118,12 @@ pub fn ask_for(
     }
 }
 
-/// A text as a part of a path, or as a parameter's value.
+/// A text as a part of a path, or as a parameter's value. What needs no escape stays readable: the audit log has paths.
 pub fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") })
+        .collect()
 }
 
 /// Connects to the first of its addresses that answers. One that says nothing at all is not waited for.
@@ -140,4 +143,18 @@ fn exchange(mut stream: impl std::io::Read + Write, request: &str) -> std::io::R
     let mut answer = String::new();
     stream.take(BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::encoded;
+
+    #[test]
+    fn what_needs_no_escape_stays_as_it_is() {
+        for (text, expected) in
+            [("mail-1_a.b~", "mail-1_a.b~"), ("a/b?c=d&e", "a%2fb%3fc%3dd%26e"), ("ü %", "%c3%bc%20%25")]
+        {
+            assert_eq!(encoded(text), expected);
+        }
+    }
 }

@@ -181,7 +181,7 @@ fn a_change_is_asked_about_first() {
     let (path, body) = drain.request();
     assert_eq!(
         (path.as_str(), body.as_str()),
-        ("/upstreams/%61%70%70/endpoints/127.0.0.1:3000", "{\"state\":\"draining\"}")
+        ("/upstreams/app/endpoints/127.0.0.1:3000", "{\"state\":\"draining\"}")
     );
     press(&mut state, "1");
     let pause = Action::Tenant { id: "greedy".to_owned(), pause: true };
