@@ -32,7 +32,7 @@ pub mod tier;
 pub mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -80,6 +80,8 @@ pub struct Cache {
     bounds: ArcSwap<CacheBounds>,
     /// The most bytes that the process can spare for it.
     spare: AtomicU64,
+    /// Nothing is kept in memory any more.
+    is_over: AtomicBool,
     purged: AtomicU64,
 }
 
@@ -142,6 +144,7 @@ impl Cache {
             object_bytes_max: AtomicU64::new(0),
             bounds: ArcSwap::from_pointee(bounds),
             spare: AtomicU64::new(u64::MAX),
+            is_over: AtomicBool::new(false),
             purged: AtomicU64::new(0),
         };
         cache.bound(bounds);
@@ -165,7 +168,8 @@ impl Cache {
         let CacheBounds { bounds, object_bytes_max, large_bytes_max, slice_bytes } = **self.bounds.load();
         let bytes = bounds.bytes.min(self.spare.load(Relaxed));
         let tenant_bytes = bounds.tenant_bytes.min(bytes);
-        self.memory.bound(Bounds { bytes, tenant_bytes, ..bounds });
+        let most = if self.is_over.load(Relaxed) { 0 } else { bytes };
+        self.memory.bound(Bounds { bytes: most, tenant_bytes: tenant_bytes.min(most), ..bounds });
         self.fills.bound(bytes / ON_THE_WAY);
         self.slices.bound(large_bytes_max, slice_bytes, bytes / ON_THE_WAY);
         self.object_bytes_max.store(object_bytes_max, Relaxed);
@@ -242,6 +246,12 @@ impl Cache {
         if let Some(disk) = self.memory.disk() {
             disk.close(most);
         }
+    }
+
+    /// Another process serves: what is in memory is of use to nobody, and this one may be there for an hour.
+    pub fn forget(&self) {
+        self.is_over.store(true, Relaxed);
+        self.apply();
     }
 
     /// Keeps an answer, here and below.

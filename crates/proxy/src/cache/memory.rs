@@ -447,6 +447,7 @@ mod tests {
     use tidegate_model::cache::reuse::Rules;
 
     use crate::cache::kept::{Head, allocated};
+    use crate::cache::{Cache, CacheBounds};
 
     const NOW: Wall = Wall(1_000);
 
@@ -608,6 +609,17 @@ mod tests {
         assert_eq!((get(&memory, "/a", &none), memory.size()), ("nothing".to_owned(), (0, 0)));
         memory.keep_coded(&newer, Coding::Zstd, coded());
         assert_eq!((memory.size(), newer.coded(Coding::Zstd).is_none()), ((0, 0), true));
+    }
+
+    #[test]
+    fn a_cache_that_is_to_forget_holds_nothing_whatever_it_is_told_later() {
+        let cache = Cache::new(CacheBounds::default());
+        assert!(put(&cache.memory, "/a", "", &Fields::default(), "12345"));
+        assert!(cache.standing().bytes > 0);
+        cache.forget();
+        assert_eq!((cache.standing().bytes, cache.standing().entries), (0, 0));
+        cache.spare(1 << 30);
+        assert!(!put(&cache.memory, "/a", "", &Fields::default(), "12345"));
     }
 
     #[test]

@@ -331,6 +331,7 @@ pub async fn leave(process: &Arc<Process>, successor: &Arc<Successor>) {
             store.close();
         }
         letting.gate.standing.cache.close(LAST_ANSWERS);
+        letting.gate.standing.cache.forget();
     })
     .await;
     successor.tell(&Said::Free);
