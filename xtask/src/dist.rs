@@ -124,6 +124,7 @@ fn archive(root: &Path, dist: &Path, name: &str, epoch: &str) -> Result<(), Stri
         ("README.md", "README.md"),
         ("CHANGELOG.md", "CHANGELOG.md"),
         ("packaging/etc/tidegate.toml", "etc/tidegate.toml"),
+        ("packaging/etc/logrotate", "etc/logrotate"),
         ("packaging/systemd/tidegate.service", "systemd/tidegate.service"),
         ("packaging/systemd/tidegate.sysusers", "systemd/tidegate.sysusers"),
     ] {
