@@ -221,7 +221,7 @@ fn it_is_asked_of_http_2_and_of_upgrades_too() {
 #[test]
 fn what_only_the_authorizer_or_a_trusted_proxy_may_say_follows_no_content_of_a_client() {
     let auth = authorizer("");
-    let (told, trailers) = std::sync::mpsc::channel();
+    let (told, trailers) = std::sync::mpsc::sync_channel(8);
     let app = Origin::scripted(move |visit| {
         told.send(visit.read_body()?.1).ok()?;
         visit.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nin")
@@ -235,7 +235,7 @@ fn what_only_the_authorizer_or_a_trusted_proxy_may_say_follows_no_content_of_a_c
         trailers.recv().unwrap().iter().map(|line| line.to_ascii_lowercase()).collect();
     assert_eq!(followed, ["x-check: 7"]);
 
-    let (told, trailers) = std::sync::mpsc::channel();
+    let (told, trailers) = std::sync::mpsc::sync_channel(8);
     let app = Origin::scripted(move |visit| {
         told.send(visit.read_body()?.1).ok()?;
         visit.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nin")

@@ -451,7 +451,7 @@ fn what_is_cached_is_for_those_who_are_logged_in_and_for_each_his_own() {
 #[test]
 fn sessions_hold_over_http2_and_for_what_becomes_another_protocol_and_no_claim_follows_content() {
     let provider = OpenIdProvider::start();
-    let (told, trailers) = std::sync::mpsc::channel();
+    let (told, trailers) = std::sync::mpsc::sync_channel(8);
     let app = Origin::scripted(move |visit| {
         if visit.field("upgrade").is_some() {
             visit.say("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")?;
