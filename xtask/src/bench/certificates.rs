@@ -3,7 +3,7 @@
 //! The clients are those of the end-to-end tests (`crates/server/tests/e2e/certificates/measure.rs`); the binary is built for
 //! release, or given.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::place::Machine;
 use super::{build, sections, target, tested};
@@ -15,7 +15,7 @@ pub const USAGE: &str = "cargo xtask bench certificates [--built PATH] [--write]
 /// # Errors
 /// What stops it, or that a handshake failed.
 pub fn certificates(arguments: &[String], root: &Path) -> Result<(), String> {
-    let (write, built) = read(arguments)?;
+    let (write, built) = tested::read(arguments, USAGE)?;
     let target = target()?;
     let built = match built {
         Some(built) => built,
@@ -36,32 +36,5 @@ pub fn certificates(arguments: &[String], root: &Path) -> Result<(), String> {
         Some(said) => Err(format!("a handshake failed:\n{said}")),
         None if write => sections::write_section(root, "certificates", &text),
         None => Ok(()),
-    }
-}
-
-/// Whether it is written, and what is measured instead of what is built now.
-fn read(arguments: &[String]) -> Result<(bool, Option<PathBuf>), String> {
-    let (mut write, mut built) = (false, None);
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--write" => write = true,
-            "--built" => built = Some(arguments.next().ok_or(USAGE)?.into()),
-            _ => return Err(format!("usage: {USAGE}")),
-        }
-    }
-    Ok((write, built))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_what_is_measured_and_whether_it_is_written() {
-        let check = |text: &str| read(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        assert_eq!(check(""), Ok((false, None)));
-        assert_eq!(check("--built a/b --write"), Ok((true, Some("a/b".into()))));
-        assert!(check("--built").is_err() && check("--fast").is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! Measures that end-to-end tests make, as these have the clients: a test that is otherwise ignored prints a table.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Runs the test of this name with this binary. The table, and what failed beside it.
@@ -28,6 +28,23 @@ pub fn measure(
     Ok((measured, (!output.status.success()).then_some(said)))
 }
 
+/// Whether it is written, and what is measured instead of what is built now.
+///
+/// # Errors
+/// Other arguments.
+pub fn read(arguments: &[String], usage: &str) -> Result<(bool, Option<PathBuf>), String> {
+    let (mut write, mut built) = (false, None);
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--write" => write = true,
+            "--built" => built = Some(arguments.next().ok_or(usage)?.into()),
+            _ => return Err(format!("usage: {usage}")),
+        }
+    }
+    Ok((write, built))
+}
+
 /// What stands between the two lines that say so.
 fn measured(said: &str) -> Option<&str> {
     let (_, rest) = said.split_once("measured\n")?;
@@ -36,7 +53,16 @@ fn measured(said: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::measured;
+    use super::{measured, read};
+
+    #[test]
+    fn reads_what_is_measured_and_whether_it_is_written() {
+        let check =
+            |text: &str| read(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>(), "usage");
+        assert_eq!(check(""), Ok((false, None)));
+        assert_eq!(check("--built a/b --write"), Ok((true, Some("a/b".into()))));
+        assert!(check("--built").is_err() && check("--fast").is_err());
+    }
 
     #[test]
     fn what_was_measured_is_found_among_what_tests_say() {

@@ -1,26 +1,26 @@
 //! `cargo xtask bench upgrade`: ten upgrades in a row under a thousand requests a second, of which none may fail.
 //!
-//! The clients are those of the end-to-end tests (`crates/server/tests/e2e/upgrade/measure.rs`); the binary is built for release.
+//! The clients are those of the end-to-end tests (`crates/server/tests/e2e/upgrade/measure.rs`); the binary is built for
+//! release, or given.
 
 use std::path::Path;
 
 use super::place::Machine;
 use super::{build, sections, target, tested};
 
-pub const USAGE: &str = "cargo xtask bench upgrade [--write]";
+pub const USAGE: &str = "cargo xtask bench upgrade [--built PATH] [--write]";
 
 /// Measures, prints what was, and writes it to `docs/benchmarks.md` if that is asked for.
 ///
 /// # Errors
 /// What stops it, or that a request failed.
 pub fn upgrade(arguments: &[String], root: &Path) -> Result<(), String> {
-    let write = match arguments {
-        [] => false,
-        [one] if one == "--write" => true,
-        _ => return Err(format!("usage: {USAGE}")),
-    };
+    let (write, built) = tested::read(arguments, USAGE)?;
     let target = target()?;
-    let built = build(root, &target)?;
+    let built = match built {
+        Some(built) => built,
+        None => build(root, &target)?,
+    };
     let (measured, failed) = tested::measure(root, &target, &built, "upgrade::measure::")?;
     let machine = Machine::describe();
     let text = format!(
