@@ -26,7 +26,7 @@ const TARGET_BYTES_MAX: usize = 2048;
 const TEXT_BYTES_MAX: usize = 2048;
 /// A browser that has come back so often, within so many seconds, and still has no session never will.
 const AGAIN_MAX: u32 = 5;
-/// See [`AGAIN_MAX`].
+/// Within so many seconds, that many times at most.
 pub const AGAIN_SECONDS: u64 = 60;
 
 /// A login that was begun, as its browser keeps it.
