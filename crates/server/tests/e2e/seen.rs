@@ -198,6 +198,11 @@ pub fn everything(name: &str) -> (Gate, Vec<Origin>) {
     let queue = "[queue.kept]\npull = true\n[[route]]\nname = \"later\"\npath = \"/later\"\nupstream = \"app\"\ndefer = \"always\"\nqueue = \"kept\"\n";
     let mirror = "[[route]]\nname = \"copied\"\npath = \"/copied\"\nupstream = \"app\"\nmirror = { upstream = \"site\" }\ncanary = { upstream = \"site\" }\n";
     let otlp = format!("[otlp]\nendpoint = \"http://{}\"\n", nobody());
+    let oidc = format!(
+        "[oidc.web]\nissuer = \"https://{}\"\nclient_id = \"gate\"\nclient_secret = \"s\"\n\
+         secret = \"0123456789abcdef0123456789abcdef\"\n",
+        nobody()
+    );
     let long = Origin::scripted(|visit| {
         visit.read_body()?;
         let text = "said again, ".repeat(200);
@@ -208,7 +213,8 @@ pub fn everything(name: &str) -> (Gate, Vec<Origin>) {
         "[upstream.long]\nendpoints = [\"{}\"]\n[[route]]\nname = \"long\"\npath = \"/long\"\nupstream = \"long\"\ncompress = {{}}\n",
         long.address
     );
-    let gate = gate(name, &format!("{config}{files}{redis}{cluster}{queue}{mirror}{coded}{acme}{otlp}"));
+    let gate =
+        gate(name, &format!("{config}{files}{redis}{cluster}{queue}{mirror}{coded}{acme}{otlp}{oidc}"));
     let looked = "tidegate_certificate_expiry_timestamp_seconds{name=\"scraped.test\"}";
     until("certificates are looked after", || gate.metric(looked).is_some());
     assert_eq!(ask(gate.address, "GET /", "").status, 200);
