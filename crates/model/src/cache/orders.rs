@@ -138,6 +138,8 @@ pub struct Outbox {
     unseen: HashMap<Label, (u64, Purge)>,
     /// Up to this number they were handed out to be sent.
     taken: u64,
+    /// Up to this number they were read back.
+    seen: u64,
     most: usize,
     overflowed: u64,
 }
@@ -153,6 +155,7 @@ impl Outbox {
             recent: VecDeque::new(),
             unseen: HashMap::new(),
             taken: 0,
+            seen: 0,
             most: most.max(1),
             overflowed: 0,
         }
@@ -200,12 +203,16 @@ impl Outbox {
             && order.0 <= number
         {
             self.waiting.pop_front();
-            self.sent.push_back(order);
+            // What was written may be read back before whoever wrote it hears so.
+            if order.0 > self.seen {
+                self.sent.push_back(order);
+            }
         }
     }
 
     /// One was read back from the log.
     pub fn seen(&mut self, number: u64, order: Order) {
+        self.seen = self.seen.max(number);
         while self.sent.front().is_some_and(|(sent, _)| *sent <= number) {
             self.sent.pop_front();
         }
@@ -360,6 +367,16 @@ mod tests {
         outbox.seen(1, hard("a"));
         outbox.again();
         check(&mut outbox, &[], &[]);
+        outbox.repeat();
+        check(&mut outbox, &[], &[hard("a")]);
+    }
+
+    #[test]
+    fn what_is_read_back_before_its_writer_hears_that_it_is_written_is_ordered_again_once() {
+        let mut outbox = Outbox::new(9);
+        check(&mut outbox, &[hard("a")], &[hard("a")]);
+        outbox.seen(1, hard("a"));
+        outbox.sent(1);
         outbox.repeat();
         check(&mut outbox, &[], &[hard("a")]);
     }
