@@ -35,6 +35,7 @@ pub struct Endpoint {
 pub fn all() -> Vec<Endpoint> {
     let mut all = watching();
     all.extend(steering());
+    all.extend(disturbing());
     all.extend(rollouts::mirrors());
     all.extend(rollouts::canaries());
     all.extend(deliveries());
@@ -174,6 +175,13 @@ fn steering() -> Vec<Endpoint> {
                 )]
             },
         ),
+    ]
+}
+
+/// What is taken out of service or disturbed for a while.
+fn disturbing() -> Vec<Endpoint> {
+    let endpoint = |path, handler, operations| Endpoint { path, handler, operations };
+    vec![
         endpoint(
             "/maintenance",
             get(maintenance::list).post(maintenance::begin),

@@ -186,6 +186,12 @@ fn key_of(pair: &CertificateFiles, path: &Path) -> Option<&'static [&'static str
     })
 }
 
+/// What session tickets are sealed by, where nodes share it.
+pub fn tickets(context: &mut Context<'_>, raw: &raw::Config) -> Option<Vec<u8>> {
+    let node = context.entry("listen").at("tickets").at("secret");
+    raw.listen.tickets.as_ref().map(|tickets| super::acme::long_secret(context, &tickets.secret, node))
+}
+
 pub fn control(context: &mut Context<'_>, raw: &raw::Control) -> ControlSettings {
     let node = context.entry("control");
     let mut listen: Vec<ControlAddress> = Vec::new();

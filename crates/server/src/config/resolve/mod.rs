@@ -87,10 +87,7 @@ pub fn resolve(raw: &raw::Config, tree: &Node) -> Result<Resolved, Vec<Problem>>
     let listeners = listen::listeners(&mut context, raw);
     let certificates = listen::certificates(&mut context, raw);
     let acme = acme::acme(&mut context, raw);
-    let tickets = raw.listen.tickets.as_ref().map(|tickets| {
-        let node = tree.at("listen").at("tickets").at("secret");
-        acme::long_secret(&mut context, &tickets.secret, node)
-    });
+    let tickets = listen::tickets(&mut context, raw);
     let control = listen::control(&mut context, &raw.control);
     let log = listen::log(&raw.log);
     let otlp = otlp::otlp(&mut context, raw);
