@@ -33,10 +33,10 @@ fn main() -> ExitCode {
             bench::cache::cache(&arguments[1..], &root())
         }
         "bench" if arguments.first().is_some_and(|what| what == "upgrade") => {
-            bench::upgrade::upgrade(&arguments[1..], &root())
+            bench::upgrade::UPGRADE.run(&arguments[1..], &root())
         }
         "bench" if arguments.first().is_some_and(|what| what == "certificates") => {
-            bench::certificates::certificates(&arguments[1..], &root())
+            bench::certificates::CERTIFICATES.run(&arguments[1..], &root())
         }
         "bench" if arguments.first().is_some_and(|what| what == "deliveries") => {
             bench::deliveries::deliveries(&arguments[1..], &root())
@@ -48,9 +48,9 @@ fn main() -> ExitCode {
             bench::USAGE.trim_start_matches("cargo xtask "),
             bench::pressure::USAGE.trim_start_matches("cargo xtask "),
             bench::cache::USAGE.trim_start_matches("cargo xtask "),
-            bench::certificates::USAGE.trim_start_matches("cargo xtask "),
+            bench::certificates::CERTIFICATES.usage.trim_start_matches("cargo xtask "),
             bench::deliveries::USAGE.trim_start_matches("cargo xtask "),
-            bench::upgrade::USAGE.trim_start_matches("cargo xtask ")
+            bench::upgrade::UPGRADE.usage.trim_start_matches("cargo xtask ")
         )),
     };
     match done {

@@ -3,16 +3,54 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::place::Machine;
+use super::{build, sections, target};
+
+/// A measure that an end-to-end test makes.
+pub struct Measure {
+    /// How it is asked for.
+    pub usage: &'static str,
+    /// The test's module, and the section of `docs/benchmarks.md` that it is written to.
+    pub module: &'static str,
+    /// What it is of.
+    pub title: &'static str,
+    /// How it is measured, behind where.
+    pub method: &'static str,
+}
+
+impl Measure {
+    /// Measures, prints what was, and writes it to `docs/benchmarks.md` if that is asked for. The binary is built for release, or
+    /// given.
+    ///
+    /// # Errors
+    /// What stops it, or what failed beside it.
+    pub fn run(&self, arguments: &[String], root: &Path) -> Result<(), String> {
+        let Measure { usage, module, title, method } = self;
+        let (write, built) = read(arguments, usage)?;
+        let target = target()?;
+        let built = match built {
+            Some(built) => built,
+            None => build(root, &target)?,
+        };
+        let (measured, failed) = measure(root, &target, &built, &format!("{module}::measure::"))?;
+        let Machine { processor, cores, kernel, .. } = Machine::describe();
+        let text = format!(
+            "## {title}\n\n{measured}\n`{usage}` on {processor} ({cores} cores, Linux {kernel}), {method}\n"
+        );
+        println!("\n{text}");
+        match failed {
+            Some(said) => Err(format!("it failed:\n{said}")),
+            None if write => sections::write_section(root, module, &text),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Runs the test of this name with this binary. The table, and what failed beside it.
 ///
 /// # Errors
 /// There is no table.
-pub fn measure(
-    root: &Path,
-    target: &Path,
-    built: &Path,
-    test: &str,
-) -> Result<(String, Option<String>), String> {
+fn measure(root: &Path, target: &Path, built: &Path, test: &str) -> Result<(String, Option<String>), String> {
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(program)
         .args(["test", "-q", "-p", "tidegate", "--test", "e2e", "--target-dir"])
@@ -32,7 +70,7 @@ pub fn measure(
 ///
 /// # Errors
 /// Other arguments.
-pub fn read(arguments: &[String], usage: &str) -> Result<(bool, Option<PathBuf>), String> {
+fn read(arguments: &[String], usage: &str) -> Result<(bool, Option<PathBuf>), String> {
     let (mut write, mut built) = (false, None);
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
