@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::deliveries::sqlite::schema;
-use crate::memory;
+use crate::gather;
 use crate::postgres::{Away, PostgresSettings};
 
 /// The database's name in its directory.
@@ -20,8 +20,9 @@ pub(crate) const APPLICATION: i32 = 0x5469_6465;
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// The smallest database: its tables, and some room.
 pub(crate) const BYTES_MIN: u64 = 1 << 18;
-/// KiB of pages that are kept in memory.
-const CACHE_KIB: i64 = 32 << 10;
+/// KiB of pages that are kept in memory: those that are written to just now, and the upper ones of each tree. Now and then a commit
+/// looks through all of them; what is not here is in the system's memory.
+const CACHE_KIB: i64 = 8 << 10;
 /// Statements that are kept prepared: all that there are.
 const STATEMENTS: usize = 128;
 /// What `statfs` says of a file system whose locks and fsyncs are another machine's word.
@@ -239,7 +240,7 @@ fn connect(directory: &Path, bytes_max: u64) -> Result<Connection, Unopened> {
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     // SQLite takes no link anywhere in the path: the directory may be behind one.
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-    let mut connection = memory::open(&directory.join(NAME), flags)?;
+    let mut connection = gather::open(&directory.join(NAME), flags)?;
     // Alone with the file, SQLite needs no memory shared with others: none that a full disk could tear away.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "page_size", PAGE_BYTES as i64)?;

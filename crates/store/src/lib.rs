@@ -25,6 +25,7 @@ mod database;
 pub mod deliveries;
 pub mod documents;
 pub mod early;
+mod gather;
 #[cfg(debug_assertions)]
 mod hand;
 mod memory;

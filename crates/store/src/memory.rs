@@ -3,37 +3,39 @@
 //! By default SQLite takes a lock around each block that it asks for, to count them, which nobody reads; and the C library, from
 //! whom it has them, grows the memory of a thread that is not the first page by page, by a system call each.
 //!
-//! What always holds: it is said once, before SQLite is used for the first time; later it is not taken any more. So each connection is
-//! opened here.
+//! What always holds: it is said once, before SQLite is used for the first time; later it is not taken any more. So whoever opens a
+//! connection says it before.
 
 use std::alloc::{Layout, alloc, dealloc, realloc};
 use std::ffi::{c_int, c_void};
-use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::Once;
 
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::ffi;
+#[cfg(test)]
+use rusqlite::{Connection, OpenFlags};
 
 /// Bytes before each block, which hold its size. A block is aligned as they are: SQLite wants 8.
 const HEAD: usize = 8;
 
 static SAID: Once = Once::new();
 
-/// Opens a database: the only way to one.
-pub(crate) fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+/// Opens a database as SQLite does by itself.
+#[cfg(test)]
+pub(crate) fn open(path: &std::path::Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     prepare();
-    #[expect(clippy::disallowed_methods, reason = "this is the connections' one home")]
+    #[expect(clippy::disallowed_methods, reason = "SQLite's memory is prepared")]
     Connection::open_with_flags(path, flags)
 }
 
 /// A database that is nowhere.
 #[cfg(test)]
 pub(crate) fn nowhere() -> Connection {
-    open(Path::new(":memory:"), OpenFlags::default()).expect("there is memory")
+    open(std::path::Path::new(":memory:"), OpenFlags::default()).expect("there is memory")
 }
 
 /// Says where SQLite has its memory from. To be called before any connection is opened.
-fn prepare() {
+pub(crate) fn prepare() {
     SAID.call_once(|| {
         let methods = METHODS;
         // SAFETY: SQLite copies the methods. Whoever opens a connection calls this before and waits until it has returned, so
