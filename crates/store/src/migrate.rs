@@ -143,7 +143,7 @@ fn settle(connection: &Connection) -> Result<(), MigrateError> {
     while Sqlite::new(connection, &mut Recent::default()).next_work(0)?.is_some() {
         let transaction = connection.unchecked_transaction()?;
         let mut recent = Recent::default();
-        let mut tables = Sqlite::new(&transaction, &mut recent);
+        let mut tables = Sqlite::new(connection, &mut recent);
         let mut ledger = Ledger::new(&mut tables, &mut book);
         ledger.work(0, now_ms())?;
         ledger.close()?;

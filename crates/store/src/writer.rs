@@ -310,7 +310,9 @@ impl Writer {
                 news.by_shard().for_each(|(shard, news)| self.followers.tell(shard, news));
                 self.followers.tell_changed(&news);
                 self.well();
-                self.logged += self.database.written();
+                let written = self.database.written();
+                self.logged += written;
+                self.known.recent.wrote(written / PAGE_BYTES);
                 if self.logged >= LOG_BYTES_MAX {
                     self.check_point("PASSIVE");
                 }

@@ -1,5 +1,7 @@
 //! What is known of deliveries between two transactions, all of it on disk: how each shard stands, what lines have counted.
 
+use tidegate_model::delivery::Seq;
+
 use super::lines::Lines;
 use super::tables::{Fault, Shard, Tables};
 
@@ -17,7 +19,7 @@ pub(crate) struct Book {
 #[derive(Debug)]
 struct Known {
     shard: Shard,
-    /// The last place in it, as it is written.
+    /// The last place that may be given away in it without being written.
     written: u64,
     /// The last transaction that has asked how it stands.
     asked: u64,
@@ -69,9 +71,9 @@ impl Book {
     pub(super) fn write(&mut self, tables: &mut dyn Tables) -> Result<(), Fault> {
         self.lines.write(tables)?;
         for known in self.shards.iter_mut().flatten() {
-            if known.shard.seq.0 != known.written {
-                tables.put_seq(known.shard.seq)?;
-                known.written = known.shard.seq.0;
+            if known.shard.seq.0 > known.written {
+                known.written = known.shard.seq.0 + tables.seqs_ahead();
+                tables.put_seq(Seq(known.written))?;
             }
         }
         Ok(())

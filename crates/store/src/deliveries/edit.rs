@@ -27,12 +27,12 @@ pub(super) fn edit(
     if edits.is_some_and(|edits| edits != known) {
         return Ok(Edited::Otherwise(known));
     }
-    let request = Request {
+    let request = Arc::new(Request {
         method: edit.method.clone().unwrap_or_else(|| before.method.clone()),
         target: edit.target.clone().unwrap_or_else(|| Arc::clone(&before.target)),
         fields: before.fields.clone(),
         body: edit.body.clone().unwrap_or_else(|| before.body.clone()),
-    };
+    });
     let bytes = request_bytes(&request);
     if bytes > row.bytes && !append::has_room(ledger, row.line, 0, bytes - row.bytes, room)? {
         return Ok(Edited::Full);

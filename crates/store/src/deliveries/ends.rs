@@ -93,8 +93,8 @@ fn call_back(ledger: &mut Ledger<'_>, ended: &Row, now: Ms) -> Result<(), Fault>
     let (owner, _) = ledger.book.lines.names(ledger.tables, place)?;
     // The same tenant's, and so of the same shard.
     let record = Record::new(id, ledger.next_seq(seq.shard())?, line.queue, line.tenant, now);
-    ledger.tables.put_request(record.seq, &request, 0)?;
     let bytes = request_bytes(&request);
+    ledger.tables.put_request(record.seq, &Arc::new(request), 0)?;
     ledger.insert(Row { record, line: place, owner, place: None, sole: None, marks: 0, bytes, kept: 0 })
 }
 

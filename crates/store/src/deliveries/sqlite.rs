@@ -11,6 +11,7 @@ mod next;
 pub(crate) mod recent;
 mod rows;
 pub(crate) mod schema;
+mod statements;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use tidegate_model::delivery::{Id, Kind, Ms, Request, Seq, Token};
 
 use self::recent::Recent;
+use self::statements::Statements;
 use super::rows::{Row, Unnamed, whole};
 use super::tables::{Among, Fault, Shard, Sole, Tables, Tally, Work};
 use super::{Attempt, Callback, Depth, Kept, Leader, Line, Pause, Roll, Total, Who};
@@ -29,14 +31,20 @@ const RESERVE_PAGES: (i64, i64) = (8, 4096);
 /// Pages that what is new takes beside its own bytes, at most: of its row, and of each index that it is in.
 const COMMAND_PAGES: i64 = 8;
 
-/// The tables, in a transaction; and the pages that there are for what is new, less what may have been taken since that was
-/// asked; and what was written lately.
-pub(crate) struct Sqlite<'a>(&'a Connection, Option<i64>, &'a mut Recent);
+/// Places that are noted as given away before they are: a commit that accepts something changes one page less for that.
+const SEQS_AHEAD: u64 = 4_096;
+
+/// The tables, in a transaction.
+pub(crate) struct Sqlite<'a> {
+    connection: &'a Connection,
+    statements: Statements<'a>,
+    recent: &'a mut Recent,
+}
 
 impl<'a> Sqlite<'a> {
     /// In the transaction that this connection is in.
     pub(crate) fn new(connection: &'a Connection, recent: &'a mut Recent) -> Sqlite<'a> {
-        Sqlite(connection, None, recent)
+        Sqlite { connection, statements: Statements::new(connection), recent }
     }
 
     /// Pages that there are for what is new. To ask is dear: SQLite reads such a question anew each time.
@@ -48,7 +56,7 @@ impl<'a> Sqlite<'a> {
     }
 
     fn number(&self, sql: &str) -> rusqlite::Result<i64> {
-        self.0.prepare_cached(sql)?.query_row((), |row| row.get(0))
+        self.connection.prepare_cached(sql)?.query_row((), |row| row.get(0))
     }
 }
 
@@ -62,26 +70,31 @@ impl Tables for Sqlite<'_> {
         if known {
             return Ok(None);
         }
-        let mut select = self.0.prepare_cached("SELECT epoch, seq FROM shards WHERE shard = ?1")?;
+        let mut select = self.connection.prepare_cached("SELECT epoch, seq FROM shards WHERE shard = ?1")?;
         let found = select.query_row([shard], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
         let Some((epoch, seq)) = found.optional()? else { return Ok(None) };
         let works = self.number("SELECT EXISTS (SELECT 1 FROM works)")? != 0;
-        let keys = lists::pauses(self.0)?.into_iter().filter_map(|pause| match pause {
+        let keys = lists::pauses(self.connection)?.into_iter().filter_map(|pause| match pause {
             Pause::Key(line, key) => Some((line, key)),
             _ => None,
         });
         Ok(Some(Shard { epoch: epoch as u64, seq: Seq(seq as u64), works, paused: keys.collect() }))
     }
 
+    fn seqs_ahead(&self) -> u64 {
+        SEQS_AHEAD
+    }
+
     fn put_seq(&mut self, seq: Seq) -> Result<(), Fault> {
-        let mut update = self.0.prepare_cached("UPDATE shards SET seq = ?2 WHERE shard = ?1")?;
+        let mut update = self.connection.prepare_cached("UPDATE shards SET seq = ?2 WHERE shard = ?1")?;
         update.execute([i64::from(seq.shard()), whole(seq.0)])?;
         Ok(())
     }
 
     fn take(&mut self, shard: u16) -> Result<Option<u64>, Fault> {
         let sql = "UPDATE shards SET epoch = epoch + 1 WHERE shard = ?1 RETURNING epoch";
-        let epoch = self.0.prepare_cached(sql)?.query_row([shard], |row| row.get::<_, i64>(0)).optional()?;
+        let epoch =
+            self.connection.prepare_cached(sql)?.query_row([shard], |row| row.get::<_, i64>(0)).optional()?;
         Ok(epoch.map(|epoch| epoch as u64))
     }
 
@@ -91,7 +104,7 @@ impl Tables for Sqlite<'_> {
     }
 
     fn roll(&mut self) -> Result<Roll, Fault> {
-        let mut select = self.0.prepare_cached("SELECT shard, epoch FROM shards ORDER BY shard")?;
+        let mut select = self.connection.prepare_cached("SELECT shard, epoch FROM shards ORDER BY shard")?;
         let found = select.query_map((), |row| {
             Ok(Leader { shard: row.get(0)?, epoch: row.get::<_, i64>(1)? as u64, who: Who::Here })
         })?;
@@ -100,179 +113,183 @@ impl Tables for Sqlite<'_> {
 
     fn takes_new(&mut self, bytes: u64) -> Result<bool, Fault> {
         let pages = whole(bytes / PAGE_BYTES);
-        let room = match self.1.filter(|room| pages < *room) {
+        let room = match self.recent.room.filter(|room| pages < *room) {
             Some(room) => room,
             // What is counted is no reason to refuse anything: that is more than was taken.
             None => self.room()?,
         };
-        self.1 = Some(room - pages - COMMAND_PAGES);
+        self.recent.room = Some(room - pages - COMMAND_PAGES);
         Ok(pages < room)
     }
 
     fn line(&mut self, names: &Line) -> Result<Option<Tally>, Fault> {
-        lines::find(self.0, names)
+        lines::find(self.connection, names)
     }
 
     fn line_by_number(&mut self, number: i64) -> Result<Option<Tally>, Fault> {
-        lines::load(self.0, number)
+        lines::load(self.connection, number)
     }
 
     fn owner(&mut self, tenant: &str) -> Result<Option<i64>, Fault> {
-        lines::owner(self.0, tenant)
+        lines::owner(self.connection, tenant)
     }
 
     fn bytes_by_line(&mut self, tenant: &str) -> Result<Vec<(i64, i64)>, Fault> {
-        lines::bytes(self.0, tenant)
+        lines::bytes(self.connection, tenant)
     }
 
     fn insert_line(&mut self, names: &Line, owner: Option<i64>) -> Result<i64, Fault> {
-        lines::insert(self.0, names, owner)
+        lines::insert(self.connection, names, owner)
     }
 
     fn put_lines(&mut self, changed: &[&Tally]) -> Result<(), Fault> {
-        changed.iter().try_for_each(|tally| lines::put(self.0, tally))
+        changed.iter().try_for_each(|tally| lines::put(self.connection, tally))
     }
 
     fn find(&mut self, id: Id) -> Result<Option<Seq>, Fault> {
-        rows::find(self.0, id)
+        rows::find(&mut self.statements, id)
     }
 
     fn load(&mut self, seq: Seq) -> Result<Option<Unnamed>, Fault> {
-        let recent = self.2.row(seq);
+        let recent = self.recent.row(seq);
         if recent.is_none() {
-            return rows::load(self.0, seq);
+            return rows::load(&mut self.statements, seq);
         }
         #[cfg(debug_assertions)]
-        assert_eq!(format!("{recent:?}"), format!("{:?}", rows::load(self.0, seq)?), "what is at hand");
+        assert_eq!(
+            format!("{recent:?}"),
+            format!("{:?}", rows::load(&mut self.statements, seq)?),
+            "what is at hand"
+        );
         Ok(recent)
     }
 
     fn insert(&mut self, row: &Row) -> Result<(), Fault> {
-        rows::insert(self.0, row)?;
-        self.2.put(row);
+        rows::insert(&mut self.statements, row)?;
+        self.recent.put(row);
         Ok(())
     }
 
     fn update(&mut self, before: &Row, after: &Row) -> Result<(), Fault> {
-        rows::update(self.0, before, after)?;
-        self.2.put(after);
+        rows::update(&mut self.statements, before, after)?;
+        self.recent.put(after);
         Ok(())
     }
 
     fn put_marks(&mut self, row: &Row, marks: u8) -> Result<(), Fault> {
-        rows::put_marks(self.0, row.record.seq, marks)?;
-        self.2.put_marks(row.record.seq, marks);
+        rows::put_marks(self.connection, row.record.seq, marks)?;
+        self.recent.put_marks(row.record.seq, marks);
         Ok(())
     }
 
     fn remove(&mut self, row: &Row) -> Result<(), Fault> {
-        rows::remove(self.0, row)?;
-        self.2.remove(row.record.seq);
+        rows::remove(self.connection, row)?;
+        self.recent.remove(row.record.seq);
         Ok(())
     }
 
     fn request(&mut self, seq: Seq) -> Result<Option<(Arc<Request>, u64)>, Fault> {
-        let recent = self.2.take_request(seq);
+        let recent = self.recent.take_request(seq);
         if recent.is_none() {
-            return rows::request(self.0, seq);
+            return rows::request(self.connection, seq);
         }
         #[cfg(debug_assertions)]
-        assert_eq!(recent, rows::request(self.0, seq)?, "what is at hand");
+        assert_eq!(recent, rows::request(self.connection, seq)?, "what is at hand");
         Ok(recent)
     }
 
-    fn put_request(&mut self, seq: Seq, request: &Request, edits: u64) -> Result<(), Fault> {
-        rows::put_request(self.0, seq, request, edits)?;
-        self.2.put_request(seq, request, edits);
+    fn put_request(&mut self, seq: Seq, request: &Arc<Request>, edits: u64) -> Result<(), Fault> {
+        rows::put_request(&mut self.statements, seq, request, edits)?;
+        self.recent.put_request(seq, request, edits);
         Ok(())
     }
 
     fn attempts(&mut self, seq: Seq) -> Result<Vec<Attempt>, Fault> {
-        rows::attempts(self.0, seq)
+        rows::attempts(self.connection, seq)
     }
 
     fn put_attempt(&mut self, seq: Seq, token: Token, attempt: &Attempt) -> Result<(), Fault> {
-        rows::put_attempt(self.0, seq, token, attempt)
+        rows::put_attempt(&mut self.statements, seq, token, attempt)
     }
 
     fn result(&mut self, seq: Seq) -> Result<Option<Kept>, Fault> {
-        rows::result(self.0, seq)
+        rows::result(self.connection, seq)
     }
 
     fn answered(&mut self, seq: Seq) -> Result<Option<u16>, Fault> {
-        rows::answered(self.0, seq)
+        rows::answered(self.connection, seq)
     }
 
     fn put_result(&mut self, seq: Seq, result: &Kept, fields: &[u8]) -> Result<(), Fault> {
-        rows::put_result(self.0, seq, result, fields)
+        rows::put_result(&mut self.statements, seq, result, fields)
     }
 
     fn unique(&mut self, line: i64, key: &str) -> Result<Option<Sole>, Fault> {
-        follows::unique(self.0, line, key)
+        follows::unique(self.connection, line, key)
     }
 
     fn put_unique(&mut self, line: i64, key: &Arc<str>, sole: &Sole) -> Result<(), Fault> {
-        follows::put_unique(self.0, line, key, sole)
+        follows::put_unique(self.connection, line, key, sole)
     }
 
     fn comes_after(&mut self, first: Seq, seq: Seq) -> Result<bool, Fault> {
-        follows::comes_after(self.0, first, seq)
+        follows::comes_after(self.connection, first, seq)
     }
 
     fn insert_after(&mut self, first: Seq, seq: Seq) -> Result<(), Fault> {
-        follows::insert_after(self.0, first, seq)
+        follows::insert_after(self.connection, first, seq)
     }
 
     fn afters(&mut self, first: Seq, after: Seq, most: usize) -> Result<Vec<Seq>, Fault> {
-        follows::afters(self.0, first, after, most)
+        follows::afters(self.connection, first, after, most)
     }
 
     fn remove_after(&mut self, first: Seq, seq: Seq) -> Result<(), Fault> {
-        follows::remove_after(self.0, first, seq)
+        follows::remove_after(self.connection, first, seq)
     }
 
     fn remove_firsts(&mut self, seq: Seq) -> Result<(), Fault> {
-        follows::remove_firsts(self.0, seq)
+        follows::remove_firsts(self.connection, seq)
     }
 
     fn callback(&mut self, seq: Seq) -> Result<Option<Callback>, Fault> {
-        follows::callback(self.0, seq)
+        follows::callback(self.connection, seq)
     }
 
     fn put_callback(&mut self, seq: Seq, callback: &Callback) -> Result<(), Fault> {
-        follows::put_callback(self.0, seq, callback)
+        follows::put_callback(self.connection, seq, callback)
     }
 
     fn remove_callback(&mut self, seq: Seq) -> Result<(), Fault> {
-        follows::remove_callback(self.0, seq)
+        follows::remove_callback(self.connection, seq)
     }
 
     fn next_work(&mut self, _: u16) -> Result<Option<Work>, Fault> {
-        follows::next_work(self.0)
+        follows::next_work(self.connection)
     }
 
     fn put_work(&mut self, work: &Work) -> Result<(), Fault> {
-        follows::put_work(self.0, work)
+        follows::put_work(self.connection, work)
     }
 
     fn remove_work(&mut self, work: &Work) -> Result<(), Fault> {
-        follows::remove_work(self.0, work)
+        follows::remove_work(self.connection, work)
     }
 
     fn open(&mut self, line: i64, key: &str) -> Result<u32, Fault> {
-        lines::open(self.0, line, key)
+        lines::open(self.connection, line, key)
     }
 
     fn put_open(&mut self, line: i64, key: &Arc<str>, open: u32) -> Result<(), Fault> {
-        lines::put_open(self.0, line, key, open)
+        lines::put_open(self.connection, line, key, open)
     }
 
     fn is_asked_for(&mut self, line: i64, key: &str) -> Result<bool, Fault> {
-        next::is_asked_for(self.0, line, key)
+        next::is_asked_for(self.connection, line, key)
     }
 
     fn asking(&mut self, line: i64, key: &str, most: usize) -> Result<Vec<Unnamed>, Fault> {
-        next::asking(self.0, line, key, most)
+        next::asking(self.connection, line, key, most)
     }
 
     fn holding(
@@ -282,39 +299,39 @@ impl Tables for Sqlite<'_> {
         after: (i64, Seq),
         most: usize,
     ) -> Result<Vec<(i64, Seq)>, Fault> {
-        next::holding(self.0, of, state, after, most)
+        next::holding(self.connection, of, state, after, most)
     }
 
     fn due(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<Seq>, Fault> {
-        next::due(self.0, now, most)
+        next::due(self.connection, now, most)
     }
 
     fn next_due(&mut self, _: u16) -> Result<Option<Ms>, Fault> {
-        next::next_due(self.0)
+        next::next_due(self.connection)
     }
 
     fn ready(&mut self, line: i64, after: (i64, Seq), most: usize) -> Result<Vec<Unnamed>, Fault> {
-        next::ready(self.0, line, after, most)
+        next::ready(self.connection, line, after, most)
     }
 
     fn lines_ready(&mut self, _: u16, after: Option<&Line>, most: usize) -> Result<Vec<Line>, Fault> {
-        lines::ready(self.0, after, most)
+        lines::ready(self.connection, after, most)
     }
 
     fn leased(&mut self, _: u16, after: Seq, most: usize) -> Result<Vec<Unnamed>, Fault> {
-        next::leased(self.0, after, most)
+        next::leased(self.connection, after, most)
     }
 
     fn expired(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<(Seq, i64)>, Fault> {
-        next::expired(self.0, now, most)
+        next::expired(self.connection, now, most)
     }
 
     fn forgotten(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<Unnamed>, Fault> {
-        next::forgotten(self.0, now, most)
+        next::forgotten(self.connection, now, most)
     }
 
     fn page(&mut self, among: Among, before: Seq, most: usize) -> Result<Vec<Unnamed>, Fault> {
-        lists::page(self.0, among, before, most)
+        lists::page(self.connection, among, before, most)
     }
 
     fn depths(
@@ -324,28 +341,28 @@ impl Tables for Sqlite<'_> {
         after: Option<&Line>,
         most: usize,
     ) -> Result<Vec<Depth>, Fault> {
-        lists::depths(self.0, queue, tenant, after, most)
+        lists::depths(self.connection, queue, tenant, after, most)
     }
 
     fn totals(&mut self, lines_max: usize) -> Result<Vec<Total>, Fault> {
-        lists::totals(self.0, lines_max)
+        lists::totals(self.connection, lines_max)
     }
 
     fn pauses(&mut self) -> Result<Vec<Pause>, Fault> {
-        lists::pauses(self.0)
+        lists::pauses(self.connection)
     }
 
     fn put_pause(&mut self, pause: &Pause, most: usize) -> Result<bool, Fault> {
-        lists::put_pause(self.0, pause, most)
+        lists::put_pause(self.connection, pause, most)
     }
 
     fn remove_pause(&mut self, pause: &Pause) -> Result<(), Fault> {
-        lists::remove_pause(self.0, pause)
+        lists::remove_pause(self.connection, pause)
     }
 
     #[cfg(test)]
     fn audit(&mut self) -> Result<Vec<String>, Fault> {
-        Ok(audit::audit(self.0)?)
+        Ok(audit::audit(self.connection)?)
     }
 }
 

@@ -197,7 +197,12 @@ pub(crate) trait Tables {
     /// and its lines). `None` where it is not: there is no such shard.
     fn shard(&mut self, shard: u16, known: bool) -> Result<Option<Shard>, Fault>;
 
-    /// The last place that was given away in its shard.
+    /// How many places are noted as given away before they are, at most. Whoever begins anew gives away none of them.
+    fn seqs_ahead(&self) -> u64 {
+        0
+    }
+
+    /// The last place that was given away in its shard, or may be without being noted.
     fn put_seq(&mut self, seq: Seq) -> Result<(), Fault>;
 
     /// Takes a shard that there is: the number of its new owner's epoch, the one before and 1. `None`: another node has it, and
@@ -264,7 +269,7 @@ pub(crate) trait Tables {
     fn request(&mut self, seq: Seq) -> Result<Option<(Arc<Request>, u64)>, Fault>;
 
     /// Keeps a request that was changed so often, in the place of an earlier one.
-    fn put_request(&mut self, seq: Seq, request: &Request, edits: u64) -> Result<(), Fault>;
+    fn put_request(&mut self, seq: Seq, request: &Arc<Request>, edits: u64) -> Result<(), Fault>;
 
     /// The attempts that are kept, the oldest first.
     fn attempts(&mut self, seq: Seq) -> Result<Vec<Attempt>, Fault>;

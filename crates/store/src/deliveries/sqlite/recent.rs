@@ -22,6 +22,8 @@ const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Rows and requests.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
+    /// Pages that there were for what is new when that was asked last, less what may have been taken since.
+    pub(super) room: Option<i64>,
     rows: HashMap<Seq, Row>,
     requests: HashMap<Seq, (Arc<Request>, u64)>,
     bytes: usize,
@@ -31,6 +33,11 @@ impl Recent {
     /// Nothing of it is believed any more.
     pub(crate) fn forget(&mut self) {
         *self = Recent::default();
+    }
+
+    /// A transaction has written so many pages: it has taken no more.
+    pub(crate) fn wrote(&mut self, pages: u64) {
+        self.room = self.room.map(|room| room.saturating_sub_unsigned(pages));
     }
 
     /// A row is as this from now on.
@@ -62,7 +69,7 @@ impl Recent {
     }
 
     /// A request is this from now on.
-    pub(super) fn put_request(&mut self, seq: Seq, request: &Request, edits: u64) {
+    pub(super) fn put_request(&mut self, seq: Seq, request: &Arc<Request>, edits: u64) {
         self.take_request(seq);
         let bytes = size(request);
         if bytes > REQUEST_BYTES_MAX {
@@ -73,7 +80,7 @@ impl Recent {
             self.bytes = 0;
         }
         self.bytes += bytes;
-        self.requests.insert(seq, (Arc::new(request.clone()), edits));
+        self.requests.insert(seq, (Arc::clone(request), edits));
     }
 
     /// A request, if it is at hand. It is not any more then: it is seldom asked for twice.
@@ -102,13 +109,13 @@ mod tests {
 
     use super::*;
 
-    fn request(bytes: usize) -> Request {
-        Request {
+    fn request(bytes: usize) -> Arc<Request> {
+        Arc::new(Request {
             method: Method::POST,
             target: "/".into(),
             fields: Fields::default(),
             body: Bytes::from(vec![7; bytes]),
-        }
+        })
     }
 
     #[test]
@@ -118,7 +125,7 @@ mod tests {
             recent.put_request(Seq(seq), &request(10_000), seq);
             assert!(recent.bytes <= BYTES_MAX);
         }
-        assert_eq!(recent.take_request(Seq(999)), Some((Arc::new(request(10_000)), 999)));
+        assert_eq!(recent.take_request(Seq(999)), Some((request(10_000), 999)));
         assert_eq!(recent.take_request(Seq(999)), None);
         recent.put_request(Seq(1), &request(REQUEST_BYTES_MAX), 0);
         assert_eq!(recent.take_request(Seq(1)), None);
@@ -131,7 +138,7 @@ mod tests {
         let mut recent = Recent::default();
         recent.put_request(Seq(1), &request(1), 0);
         recent.put_request(Seq(1), &request(2), 1);
-        assert_eq!(recent.take_request(Seq(1)), Some((Arc::new(request(2)), 1)));
+        assert_eq!(recent.take_request(Seq(1)), Some((request(2), 1)));
         assert_eq!(recent.bytes, 0);
     }
 }

@@ -12,6 +12,7 @@ use tidegate_model::delivery::{Id, Kind, Lane, Record, Request, Seq, State, Toke
 use tidegate_model::fields::Fields;
 use tidegate_model::gate::Priority;
 
+use super::statements::Statements;
 use crate::deliveries::rows::{ANSWER_BYTES_MAX, ATTEMPTS_KEPT, Row, Unnamed, whole, words};
 use crate::deliveries::tables::Fault;
 use crate::deliveries::{Attempt, Kept};
@@ -97,9 +98,9 @@ fn read(row: &Found<'_>) -> rusqlite::Result<Unnamed> {
     }))
 }
 
-pub(super) fn load(connection: &Connection, seq: Seq) -> Result<Option<Unnamed>, Fault> {
+pub(super) fn load(statements: &mut Statements<'_>, seq: Seq) -> Result<Option<Unnamed>, Fault> {
     let sql = concat!("SELECT ", columns!(), " FROM deliveries WHERE seq = ?1");
-    Ok(connection.prepare_cached(sql)?.query_row([whole(seq.0)], read).optional()?)
+    Ok(statements.get(sql)?.query_row([whole(seq.0)], read).optional()?)
 }
 
 /// Rows of [`columns!`].
@@ -125,23 +126,23 @@ pub(super) fn seqs<const N: usize>(
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn find(connection: &Connection, id: Id) -> Result<Option<Seq>, Fault> {
+pub(super) fn find(statements: &mut Statements<'_>, id: Id) -> Result<Option<Seq>, Fault> {
     let (high, low) = halves(id);
-    let mut select = connection.prepare_cached("SELECT seq FROM deliveries WHERE high = ?1 AND low = ?2")?;
+    let select = statements.get("SELECT seq FROM deliveries WHERE high = ?1 AND low = ?2")?;
     Ok(select.query_row([high, low], |row| number(row, 0).map(Seq)).optional()?)
 }
 
-pub(super) fn insert(connection: &Connection, row: &Row) -> Result<(), Fault> {
+pub(super) fn insert(statements: &mut Statements<'_>, row: &Row) -> Result<(), Fault> {
     let record = &row.record;
     let (high, low) = halves(record.id);
-    let mut insert = connection.prepare_cached(
+    let insert = statements.get(
         "INSERT INTO deliveries (seq, state, until, token, attempts, kept, due, forgotten, why, priority, rank, expires,
              attempts_max, waits_for, key, ordered, open_max, place, turn, sole, marks, bytes, progress,
              line, owner, high, low, created)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
              ?23, ?24, ?25, ?26, ?27, ?28)",
     )?;
-    bind(&mut insert, row)?;
+    bind(insert, row)?;
     for (place, value) in (24..).zip([row.line, row.owner, high, low, whole(record.created)]) {
         insert.raw_bind_parameter(place, value)?;
     }
@@ -150,7 +151,7 @@ pub(super) fn insert(connection: &Connection, row: &Row) -> Result<(), Fault> {
 }
 
 /// Writes what has changed, by the statement that touches the fewest indices.
-pub(super) fn update(connection: &Connection, before: &Row, after: &Row) -> Result<(), Fault> {
+pub(super) fn update(statements: &mut Statements<'_>, before: &Row, after: &Row) -> Result<(), Fault> {
     let (old, new) = (&before.record, &after.record);
     let (seq, state) = (whole(new.seq.0), new.state.kind() as u8);
     let same_place = before.place == after.place && new.lane == old.lane && new.rank == old.rank;
@@ -159,20 +160,20 @@ pub(super) fn update(connection: &Connection, before: &Row, after: &Row) -> Resu
         && (new.waits_for, after.marks, after.bytes) == (old.waits_for, before.marks, before.bytes)
         && before.sole == after.sole;
     if !same_place || !same_rest {
-        return update_all(connection, after);
+        return update_all(statements, after);
     }
     let (token, kept) = (whole(new.token.0), whole(after.kept));
     if new.forgotten == old.forgotten && new.due == old.due && new.why == old.why {
-        connection
-            .prepare_cached(
+        statements
+            .get(
                 "UPDATE deliveries SET state = ?2, until = ?3, token = ?4, attempts = ?5, kept = ?6 WHERE seq = ?1",
             )?
             .execute(params![seq, state, until(new), token, new.attempts, kept])?;
         return Ok(());
     }
     let (due, forgotten, why) = (whole(new.due), new.forgotten.map(whole), new.why.as_deref().map(words));
-    connection
-        .prepare_cached(
+    statements
+        .get(
             "UPDATE deliveries SET state = ?2, until = ?3, token = ?4, attempts = ?5, kept = ?6, due = ?7, forgotten = ?8,
                  why = ?9 WHERE seq = ?1",
         )?
@@ -180,14 +181,14 @@ pub(super) fn update(connection: &Connection, before: &Row, after: &Row) -> Resu
     Ok(())
 }
 
-fn update_all(connection: &Connection, row: &Row) -> Result<(), Fault> {
-    let mut update = connection.prepare_cached(
+fn update_all(statements: &mut Statements<'_>, row: &Row) -> Result<(), Fault> {
+    let update = statements.get(
         "UPDATE deliveries SET state = ?2, until = ?3, token = ?4, attempts = ?5, kept = ?6, due = ?7, forgotten = ?8,
              why = ?9, priority = ?10, rank = ?11, expires = ?12, attempts_max = ?13, waits_for = ?14, key = ?15,
              ordered = ?16, open_max = ?17, place = ?18, turn = ?19, sole = ?20, marks = ?21, bytes = ?22, progress = ?23
          WHERE seq = ?1",
     )?;
-    bind(&mut update, row)?;
+    bind(update, row)?;
     update.raw_execute()?;
     Ok(())
 }
@@ -238,14 +239,14 @@ pub(super) fn put_marks(connection: &Connection, seq: Seq, marks: u8) -> Result<
 }
 
 pub(super) fn put_request(
-    connection: &Connection,
+    statements: &mut Statements<'_>,
     seq: Seq,
     request: &Request,
     edits: u64,
 ) -> Result<(), Fault> {
     let mut fields = Vec::with_capacity(request.fields.bytes());
     request.fields.pack(&mut fields);
-    let mut put = connection.prepare_cached(
+    let put = statements.get(
         "INSERT OR REPLACE INTO requests (seq, method, target, fields, body, edits) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?;
     put.execute(params![
@@ -279,12 +280,12 @@ fn body(row: &Found<'_>, place: usize) -> rusqlite::Result<Bytes> {
 }
 
 pub(super) fn put_result(
-    connection: &Connection,
+    statements: &mut Statements<'_>,
     seq: Seq,
     result: &Kept,
     fields: &[u8],
 ) -> Result<(), Fault> {
-    let mut put = connection.prepare_cached(
+    let put = statements.get(
         "INSERT OR REPLACE INTO results (seq, status, fields, body, whole) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
     put.execute(params![whole(seq.0), result.status, fields, &*result.body, result.whole])?;
@@ -306,14 +307,14 @@ pub(super) fn answered(connection: &Connection, seq: Seq) -> Result<Option<u16>,
 }
 
 pub(super) fn put_attempt(
-    connection: &Connection,
+    statements: &mut Statements<'_>,
     seq: Seq,
     token: Token,
     attempt: &Attempt,
 ) -> Result<(), Fault> {
     let answer = &attempt.answer[..attempt.answer.len().min(ANSWER_BYTES_MAX)];
-    connection
-        .prepare_cached(
+    statements
+        .get(
             "INSERT OR REPLACE INTO attempts (seq, token, number, began, took, status, why, answer)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
@@ -328,8 +329,8 @@ pub(super) fn put_attempt(
             answer,
         ])?;
     if token.0 > ATTEMPTS_KEPT {
-        connection
-            .prepare_cached("DELETE FROM attempts WHERE seq = ?1 AND token <= ?2")?
+        statements
+            .get("DELETE FROM attempts WHERE seq = ?1 AND token <= ?2")?
             .execute([whole(seq.0), whole(token.0 - ATTEMPTS_KEPT)])?;
     }
     Ok(())

@@ -205,9 +205,9 @@ impl Tables for Desk {
         Ok(self.known.requests.get(&seq).cloned())
     }
 
-    fn put_request(&mut self, seq: Seq, request: &Request, edits: u64) -> Result<(), Fault> {
+    fn put_request(&mut self, seq: Seq, request: &Arc<Request>, edits: u64) -> Result<(), Fault> {
         self.write_in(seq.shard())?;
-        self.known.absorb_request(seq, Arc::new(request.clone()), edits);
+        self.known.absorb_request(seq, Arc::clone(request), edits);
         self.pending.requests.insert(seq);
         Ok(())
     }
