@@ -434,7 +434,8 @@ impl Engine {
                 made = async {
                     match &upstream {
                         Some(upstream) => maker.make(upstream, &tenant, &queue, &delivery, &request).await,
-                        None => maker.tell(&queue, &delivery, &request).await,
+                        // Larger than what an attempt to an upstream takes, and seldom.
+                        None => Box::pin(maker.tell(&queue, &delivery, &request)).await,
                     }
                 } => guard.made = Some(Box::new(made)),
             }
