@@ -50,12 +50,6 @@ impl Server {
         self.processes().into_iter().map(cpu_of_process).sum()
     }
 
-    /// Bytes that it gave to be written to a disk so far, all its processes together.
-    pub fn written(&self) -> u64 {
-        let told = |id| std::fs::read_to_string(format!("/proc/{id}/io")).ok();
-        self.processes().into_iter().filter_map(|id| written_of(&told(id)?)).sum()
-    }
-
     /// CPU time used so far by each thread.
     pub fn cpu_by_thread(&self) -> BTreeMap<u32, Duration> {
         let mut found = BTreeMap::new();
@@ -140,10 +134,6 @@ fn parent_of(process: u32) -> Option<u32> {
     field(&std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?, 4)
 }
 
-fn written_of(io: &str) -> Option<u64> {
-    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
-}
-
 /// A field of a `stat` file by its number in proc(5). The second one, a name, may hold spaces and brackets.
 fn field(stat: &str, number: usize) -> Option<u32> {
     let (_, after_name) = stat.rsplit_once(')')?;
@@ -170,11 +160,5 @@ mod tests {
         let stat = "42 (a (b) c) S 7 42 42 0 -1 4194560 1 0 0 0 11 12 0 0 20 0 1";
         assert_eq!((field(stat, 4), field(stat, 14), field(stat, 15)), (Some(7), Some(11), Some(12)));
         assert_eq!((field(stat, 99), field("", 4)), (None, None));
-    }
-
-    #[test]
-    fn reads_what_was_given_to_the_disk() {
-        assert_eq!(written_of("wchar: 9\nwrite_bytes: 4096\ncancelled_write_bytes: 1\n"), Some(4096));
-        assert_eq!(written_of(""), None);
     }
 }

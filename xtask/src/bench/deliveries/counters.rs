@@ -1,7 +1,8 @@
 //! What the kernel says that a peer used: CPU time, bytes written, and how often the disk had to put its cache away.
 //!
-//! Flushes are those that the disk executed (`/proc/diskstats`), whoever asked for them and by whatever call (`fsync`,
-//! `fdatasync`, `O_SYNC`): the rest of the machine must be quiet.
+//! Bytes and flushes are those of the disk (`/proc/diskstats`), whoever asked for them and by whatever call (`fsync`,
+//! `fdatasync`, `O_SYNC`): the rest of the machine must be quiet. What the kernel counts for a process (`write_bytes`) is whole
+//! folios, of which it may write a part.
 
 use std::ops::Sub;
 use std::os::unix::fs::MetadataExt as _;
@@ -25,11 +26,12 @@ impl Used {
     /// `clients` are beside this process.
     pub fn so_far(servers: &[Server], clients: &[u32], disk: Option<&Disk>) -> Used {
         let clients = clients.iter().copied().chain([std::process::id()]);
+        let (written, flushes) = disk.and_then(Disk::told).unwrap_or_default();
         Used {
             server_cpu: servers.iter().map(Server::cpu).sum(),
             client_cpu: clients.map(cpu_of_process).sum(),
-            written: servers.iter().map(Server::written).sum(),
-            flushes: disk.and_then(Disk::flushes).unwrap_or_default(),
+            written,
+            flushes,
         }
     }
 }
@@ -59,8 +61,9 @@ impl Disk {
         Some(Disk(whole.file_name()?.to_str()?.to_owned()))
     }
 
-    fn flushes(&self) -> Option<u64> {
-        flushes_of(&std::fs::read_to_string("/proc/diskstats").ok()?, &self.0)
+    /// Bytes written, and flushes.
+    fn told(&self) -> Option<(u64, u64)> {
+        told_of(&std::fs::read_to_string("/proc/diskstats").ok()?, &self.0)
     }
 }
 
@@ -69,11 +72,15 @@ fn numbers(device: u64) -> (u64, u64) {
     ((device >> 8) & 0xFFF | (device >> 32) & !0xFFF, device & 0xFF | (device >> 12) & !0xFF)
 }
 
-/// The nineteenth field of a disk's line (Documentation/admin-guide/iostats.rst).
-fn flushes_of(diskstats: &str, disk: &str) -> Option<u64> {
+/// A sector of `/proc/diskstats`, whatever the disk's own are.
+const SECTOR_BYTES: u64 = 512;
+
+/// The tenth field of a disk's line, and the nineteenth (Documentation/admin-guide/iostats.rst).
+fn told_of(diskstats: &str, disk: &str) -> Option<(u64, u64)> {
     let mut lines = diskstats.lines().map(|line| line.split_whitespace());
     let mut line = lines.find(|line| line.clone().nth(2) == Some(disk))?;
-    line.nth(18)?.parse().ok()
+    let sectors: u64 = line.nth(9)?.parse().ok()?;
+    Some((sectors * SECTOR_BYTES, line.nth(8)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -81,10 +88,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_flushes_of_a_disk() {
+    fn finds_what_a_disk_has_written_and_its_flushes() {
         let told = " 254 0 vdb 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 99 17\n 254 1 vda 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17\n";
-        assert_eq!(flushes_of(told, "vda"), Some(16));
-        assert_eq!((flushes_of(told, "vdc"), flushes_of("1 2 old 4", "old")), (None, None));
+        assert_eq!(told_of(told, "vda"), Some((7 * 512, 16)));
+        assert_eq!((told_of(told, "vdc"), told_of("1 2 old 4", "old")), (None, None));
     }
 
     #[test]

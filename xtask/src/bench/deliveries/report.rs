@@ -59,7 +59,7 @@ const OWN: [(&str, Target); 3] = [
     (
         "fair",
         Target {
-            title: "attempts of the other tenant that came before: no more than are under way (8)",
+            title: "attempts of the other tenant that came before, the median of nine: no more than are under way (8)",
             of: |it| it.behind,
             from: 0.0,
             to: 8.0,
@@ -233,7 +233,7 @@ impl Report {
              is a library for Node (pg-boss, BullMQ): there it shares the library's. The other drivers are in Rust, a thread for each \
              producer and consumer. Figures are medians of 3 windows of 1 s.\n\
              - `end-to-end`: 64 producers, which wait while they are more than 1,000 ahead, and 64 consumers with one delivery each, \
-             which they acknowledge before the next one. CPU, bytes (`write_bytes` of /proc/PID/io) and flushes (those of the disk, \
+             which they acknowledge before the next one. CPU, bytes and flushes (both those of the disk, \
              /proc/diskstats: whoever asked for them) are for each delivery that was attempted.\n\
              - Latency: an open loop at half of that peer's own maximum; from when a delivery was due to its acknowledgement, and from there to \
              the attempt (none, if that came first).\n\
