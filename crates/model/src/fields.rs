@@ -502,6 +502,14 @@ pub struct Value<'a>(&'a [u8]);
 pub struct NoText;
 
 impl<'a> Value<'a> {
+    /// The value of these bytes, if they are one's.
+    #[must_use]
+    pub fn of(bytes: &'a [u8]) -> Option<Value<'a>> {
+        // All of them are looked at, without a branch for each.
+        let of_value = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+        bytes.iter().fold(true, |all, byte| all & of_value(byte)).then_some(Value(bytes))
+    }
+
     /// Its bytes.
     #[must_use]
     pub fn as_bytes(self) -> &'a [u8] {

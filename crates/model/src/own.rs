@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::header::VIA;
-use http::{HeaderName, HeaderValue, Version};
+use http::{HeaderName, Version};
 
 use crate::deadline;
-use crate::fields::{Fields, Name};
+use crate::fields::{Fields, Name, Value};
 use crate::forwarded::Told;
 use crate::problem::X_REQUEST_ID;
 use crate::receipt::{RequestId, hex};
@@ -243,7 +243,7 @@ fn digit(load: u8) -> u8 {
 
 /// `Via` tells of one more on the way; what Tidegate alone may say replaces what is there.
 fn put(headers: &mut Fields, name: Name<'_>, value: &[u8]) {
-    let value = HeaderValue::from_bytes(value).expect("it is made of the bytes of a value");
+    let value = Value::of(value).expect("it is made of the bytes of a value");
     if name == VIA {
         headers.append(name, value);
     } else {
@@ -253,8 +253,9 @@ fn put(headers: &mut Fields, name: Name<'_>, value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
-    use crate::fields::Value;
     use crate::forwarded::Forwarding;
 
     /// The fields of a try for this tenant, by name.

@@ -454,6 +454,12 @@ impl RequestId {
     }
 }
 
+/// Hexadecimal digits as a text.
+#[must_use]
+pub fn digits_as_text(digits: &[u8; 32]) -> &str {
+    str::from_utf8(digits).expect("digits are ASCII")
+}
+
 /// The 16 lower-case hexadecimal digits of a word.
 #[must_use]
 pub fn hex(word: u64) -> [u8; 16] {
@@ -477,7 +483,7 @@ fn digits(number: u32) -> [u8; 8] {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:032x}", { self.0 })
+        out.write_str(digits_as_text(&self.hex()))
     }
 }
 

@@ -21,6 +21,7 @@ mod list;
 mod look;
 pub(crate) mod moving;
 mod news;
+mod numbers;
 mod pauses;
 pub(crate) mod prune;
 pub(crate) mod rows;

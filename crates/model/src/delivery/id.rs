@@ -2,15 +2,17 @@
 //!
 //! All of its 128 bits are chance. Were each id anywhere among all others, though, each delivery would change a page of its own
 //! in whatever a store finds it by, which is written twice, to the log and back; and with millions of them, it would read
-//! that page from disk before. So the first bits are drawn once for some hundred ids, which then share a few pages. Who
+//! that page from disk before. So the first bits are drawn once for some hundred ids, which then share a page. Who
 //! knows one of them knows those bits of its neighbours, and has the rest to guess: 104, where a random UUID has 122 in all.
 //!
 //! They say nothing of when they were drawn, nor in which order.
 
 use std::fmt;
 
-/// Ids that share their first bits: as many as have room on a few pages.
-const TOGETHER: u16 = 512;
+use crate::receipt::{RequestId, digits_as_text};
+
+/// Ids that share their first bits: as many as have room on a page, so that those of one commit change one or two.
+const TOGETHER: u16 = 128;
 /// The bits that they share. So few that others know nothing of use, so many that strangers seldom come between.
 const SHARED: u128 = 0xff_ffff << 104;
 
@@ -28,11 +30,17 @@ impl Id {
         let digits = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         digits.then(|| u128::from_str_radix(text, 16).ok().map(Id)).flatten()
     }
+
+    /// The 32 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn hex(self) -> [u8; 32] {
+        RequestId(self.0).hex()
+    }
 }
 
 impl fmt::Display for Id {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:032x}", { self.0 })
+        out.write_str(digits_as_text(&self.hex()))
     }
 }
 

@@ -166,3 +166,13 @@ proptest! {
         prop_assert_eq!(fields.into_map(), map);
     }
 }
+
+#[test]
+fn bytes_are_a_value_as_they_would_be_in_a_map() {
+    for byte in 0..=u8::MAX {
+        let bytes = [b'a', byte];
+        let value = Value::of(&bytes).map(Value::as_bytes);
+        assert_eq!(value.is_some(), HeaderValue::from_bytes(&bytes).is_ok(), "{byte}");
+        assert!(value.is_none_or(|value| value == bytes));
+    }
+}

@@ -10,7 +10,7 @@ use tidegate_model::delivery::{BODY_BYTES_MAX, Id};
 use tidegate_model::idempotency::{Key, fingerprint};
 use tidegate_model::message::Response;
 use tidegate_model::prefer::{PREFERENCE_APPLIED, Prefer};
-use tidegate_model::receipt::Step;
+use tidegate_model::receipt::{Step, digits_as_text};
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;
 use tidegate_store::deliveries::{Appended, Otherwise, Promise, Unique, Watch, Whole};
@@ -114,9 +114,11 @@ pub async fn accept(
 
 /// 202, with where to look.
 fn accepted(id: Id) -> Response<Content> {
-    let place = format!("{DELIVERIES_PATH}{id}");
+    let digits = id.hex();
+    let id = digits_as_text(&digits);
+    let place = [DELIVERIES_PATH, id].concat();
     // Digits and letters, which JSON takes as they are.
-    let body = format!(r#"{{"id":"{id}","status":"{place}"}}"#);
+    let body = [r#"{"id":""#, id, r#"","status":""#, &place, r#""}"#].concat();
     let mut response = Response::new(Content::Full(Bytes::from(body)));
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use tidegate_model::delivery::Kind;
 
 use super::Line;
+use super::numbers::ByNumber;
 use super::tables::{Fault, Tables, Tally, shard_of_line};
 
 /// Lines in memory between two transactions.
@@ -18,10 +19,10 @@ const LINES_MAX: usize = 8192;
 /// The lines in memory.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    known: HashMap<i64, Counted>,
+    known: ByNumber<i64, Counted>,
     places: HashMap<Line, i64>,
     /// Bytes of all of a tenant's lines, by their owner.
-    owners: HashMap<i64, i64>,
+    owners: ByNumber<i64, i64>,
     changed: Vec<i64>,
 }
 

@@ -5,11 +5,11 @@
 //! after one that failed nothing of it is believed. There is so much of it and no more: beyond that all is forgotten, and the
 //! tables are asked.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use tidegate_model::delivery::{Request, Seq};
 
+use crate::deliveries::numbers::ByNumber;
 use crate::deliveries::rows::{Row, Unnamed};
 
 /// Rows that are at hand.
@@ -24,8 +24,8 @@ const REQUEST_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Recent {
     /// Pages that there were for what is new when that was asked last, less what may have been taken since.
     pub(super) room: Option<i64>,
-    rows: HashMap<Seq, Row>,
-    requests: HashMap<Seq, (Arc<Request>, u64)>,
+    rows: ByNumber<Seq, Row>,
+    requests: ByNumber<Seq, (Arc<Request>, u64)>,
     bytes: usize,
 }
 
