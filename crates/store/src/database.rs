@@ -21,8 +21,9 @@ pub(crate) const PAGE_BYTES: u64 = 4096;
 /// The smallest database: its tables, and some room.
 pub(crate) const BYTES_MIN: u64 = 1 << 18;
 /// KiB of pages that are kept in memory: those that are written to just now, and the upper ones of each tree. Now and then a commit
-/// looks through all of them; what is not here is in the system's memory.
-const CACHE_KIB: i64 = 8 << 10;
+/// looks through all of them; what is not here is in the system's memory. Twice as much as a batch may have: pages of it that leave
+/// before it is committed, and come back, are written twice.
+const CACHE_KIB: i64 = 16 << 10;
 /// Statements that are kept prepared: all that there are.
 const STATEMENTS: usize = 128;
 /// What `statfs` says of a file system whose locks and fsyncs are another machine's word.
@@ -154,6 +155,9 @@ impl Database {
             Unopened::Newer(version) => OpenError::Newer { path: path.to_owned(), version },
             Unopened::Database(source) => OpenError::Database { path: path.to_owned(), source },
         })?;
+        // The names of what was made just now outlive a crash.
+        let unusable = |source| OpenError::Directory { path: path.to_owned(), source };
+        File::open(path).and_then(|directory| directory.sync_all()).map_err(unusable)?;
         Ok(Database { connection, _lock })
     }
 

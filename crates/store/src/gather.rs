@@ -5,14 +5,16 @@
 //!
 //! What always holds: what is read, synced, cut or measured of a file is so after what was written to it. Where that could not be
 //! written, the call that found that out is told, and what was gathered is gone: SQLite counts no page of a transaction, and none that
-//! it has written back, before a sync has gone well. Whatever SQLite may not heed the answer of (locks, `xFileControl`) writes nothing.
+//! it has written back, before a sync has gone well. Pages of a transaction that did not fit into memory may be among what is gone, so
+//! whoever learns of it while reading is told what ends a whole transaction, not a statement. What SQLite may not heed the answer of
+//! (locks, `xFileControl`) writes nothing; nor does closing, as what was not synced before counts for nobody.
 //!
 //! It takes files that one connection has alone (`locking_mode=EXCLUSIVE`): there is no memory shared with others.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::path::Path;
 use std::ptr::null;
-use std::sync::Once;
+use std::sync::OnceLock;
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
@@ -33,16 +35,14 @@ pub(crate) fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection
 
 /// Tells SQLite of it, once.
 fn register() -> rusqlite::Result<()> {
-    static ONCE: Once = Once::new();
-    let mut told = Ok(());
-    ONCE.call_once(|| {
+    static CODE: OnceLock<c_int> = OnceLock::new();
+    let code = *CODE.get_or_init(|| {
         let real = system();
         if real.is_null() {
-            told = Err(ffi::SQLITE_ERROR);
-            return;
+            return ffi::SQLITE_ERROR;
         }
         // SAFETY: what SQLite finds is its own way to files, and stays; the copy stays, too, as SQLite keeps it.
-        let code = unsafe {
+        unsafe {
             let own = size_of::<Gathering>() as c_int;
             let vfs = ffi::sqlite3_vfs {
                 szOsFile: (*real).szOsFile.max(own),
@@ -51,12 +51,12 @@ fn register() -> rusqlite::Result<()> {
                 ..*real
             };
             ffi::sqlite3_vfs_register(Box::leak(Box::new(vfs)), 0)
-        };
-        if code != ffi::SQLITE_OK {
-            told = Err(code);
         }
     });
-    told.map_err(|code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
+    }
 }
 
 /// SQLite's own way to files.
@@ -147,6 +147,26 @@ impl Gathering {
         ffi::SQLITE_OK
     }
 
+    /// Reads, once what lies there is written; and what lies behind it, where the file would else be too short.
+    fn read(&mut self, to: *mut c_void, count: c_int, at: i64) -> c_int {
+        let end = self.at + self.pending.len() as i64;
+        if at >= end || at + i64::from(count) <= self.at {
+            let code = self.read_written(to, count, at);
+            if code != ffi::SQLITE_IOERR_SHORT_READ || self.pending.is_empty() {
+                return code;
+            }
+        }
+        match self.flush() {
+            ffi::SQLITE_OK => self.read_written(to, count, at),
+            _ => ffi::SQLITE_IOERR_WRITE,
+        }
+    }
+
+    fn read_written(&mut self, to: *mut c_void, count: c_int, at: i64) -> c_int {
+        // SAFETY: SQLite has room for so many bytes there.
+        self.real.call(|methods| methods.xRead, |read, file| unsafe { read(file, to, count, at) })
+    }
+
     /// Does something else, once all is written.
     fn after<F>(
         &mut self,
@@ -223,16 +243,15 @@ static METHODS: Methods = Methods {
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     unsafe {
-        let written = gathering(file).flush();
         let closed = gathering(file).real.call(|methods| methods.xClose, |close, file| close(file));
         file.cast::<Gathering>().drop_in_place();
         (*file).pMethods = null();
-        if written == ffi::SQLITE_OK { closed } else { written }
+        closed
     }
 }
 
 unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, count: c_int, at: i64) -> c_int {
-    unsafe { gathering(file).after(|methods| methods.xRead, |read, file| read(file, to, count, at)) }
+    unsafe { gathering(file).read(to, count, at) }
 }
 
 unsafe extern "C" fn write(
@@ -425,7 +444,7 @@ mod tests {
                     }
                 }
             }
-            drop(log);
+            prop_assert_eq!(log.sync(), ffi::SQLITE_OK);
             prop_assert_eq!(std::fs::read(&path).unwrap(), model);
         }
     }
@@ -454,6 +473,18 @@ mod tests {
         assert_eq!(log.sync(), ffi::SQLITE_FULL);
         assert_eq!(log.write(b"a page", 0), ffi::SQLITE_OK);
         assert_eq!(log.write(b"elsewhere", 100), ffi::SQLITE_FULL);
+        // Whoever reads it may go on with its transaction where a disk is full, but not where it fails.
+        assert_eq!(log.write(b"a page", 0), ffi::SQLITE_OK);
+        let mut found = [0; 3];
+        // SAFETY: there is room for so many bytes.
+        unsafe {
+            assert_eq!(
+                read(log.file(), found.as_mut_ptr().cast(), 3, 6),
+                ffi::SQLITE_OK,
+                "none of it is there"
+            );
+            assert_eq!(read(log.file(), found.as_mut_ptr().cast(), 3, 5), ffi::SQLITE_IOERR_WRITE);
+        }
         assert_eq!(log.write(&vec![7; BYTES_MAX + 1], 0), ffi::SQLITE_FULL);
     }
 }
