@@ -309,6 +309,10 @@ impl Writer {
                 self.told.more(delta.records, delta.bytes);
                 news.by_shard().for_each(|(shard, news)| self.followers.tell(shard, news));
                 self.followers.tell_changed(&news);
+                if news.has_begun() {
+                    // Where all share a core, whoever makes what was begun goes before those who are told that it was accepted.
+                    std::thread::yield_now();
+                }
                 self.well();
                 let written = self.database.written();
                 self.logged += written;

@@ -76,6 +76,11 @@ impl Tidings {
         self.changed.push(id);
     }
 
+    /// Whether something was begun as it was accepted.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.of_shards.iter().any(|of| of.news.iter().any(|news| matches!(news, News::Begun(..))))
+    }
+
     /// What is told to those who follow each shard.
     pub(crate) fn by_shard(&self) -> impl Iterator<Item = (u16, &[News])> {
         self.of_shards.iter().map(|OfShard { shard, news, .. }| (*shard, news.as_slice()))
