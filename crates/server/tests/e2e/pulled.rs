@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use tidegate_testkit::{Gate, Origin, Postgres, connect, until};
 
 use crate::shards::{TOKEN, leads, node_with, ok, say};
-use crate::shield::{PATIENT, SECRET, address, cluster};
+use crate::shield::{PATIENT, SECRET, address, cluster, count};
+
+/// Questions that are under way to other nodes.
+const PASSING: &str = "tidegate_cluster_passing";
 
 /// Two nodes that know each other, with these further lines of their store; the first had it before the other came.
 fn pair(name: &str, origin: &Origin, store: &str) -> [Gate; 2] {
@@ -48,11 +51,6 @@ fn tell(gate: &Gate, what: &str, body: &Value) -> Value {
     told["outcomes"].clone()
 }
 
-/// What a node has counted of the questions between nodes.
-fn count(gate: &Gate, name: &str) -> f64 {
-    gate.metric(&format!("tidegate_cluster_{name}")).unwrap_or_else(|| panic!("no tidegate_cluster_{name}"))
-}
-
 fn bodies(all: &[Value]) -> BTreeSet<&str> {
     all.iter().filter_map(|one| one["body"].as_str()).collect()
 }
@@ -65,8 +63,8 @@ fn who_pulls_at_a_node_without_the_shard_is_served_by_the_one_that_has_it() {
     // It waits there for what comes.
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| claim(&asked, &waits));
-        until("its question is with the other node", || count(&asked, "passing") == 1.0);
-        assert_eq!(count(&has, "passing"), 0.0);
+        until("its question is with the other node", || count(&asked, PASSING) == 1.0);
+        assert_eq!(count(&has, PASSING), 0.0);
         hand_in(&asked, "a", "one");
         let got = worker.join().expect("a worker");
         assert_eq!(bodies(&got), ["one"].into());
@@ -85,10 +83,11 @@ fn who_pulls_at_a_node_without_the_shard_is_served_by_the_one_that_has_it() {
     let (_, told) = say(&has, &format!("GET /deliveries/{}", got[0]["id"].as_str().unwrap()), &Value::Null);
     assert_eq!(told["state"], "delivered", "{told}");
     // Two claims, a longer lease, a refusal, an end that is too late, and one in time.
-    let answered = |gate, what| count(gate, &format!("{what}_total{{outcome=\"answered\"}}"));
+    let answered =
+        |gate, what| count(gate, &format!("tidegate_cluster_{what}_total{{outcome=\"answered\"}}"));
     assert_eq!((answered(&asked, "passed"), answered(&has, "heard")), (6.0, 6.0));
     assert_eq!(
-        (count(&asked, "passing"), answered(&has, "passed"), answered(&asked, "heard")),
+        (count(&asked, PASSING), answered(&has, "passed"), answered(&asked, "heard")),
         (0.0, 0.0, 0.0)
     );
     // What is wrong with a request is told by the node that was asked, as ever.

@@ -94,8 +94,8 @@ fn foreign(gate: &Gate, begin: &str) -> (String, Answer) {
 }
 
 /// What the node has counted of this.
-fn count(gate: &Gate, metric: &str) -> f64 {
-    gate.metric(metric).unwrap_or_default()
+pub fn count(gate: &Gate, metric: &str) -> f64 {
+    gate.metric(metric).unwrap_or_else(|| panic!("no {metric}"))
 }
 
 fn asked(gate: &Gate, outcome: &str) -> f64 {

@@ -28,6 +28,7 @@ mod keys;
 mod lists;
 mod lives;
 mod measure;
+mod places;
 mod postgres;
 mod room;
 mod slots;

@@ -9,7 +9,11 @@ use crate::deliveries::sqlite::{Sqlite, schema};
 use crate::deliveries::{Book, append, commit, look, prune};
 
 /// Does something in a transaction.
-fn done<T>(connection: &Connection, book: &mut Book, work: impl FnOnce(&mut Ledger<'_>) -> T) -> T {
+pub(super) fn done<T>(
+    connection: &Connection,
+    book: &mut Book,
+    work: impl FnOnce(&mut Ledger<'_>) -> T,
+) -> T {
     let mut recent = Recent::default();
     let mut tables = Sqlite::new(connection, &mut recent);
     let mut ledger = Ledger::new(&mut tables, book);
