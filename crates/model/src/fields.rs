@@ -104,6 +104,15 @@ impl Fields {
         self.lines.push(line);
     }
 
+    /// Adds all of these behind the others.
+    pub fn append_all(&mut self, others: &Fields) {
+        let behind = self.text.len();
+        self.text.extend_from_slice(&others.text);
+        let moved = |at: u32| place(behind + at as usize);
+        let lines = others.lines.iter();
+        self.lines.extend(lines.map(|line| Line { from: moved(line.from), to: moved(line.to), ..*line }));
+    }
+
     /// Says this and nothing else under this name: in the place of the first such field, or behind the others.
     pub fn insert(&mut self, name: impl FieldName, value: impl FieldValue) {
         let name = name.valid();

@@ -120,6 +120,11 @@ impl Said<'_> {
         for (name, value) in self.told.fields() {
             say(name, value.as_bytes());
         }
+        self.each_beside(number, say);
+    }
+
+    /// Those beside where the request comes from.
+    fn each_beside(&self, number: u32, mut say: impl FnMut(Name<'_>, &[u8])) {
         let via: &[u8] = match self.via {
             Version::HTTP_10 => b"1.0 tidegate",
             Version::HTTP_2 => b"2.0 tidegate",
@@ -160,10 +165,12 @@ impl Said<'_> {
 }
 
 impl OwnFields<'_> {
-    /// Puts what is told of the exchange among the client's fields, where the operator's changes find it.
+    /// Puts what is told of the exchange among the client's fields, where the operator's changes find it. There are none of these
+    /// names, but `Via`, which tells of one more on the way.
     pub fn put(&mut self, headers: &mut Fields) {
         if let Some(said) = self.said.take() {
-            said.each(0, |name, value| put(headers, name, value));
+            headers.append_all(said.told.fields());
+            said.each_beside(0, |name, value| headers.append(name, checked(value)));
         }
     }
 
@@ -243,12 +250,15 @@ fn digit(load: u8) -> u8 {
 
 /// `Via` tells of one more on the way; what Tidegate alone may say replaces what is there.
 fn put(headers: &mut Fields, name: Name<'_>, value: &[u8]) {
-    let value = Value::of(value).expect("it is made of the bytes of a value");
     if name == VIA {
-        headers.append(name, value);
+        headers.append(name, checked(value));
     } else {
-        headers.insert(name, value);
+        headers.insert(name, checked(value));
     }
+}
+
+fn checked(value: &[u8]) -> Value<'_> {
+    Value::of(value).expect("it is made of the bytes of a value")
 }
 
 #[cfg(test)]

@@ -8,12 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderName;
-use http::header::{CONTENT_LENGTH, EXPECT, TRAILER};
 use tidegate_model::delivery::{Id, Request};
 use tidegate_model::idempotency::Key;
 use tidegate_model::method::is_safe;
-use tidegate_model::prefer::PREFER;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;
 use tidegate_store::deliveries::fresh_id;
@@ -26,8 +23,8 @@ use crate::protect::Held;
 use crate::request_body::{self, Fault, Read};
 use crate::route::Routed;
 
-/// What the application is not told of how a request was accepted: it is said anew with each attempt.
-const TIDEGATE_TENANT: HeaderName = HeaderName::from_static("tidegate-tenant");
+/// What is not kept: what frames the body that has come, what was wanted of us, and the tenant, which each attempt says anew.
+const NOT_KEPT: [&str; 5] = ["content-length", "expect", "trailer", "prefer", "tidegate-tenant"];
 
 /// The `Idempotency-Key` of a request; `None`: it needs none.
 ///
@@ -95,9 +92,7 @@ pub fn request(
         said.trace = spans.traceparent(spans.of_promise());
     }
     own.put(&mut head.headers);
-    for name in [CONTENT_LENGTH, EXPECT, TRAILER, PREFER, TIDEGATE_TENANT] {
-        head.headers.remove(name);
-    }
+    head.headers.retain(|name, _| NOT_KEPT.iter().all(|not| name != **not));
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     Ok(Request { method: head.method, target: Arc::from(target), fields: head.headers, body })
 }

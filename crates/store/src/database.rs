@@ -30,7 +30,7 @@ const STATEMENTS: usize = 128;
 const NFS: i64 = 0x6969;
 
 /// What each version adds to the one before, the first to nothing.
-pub(crate) const VERSIONS: [&str; 5] = [
+pub(crate) const VERSIONS: [&str; 6] = [
     "
     CREATE TABLE claims (
         id INTEGER PRIMARY KEY,
@@ -59,6 +59,7 @@ pub(crate) const VERSIONS: [&str; 5] = [
     schema::TABLES,
     schema::FEW,
     schema::WAITS,
+    schema::SHORT,
 ];
 
 /// Where the store is, and how large it may become.

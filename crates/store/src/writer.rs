@@ -195,8 +195,9 @@ impl Writer {
         let mut pace = Pace::begin();
         let mut open = true;
         while open {
-            let waited =
-                runtime.block_on(clock::timeout_at(pace.until(), jobs.recv_many(&mut got, BATCH_MAX)));
+            let waited = runtime.block_on(async {
+                clock::timeout_at(pace.until(), jobs.recv_many(&mut got, BATCH_MAX)).await
+            });
             open = waited != Ok(0);
             self.round(&mut got, &mut jobs, &mut pace);
         }

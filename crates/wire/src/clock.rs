@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::TryFutureExt as _;
 use tidegate_model::cache::Wall;
 use tidegate_model::tick::{Tick, nanos};
 use tokio::time;
@@ -114,12 +115,13 @@ pub async fn sleep(wait: Duration) {
 #[error("time is up")]
 pub struct Elapsed;
 
-/// Waits for a future until this tick.
+/// Waits for a future until this tick. No `async fn`: that would hold the future twice, as what it was given and as what it
+/// waits for, and so each around another. So it is called where there is a runtime already, and not as what that is to run.
 ///
 /// # Errors
 /// [`Elapsed`], when the tick came first.
-pub async fn timeout_at<F: Future>(tick: Tick, future: F) -> Result<F::Output, Elapsed> {
-    time::timeout_at(instant(tick), future).await.map_err(|_| Elapsed)
+pub fn timeout_at<F: Future>(tick: Tick, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    time::timeout_at(instant(tick), future).map_err(|_| Elapsed)
 }
 
 /// Time that a test makes: on its thread alone, and in no binary that is built for release.

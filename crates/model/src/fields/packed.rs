@@ -6,10 +6,119 @@
 //!
 //! The lines are the text that fields are made of, so that they are fields again at the cost of two copies. Numbers are
 //! written seven bits to a byte, the lower ones first: a line costs two bytes beside its text.
+//!
+//! Where bytes count for more than copies, there is a short form, in which names that many messages have are a number:
+//!
+//! ```text
+//! 0 | for each line: its name's number, or 0 and the name | its value
+//! ```
+//!
+//! Name and value have their length before them. It begins as if there were no line and goes on, which the other never does.
 
 use http::{HeaderName, HeaderValue};
 
-use super::{Fields, LINES_ROOM, Line, ROOM};
+use super::{Fields, LINES, LINES_ROOM, Line, ROOM};
+
+/// Room for the names of a message, as they stand in the text.
+const NAMES_ROOM: usize = 256;
+
+/// Names that have a number, which is their place here from 1 on. It is on disks: names are added behind the others, and none goes.
+const NUMBERED: [&str; 63] = [
+    "host",
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "authorization",
+    "baggage",
+    "cache-control",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "cookie",
+    "date",
+    "dnt",
+    "forwarded",
+    "from",
+    "idempotency-key",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "origin",
+    "pragma",
+    "priority",
+    "range",
+    "referer",
+    "sec-ch-ua",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-platform",
+    "sec-fetch-dest",
+    "sec-fetch-mode",
+    "sec-fetch-site",
+    "sec-fetch-user",
+    "te",
+    "traceparent",
+    "tracestate",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+    "x-api-key",
+    "x-correlation-id",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-github-delivery",
+    "x-github-event",
+    "x-hub-signature-256",
+    "x-real-ip",
+    "x-request-id",
+    "x-requested-with",
+    "x-slack-request-timestamp",
+    "x-slack-signature",
+    "x-tenant",
+    "stripe-signature",
+    "b3",
+    "content-digest",
+    "digest",
+    "signature",
+    "signature-input",
+];
+/// The longest of them.
+const NUMBERED_MAX: usize = 25;
+/// The most of one length.
+const ALIKE_MAX: usize = 8;
+/// Their numbers by their length. Zeros fill the rest.
+static BY_LENGTH: [[u8; ALIKE_MAX]; NUMBERED_MAX + 1] = {
+    let mut numbers = [[0; ALIKE_MAX]; NUMBERED_MAX + 1];
+    let mut place = 0;
+    while place < NUMBERED.len() {
+        let alike = &mut numbers[NUMBERED[place].len()];
+        let mut free = 0;
+        while alike[free] > 0 {
+            free += 1;
+        }
+        place += 1;
+        alike[free] = place as u8;
+    }
+    numbers
+};
+
+/// A name's number; 0: it has none.
+fn number_of(name: &[u8]) -> u8 {
+    let alike = BY_LENGTH.get(name.len()).map_or(&[][..], |alike| alike);
+    let is_it = |number: &u8| name_of(*number).is_some_and(|known| known == name);
+    alike.iter().copied().find(is_it).unwrap_or_default()
+}
+
+fn name_of(number: u8) -> Option<&'static [u8]> {
+    let place = usize::from(number).checked_sub(1)?;
+    NUMBERED.get(place).map(|name| name.as_bytes())
+}
 
 impl Fields {
     /// Appends these fields to what is kept.
@@ -22,9 +131,46 @@ impl Fields {
         self.write(out, |_, _| true);
     }
 
+    /// Appends these fields to what is kept, in the short form.
+    pub fn pack_short(&self, out: &mut Vec<u8>) {
+        out.push(0);
+        for (name, value) in self {
+            let number = number_of(name.as_bytes());
+            out.push(number);
+            if number == 0 {
+                put_sized(out, name.as_bytes());
+            }
+            put_sized(out, value.as_bytes());
+        }
+    }
+
     /// The fields that were packed by this process, with room for some more. `None`: they were not.
     #[must_use]
     pub fn unpack(packed: &[u8]) -> Option<Fields> {
+        match packed {
+            [0, short @ ..] => Fields::unpack_short(short),
+            _ => Fields::unpack_long(packed),
+        }
+    }
+
+    fn unpack_short(mut rest: &[u8]) -> Option<Fields> {
+        let text = Vec::with_capacity(rest.len() + NAMES_ROOM + ROOM);
+        let mut fields = Fields { text, lines: Vec::with_capacity(LINES) };
+        while let Some((number, behind)) = rest.split_first() {
+            rest = behind;
+            let name = match number {
+                0 => take_sized(&mut rest)?,
+                number => name_of(*number)?,
+            };
+            u16::try_from(name.len()).ok()?;
+            let value = take_sized(&mut rest)?;
+            let line = fields.write_line(name, |text| text.extend_from_slice(value));
+            fields.lines.push(line);
+        }
+        Some(fields)
+    }
+
+    fn unpack_long(packed: &[u8]) -> Option<Fields> {
         let mut rest = packed;
         let count = take(&mut rest)?;
         // Each takes bytes: there are never more of them than bytes.
@@ -58,6 +204,18 @@ impl Fields {
         };
         fields.lines.iter().all(is_sound).then_some(fields)
     }
+}
+
+fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
+    put(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+fn take_sized<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = take(bytes)?;
+    let (sized, rest) = bytes.split_at_checked(length as usize)?;
+    *bytes = rest;
+    Some(sized)
 }
 
 fn put(out: &mut Vec<u8>, mut number: usize) {
@@ -99,26 +257,36 @@ mod tests {
         out
     }
 
+    fn short(fields: &Fields) -> Vec<u8> {
+        let mut out = Vec::new();
+        fields.pack_short(&mut out);
+        out
+    }
+
     proptest! {
         #[test]
         fn fields_come_back_as_they_were_whatever_lay_between_them(
-            lines in proptest::collection::vec(("[a-z]{1,9}", proptest::collection::vec(0xa0u8.., 0..400)), 0..8),
-            gone in "[a-z]{1,2}",
+            lines in proptest::collection::vec(("[a-z]{1,9}|host|via|x-request-id", proptest::collection::vec(0xa0u8.., 0..400)), 0..8),
+            gone in "[a-z]{1,2}|host",
         ) {
             let mut fields = fields(&lines);
             fields.remove(HeaderName::try_from(gone).unwrap());
-            let packed = packed(&fields);
-            for again in [Fields::unpack(&packed), Fields::read(&packed)] {
-                let mut again = again.unwrap();
-                prop_assert_eq!(&again, &fields);
-                again.append("age", 7u64);
-                prop_assert_eq!(again.len(), fields.len() + 1);
+            for packed in [packed(&fields), short(&fields)] {
+                for again in [Fields::unpack(&packed), Fields::read(&packed)] {
+                    let mut again = again.unwrap();
+                    prop_assert_eq!(&again, &fields);
+                    again.append("age", 7u64);
+                    prop_assert_eq!(again.len(), fields.len() + 1);
+                }
             }
         }
 
         #[test]
-        fn foreign_bytes_are_fields_or_nothing(at in 0usize..200, by in 1u8.., end in proptest::collection::vec(any::<u8>(), 0..9)) {
-            let mut packed = packed(&fields(&[("etag".to_owned(), b"\"a\"".to_vec()), ("x-a".to_owned(), vec![b'v'; 150])]));
+        fn foreign_bytes_are_fields_or_nothing(
+            is_short: bool, at in 0usize..200, by in 1u8.., end in proptest::collection::vec(any::<u8>(), 0..9),
+        ) {
+            let pack = if is_short { short } else { packed };
+            let mut packed = pack(&fields(&[("host".to_owned(), b"\"a\"".to_vec()), ("x-a".to_owned(), vec![b'v'; 150])]));
             let at = at % packed.len();
             packed[at] ^= by;
             packed.extend(end);
@@ -146,6 +314,19 @@ mod tests {
     }
 
     #[test]
+    fn names_have_the_number_of_their_place() {
+        for (place, name) in NUMBERED.iter().enumerate() {
+            assert!(HeaderName::from_lowercase(name.as_bytes()).is_ok(), "{name}");
+            assert_eq!(usize::from(number_of(name.as_bytes())), place + 1, "{name} stands there once");
+        }
+        assert_eq!((number_of(b""), number_of(b"hosts"), number_of(&[b'a'; 300])), (0, 0, 0));
+        // What is on disks by now.
+        let lines = [("host".to_owned(), b"a".to_vec()), ("x-b".to_owned(), b"c".to_vec())];
+        assert_eq!(short(&fields(&lines)), *b"\x00\x01\x01a\x00\x03x-b\x01c");
+        assert_eq!((number_of(b"x-tenant"), number_of(b"signature-input")), (57, 63));
+    }
+
+    #[test]
     fn a_line_that_is_none_is_refused() {
         let line = |name: &str, between: &str, value: &str, end: &str| {
             let head = [1, name.len() as u8, value.len() as u8];
@@ -162,6 +343,11 @@ mod tests {
             line("a", ": ", "b", "\r\n\r\n"),
             vec![0xff; 9],
             vec![],
+            b"\0\x01".to_vec(),
+            b"\0\x01\x02a".to_vec(),
+            b"\0\x7f\x01a".to_vec(),
+            b"\0\0\x01A\x01b".to_vec(),
+            b"\0\x01\x03a\r\n".to_vec(),
         ] {
             assert!(Fields::read(&bytes).is_none(), "{}", bytes.escape_ascii());
         }

@@ -40,6 +40,9 @@ pub(crate) trait Errand: Send {
     fn shrink(&mut self) -> bool;
 }
 
+/// Where it is told what something came to.
+type Answer<T> = oneshot::Receiver<Result<T, Unavailable>>;
+
 /// One kind of what is asked.
 trait Asks: Send {
     type Told: Send;
@@ -202,24 +205,42 @@ impl Drop for Appending {
 }
 
 impl Store {
-    /// Accepts deliveries, each for itself, in their order: at most [`TOGETHER_MAX`].
+    /// Accepts deliveries, each for itself, in their order: at most [`TOGETHER_MAX`]. They are asked for at once, and not when
+    /// somebody waits for the answer: what waits for it has not to hold them.
     ///
     /// # Errors
     /// [`Unavailable`]: none is accepted then, as far as can be known. To append one again whose id is there already changes
     /// nothing.
-    pub async fn append(
+    pub fn append(
         &self,
         promises: Vec<Promise>,
         room: Room,
         now: Ms,
-    ) -> Result<Vec<Appended>, Unavailable> {
+    ) -> impl Future<Output = Result<Vec<Appended>, Unavailable>> + use<> {
+        let asked = self.ask_to_append(promises, room, now);
+        async move {
+            let (_waits, answer) = asked?;
+            answer.await.unwrap_or(Err(Unavailable::Stopped))
+        }
+    }
+
+    fn ask_to_append(
+        &self,
+        promises: Vec<Promise>,
+        room: Room,
+        now: Ms,
+    ) -> Result<(Appending, Answer<Vec<Appended>>), Unavailable> {
         let bytes = promises.iter().map(|promise| request_bytes(&promise.request)).sum();
+        let waits = Appending(Arc::clone(&self.appending), bytes);
         if self.appending.fetch_add(bytes, Relaxed) + bytes > APPENDING_BYTES_MAX.max(bytes) {
-            self.appending.fetch_sub(bytes, Relaxed);
             return Err(Unavailable::Busy);
         }
-        let _waits = Appending(Arc::clone(&self.appending), bytes);
-        self.errand(Append { promises, room, now, bytes }, false).await
+        let (job, answer) = job(Append { promises, room, now, bytes });
+        self.errands.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
+            mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,
+        })?;
+        Ok((waits, answer))
     }
 
     /// Carries out commands, each for itself, in their order: at most [`TOGETHER_MAX`]. What each comes to.
@@ -233,7 +254,7 @@ impl Store {
         asked: Vec<Asked>,
         now: Ms,
     ) -> Result<Vec<Committed>, Unavailable> {
-        self.errand(Commit { epoch, asked, now }, true).await
+        self.errand(Commit { epoch, asked, now }).await
     }
 
     /// Makes ready what is due. What that is, when the next is due, and whether that is now.
@@ -363,23 +384,21 @@ impl Store {
         needs: Needs,
         work: impl FnMut(&mut Ledger<'_>) -> Result<Result<T, Unavailable>, Fault> + Send + 'static,
     ) -> Result<T, Unavailable> {
-        self.errand(Plain(needs, work), true).await
+        self.errand(Plain(needs, work)).await
     }
 
-    /// Gives something to the writing thread: it waits for its place on the list, or is refused where there is none.
-    async fn errand<A: Asks + 'static>(&self, asks: A, waits: bool) -> Result<A::Told, Unavailable> {
-        let (told, answer) = oneshot::channel();
-        let job = Job::Deliveries(Box::new(Waits { asks, found: None, told }));
-        if waits {
-            self.errands.send(job).await.map_err(|_| Unavailable::Stopped)?;
-        } else {
-            self.errands.try_send(job).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
-                mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,
-            })?;
-        }
+    /// Gives something to the writing thread, as soon as there is a place on its list.
+    async fn errand<A: Asks + 'static>(&self, asks: A) -> Result<A::Told, Unavailable> {
+        let (job, answer) = job(asks);
+        self.errands.send(job).await.map_err(|_| Unavailable::Stopped)?;
         answer.await.unwrap_or(Err(Unavailable::Stopped))
     }
+}
+
+/// What the writing thread is given, and where it answers.
+fn job<A: Asks + 'static>(asks: A) -> (Job, Answer<A::Told>) {
+    let (told, answer) = oneshot::channel();
+    (Job::Deliveries(Box::new(Waits { asks, found: None, told })), answer)
 }
 
 impl Store {

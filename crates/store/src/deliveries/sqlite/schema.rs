@@ -160,3 +160,6 @@ pub(crate) const WAITS: &str = "
     );
     CREATE INDEX afters_seq ON afters (seq);
 ";
+
+/// And the one after that: the fields of requests are in their short form, which versions before cannot read.
+pub(crate) const SHORT: &str = "";

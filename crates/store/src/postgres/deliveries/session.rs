@@ -124,7 +124,7 @@ fn wait<T>(
     future: impl Future<Output = Result<T, Failed>>,
 ) -> Result<T, Failed> {
     let slow = |_| Err(Failed::Lost("no answer in time".to_owned()));
-    runtime.block_on(clock::timeout_at(by, Box::pin(future))).unwrap_or_else(slow)
+    runtime.block_on(async { clock::timeout_at(by, Box::pin(future)).await }).unwrap_or_else(slow)
 }
 
 async fn prepare(
