@@ -350,7 +350,7 @@ fn prepare(
 }
 
 fn id_value(id: Id) -> HeaderValue {
-    HeaderValue::try_from(id.to_string()).expect("it is made of hexadecimal digits")
+    HeaderValue::from_bytes(&id.hex()).expect("it is made of hexadecimal digits")
 }
 
 /// Reads an answer, and keeps so much of it.

@@ -29,7 +29,7 @@ use tidegate_model::delivery::{Ms, Seq, Token};
 use tidegate_model::tenant::{ADDRESS_PREFIX, Tenant};
 use tidegate_model::tick::Tick;
 use tidegate_store::Unavailable;
-use tidegate_store::deliveries::{Committed, Epoch, Follower, Line, News, Pause, Ready};
+use tidegate_store::deliveries::{ByNumber, Committed, Epoch, Follower, Line, News, Pause, Ready};
 use tidegate_wire::{clock, task};
 use tokio::sync::{Notify, mpsc};
 
@@ -120,7 +120,7 @@ pub struct Engine {
     epoch: Epoch,
     scheduler: Scheduler,
     queues: HashMap<Arc<str>, Arc<QueueSettings>>,
-    running: HashMap<Seq, Running>,
+    running: ByNumber<Seq, Running>,
     /// What was cancelled between its start's command and the answer.
     cancelled: HashSet<Seq>,
     pull: Pull,
@@ -150,7 +150,7 @@ impl Engine {
             epoch,
             scheduler: Scheduler::new(seat.maker.bounds().of(seat.parts.store.shards())),
             queues: HashMap::new(),
-            running: HashMap::new(),
+            running: ByNumber::default(),
             cancelled: HashSet::new(),
             pull: Pull::default(),
             ahead: ahead::Ahead::default(),
@@ -425,7 +425,8 @@ impl Engine {
         let delivery = ready.clone();
         let running = Running { token, ready, began: self.now(), cancel };
         self.running.insert(delivery.seq, running);
-        task::spawn(async move {
+        // What a task is made of is moved some times, until it runs and when it has ended: so it is a box.
+        task::spawn(Box::pin(async move {
             // Whatever ends this task, a panic too, its slot is free again.
             let mut guard = Guard { inbox, seq: delivery.seq, token, made: Some(Box::new(Made::panicked())) };
             tokio::select! {
@@ -439,7 +440,7 @@ impl Engine {
                     }
                 } => guard.made = Some(Box::new(made)),
             }
-        });
+        }));
     }
 
     fn is_quiet(&self) -> bool {

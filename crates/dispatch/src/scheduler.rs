@@ -18,13 +18,13 @@
 //! - Lines, deliveries in windows and bytes under way have maxima. What does not fit is on disk and is found again.
 //! - What is begun is in nobody's window; whether it may still be begun the store says, which knows better.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_model::delivery::{Ms, Seq};
 use tidegate_model::tick::{Tick, nanos};
-use tidegate_store::deliveries::{AHEAD_BYTES_MAX, Line, Pause, Ready};
+use tidegate_store::deliveries::{AHEAD_BYTES_MAX, ByNumber, Line, Pause, Ready};
 
 mod keys;
 mod queue;
@@ -131,7 +131,7 @@ struct Busy {
 pub struct Scheduler {
     bounds: Bounds,
     queues: BTreeMap<Arc<str>, Queue>,
-    busy: HashMap<Seq, Busy>,
+    busy: ByNumber<Seq, Busy>,
     /// What is under way, by when it has taken what it was charged.
     outruns: BTreeSet<(Tick, Seq)>,
     pauses: HashSet<Pause>,
@@ -154,7 +154,7 @@ impl Scheduler {
         Scheduler {
             bounds,
             queues: BTreeMap::new(),
-            busy: HashMap::new(),
+            busy: ByNumber::default(),
             outruns: BTreeSet::new(),
             pauses: HashSet::new(),
             lines: 0,

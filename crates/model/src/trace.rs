@@ -49,13 +49,13 @@ impl Trace {
         if !is_traceparent(parent) {
             return None;
         }
-        let word = |from: usize| {
-            let digits = std::str::from_utf8(&parent[from..from + 16]).ok()?;
-            u64::from_str_radix(digits, 16).ok()
+        // Lower-case hexadecimal digits: `0` is 0x30, `a` 0x61.
+        let digit = |text: u8| u64::from((text & 0xf) + 9 * (text >> 6));
+        let word = |from: usize, length: usize| {
+            parent[from..][..length].iter().fold(0, |word, text| word << 4 | digit(*text))
         };
-        let (high, low, parent_span) = (word(3)?, word(19)?, word(36)?);
-        let flags = std::str::from_utf8(&parent[53..55]).ok()?;
-        let told = u8::from_str_radix(flags, 16).ok()?;
+        let (high, low, parent_span) = (word(3, 16), word(19, 16), word(36, 16));
+        let told = word(53, 2) as u8;
         let drawn = share.holds(joined(high, low));
         let own = if drawn { told | SAMPLED } else { told & !SAMPLED };
         let flags = if heed { told } else { own };

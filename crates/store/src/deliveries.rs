@@ -47,6 +47,7 @@ pub use fresh::fresh_id;
 pub use list::PAGE_MAX;
 pub use news::Follower;
 pub(crate) use news::{Followers, Tidings};
+pub use numbers::{ByNumber, Spread};
 pub use shards::{Leader, Roll, Who};
 pub use slots::AHEAD_BYTES_MAX;
 pub(crate) use slots::Slots;

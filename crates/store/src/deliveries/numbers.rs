@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// A map by the places of deliveries, or by the numbers of lines.
-pub(crate) type ByNumber<N, T> = HashMap<N, T, BuildHasherDefault<Spread>>;
+pub type ByNumber<N, T> = HashMap<N, T, BuildHasherDefault<Spread>>;
 
 /// Spreads numbers that lie together.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Spread(u64);
+pub struct Spread(u64);
 
 impl Hasher for Spread {
     fn write(&mut self, bytes: &[u8]) {
