@@ -117,7 +117,10 @@ pub fn step(mut record: Record, command: Command, now: Ms) -> (Change, Told) {
         (Command::Unblock { over }, State::Blocked) => {
             record.waits_for = record.waits_for.saturating_sub(over);
             if record.waits_for == 0 {
-                record.state = if record.due <= now { State::Ready } else { State::Scheduled };
+                // What was to be made at once when it was accepted is not put off where the clock is behind that of who has
+                // accepted it.
+                let is_due = record.due <= now.max(record.created);
+                record.state = if is_due { State::Ready } else { State::Scheduled };
             }
             Told::Done
         }
@@ -273,6 +276,14 @@ mod tests {
         assert_eq!((one.state, one.waits_for), (State::Blocked, 1));
         check(&one, Command::Unblock { over: 1 }, 10, State::Ready);
         check(&one, Command::Unblock { over: 1 }, 4, State::Scheduled);
+    }
+
+    #[test]
+    fn what_is_to_be_made_at_once_is_not_put_off_by_a_clock_that_is_behind() {
+        let blocked = |due| Record { state: State::Blocked, waits_for: 1, created: 1_000, due, ..ready() };
+        check(&blocked(1_000), Command::Unblock { over: 1 }, 10, State::Ready);
+        check(&blocked(1_001), Command::Unblock { over: 1 }, 10, State::Scheduled);
+        check(&blocked(1_001), Command::Unblock { over: 1 }, 1_001, State::Ready);
     }
 
     #[test]
