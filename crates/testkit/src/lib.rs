@@ -29,7 +29,7 @@ pub use names::{NameServer, Record};
 pub use opentelemetry_proto;
 pub use origin::{Origin, Recorded, Reply, Visit};
 pub use port::{Port, nobody};
-pub use postgres::{Ends, Postgres};
+pub use postgres::{Ends, Postgres, Talk};
 pub use raw::{Answer, ask, ask_on, connect, read_answer, read_answer_or_end, send, send_all};
 pub use redis::Redis;
 pub use tls_origin::TlsOrigin;

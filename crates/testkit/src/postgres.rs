@@ -11,7 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+pub use self::talk::Talk;
 use crate::{Port, signal, until};
+
+mod talk;
 
 /// Runs the server until its own input ends, or the server does. `$1`: its folder; the rest: the server and its arguments.
 const GUARD: &str = "folder=$1; shift
@@ -166,6 +169,15 @@ impl Postgres {
             .expect("psql is installed (Debian package postgresql)");
         assert!(output.status.success(), "{statements}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Connects to one of its databases.
+    ///
+    /// # Panics
+    /// If it cannot.
+    #[must_use]
+    pub fn talk(&self, database: &str) -> Talk {
+        Talk::to(self, database)
     }
 
     /// Ends all connections to a database but the asking one, as an operator or a failover does.
