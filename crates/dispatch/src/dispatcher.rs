@@ -362,7 +362,12 @@ impl Dispatcher {
     pub(crate) fn by_hand(parts: Parts, maker: Maker) -> (Arc<Dispatcher>, impl Future<Output = ()>) {
         let (orders, waiting) = mpsc::channel(ORDERS_MAX);
         let shared = Arc::new(Shared::begin(1));
-        let seat = Seat::new(&Rc::new(parts), &shared, &Rc::new(maker), &Board::new(1, false), 0);
+        let (is_shared, parts) = (parts.store.is_shared(), Rc::new(parts));
+        let board = Board::new(1, is_shared);
+        if is_shared {
+            task::spawn(Rc::clone(&board).keep(Rc::clone(&parts), Arc::clone(&shared)));
+        }
+        let seat = Seat::new(&parts, &shared, &Rc::new(maker), &board, 0);
         let store = Arc::clone(&seat.parts.store);
         let orders = Box::new([orders]);
         let dispatcher =

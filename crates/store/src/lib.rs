@@ -40,7 +40,7 @@ mod writer;
 pub use backup::{BackupError, backup, check, restore};
 pub use database::{Location, OpenError, StoreSettings};
 #[cfg(debug_assertions)]
-pub use hand::Hand;
+pub use hand::{Hand, Mishap};
 pub use migrate::{MigrateError, Migrated, migrate};
 pub use postgres::{Advice, Away, PostgresSettings, PostgresUrl, advise};
 pub use standing::{Standing, State};

@@ -24,6 +24,8 @@ mod claims;
 mod contents;
 mod deliveries;
 mod documents;
+#[cfg(debug_assertions)]
+mod hand;
 mod keeper;
 mod link;
 mod schema;
@@ -48,6 +50,8 @@ pub(crate) use self::away::Failed;
 pub(crate) use self::contents::{Contents, MIGRATION, contents};
 #[cfg(test)]
 pub(crate) use self::deliveries::SAID;
+#[cfg(debug_assertions)]
+pub(crate) use self::hand::{Remote, by_hand};
 pub use self::settings::{PostgresSettings, PostgresUrl};
 
 /// Why the store on PostgreSQL cannot be opened.

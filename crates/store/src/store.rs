@@ -16,8 +16,6 @@ use crate::database::{BYTES_MIN, Database, Location, OpenError, StoreSettings};
 use crate::deliveries::{Errand, Followers};
 use crate::documents::{Answer, Document, Listing, Place, Question, Write, Written};
 use crate::early::Early;
-#[cfg(debug_assertions)]
-use crate::hand::Hand;
 use crate::postgres::{self, PostgresSettings, Unopened};
 use crate::standing::{self, Standing, State};
 use crate::writer::Writer;
@@ -192,22 +190,7 @@ impl Store {
         }
     }
 
-    /// Opens it in a directory without a thread that writes: that does whoever has the [`Hand`].
-    ///
-    /// # Errors
-    /// [`OpenError`].
-    #[cfg(debug_assertions)]
-    pub fn open_by_hand(path: &Path, bytes_max: u64) -> Result<(Store, Hand), OpenError> {
-        let location = Location::Directory(path.to_owned());
-        let settings = StoreSettings { location, bytes_max, tenant_bytes_max: bytes_max };
-        let (told, followers) = (Arc::<standing::Told>::default(), Arc::<Followers>::default());
-        let (commands, waiting) = mpsc::channel(WAITING_MAX);
-        let (writer, last) = writer(path, &settings, &told, &followers)?;
-        let lists = [commands.clone(), commands];
-        Ok((Store::of(lists, followers, told, settings, last, Vec::new()), Hand::new(writer, waiting)))
-    }
-
-    fn of(
+    pub(crate) fn of(
         [commands, errands]: [mpsc::Sender<Job>; 2],
         followers: Arc<Followers>,
         told: Arc<standing::Told>,
@@ -371,7 +354,7 @@ fn sqlite(
     Ok((thread.map_err(OpenError::Thread)?, last))
 }
 
-fn writer(
+pub(crate) fn writer(
     path: &Path,
     settings: &StoreSettings,
     told: &Arc<standing::Told>,
@@ -407,10 +390,16 @@ fn in_postgres(
 ) -> Result<Vec<JoinHandle<()>>, OpenError> {
     let bounds = (settings.tenant_bytes_max, settings.bytes_max);
     let started = postgres::start(postgres.clone(), bounds, Arc::clone(told), Arc::clone(followers), jobs);
-    started.map_err(|why| match why {
-        Unopened::Away(source) => OpenError::Postgres { place: settings.location.to_string(), source },
-        Unopened::Thread(error) => OpenError::Thread(error),
-    })
+    started.map_err(|why| settings.unopened(why))
+}
+
+impl StoreSettings {
+    pub(crate) fn unopened(&self, why: Unopened) -> OpenError {
+        match why {
+            Unopened::Away(source) => OpenError::Postgres { place: self.location.to_string(), source },
+            Unopened::Thread(error) => OpenError::Thread(error),
+        }
+    }
 }
 
 impl std::fmt::Debug for Store {

@@ -33,6 +33,11 @@ thread_local! {
 /// Now, on the monotonic clock.
 #[expect(clippy::must_use_candidate, reason = "looking is enough: see `latest`")]
 pub fn now() -> Tick {
+    #[cfg(debug_assertions)]
+    if let Some((now, _)) = simulated::STANDING.get() {
+        LATEST.set(now);
+        return now;
+    }
     let now = Tick(nanos(instant_now().saturating_duration_since(origin())));
     LATEST.set(now);
     now
@@ -60,6 +65,10 @@ pub fn latest() -> Tick {
 /// Now, on the wall clock.
 #[must_use]
 pub fn wall() -> SystemTime {
+    #[cfg(debug_assertions)]
+    if let Some((_, wall)) = simulated::STANDING.get() {
+        return wall;
+    }
     #[cfg(debug_assertions)]
     if let Some((origin, wall)) = simulated::SIMULATED.get() {
         return wall + instant_now().saturating_duration_since(origin);
@@ -135,6 +144,8 @@ pub mod simulated {
     thread_local! {
         /// When tick zero was, and what the wall clock said then.
         pub(super) static SIMULATED: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
+        /// What it is as long as nobody says otherwise.
+        pub(super) static STANDING: Cell<Option<(Tick, SystemTime)>> = const { Cell::new(None) };
     }
 
     /// On this thread it is now this tick, and so late by the wall clock. From here on both follow tokio's clock, which is to
@@ -151,9 +162,26 @@ pub mod simulated {
         super::LATEST_WALL.set((Tick(0), super::Wall(0)));
     }
 
+    /// On this thread it is now this tick, and so late by the wall clock, and stays so until this is called again: for a thread
+    /// that does what another one, of which the time is, waits for. What it waits for itself is in the machine's time: a
+    /// server that does not answer is found out.
+    ///
+    /// # Panics
+    /// Where the tick lies before the machine's own time began.
+    #[expect(clippy::disallowed_methods, reason = "this is time's one home")]
+    pub fn stand(now: Tick, wall: SystemTime) {
+        let passed = now.since(Tick(0));
+        let origin = Instant::now().checked_sub(passed).expect("the machine has run for longer");
+        SIMULATED.set(Some((origin, wall - passed)));
+        STANDING.set(Some((now, wall)));
+        super::LATEST.set(now);
+        super::LATEST_WALL.set((Tick(0), super::Wall(0)));
+    }
+
     /// Time on this thread is the machine's again.
     pub fn end() {
         SIMULATED.set(None);
+        STANDING.set(None);
         super::LATEST.set(Tick(0));
         super::LATEST_WALL.set((Tick(0), super::Wall(0)));
     }
@@ -200,6 +228,20 @@ mod tests {
         assert_eq!((now(), wall()), (Tick(5).after(SECOND * 60), wall_at + SECOND * 60));
         simulated::begin(now(), wall_at);
         assert_eq!((now(), wall()), (Tick(5).after(SECOND * 60), wall_at), "it was set back");
+        simulated::end();
+        assert!(wall() > wall_at + SECOND * 120);
+    }
+
+    #[tokio::test]
+    async fn time_that_stands_stays_so_and_is_waited_for_all_the_same() {
+        let (tick, wall_at) = (Tick(0).after(SECOND * 7), SystemTime::UNIX_EPOCH + SECOND);
+        simulated::stand(tick, wall_at);
+        let soon = Duration::from_millis(2);
+        assert_eq!(timeout_at(now().after(soon), std::future::pending::<()>()).await, Err(Elapsed));
+        sleep(soon).await;
+        assert_eq!((now(), latest(), wall()), (tick, tick, wall_at));
+        simulated::stand(tick.after(SECOND), wall_at);
+        assert_eq!((now(), wall()), (tick.after(SECOND), wall_at));
         simulated::end();
         assert!(wall() > wall_at + SECOND * 120);
     }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 
+use tidegate_model::delivery::outcome::Policy;
 use tidegate_model::delivery::{Id, Ms, Record, Seq, Token};
 use tidegate_store::deliveries::{Line, Pause};
 
@@ -78,6 +79,8 @@ pub enum What {
     Redriving(Id),
     /// Another owner has taken over.
     Fenced,
+    /// A process that stood still since before this one began has gone on with what it had at hand.
+    Woke,
     /// The wall clock was set.
     Jumped(i64),
     /// Queues have other bounds.
@@ -120,6 +123,8 @@ pub struct History {
     pub asked: Vec<Asked>,
     /// The queues, as they were most generous.
     pub queues: Vec<QueueSettings>,
+    /// Queues that are not configured for a while: what is judged meanwhile is judged by what holds for every queue.
+    pub unconfigured: Vec<Arc<str>>,
     /// What is on disk in the end.
     pub records: Vec<Record>,
     /// What the store finds wrong with itself.
@@ -133,6 +138,13 @@ pub struct History {
 impl History {
     pub fn queue(&self, name: &str) -> Option<&QueueSettings> {
         self.queues.iter().find(|queue| *queue.name == *name)
+    }
+
+    /// Attempts that a delivery of this queue may have, where nothing was told with it.
+    pub fn attempts_max(&self, name: &str) -> Option<u32> {
+        let own = self.queue(name)?.policy.attempts_max;
+        let is_left_out = self.unconfigured.iter().any(|queue| **queue == *name);
+        Some(if is_left_out { own.max(Policy::default().attempts_max) } else { own })
     }
 
     pub fn asked(&self, id: Id) -> Option<&Asked> {

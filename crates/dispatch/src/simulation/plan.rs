@@ -87,6 +87,17 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Queues that are not configured for a while.
+    pub fn unconfigured(&self) -> Vec<Arc<str>> {
+        let is_left_out = |name: &Arc<str>| {
+            let leaves_out = |queues: &[QueueSettings]| queues.iter().all(|queue| queue.name != *name);
+            self.acts.iter().any(|(_, act)| matches!(act, Act::Configure(queues) if leaves_out(queues)))
+        };
+        self.queues.iter().map(|queue| Arc::clone(&queue.name)).filter(is_left_out).collect()
+    }
+}
+
 fn rate(chance: &Chance, limit: u64) -> Option<Rate> {
     let burst = 1 + below(chance, 3);
     percent(chance, 40).then(|| Rate {

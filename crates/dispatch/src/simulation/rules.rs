@@ -177,8 +177,7 @@ fn attempts_are_counted(history: &History) -> Vec<String> {
             continue;
         }
         let Some(record) = history.records.iter().find(|record| record.id == id) else { continue };
-        let most =
-            record.attempts_max.or(history.queue(&record.queue).map(|queue| queue.policy.attempts_max));
+        let most = record.attempts_max.or_else(|| history.attempts_max(&record.queue));
         if most.is_some_and(|most| attempts.len() > most as usize) {
             wrong.push(format!("{id} has had {} attempts of {most:?}", attempts.len()));
         }

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -12,20 +11,24 @@ use tidegate_store::deliveries::{Promise, Ready};
 use tidegate_wire::clock;
 use tokio::sync::Notify;
 
+use super::disk::Disk;
 use super::history::{Asked, Event, History, Went, What};
 use super::plan::{LATENCY_MAX, Plan, STORM, below, percent};
 use super::workers::Work;
 use crate::chance::Chance;
 
 /// When it all begins, on either clock.
-const BEGIN: (Tick, Duration) = (Tick(3_600_000_000_000), Duration::from_secs(1_800_000_000));
+pub const BEGIN: (Tick, Duration) = (Tick(3_600_000_000_000), Duration::from_secs(1_800_000_000));
 
 /// What is done wrong on purpose, so that a rule that is to see it can be seen to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
     None,
-    /// What was on disk at a death is lost, back to the commit before the last so many.
+    /// What was on disk at a death is lost, back to the commit before the last so many. On a server: of so many commits one is undone,
+    /// and told to be done.
     LosesCommits(usize),
+    /// On a server: who stood still is taken for the owner when it goes on.
+    IgnoresFence,
     /// The operator's pauses reach nobody.
     IgnoresPauses,
     /// The application is asked twice each time.
@@ -58,19 +61,17 @@ pub struct Scene {
     pub died: Notify,
     moments: Cell<u64>,
     now: Cell<(Tick, SystemTime)>,
-    folder: PathBuf,
-    /// Where the database of this process is.
-    pub home: RefCell<PathBuf>,
-    /// What was on disk after each of the last commits.
-    images: RefCell<VecDeque<PathBuf>>,
-    images_made: Cell<u64>,
+    pub disk: Disk,
 }
 
 impl Scene {
-    pub fn new(plan: Plan, chance: Chance, sabotage: Sabotage, folder: &Path) -> Rc<Scene> {
+    pub fn new(plan: Plan, chance: Chance, sabotage: Sabotage, disk: Disk) -> Rc<Scene> {
+        // What was sent when a connection was lost is sent again by the next one.
+        let losing = disk.server().is_some_and(|server| server.losing > 0);
         let history = History {
             queues: plan.queues.clone(),
-            latency: LATENCY_MAX,
+            unconfigured: plan.unconfigured(),
+            latency: if losing { 3 * LATENCY_MAX } else { LATENCY_MAX },
             jumps: plan.jumps,
             ..History::default()
         };
@@ -91,10 +92,7 @@ impl Scene {
             died: Notify::new(),
             moments: Cell::new(0),
             now: Cell::new((BEGIN.0, SystemTime::UNIX_EPOCH + BEGIN.1)),
-            folder: folder.to_owned(),
-            home: RefCell::new(folder.join("0")),
-            images: RefCell::default(),
-            images_made: Cell::new(0),
+            disk,
         })
     }
 
@@ -150,15 +148,20 @@ impl Scene {
 
     /// A moment at which a death matters: perhaps it is the last. What comes after it is then never done.
     pub async fn moment(&self) {
+        self.pass_moment();
+        self.end_if_dead().await;
+    }
+
+    /// The same, for who does something yet where it was the last.
+    pub fn pass_moment(&self) {
         if self.quiet.get() || !self.alive.get() {
-            return self.end_if_dead().await;
+            return;
         }
         self.moments.set(self.moments.get() + 1);
         if self.plan.deaths.contains(&self.moments.get()) && !self.is_calm() {
             self.alive.set(false);
             self.died.notify_one();
         }
-        self.end_if_dead().await;
     }
 
     /// Of a process that is dead nothing goes on.
@@ -171,40 +174,6 @@ impl Scene {
     /// Moments so far.
     pub fn moments(&self) -> u64 {
         self.moments.get()
-    }
-
-    /// Remembers what is on disk now, where that is to be lost later.
-    pub fn remember_disk(&self) {
-        let Sabotage::LosesCommits(count) = self.sabotage else { return };
-        let mut images = self.images.borrow_mut();
-        images.push_back(self.copy_disk());
-        while images.len() > count + 1 {
-            let oldest = images.pop_front().expect("there are more");
-            std::fs::remove_dir_all(oldest).expect("an image can be removed");
-        }
-    }
-
-    /// The next process finds what was on disk when this one was gone.
-    pub fn change_disks(&self) {
-        let kept = self.images.borrow_mut().pop_front().filter(|_| !self.alive.get());
-        self.images.borrow_mut().clear();
-        let next = kept.unwrap_or_else(|| self.copy_disk());
-        let before = self.home.replace(next);
-        // The process before may have it open: of that nobody reads any more.
-        let _ = std::fs::remove_dir_all(before);
-    }
-
-    fn copy_disk(&self) -> PathBuf {
-        self.images_made.set(self.images_made.get() + 1);
-        let (from, to) = (self.home.borrow(), self.folder.join(self.images_made.get().to_string()));
-        std::fs::create_dir_all(&to).expect("a folder");
-        for entry in std::fs::read_dir(&*from).expect("a store's folder").flatten() {
-            let name = entry.file_name();
-            if name != "lock" {
-                std::fs::copy(entry.path(), to.join(name)).expect("a file can be copied");
-            }
-        }
-        to
     }
 
     /// How long a batch is on its way to disk.

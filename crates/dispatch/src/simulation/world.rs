@@ -14,9 +14,11 @@ use tidegate_upstream::{Caller, Upstreams};
 use tidegate_wire::{clock, task};
 use tokio::runtime::{Builder, LocalOptions};
 
+use super::disk::Disk;
 use super::history::{Went, What};
 use super::plan::{Act, STORM, below, percent};
 use super::scene::{Sabotage, Scene, Seen};
+use super::server::Server;
 use super::workers;
 use crate::attempt::{Made, Maker, Making, Played};
 use crate::chance::Chance;
@@ -24,7 +26,6 @@ use crate::dispatcher::{Dispatcher, Parts};
 
 /// How long after the storm all has to have ended. Whatever is under way then has seconds.
 const PATIENCE: u64 = 900_000;
-const BYTES_MAX: u64 = 1 << 30;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,9 @@ pub fn play(scene: &Rc<Scene>, upstreams: &Arc<Upstreams>) {
             scene.take_up_time();
             let over = process(scene, upstreams).await;
             scene.note_anyway(What::Gone { drained: over != Over::Killed });
-            scene.change_disks();
+            if let Disk::Folder(folder) = &scene.disk {
+                folder.change(!scene.alive.get());
+            }
             scene.leave_time(Duration::from_millis(below(&scene.chance, 2_000)));
             over
         });
@@ -59,15 +62,18 @@ pub fn play(scene: &Rc<Scene>, upstreams: &Arc<Upstreams>) {
         }
     }
     clock::simulated::end();
-    scene.history.borrow_mut().audit = tidegate_store::check(&scene.home.borrow()).expect("a store");
+    scene.history.borrow_mut().audit.extend(scene.disk.audit_after());
 }
 
 async fn process(scene: &Rc<Scene>, upstreams: &Arc<Upstreams>) -> Over {
-    let (store, hand) = Store::open_by_hand(&scene.home.borrow(), BYTES_MAX).expect("a store");
+    set_clock(scene);
+    let (store, hands) = scene.disk.open();
     let store = Arc::new(store);
     scene.alive.set(true);
     scene.quiet.set(true);
-    task::spawn(write(Rc::clone(scene), hand));
+    for (place, hand) in hands.into_iter().enumerate() {
+        task::spawn(write(Rc::clone(scene), hand, place == 0));
+    }
     for record in all(&store).await {
         if let tidegate_model::delivery::State::Leased { token, .. } = record.state {
             scene.note(What::WasLeased(record.id, token));
@@ -93,7 +99,9 @@ async fn process(scene: &Rc<Scene>, upstreams: &Arc<Upstreams>) -> Over {
     };
     if over == Over::Done {
         scene.quiet.set(true);
-        scene.history.borrow_mut().records = all(&store).await;
+        let (records, audit) = (all(&store).await, scene.disk.audit(&store).await);
+        let mut history = scene.history.borrow_mut();
+        (history.records, history.audit) = (records, audit);
     }
     over
 }
@@ -167,21 +175,43 @@ async fn attempt(scene: Rc<Scene>, ready: Ready) -> Made {
     }
 }
 
-/// The store's writing.
-async fn write(scene: Rc<Scene>, mut hand: Hand) {
+/// A server has the time of the scene, not that of a process: nobody sets it.
+fn set_clock(scene: &Scene) {
+    if let Some(server) = scene.disk.server() {
+        server.is_now(Duration::from_millis(scene.passed()));
+    }
+}
+
+/// The store's writing: that of deliveries, or of what is apart from them.
+async fn write(scene: Rc<Scene>, mut hand: Hand, is_deliveries: bool) {
+    let server = || scene.disk.server().filter(|_| is_deliveries);
     while hand.wait().await {
         if scene.quiet.get() {
+            set_clock(&scene);
             hand.write();
             continue;
         }
         clock::sleep(scene.latency()).await;
-        scene.moment().await;
+        scene.end_if_dead().await;
+        scene.pass_moment();
+        set_clock(&scene);
+        if !scene.alive.get() {
+            if let Some(server) = server() {
+                server.dies(hand);
+            }
+            return;
+        }
         if !scene.is_calm() && percent(&scene.chance, scene.plan.failing.1) {
             hand.refuse([Unavailable::Full, Unavailable::Failing][below(&scene.chance, 2) as usize]);
             continue;
         }
-        hand.write();
-        scene.remember_disk();
+        hand.write_and(server().filter(|_| !scene.is_calm()).and_then(Server::befalls));
+        if let Disk::Folder(folder) = &scene.disk {
+            folder.remember();
+        }
+        if server().is_some_and(|server| server.was_written(&hand, scene.passed())) {
+            scene.note(What::Woke);
+        }
         scene.moment().await;
     }
 }
@@ -296,6 +326,9 @@ async fn try_act(scene: &Rc<Scene>, dispatcher: &Dispatcher, act: &Act, number: 
             true
         }
         Act::Jump(by) => {
+            if scene.disk.server().is_some_and(|server| !server.keeps_time(scene.passed())) {
+                return false;
+            }
             scene.note(What::Jumped(*by));
             let (wall, by_much) = (clock::wall(), Duration::from_millis(by.unsigned_abs()));
             clock::simulated::begin(clock::now(), if *by > 0 { wall + by_much } else { wall - by_much });

@@ -360,8 +360,11 @@ impl Store {
     }
 
     /// What is wrong with what is on disk.
-    #[cfg(test)]
-    pub(crate) async fn audit(&self) -> Result<Vec<String>, Unavailable> {
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    #[cfg(any(test, debug_assertions))]
+    pub async fn audit(&self) -> Result<Vec<String>, Unavailable> {
         self.plain(Needs::looks(), |ledger| ledger.tables.audit().map(Ok)).await
     }
 

@@ -360,7 +360,7 @@ impl Tables for Sqlite<'_> {
         lists::remove_pause(self.connection, pause)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, debug_assertions))]
     fn audit(&mut self) -> Result<Vec<String>, Fault> {
         Ok(audit::audit(self.connection)?)
     }

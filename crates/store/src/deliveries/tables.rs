@@ -401,6 +401,6 @@ pub(crate) trait Tables {
     fn remove_pause(&mut self, pause: &Pause) -> Result<(), Fault>;
 
     /// What is wrong with what lies in the tables (see [`audit`](super::audit)), for tests.
-    #[cfg(test)]
+    #[cfg(any(test, debug_assertions))]
     fn audit(&mut self) -> Result<Vec<String>, Fault>;
 }

@@ -18,7 +18,7 @@
 
 mod ages;
 mod askers;
-#[cfg(test)]
+#[cfg(any(test, debug_assertions))]
 mod audit;
 mod desk;
 mod fetch;

@@ -193,18 +193,9 @@ impl Keeper {
             }
             for job in got.drain(..) {
                 match job {
-                    Job::Claims { named, account, command, told } => {
-                        let timeout = self.settings.timeout;
-                        self.waiting.push_back(Waiting::new(named, account, command, told, timeout));
-                    }
-                    Job::Documents { question, told } => {
-                        self.asked.push_back(Inquiry { question, by: self.soon(), told });
-                    }
-                    Job::Freeze { told } => drop(told.send(Err(Unavailable::Unserved))),
-                    Job::Thaw => {}
-                    Job::Deliveries(errand) => errand.tell(Err(Unavailable::Unserved)),
                     // What waits already is carried out yet.
                     Job::Close => jobs.close(),
+                    job => self.heed(job),
                 }
             }
             if !open && self.close_by == Tick::MAX {
@@ -230,6 +221,36 @@ impl Keeper {
             let _ = inquiry.told.send(Err(Unavailable::Stopped));
         }
         self.told.stand(State::Closed);
+    }
+
+    fn heed(&mut self, job: Job) {
+        match job {
+            Job::Claims { named, account, command, told } => {
+                let timeout = self.settings.timeout;
+                self.waiting.push_back(Waiting::new(named, account, command, told, timeout));
+            }
+            Job::Documents { question, told } => {
+                self.asked.push_back(Inquiry { question, by: self.soon(), told });
+            }
+            Job::Freeze { told } => drop(told.send(Err(Unavailable::Unserved))),
+            Job::Deliveries(errand) => errand.tell(Err(Unavailable::Unserved)),
+            Job::Thaw | Job::Close => {}
+        }
+    }
+
+    /// One round, played by a simulation: see [`crate::hand`].
+    #[cfg(debug_assertions)]
+    pub(super) async fn round(&mut self, got: Vec<Job>) -> crate::hand::Round {
+        if self.joining.take().is_some() {
+            let joined = Link::connect(&self.settings, &self.name, self.epoch).await;
+            self.joined(joined);
+        }
+        got.into_iter().for_each(|job| self.heed(job));
+        self.turn().await;
+        self.inquire().await;
+        self.expire();
+        let until = if self.joining.is_some() { clock::now().after(LOOK_EVERY) } else { self.next() };
+        crate::hand::Round { until, leads: false }
     }
 
     fn idle(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegate_model::delivery::outcome::Policy;
 use tidegate_model::delivery::{Lane, rank};
 use tidegate_model::gate::Priority;
 
@@ -190,6 +191,15 @@ fn an_attempt_too_many_is_seen() {
         let records = [record(ID, "plain", State::Dead, counted)];
         check(attempts_are_counted, &attempts(numbers), &records, is_broken);
     }
+}
+
+#[test]
+fn what_is_not_configured_for_a_while_may_have_as_many_attempts_as_any_queue() {
+    let history = History { queues: queues(), unconfigured: vec!["plain".into()], ..History::default() };
+    let most = Policy::default().attempts_max;
+    assert_eq!((history.attempts_max("plain"), history.attempts_max("none")), (Some(most), None));
+    let history = History { unconfigured: vec!["ordered".into()], ..history };
+    assert_eq!(history.attempts_max("plain"), Some(2));
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! The ledger is written for tables that answer at once. So whoever asks here waits, on a thread that has nothing else to do,
 //! and the connection is worked on meanwhile.
 
+#[cfg(debug_assertions)]
+mod mishap;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -45,6 +48,9 @@ pub(super) struct Session {
     statements: RefCell<HashMap<&'static str, Statement>>,
     /// Until when an answer is waited for.
     by: Tick,
+    /// What a simulation lets befall it.
+    #[cfg(debug_assertions)]
+    pub(super) mishap: Option<crate::hand::Mishap>,
 }
 
 /// Statements that were said by this process, and times that an answer was waited for.
@@ -54,7 +60,15 @@ pub(crate) static SAID: [std::sync::atomic::AtomicU64; 2] =
 
 impl Session {
     pub(super) fn new(link: Link, called: Arc<str>, runtime: Rc<LocalRuntime>) -> Session {
-        Session { link, called, runtime, statements: RefCell::default(), by: Tick::MAX }
+        Session {
+            link,
+            called,
+            runtime,
+            statements: RefCell::default(),
+            by: Tick::MAX,
+            #[cfg(debug_assertions)]
+            mishap: None,
+        }
     }
 
     /// Answers are waited for until then.
@@ -73,6 +87,14 @@ impl Session {
         for (count, more) in SAID.iter().zip([all.len() as u64, 1]) {
             count.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
         }
+        #[cfg(debug_assertions)]
+        if let Some(answer) = self.befall(all) {
+            return answer;
+        }
+        self.say(all)
+    }
+
+    fn say(&self, all: &[Says<'_>]) -> Result<Vec<Vec<Row>>, Failed> {
         let (client, statements) = (&self.link.client, &self.statements);
         self.wait(async {
             prepare(client, statements, all).await?;

@@ -401,7 +401,7 @@ impl Tables for Desk {
         lists::remove_pause(self, pause)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, debug_assertions))]
     fn audit(&mut self) -> Result<Vec<String>, Fault> {
         super::audit::audit(self)
     }

@@ -13,6 +13,8 @@
 //! waits is told something within the time that is configured, about: but the owner of a shard, while nobody knows, as
 //! what it began may be begun.
 
+#[cfg(debug_assertions)]
+mod by_hand;
 mod hindrance;
 mod tend;
 mod transact;
@@ -174,11 +176,9 @@ impl Writer {
             });
             for job in got.drain(..) {
                 match job {
-                    Job::Deliveries(errand) => self.take(errand),
                     // What waits already is carried out yet.
                     Job::Close => jobs.close(),
-                    // These go to the other thread.
-                    Job::Claims { .. } | Job::Documents { .. } | Job::Freeze { .. } | Job::Thaw => {}
+                    job => self.heed(job),
                 }
             }
             if !open && self.close_by == Tick::MAX {
@@ -197,6 +197,14 @@ impl Writer {
             self.expire();
         }
         self.leave();
+    }
+
+    fn heed(&mut self, job: Job) {
+        match job {
+            Job::Deliveries(errand) => self.take(errand),
+            // These go to the other thread, or are none to it.
+            Job::Claims { .. } | Job::Documents { .. } | Job::Freeze { .. } | Job::Thaw | Job::Close => {}
+        }
     }
 
     fn take(&mut self, errand: Box<dyn Errand>) {
