@@ -186,6 +186,11 @@ fn a_fence_that_lets_who_stood_still_write_is_seen() {
 }
 
 #[test]
+fn a_commit_that_is_forgotten_with_its_connection_is_seen() {
+    sees_in(On::Postgres, 9..40, Sabotage::ForgetsDoubt, |_| (), "what is accepted comes to its end");
+}
+
+#[test]
 fn pauses_that_reach_nobody_are_seen() {
     sees(On::Sqlite, Sabotage::IgnoresPauses, "what is paused is left alone");
 }

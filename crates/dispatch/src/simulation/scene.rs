@@ -29,6 +29,8 @@ pub enum Sabotage {
     LosesCommits(usize),
     /// On a server: who stood still is taken for the owner when it goes on.
     IgnoresFence,
+    /// On a server: what was committed when a connection was lost is taken for undone.
+    ForgetsDoubt,
     /// The operator's pauses reach nobody.
     IgnoresPauses,
     /// The application is asked twice each time.

@@ -178,6 +178,9 @@ impl Server {
     /// A batch was written by this one. Whether somebody has gone on who stood still since before it led.
     pub fn was_written(&self, hand: &Hand, now: Ms) -> bool {
         self.led_since.set(self.led_since.get().or(Some(now)).filter(|_| hand.leads()));
+        if self.sabotage == Sabotage::ForgetsDoubt && self.lost.get() {
+            let _ = self.say("UPDATE tidegate.nodes SET batch = batch - 1");
+        }
         let standing = &mut *self.standing.borrow_mut();
         let Some(one) = standing.as_mut().filter(|_| hand.leads()) else { return false };
         one.after -= 1;

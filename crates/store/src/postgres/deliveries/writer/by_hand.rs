@@ -11,6 +11,9 @@ use crate::hand::{Mishap, Round};
 use crate::postgres::deliveries::session::Says;
 use crate::store::Job;
 
+/// How long a connection that is given up may take to be closed, by the machine's clock.
+const CLOSING: Duration = Duration::from_millis(1);
+
 impl Writer {
     /// One round. Where there is no connection another one is made first, at once: how long that takes is for the simulation to
     /// say, which gives the rounds.
@@ -25,6 +28,10 @@ impl Writer {
         self.turn();
         self.expire();
         self.play(None);
+        if self.joining.is_some() {
+            // A connection that is given up is closed by a task of its own, which nobody lets run between two rounds.
+            self.runtime.block_on(clock::sleep(CLOSING));
+        }
         let until = if self.joining.is_some() { clock::now().after(LOOK_EVERY) } else { self.next() };
         let leads = self.desk.as_ref().is_some_and(|desk| !desk.led.is_empty());
         Round { until, leads }
