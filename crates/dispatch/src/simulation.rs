@@ -34,6 +34,7 @@ use crate::chance::Chance;
 
 mod disk;
 mod history;
+mod leases;
 mod plan;
 mod rules;
 mod scene;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tidegate_model::delivery::outcome::{self, Outcome, Policy};
 use tidegate_model::delivery::{Becomes, Command, Ms, Seq, Token, Told};
+use tidegate_model::tick::Tick;
 use tidegate_store::Unavailable;
 use tidegate_store::deliveries::{Asked, Attempt, Committed, Leased, Ready};
 use tidegate_wire::{clock, task};
@@ -37,8 +38,8 @@ pub struct Pending {
 pub enum Purpose {
     /// To make an attempt.
     Push(Ready),
-    /// To hand it to whoever has asked.
-    Claim(Ready, u64),
+    /// To hand it to whoever has asked, and until when that has it.
+    Claim(Ready, u64, Tick),
     /// To tell what has happened: asked again until it is taken.
     Tell,
     /// Somebody waits for what it comes to.
@@ -149,7 +150,7 @@ impl Engine {
                         Purpose::Tell => again.push(one),
                         Purpose::Answer(reply, place) => reply.answer(place, Err(error)),
                         Purpose::Push(ready) => self.not_begun(ready),
-                        Purpose::Claim(ready, claim) => {
+                        Purpose::Claim(ready, claim, _) => {
                             self.pull.missed(claim);
                             self.not_begun(ready);
                         }
@@ -173,11 +174,12 @@ impl Engine {
             (Purpose::Push(ready), Told::Started(token), Some(request)) if !cancelled => {
                 self.make(ready, token, request);
             }
-            (Purpose::Claim(ready, claim), Told::Started(token), Some(request)) if !cancelled => {
+            (Purpose::Claim(ready, claim, until), Told::Started(token), Some(request)) if !cancelled => {
+                self.pull.lease(ready.clone(), token, until);
                 self.claimed(claim, ready, token, request, &asked.command);
             }
             (Purpose::Push(ready), ..) => self.scheduler.ended(ready.seq, Ended::NotBegun, clock::now()),
-            (Purpose::Claim(ready, claim), ..) => {
+            (Purpose::Claim(ready, claim, _), ..) => {
                 self.pull.missed(claim);
                 self.scheduler.ended(ready.seq, Ended::NotBegun, clock::now());
             }

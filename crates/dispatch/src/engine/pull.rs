@@ -33,6 +33,8 @@ struct Lease {
     token: Token,
     began: Ms,
     until: Tick,
+    /// Until when it is once what was asked of it last is on disk.
+    extended: Tick,
 }
 
 /// A claim whose deliveries are being leased.
@@ -57,7 +59,7 @@ impl Pull {
         let seq = ready.seq;
         self.forget(seq);
         self.lapses.insert((until, seq));
-        self.leases.insert(seq, Lease { ready, token, began: crate::engine::wall(), until });
+        self.leases.insert(seq, Lease { ready, token, began: crate::engine::wall(), until, extended: until });
     }
 
     /// `true`: there was such a lease.
@@ -133,12 +135,14 @@ impl Engine {
             }
             self.pull.last += 1;
             let id = self.pull.last;
-            let lease = self.lease_time(queue, waiting.claim.lease).as_millis() as Ms;
+            let lease = self.lease_time(queue, waiting.claim.lease);
+            // By the monotonic clock: the wall clock may be set before this is on disk.
+            let until = now.after(lease);
             for action in actions {
                 match action {
                     Action::Start(ready) => {
-                        let command = Command::Start { until: wall.saturating_add(lease) };
-                        self.commits.ask(plain(ready.seq, command), Purpose::Claim(ready, id));
+                        let command = Command::Start { until: wall.saturating_add(lease.as_millis() as Ms) };
+                        self.commits.ask(plain(ready.seq, command), Purpose::Claim(ready, id, until));
                     }
                     other => self.act(other),
                 }
@@ -162,8 +166,6 @@ impl Engine {
         command: &Command,
     ) {
         let Command::Start { until } = command else { return };
-        let left = Duration::from_millis(until.saturating_sub(self.now()));
-        self.pull.lease(ready.clone(), token, clock::now().after(left));
         let Some(gathering) = self.pull.gathering.get_mut(&claim) else { return };
         gathering.left = gathering.left.saturating_sub(1);
         gathering.got.push(Claimed {
@@ -257,6 +259,9 @@ impl Engine {
             let time = self.lease_time(&held.ready.line.queue, lease);
             let until = self.now().saturating_add(time.as_millis() as Ms);
             let command = Command::Extend { token: grip.token, until, progress };
+            if let Some(held) = self.pull.leases.get_mut(&grip.seq) {
+                held.extended = clock::now().after(time);
+            }
             self.commits.ask(plain(grip.seq, command), Purpose::Answer(Rc::clone(&reply), place));
         }
     }
@@ -264,13 +269,11 @@ impl Engine {
     /// What somebody asked of a lease is on disk.
     pub(super) fn let_go(&mut self, asked: &Asked) {
         match &asked.command {
-            Command::Extend { until, .. } => {
-                let left = Duration::from_millis(until.saturating_sub(self.now()));
-                let until = clock::now().after(left);
+            Command::Extend { .. } => {
                 if let Some(lease) = self.pull.leases.get_mut(&asked.seq) {
                     self.pull.lapses.remove(&(lease.until, asked.seq));
-                    lease.until = until;
-                    self.pull.lapses.insert((until, asked.seq));
+                    lease.until = lease.extended;
+                    self.pull.lapses.insert((lease.until, asked.seq));
                 }
             }
             Command::Finish { becomes, .. } => {

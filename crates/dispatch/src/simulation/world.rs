@@ -106,7 +106,7 @@ async fn process(scene: &Rc<Scene>, upstreams: &Arc<Upstreams>) -> Over {
     over
 }
 
-fn parts(store: &Arc<Store>, upstreams: &Arc<Upstreams>) -> Parts {
+pub fn parts(store: &Arc<Store>, upstreams: &Arc<Upstreams>) -> Parts {
     let plan = TenantPlan {
         name: "p".into(),
         rates: Vec::new(),
