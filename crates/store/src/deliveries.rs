@@ -41,8 +41,8 @@ use tidegate_model::delivery::{Command, Id, Kind, Lane, Ms, Record, Request, Seq
 use tidegate_model::gate::Priority;
 
 pub(crate) use book::Book;
-pub(crate) use door::Errand;
 pub use door::TOGETHER_MAX;
+pub(crate) use door::{Errand, Tide};
 pub use fresh::fresh_id;
 pub use list::PAGE_MAX;
 pub use news::Follower;

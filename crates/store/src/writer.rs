@@ -24,13 +24,15 @@ use crate::deliveries::ledger::Ledger;
 use crate::deliveries::sqlite::Sqlite;
 use crate::deliveries::sqlite::recent::Recent;
 use crate::deliveries::tables::Fault;
-use crate::deliveries::{Book, Errand, Followers, Slots, Tidings, prune};
+use crate::deliveries::{Book, Errand, Followers, Slots, Tide, Tidings, prune};
 use crate::documents;
 use crate::standing::{self, State};
 use crate::store::{Job, Named, Unavailable};
 
 /// Commands of one transaction.
 pub(crate) const BATCH_MAX: usize = 512;
+/// Deliveries that are accepted in a round at least, whatever is begun in it, where so many wait for that.
+const ACCEPTED_MIN: usize = 16;
 /// Bytes of the answers in one transaction, but for a single one that has more.
 const BATCH_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of the log from which on it is written back into the database while nobody waits. Whoever comes meanwhile waits for no
@@ -65,6 +67,8 @@ pub(crate) struct Writer {
     frozen: Option<Frozen>,
     /// Why nothing may be written any more.
     stopped: Option<Arc<str>>,
+    /// What is to be accepted in a later round.
+    later: Vec<Box<dyn Errand>>,
 }
 
 /// The only shard of a store in a directory.
@@ -82,6 +86,24 @@ enum Waiting {
     Claims(Claim),
     Documents(Inquiry),
     Deliveries(Box<dyn Errand>),
+}
+
+/// Takes out what is to be accepted in a later round. Where some that have waited are begun, half as many come: so it is
+/// fewer and fewer that wait, and each that comes when none does costs less, as it is begun when it is accepted. Those who hand
+/// in more than that wait themselves, as many as a round may have.
+fn put_off<T>(errands: &mut Vec<T>, tide: impl Fn(&T) -> Tide) -> Vec<T> {
+    let goes = |errand| if let Tide::Goes(count) = tide(errand) { count } else { 0 };
+    let begun: usize = errands.iter().map(goes).sum();
+    if begun == 0 {
+        return Vec::new();
+    }
+    let (most, mut come) = ((begun / 2).max(ACCEPTED_MIN), 0);
+    let is_later = |errand: &mut T| {
+        let Tide::Comes(count) = tide(errand) else { return false };
+        come += count;
+        come > most && come > count
+    };
+    errands.extract_if(.., is_later).take(BATCH_MAX).collect()
 }
 
 /// What is asked of documents.
@@ -181,6 +203,7 @@ impl Writer {
             file: None,
             frozen: None,
             stopped: None,
+            later: Vec::new(),
         };
         Ok((writer, last))
     }
@@ -194,7 +217,7 @@ impl Writer {
         let mut got = Vec::with_capacity(BATCH_MAX);
         let mut pace = Pace::begin();
         let mut open = true;
-        while open {
+        while open || !self.later.is_empty() {
             let waited = runtime.block_on(async {
                 clock::timeout_at(pace.until(), jobs.recv_many(&mut got, BATCH_MAX)).await
             });
@@ -207,6 +230,7 @@ impl Writer {
     /// One round: what has come is carried out, and then a part of what is to be done anyway.
     pub(crate) fn round(&mut self, got: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>, pace: &mut Pace) {
         let (mut batch, mut freeze) = (Vec::with_capacity(got.len()), None);
+        let mut errands = std::mem::take(&mut self.later);
         for job in got.drain(..) {
             match job {
                 Job::Claims { named, account, command, told } => {
@@ -215,7 +239,7 @@ impl Writer {
                 Job::Documents { question, told } => {
                     batch.push(Waiting::Documents(Inquiry { question, answer: None, told }));
                 }
-                Job::Deliveries(errand) => batch.push(Waiting::Deliveries(errand)),
+                Job::Deliveries(errand) => errands.push(errand),
                 Job::Freeze { told } => freeze = Some(told),
                 Job::Thaw => self.thaw(),
                 Job::Close => {
@@ -224,6 +248,8 @@ impl Writer {
                 }
             }
         }
+        self.later = put_off(&mut errands, |errand| errand.tide());
+        batch.extend(errands.into_iter().map(Waiting::Deliveries));
         self.write_all(batch);
         if self.logged >= LOG_BYTES_REST && jobs.is_empty() && self.stopped.is_none() {
             self.check_point("PASSIVE");
@@ -232,7 +258,7 @@ impl Writer {
             let _ = told.send(self.freeze());
         }
         // Where that failed, it is tried again later.
-        pace.busy = self.known.book.has_work(SHARD) && self.work();
+        pace.busy = self.known.book.has_work(SHARD) && self.work() || !self.later.is_empty();
         if clock::now() >= pace.sweep_at {
             // If there are more, they go by and by, behind each batch of commands.
             let wait = if self.sweep() { Duration::ZERO } else { SWEEP_EVERY };
@@ -565,4 +591,35 @@ fn now() -> u64 {
 pub(crate) fn claims_begun() -> u64 {
     let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many are accepted in a round in which so many are begun, of those who come with so many each.
+    fn check(begun: &[usize], comes: usize, each: usize, expected: usize) {
+        let mut errands: Vec<_> = (0..comes).map(|number| (number, Tide::Comes(each))).collect();
+        errands.extend(begun.iter().map(|count| (comes, Tide::Goes(*count))));
+        let later = put_off(&mut errands, |(_, tide)| *tide);
+        let counts = (errands.len() - begun.len(), later.len());
+        assert_eq!(counts, (expected, comes - expected), "{begun:?} begun, {comes} come");
+        assert!(
+            errands.is_sorted_by_key(|(number, _)| *number) && later.is_sorted_by_key(|(number, _)| *number)
+        );
+    }
+
+    #[test]
+    fn half_as_many_come_as_are_begun() {
+        check(&[], 300, 1, 300);
+        check(&[0, 0], 300, 1, 300);
+        check(&[100, 60], 300, 1, 80);
+        check(&[1], 300, 1, ACCEPTED_MIN);
+        check(&[1], 5, 1, 5);
+        check(&[40], 300, 10, 2);
+        // One who brings more than may come is not kept waiting for ever.
+        check(&[1], 3, 1000, 1);
+        // More than so many do not wait here.
+        check(&[1], ACCEPTED_MIN + BATCH_MAX + 9, 1, ACCEPTED_MIN + 9);
+    }
 }

@@ -36,8 +36,21 @@ pub(crate) trait Errand: Send {
     fn must_know(&self) -> bool;
     /// How much it is for one transaction.
     fn weight(&self) -> u64;
+    /// What it does to how many wait.
+    fn tide(&self) -> Tide;
     /// Leaves out what needs room and is not needed. `false`: there is no such thing.
     fn shrink(&mut self) -> bool;
+}
+
+/// What somebody does to how many wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tide {
+    /// So many more may wait.
+    Comes(usize),
+    /// So many that have waited are begun.
+    Goes(usize),
+    /// Nothing.
+    Stands,
 }
 
 /// Where it is told what something came to.
@@ -53,6 +66,9 @@ trait Asks: Send {
     }
     fn weight(&self) -> u64 {
         WEIGHT
+    }
+    fn tide(&self) -> Tide {
+        Tide::Stands
     }
     fn shrink(&mut self) -> bool {
         false
@@ -87,6 +103,10 @@ impl<A: Asks> Errand for Waits<A> {
 
     fn weight(&self) -> u64 {
         self.asks.weight()
+    }
+
+    fn tide(&self) -> Tide {
+        self.asks.tide()
     }
 
     fn shrink(&mut self) -> bool {
@@ -147,6 +167,10 @@ impl Asks for Append {
     fn weight(&self) -> u64 {
         self.bytes + self.promises.len() as u64 * WEIGHT
     }
+
+    fn tide(&self) -> Tide {
+        Tide::Comes(self.promises.len())
+    }
 }
 
 struct Commit {
@@ -183,6 +207,10 @@ impl Asks for Commit {
 
     fn weight(&self) -> u64 {
         self.asked.iter().map(|asked| WEIGHT + asked.bytes()).sum()
+    }
+
+    fn tide(&self) -> Tide {
+        Tide::Goes(self.asked.iter().filter(|asked| matches!(asked.command, Command::Start { .. })).count())
     }
 
     /// That something has been done is worth more than what was said of it.

@@ -32,6 +32,7 @@ mod places;
 mod postgres;
 mod room;
 mod slots;
+mod tides;
 
 /// When it is, unless a test says otherwise: before the clock of the store, which does by it what was left to be done.
 const NOW: Ms = 1_700_000_000_000;
