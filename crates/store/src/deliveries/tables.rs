@@ -400,7 +400,7 @@ pub(crate) trait Tables {
     /// Ends a pause; one that there is not has ended.
     fn remove_pause(&mut self, pause: &Pause) -> Result<(), Fault>;
 
-    /// What is wrong with what lies in the tables (see [`audit`](super::audit)), for tests.
+    /// What is wrong with what lies in the tables, for tests.
     #[cfg(any(test, debug_assertions))]
     fn audit(&mut self) -> Result<Vec<String>, Fault>;
 }
