@@ -42,8 +42,8 @@ pub enum Purpose {
     Claim(Ready, u64, Tick),
     /// To tell what has happened: asked again until it is taken.
     Tell,
-    /// Somebody waits for what it comes to.
-    Answer(Rc<Reply>, usize),
+    /// Somebody waits for what it comes to, and has it until then where that is what was asked.
+    Answer(Rc<Reply>, usize, Option<Tick>),
 }
 
 /// What somebody is told of several commands, once all are answered.
@@ -148,7 +148,7 @@ impl Engine {
                 for one in asked {
                     match one.purpose {
                         Purpose::Tell => again.push(one),
-                        Purpose::Answer(reply, place) => reply.answer(place, Err(error)),
+                        Purpose::Answer(reply, place, _) => reply.answer(place, Err(error)),
                         Purpose::Push(ready) => self.not_begun(ready),
                         Purpose::Claim(ready, claim, _) => {
                             self.pull.missed(claim);
@@ -187,11 +187,11 @@ impl Engine {
                 self.commits.untold -= 1;
                 self.comes_again(&asked.command);
             }
-            (Purpose::Answer(reply, place), told, _) => {
+            (Purpose::Answer(reply, place, lasts), told, _) => {
                 let done = told == Told::Done;
                 if done {
                     self.comes_again(&asked.command);
-                    self.let_go(&asked);
+                    self.let_go(&asked, lasts);
                 }
                 reply.answer(place, Ok(if done { Held::Done } else { Held::Lost }));
             }

@@ -33,8 +33,6 @@ struct Lease {
     token: Token,
     began: Ms,
     until: Tick,
-    /// Until when it is once what was asked of it last is on disk.
-    extended: Tick,
 }
 
 /// A claim whose deliveries are being leased.
@@ -59,7 +57,7 @@ impl Pull {
         let seq = ready.seq;
         self.forget(seq);
         self.lapses.insert((until, seq));
-        self.leases.insert(seq, Lease { ready, token, began: crate::engine::wall(), until, extended: until });
+        self.leases.insert(seq, Lease { ready, token, began: crate::engine::wall(), until });
     }
 
     /// `true`: there was such a lease.
@@ -243,7 +241,7 @@ impl Engine {
             };
             let command = Command::Finish { token: grip.token, becomes, why };
             let asked = Asked { seq: grip.seq, command, attempt: Some(attempt), result };
-            self.commits.ask(asked, Purpose::Answer(Rc::clone(&reply), place));
+            self.commits.ask(asked, Purpose::Answer(Rc::clone(&reply), place, None));
         }
     }
 
@@ -259,24 +257,22 @@ impl Engine {
             let time = self.lease_time(&held.ready.line.queue, lease);
             let until = self.now().saturating_add(time.as_millis() as Ms);
             let command = Command::Extend { token: grip.token, until, progress };
-            if let Some(held) = self.pull.leases.get_mut(&grip.seq) {
-                held.extended = clock::now().after(time);
-            }
-            self.commits.ask(plain(grip.seq, command), Purpose::Answer(Rc::clone(&reply), place));
+            let lasts = Some(clock::now().after(time));
+            self.commits.ask(plain(grip.seq, command), Purpose::Answer(Rc::clone(&reply), place, lasts));
         }
     }
 
-    /// What somebody asked of a lease is on disk.
-    pub(super) fn let_go(&mut self, asked: &Asked) {
-        match &asked.command {
-            Command::Extend { .. } => {
+    /// What somebody asked of a lease is on disk: that it lasts until then, or has ended.
+    pub(super) fn let_go(&mut self, asked: &Asked, lasts: Option<Tick>) {
+        match (&asked.command, lasts) {
+            (Command::Extend { .. }, Some(until)) => {
                 if let Some(lease) = self.pull.leases.get_mut(&asked.seq) {
                     self.pull.lapses.remove(&(lease.until, asked.seq));
-                    lease.until = lease.extended;
-                    self.pull.lapses.insert((lease.until, asked.seq));
+                    lease.until = until;
+                    self.pull.lapses.insert((until, asked.seq));
                 }
             }
-            Command::Finish { becomes, .. } => {
+            (Command::Finish { becomes, .. }, _) => {
                 let Some(lease) = self.pull.leases.get(&asked.seq) else { return };
                 let took = self.now().saturating_sub(lease.began);
                 self.shared.count(&lease.ready.line.queue, super::commits::name_of(becomes), took);

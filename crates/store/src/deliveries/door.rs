@@ -137,6 +137,7 @@ struct Append {
     room: Room,
     now: Ms,
     bytes: u64,
+    _counted: Appending,
 }
 
 impl Asks for Append {
@@ -223,7 +224,7 @@ impl Asks for Commit {
     }
 }
 
-/// What may wait to be accepted is given back when it no longer waits, whoever gave up waiting for it.
+/// What may wait to be accepted is given back when it no longer waits, whoever has given up waiting for the answer.
 struct Appending(Arc<std::sync::atomic::AtomicU64>, u64);
 
 impl Drop for Appending {
@@ -246,10 +247,7 @@ impl Store {
         now: Ms,
     ) -> impl Future<Output = Result<Vec<Appended>, Unavailable>> + use<> {
         let asked = self.ask_to_append(promises, room, now);
-        async move {
-            let (_waits, answer) = asked?;
-            answer.await.unwrap_or(Err(Unavailable::Stopped))
-        }
+        async move { asked?.await.unwrap_or(Err(Unavailable::Stopped)) }
     }
 
     fn ask_to_append(
@@ -257,18 +255,18 @@ impl Store {
         promises: Vec<Promise>,
         room: Room,
         now: Ms,
-    ) -> Result<(Appending, Answer<Vec<Appended>>), Unavailable> {
+    ) -> Result<Answer<Vec<Appended>>, Unavailable> {
         let bytes = promises.iter().map(|promise| request_bytes(&promise.request)).sum();
-        let waits = Appending(Arc::clone(&self.appending), bytes);
+        let counted = Appending(Arc::clone(&self.appending), bytes);
         if self.appending.fetch_add(bytes, Relaxed) + bytes > APPENDING_BYTES_MAX.max(bytes) {
             return Err(Unavailable::Busy);
         }
-        let (job, answer) = job(Append { promises, room, now, bytes });
+        let (job, answer) = job(Append { promises, room, now, bytes, _counted: counted });
         self.errands.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
             mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,
         })?;
-        Ok((waits, answer))
+        Ok(answer)
     }
 
     /// Carries out commands, each for itself, in their order: at most [`TOGETHER_MAX`]. What each comes to.

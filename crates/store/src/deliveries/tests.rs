@@ -32,6 +32,7 @@ mod places;
 mod postgres;
 mod room;
 mod slots;
+#[cfg(debug_assertions)]
 mod tides;
 
 /// When it is, unless a test says otherwise: before the clock of the store, which does by it what was left to be done.
