@@ -28,6 +28,7 @@ pub mod early;
 mod gather;
 #[cfg(debug_assertions)]
 mod hand;
+mod later;
 mod memory;
 mod migrate;
 mod postgres;

@@ -25,17 +25,14 @@ use crate::deliveries::ledger::Ledger;
 use crate::deliveries::sqlite::Sqlite;
 use crate::deliveries::sqlite::recent::Recent;
 use crate::deliveries::tables::Fault;
-use crate::deliveries::{Book, Errand, Followers, Slots, Tide, Tidings, prune};
+use crate::deliveries::{Book, Errand, Followers, Slots, Tidings, prune};
 use crate::documents;
+use crate::later::Later;
 use crate::standing::{self, State};
 use crate::store::{Job, Named, Unavailable};
 
 /// Commands of one transaction.
 pub(crate) const BATCH_MAX: usize = 512;
-/// Deliveries that are accepted in a round at least, whatever is begun in it, where so many wait for that.
-const ACCEPTED_MIN: usize = 16;
-/// Rounds in a row in which something is put off.
-const PUT_OFF_MAX: u32 = 4;
 /// Bytes of the answers in one transaction, but for a single one that has more.
 const BATCH_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of the log from which on it is written back into the database while nobody waits. Whoever comes meanwhile waits for no
@@ -70,9 +67,7 @@ pub(crate) struct Writer {
     frozen: Option<Frozen>,
     /// Why nothing may be written any more.
     stopped: Option<Arc<str>>,
-    /// What is to be accepted in a later round, and in how many it was put off.
-    later: Vec<Box<dyn Errand>>,
-    put_off: u32,
+    later: Later<Box<dyn Errand>>,
 }
 
 /// The only shard of a store in a directory.
@@ -90,24 +85,6 @@ enum Waiting {
     Claims(Claim),
     Documents(Inquiry),
     Deliveries(Box<dyn Errand>),
-}
-
-/// Takes out what is to be accepted in a later round. Where some that have waited are begun, half as many come: so it is
-/// fewer and fewer that wait, and each that comes when none does costs less, as it is begun when it is accepted. Those who hand
-/// in more than that wait themselves, in their order.
-fn put_off<T>(errands: &mut Vec<T>, tide: impl Fn(&T) -> Tide) -> Vec<T> {
-    let goes = |errand| if let Tide::Goes(count) = tide(errand) { count } else { 0 };
-    let begun: usize = errands.iter().map(goes).sum();
-    if begun == 0 {
-        return Vec::new();
-    }
-    let (most, mut come) = ((begun / 2).max(ACCEPTED_MIN), 0);
-    let is_later = |errand: &mut T| {
-        let Tide::Comes(count) = tide(errand) else { return false };
-        come += count;
-        come > most && come > count
-    };
-    errands.extract_if(.., is_later).collect()
 }
 
 /// Takes what has come by now. `false`: nothing will come any more.
@@ -218,8 +195,7 @@ impl Writer {
             file: None,
             frozen: None,
             stopped: None,
-            later: Vec::new(),
-            put_off: 0,
+            later: Later::new(),
         };
         Ok((writer, last))
     }
@@ -250,7 +226,7 @@ impl Writer {
     /// One round: what has come is carried out, and then a part of what is to be done anyway.
     pub(crate) fn round(&mut self, got: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>, pace: &mut Pace) {
         let (mut batch, mut freeze) = (Vec::with_capacity(got.len()), None);
-        let mut errands = std::mem::take(&mut self.later);
+        let mut errands = Vec::new();
         for job in got.drain(..) {
             match job {
                 Job::Claims { named, account, command, told } => {
@@ -268,10 +244,7 @@ impl Writer {
                 }
             }
         }
-        if self.put_off < PUT_OFF_MAX {
-            self.later = put_off(&mut errands, |errand| errand.tide());
-        }
-        self.put_off = if self.later.is_empty() { 0 } else { self.put_off + 1 };
+        let errands = self.later.round(errands, |errand| errand.tide());
         batch.extend(errands.into_iter().map(Waiting::Deliveries));
         self.write_all(batch);
         let is_at_rest = jobs.is_empty() && self.later.is_empty();
@@ -615,33 +588,4 @@ fn now() -> u64 {
 pub(crate) fn claims_begun() -> u64 {
     let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How many are accepted in a round in which so many are begun, of those who come with so many each.
-    fn check(begun: &[usize], comes: usize, each: usize, expected: usize) {
-        let mut errands: Vec<_> = (0..comes).map(|number| (number, Tide::Comes(each))).collect();
-        errands.extend(begun.iter().map(|count| (comes, Tide::Goes(*count))));
-        let later = put_off(&mut errands, |(_, tide)| *tide);
-        let counts = (errands.len() - begun.len(), later.len());
-        assert_eq!(counts, (expected, comes - expected), "{begun:?} begun, {comes} come");
-        let numbers: Vec<_> =
-            errands.iter().take(expected).chain(&later).map(|(number, _)| *number).collect();
-        assert!(numbers.is_sorted(), "who came first is the first");
-    }
-
-    #[test]
-    fn half_as_many_come_as_are_begun() {
-        check(&[], 300, 1, 300);
-        check(&[0, 0], 300, 1, 300);
-        check(&[100, 60], 300, 1, 80);
-        check(&[1], 300, 1, ACCEPTED_MIN);
-        check(&[1], 5, 1, 5);
-        check(&[40], 300, 10, 2);
-        // One who brings more than may come is not kept waiting for ever.
-        check(&[1], 3, 1000, 1);
-    }
 }
