@@ -169,6 +169,8 @@ impl OwnFields<'_> {
     /// names, but `Via`, which tells of one more on the way.
     pub fn put(&mut self, headers: &mut Fields) {
         if let Some(said) = self.said.take() {
+            debug_assert!(said.told.fields().keys().all(|name| !headers.contains_key(name)));
+            debug_assert!(!headers.contains_key(&X_REQUEST_ID) && !headers.contains_key(&TRACEPARENT));
             headers.append_all(said.told.fields());
             said.each_beside(0, |name, value| headers.append(name, checked(value)));
         }

@@ -18,7 +18,7 @@ use crate::deliveries::Followers;
 use crate::postgres::{self, Remote};
 use crate::standing;
 use crate::store::{Job, Store, Unavailable, WAITING_MAX, writer};
-use crate::writer::{BATCH_MAX, Pace, Writer};
+use crate::writer::{BATCH_MAX, Pace, Writer, take};
 
 /// Whoever has it writes.
 pub struct Hand {
@@ -80,11 +80,7 @@ impl Hand {
 
     /// The same, and something befalls the connection meanwhile. Where there is none to a server, nothing does.
     pub fn write_and(&mut self, mishap: Option<Mishap>) {
-        while self.got.len() < BATCH_MAX
-            && let Ok(job) = self.jobs.try_recv()
-        {
-            self.got.push(job);
-        }
+        take(&mut self.jobs, &mut self.got);
         match &mut self.pen {
             Pen::Sqlite(writer, pace) => writer.round(&mut self.got, &mut self.jobs, pace),
             Pen::Postgres(remote) => remote.round(std::mem::take(&mut self.got), mishap),

@@ -67,6 +67,7 @@ pub(crate) struct Writer {
     frozen: Option<Frozen>,
     /// Why nothing may be written any more.
     stopped: Option<Arc<str>>,
+    /// What is to be accepted in a later round.
     later: Later<Box<dyn Errand>>,
 }
 
@@ -85,17 +86,6 @@ enum Waiting {
     Claims(Claim),
     Documents(Inquiry),
     Deliveries(Box<dyn Errand>),
-}
-
-/// Takes what has come by now. `false`: nothing will come any more.
-fn take(jobs: &mut mpsc::Receiver<Job>, got: &mut Vec<Job>) -> bool {
-    while got.len() < BATCH_MAX {
-        match jobs.try_recv() {
-            Ok(job) => got.push(job),
-            Err(why) => return why == TryRecvError::Empty,
-        }
-    }
-    true
 }
 
 /// What is asked of documents.
@@ -162,6 +152,17 @@ impl Pace {
     pub(crate) fn until(&self) -> Tick {
         if self.busy { clock::now() } else { self.sweep_at }
     }
+}
+
+/// Takes what has come by now. `false`: nothing will come any more.
+pub(crate) fn take(jobs: &mut mpsc::Receiver<Job>, got: &mut Vec<Job>) -> bool {
+    while got.len() < BATCH_MAX {
+        match jobs.try_recv() {
+            Ok(job) => got.push(job),
+            Err(why) => return why == TryRecvError::Empty,
+        }
+    }
+    true
 }
 
 /// What a transaction has come to, beside what it was for.

@@ -2,7 +2,7 @@
 //! once what it has changed is on disk.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tidegate_model::delivery::shard::shard_of;
 use tidegate_model::delivery::{Command, Id, Ms, Seq};
@@ -136,15 +136,14 @@ struct Append {
     promises: Vec<Promise>,
     room: Room,
     now: Ms,
-    bytes: u64,
-    _counted: Appending,
+    waits: Appending,
 }
 
 impl Asks for Append {
     type Told = Vec<Appended>;
 
     fn apply(&mut self, ledger: &mut Ledger<'_>) -> Result<Result<Vec<Appended>, Unavailable>, Fault> {
-        if !ledger.tables.takes_new(self.bytes)? {
+        if !ledger.tables.takes_new(self.waits.bytes)? {
             return Ok(Err(Unavailable::Full));
         }
         append::append(ledger, &self.promises, self.room, self.now).map(Ok)
@@ -166,7 +165,7 @@ impl Asks for Append {
     }
 
     fn weight(&self) -> u64 {
-        self.bytes + self.promises.len() as u64 * WEIGHT
+        self.waits.bytes + self.promises.len() as u64 * WEIGHT
     }
 
     fn tide(&self) -> Tide {
@@ -224,12 +223,15 @@ impl Asks for Commit {
     }
 }
 
-/// What may wait to be accepted is given back when it no longer waits, whoever has given up waiting for the answer.
-struct Appending(Arc<std::sync::atomic::AtomicU64>, u64);
+/// So many bytes wait to be accepted, as long as this is there, whoever has given up waiting for the answer.
+struct Appending {
+    all: Arc<AtomicU64>,
+    bytes: u64,
+}
 
 impl Drop for Appending {
     fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Relaxed);
+        self.all.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -257,11 +259,11 @@ impl Store {
         now: Ms,
     ) -> Result<Answer<Vec<Appended>>, Unavailable> {
         let bytes = promises.iter().map(|promise| request_bytes(&promise.request)).sum();
-        let counted = Appending(Arc::clone(&self.appending), bytes);
+        let waits = Appending { all: Arc::clone(&self.appending), bytes };
         if self.appending.fetch_add(bytes, Relaxed) + bytes > APPENDING_BYTES_MAX.max(bytes) {
             return Err(Unavailable::Busy);
         }
-        let (job, answer) = job(Append { promises, room, now, bytes, _counted: counted });
+        let (job, answer) = job(Append { promises, room, now, waits });
         self.errands.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
             mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,

@@ -23,6 +23,7 @@ use crate::{Location, OpenError, Store, StoreSettings, Unavailable};
 
 mod follows;
 mod forgetting;
+mod forms;
 mod history;
 mod keys;
 mod lists;
