@@ -120,6 +120,8 @@ pub struct Engine {
     epoch: Epoch,
     scheduler: Scheduler,
     queues: HashMap<Arc<str>, Arc<QueueSettings>>,
+    /// Those that are pulled, and none.
+    pulled: [Arc<HashSet<Arc<str>>>; 2],
     running: ByNumber<Seq, Running>,
     /// What was cancelled between its start's command and the answer.
     cancelled: HashSet<Seq>,
@@ -150,6 +152,7 @@ impl Engine {
             epoch,
             scheduler: Scheduler::new(seat.maker.bounds().of(seat.parts.store.shards())),
             queues: HashMap::new(),
+            pulled: Default::default(),
             running: ByNumber::default(),
             cancelled: HashSet::new(),
             pull: Pull::default(),
@@ -185,6 +188,7 @@ impl Engine {
             if self.is_quiet() && (self.draining || self.still.is_some()) {
                 return if self.draining { Left::Drained } else { Left::Given };
             }
+            news.unhurried(self.unhurried());
             let wakes = self.wakes();
             let inbox = Rc::clone(&self.inbox);
             let mut come = pin!(inbox.come.notified());
@@ -263,6 +267,8 @@ impl Engine {
     fn configure(&mut self, queues: Vec<Arc<QueueSettings>>) {
         self.take_back_all();
         self.scheduler.configure(&queues);
+        let pulled = queues.iter().filter(|queue| queue.way == Way::Pull);
+        self.pulled[0] = Arc::new(pulled.map(|queue| Arc::clone(&queue.name)).collect());
         self.queues = queues.into_iter().map(|queue| (Arc::clone(&queue.name), queue)).collect();
         let parts = Rc::clone(&self.parts);
         self.scheduler.weigh(|tenant| parts.weight(tenant));
@@ -282,6 +288,12 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Queues in which nobody waits for what becomes ready: who comes for something there brings an order.
+    fn unhurried(&self) -> &Arc<HashSet<Arc<str>>> {
+        let [pulled, none] = &self.pulled;
+        if self.pull.is_awaited() { none } else { pulled }
     }
 
     fn arrived(&mut self, ready: Ready) {

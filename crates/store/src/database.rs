@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use crate::deliveries::sqlite::schema;
+use crate::deliveries::sqlite::{self, schema};
 use crate::gather;
 use crate::postgres::{Away, PostgresSettings};
 
@@ -30,7 +30,7 @@ const STATEMENTS: usize = 128;
 const NFS: i64 = 0x6969;
 
 /// What each version adds to the one before, the first to nothing.
-pub(crate) const VERSIONS: [&str; 6] = [
+pub(crate) const VERSIONS: [&str; 7] = [
     "
     CREATE TABLE claims (
         id INTEGER PRIMARY KEY,
@@ -60,6 +60,7 @@ pub(crate) const VERSIONS: [&str; 6] = [
     schema::FEW,
     schema::WAITS,
     schema::SHORT,
+    schema::BEGINS,
 ];
 
 /// Where the store is, and how large it may become.
@@ -263,6 +264,7 @@ fn connect(directory: &Path, bytes_max: u64) -> Result<Connection, Unopened> {
         i64::try_from(bytes_max / PAGE_BYTES).unwrap_or(i64::MAX),
     )?;
     migrate(&mut connection)?;
+    sqlite::prepare(&connection)?;
     Ok(connection)
 }
 

@@ -71,6 +71,11 @@ impl Pull {
         self.leases.get(&grip.seq).filter(|lease| lease.token == grip.token)
     }
 
+    /// Whether anybody waits for something.
+    pub fn is_awaited(&self) -> bool {
+        !self.claims.is_empty()
+    }
+
     /// One of a claim's is not to be had after all.
     pub fn missed(&mut self, claim: u64) {
         if let Some(gathering) = self.gathering.get_mut(&claim) {

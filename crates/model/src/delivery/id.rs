@@ -31,6 +31,18 @@ impl Id {
         digits.then(|| u128::from_str_radix(text, 16).ok().map(Id)).flatten()
     }
 
+    /// The first bits, which those share that were drawn beside it.
+    #[must_use]
+    pub fn shared(self) -> u32 {
+        (self.0 >> SHARED.trailing_zeros()) as u32
+    }
+
+    /// The first and the last id that may have been drawn beside it.
+    #[must_use]
+    pub fn neighbourhood(self) -> (Id, Id) {
+        (Id(self.0 & SHARED), Id(self.0 | !SHARED))
+    }
+
     /// The 32 lower-case hexadecimal digits.
     #[must_use]
     pub fn hex(self) -> [u8; 32] {

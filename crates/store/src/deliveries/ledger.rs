@@ -68,6 +68,7 @@ impl<'a> Ledger<'a> {
     /// Writes what was counted, before the transaction is committed. What is told then.
     pub(crate) fn close(self) -> Result<Tidings, Fault> {
         self.book.write(self.tables)?;
+        self.tables.flush()?;
         Ok(self.tidings)
     }
 

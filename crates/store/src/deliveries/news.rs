@@ -1,6 +1,6 @@
 //! What follows whoever decides who is next: a bounded list, which says "look" where more has happened than it holds.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -89,17 +89,26 @@ impl Tidings {
 
 /// News that one follower has not yet taken.
 const NEWS_MAX: usize = 16_384;
+/// The same, of those that may wait.
+const WAITING_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct List {
     shard: u16,
-    news: Mutex<VecDeque<News>>,
+    kept: Mutex<Kept>,
     come: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    news: VecDeque<News>,
+    /// What becomes ready in these wakes nobody.
+    unhurried: Arc<HashSet<Arc<str>>>,
 }
 
 /// Takes news in their order. Nothing is lost where it is slow: what it is told to look at is on disk.
 #[derive(Debug)]
-pub struct Follower(Arc<List>);
+pub struct Follower(Arc<List>, Arc<HashSet<Arc<str>>>);
 
 impl Follower {
     /// The next ones, all that there are; waits for one. What is dropped meanwhile is not lost.
@@ -115,7 +124,16 @@ impl Follower {
 
     /// Those that there are, perhaps none.
     pub fn take(&mut self) -> VecDeque<News> {
-        std::mem::take(&mut *self.0.news.lock())
+        std::mem::take(&mut self.0.kept.lock().news)
+    }
+
+    /// From now on nobody waits for what becomes ready in these queues, and in no others: it is told with what comes next, or
+    /// once it is much.
+    pub fn unhurried(&mut self, queues: &Arc<HashSet<Arc<str>>>) {
+        if !Arc::ptr_eq(&self.1, queues) {
+            self.1 = Arc::clone(queues);
+            self.0.kept.lock().unhurried = Arc::clone(queues);
+        }
     }
 }
 
@@ -132,11 +150,12 @@ impl Followers {
     /// One more, of this shard. It looks first.
     pub(crate) fn follow(&self, shard: u16) -> Follower {
         let list = Arc::new(List { shard, ..List::default() });
-        list.news.lock().push_back(News::Look);
+        list.kept.lock().news.push_back(News::Look);
         let mut all = self.lists.lock();
         all.retain(|list| Arc::strong_count(list) > 1);
         all.push(Arc::clone(&list));
-        Follower(list)
+        let unhurried = Arc::clone(&list.kept.lock().unhurried);
+        Follower(list, unhurried)
     }
 
     /// Tells those who watch what a transaction has changed.
@@ -156,7 +175,8 @@ impl Followers {
             if list.shard != shard {
                 return true;
             }
-            let mut waiting = list.news.lock();
+            let mut kept = list.kept.lock();
+            let Kept { news: waiting, unhurried } = &mut *kept;
             // What was begun is found by no look: it is told, and is no more than slots were offered.
             let was_begun = |news: &News| matches!(news, News::Begun(..));
             if waiting.len() + news.len() > NEWS_MAX {
@@ -165,8 +185,15 @@ impl Followers {
             }
             let looks = waiting.front() == Some(&News::Look);
             waiting.extend(news.iter().filter(|news| !looks || was_begun(news)).cloned());
-            drop(waiting);
-            list.come.notify_one();
+            let hurries = |news: &News| match news {
+                News::Ready(ready) => !unhurried.contains(&ready.line.queue),
+                _ => true,
+            };
+            let wakes = waiting.len() >= WAITING_MAX || news.iter().any(hurries);
+            drop(kept);
+            if wakes {
+                list.come.notify_one();
+            }
             true
         });
     }
@@ -174,6 +201,11 @@ impl Followers {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future as _;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::task::{Context, Poll, Wake, Waker};
+
     use tidegate_model::delivery::{Request, Seq, Token};
     use tidegate_model::fields::Fields;
     use tidegate_model::gate::Priority;
@@ -181,12 +213,11 @@ mod tests {
     use super::*;
     use crate::deliveries::Line;
 
-    #[test]
-    fn what_was_begun_is_told_to_whoever_is_slow_too() {
-        let ready = Ready {
+    fn ready(queue: &str) -> Ready {
+        Ready {
             seq: Seq(1),
             id: Id(1),
-            line: Line { queue: "q".into(), tenant: "t".into() },
+            line: Line { queue: queue.into(), tenant: "t".into() },
             lane: None,
             rank: 0,
             priority: Priority::Default,
@@ -195,14 +226,62 @@ mod tests {
             attempts: 0,
             attempts_max: None,
             bytes: 0,
-        };
+        }
+    }
+
+    /// How often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_wakes_nobody_until_it_is_much() {
+        let followers = Followers::default();
+        let mut follower = followers.follow(0);
+        follower.take();
+        let pulled = Arc::new(HashSet::from(["pulled".into()]));
+        follower.unhurried(&pulled);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let [calm, urgent] = ["pulled", "pushed"].map(|queue| News::Ready(ready(queue)));
+        let rounds: [(&[News], usize); 3] =
+            [(&[calm.clone()], WAITING_MAX), (&[calm.clone(), urgent], 1), (&[News::Due(7)], 1)];
+        for (news, until) in rounds {
+            let (before, mut next) = (woken.0.load(Relaxed), Box::pin(follower.next()));
+            assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            for told in 1..=until {
+                followers.tell(0, news);
+                assert_eq!(woken.0.load(Relaxed) - before, usize::from(told == until));
+            }
+            drop(next);
+            assert_eq!(follower.take().len(), until * news.len(), "nothing is lost");
+        }
+        // Who begins to wait looks first.
+        followers.tell(0, std::slice::from_ref(&calm));
+        follower.unhurried(&Arc::default());
+        let mut next = Box::pin(follower.next());
+        assert_eq!(next.as_mut().poll(&mut Context::from_waker(&waker)), Poll::Ready([calm.clone()].into()));
+        drop(next);
+        let (before, mut next) = (woken.0.load(Relaxed), Box::pin(follower.next()));
+        assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        followers.tell(0, &[calm]);
+        assert_eq!(woken.0.load(Relaxed), before + 1);
+    }
+
+    #[test]
+    fn what_was_begun_is_told_to_whoever_is_slow_too() {
         let request = Request {
             method: http::Method::POST,
             target: "/".into(),
             fields: Fields::default(),
             body: bytes::Bytes::new(),
         };
-        let begun = News::Begun(ready, Token(1), Arc::new(request));
+        let begun = News::Begun(ready("q"), Token(1), Arc::new(request));
         let followers = Followers::default();
         let mut follower = followers.follow(0);
         followers.tell(0, &[News::Due(1), begun.clone()]);

@@ -5,12 +5,15 @@
 
 pub(crate) mod audit;
 mod follows;
+mod gathered;
 mod lines;
 mod lists;
+mod neighbours;
 mod next;
 pub(crate) mod recent;
 mod rows;
 pub(crate) mod schema;
+mod shown;
 mod statements;
 
 use std::sync::Arc;
@@ -18,8 +21,10 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _};
 use tidegate_model::delivery::{Id, Kind, Ms, Request, Seq, Token};
 
+use self::gathered::Gathered;
+pub(crate) use self::gathered::prepare;
 use self::recent::Recent;
-use self::statements::Statements;
+
 use super::rows::{Row, Unnamed, whole};
 use super::tables::{Among, Fault, Shard, Sole, Tables, Tally, Work};
 use super::{Attempt, Callback, Depth, Kept, Leader, Line, Pause, Roll, Total, Who};
@@ -36,19 +41,19 @@ const SEQS_AHEAD: u64 = 4_096;
 
 /// The tables, in a transaction.
 pub(crate) struct Sqlite<'a> {
-    connection: &'a Connection,
-    statements: Statements<'a>,
+    gathered: Gathered<'a>,
     recent: &'a mut Recent,
 }
 
 impl<'a> Sqlite<'a> {
     /// In the transaction that this connection is in.
     pub(crate) fn new(connection: &'a Connection, recent: &'a mut Recent) -> Sqlite<'a> {
-        Sqlite { connection, statements: Statements::new(connection), recent }
+        Sqlite { gathered: Gathered::new(connection), recent }
     }
 
     /// Pages that there are for what is new. To ask is dear: SQLite reads such a question anew each time.
-    fn room(&self) -> rusqlite::Result<i64> {
+    fn room(&mut self) -> Result<i64, Fault> {
+        self.gathered.all()?;
         let most = self.number("PRAGMA max_page_count")?;
         let taken = self.number("PRAGMA page_count")? - self.number("PRAGMA freelist_count")?;
         let reserve = (most / 16).clamp(RESERVE_PAGES.0, RESERVE_PAGES.1);
@@ -56,7 +61,7 @@ impl<'a> Sqlite<'a> {
     }
 
     fn number(&self, sql: &str) -> rusqlite::Result<i64> {
-        self.connection.prepare_cached(sql)?.query_row((), |row| row.get(0))
+        self.gathered.aside().prepare_cached(sql)?.query_row((), |row| row.get(0))
     }
 }
 
@@ -70,11 +75,12 @@ impl Tables for Sqlite<'_> {
         if known {
             return Ok(None);
         }
-        let mut select = self.connection.prepare_cached("SELECT epoch, seq FROM shards WHERE shard = ?1")?;
+        let mut select =
+            self.gathered.aside().prepare_cached("SELECT epoch, seq FROM shards WHERE shard = ?1")?;
         let found = select.query_row([shard], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
         let Some((epoch, seq)) = found.optional()? else { return Ok(None) };
         let works = self.number("SELECT EXISTS (SELECT 1 FROM works)")? != 0;
-        let keys = lists::pauses(self.connection)?.into_iter().filter_map(|pause| match pause {
+        let keys = lists::pauses(self.gathered.aside())?.into_iter().filter_map(|pause| match pause {
             Pause::Key(line, key) => Some((line, key)),
             _ => None,
         });
@@ -86,15 +92,20 @@ impl Tables for Sqlite<'_> {
     }
 
     fn put_seq(&mut self, seq: Seq) -> Result<(), Fault> {
-        let mut update = self.connection.prepare_cached("UPDATE shards SET seq = ?2 WHERE shard = ?1")?;
+        let mut update =
+            self.gathered.aside().prepare_cached("UPDATE shards SET seq = ?2 WHERE shard = ?1")?;
         update.execute([i64::from(seq.shard()), whole(seq.0)])?;
         Ok(())
     }
 
     fn take(&mut self, shard: u16) -> Result<Option<u64>, Fault> {
         let sql = "UPDATE shards SET epoch = epoch + 1 WHERE shard = ?1 RETURNING epoch";
-        let epoch =
-            self.connection.prepare_cached(sql)?.query_row([shard], |row| row.get::<_, i64>(0)).optional()?;
+        let epoch = self
+            .gathered
+            .aside()
+            .prepare_cached(sql)?
+            .query_row([shard], |row| row.get::<_, i64>(0))
+            .optional()?;
         Ok(epoch.map(|epoch| epoch as u64))
     }
 
@@ -104,7 +115,8 @@ impl Tables for Sqlite<'_> {
     }
 
     fn roll(&mut self) -> Result<Roll, Fault> {
-        let mut select = self.connection.prepare_cached("SELECT shard, epoch FROM shards ORDER BY shard")?;
+        let mut select =
+            self.gathered.aside().prepare_cached("SELECT shard, epoch FROM shards ORDER BY shard")?;
         let found = select.query_map((), |row| {
             Ok(Leader { shard: row.get(0)?, epoch: row.get::<_, i64>(1)? as u64, who: Who::Here })
         })?;
@@ -122,68 +134,89 @@ impl Tables for Sqlite<'_> {
         Ok(pages < room)
     }
 
+    fn flush(&mut self) -> Result<(), Fault> {
+        self.gathered.all().map(drop)
+    }
+
     fn line(&mut self, names: &Line) -> Result<Option<Tally>, Fault> {
-        lines::find(self.connection, names)
+        lines::find(self.gathered.aside(), names)
     }
 
     fn line_by_number(&mut self, number: i64) -> Result<Option<Tally>, Fault> {
-        lines::load(self.connection, number)
+        lines::load(self.gathered.aside(), number)
     }
 
     fn owner(&mut self, tenant: &str) -> Result<Option<i64>, Fault> {
-        lines::owner(self.connection, tenant)
+        lines::owner(self.gathered.aside(), tenant)
     }
 
     fn bytes_by_line(&mut self, tenant: &str) -> Result<Vec<(i64, i64)>, Fault> {
-        lines::bytes(self.connection, tenant)
+        lines::bytes(self.gathered.aside(), tenant)
     }
 
     fn insert_line(&mut self, names: &Line, owner: Option<i64>) -> Result<i64, Fault> {
-        lines::insert(self.connection, names, owner)
+        lines::insert(self.gathered.aside(), names, owner)
     }
 
     fn put_lines(&mut self, changed: &[&Tally]) -> Result<(), Fault> {
-        changed.iter().try_for_each(|tally| lines::put(self.connection, tally))
+        changed.iter().try_for_each(|tally| lines::put(self.gathered.aside(), tally))
     }
 
     fn find(&mut self, id: Id) -> Result<Option<Seq>, Fault> {
-        rows::find(&mut self.statements, id)
+        if self.recent.neighbours.lack(id) {
+            #[cfg(debug_assertions)]
+            assert_eq!(
+                (self.gathered.find(id), rows::find(self.gathered.others(), id)?),
+                (None, None),
+                "at hand"
+            );
+            return Ok(None);
+        }
+        match self.gathered.find(id) {
+            None => rows::find(self.gathered.others(), id),
+            found => Ok(found),
+        }
     }
 
     fn load(&mut self, seq: Seq) -> Result<Option<Unnamed>, Fault> {
         let recent = self.recent.row(seq);
         if recent.is_none() {
-            return rows::load(&mut self.statements, seq);
+            return rows::load(self.gathered.of(seq)?, seq);
         }
         #[cfg(debug_assertions)]
         assert_eq!(
             format!("{recent:?}"),
-            format!("{:?}", rows::load(&mut self.statements, seq)?),
+            format!("{:?}", rows::load(self.gathered.of(seq)?, seq)?),
             "what is at hand"
         );
         Ok(recent)
     }
 
     fn insert(&mut self, row: &Row) -> Result<(), Fault> {
-        rows::insert(&mut self.statements, row)?;
+        self.gathered.insert(row)?;
+        let id = row.record.id;
+        if !self.recent.neighbours.put(id) {
+            let found = rows::neighbours(self.gathered.all()?, id, neighbours::IDS_MAX + 1)?;
+            self.recent.neighbours.know(id, found);
+        }
         self.recent.put(row);
         Ok(())
     }
 
     fn update(&mut self, before: &Row, after: &Row) -> Result<(), Fault> {
-        rows::update(&mut self.statements, before, after)?;
+        rows::update(self.gathered.of(after.record.seq)?, before, after)?;
         self.recent.put(after);
         Ok(())
     }
 
     fn put_marks(&mut self, row: &Row, marks: u8) -> Result<(), Fault> {
-        rows::put_marks(self.connection, row.record.seq, marks)?;
+        rows::put_marks(self.gathered.of(row.record.seq)?.connection(), row.record.seq, marks)?;
         self.recent.put_marks(row.record.seq, marks);
         Ok(())
     }
 
     fn remove(&mut self, row: &Row) -> Result<(), Fault> {
-        rows::remove(self.connection, row)?;
+        rows::remove(self.gathered.of(row.record.seq)?.connection(), row)?;
         self.recent.remove(row.record.seq);
         Ok(())
     }
@@ -191,105 +224,108 @@ impl Tables for Sqlite<'_> {
     fn request(&mut self, seq: Seq) -> Result<Option<(Arc<Request>, u64)>, Fault> {
         let recent = self.recent.take_request(seq);
         if recent.is_none() {
-            return rows::request(self.connection, seq);
+            return rows::request(self.gathered.of(seq)?.connection(), seq);
         }
         #[cfg(debug_assertions)]
-        assert_eq!(recent, rows::request(self.connection, seq)?, "what is at hand");
+        assert_eq!(recent, rows::request(self.gathered.of(seq)?.connection(), seq)?, "what is at hand");
         Ok(recent)
     }
 
     fn put_request(&mut self, seq: Seq, request: &Arc<Request>, edits: u64) -> Result<(), Fault> {
-        rows::put_request(&mut self.statements, seq, request, edits)?;
+        match edits {
+            0 => self.gathered.put_request(seq, request)?,
+            _ => rows::put_request(self.gathered.of(seq)?, seq, request, edits)?,
+        }
         self.recent.put_request(seq, request, edits);
         Ok(())
     }
 
     fn attempts(&mut self, seq: Seq) -> Result<Vec<Attempt>, Fault> {
-        rows::attempts(self.connection, seq)
+        rows::attempts(self.gathered.aside(), seq)
     }
 
     fn put_attempt(&mut self, seq: Seq, token: Token, attempt: &Attempt) -> Result<(), Fault> {
-        rows::put_attempt(&mut self.statements, seq, token, attempt)
+        rows::put_attempt(self.gathered.others(), seq, token, attempt)
     }
 
     fn result(&mut self, seq: Seq) -> Result<Option<Kept>, Fault> {
-        rows::result(self.connection, seq)
+        rows::result(self.gathered.aside(), seq)
     }
 
     fn answered(&mut self, seq: Seq) -> Result<Option<u16>, Fault> {
-        rows::answered(self.connection, seq)
+        rows::answered(self.gathered.aside(), seq)
     }
 
     fn put_result(&mut self, seq: Seq, result: &Kept, fields: &[u8]) -> Result<(), Fault> {
-        rows::put_result(&mut self.statements, seq, result, fields)
+        rows::put_result(self.gathered.others(), seq, result, fields)
     }
 
     fn unique(&mut self, line: i64, key: &str) -> Result<Option<Sole>, Fault> {
-        follows::unique(self.connection, line, key)
+        follows::unique(self.gathered.aside(), line, key)
     }
 
     fn put_unique(&mut self, line: i64, key: &Arc<str>, sole: &Sole) -> Result<(), Fault> {
-        follows::put_unique(self.connection, line, key, sole)
+        follows::put_unique(self.gathered.aside(), line, key, sole)
     }
 
     fn comes_after(&mut self, first: Seq, seq: Seq) -> Result<bool, Fault> {
-        follows::comes_after(self.connection, first, seq)
+        follows::comes_after(self.gathered.aside(), first, seq)
     }
 
     fn insert_after(&mut self, first: Seq, seq: Seq) -> Result<(), Fault> {
-        follows::insert_after(self.connection, first, seq)
+        follows::insert_after(self.gathered.aside(), first, seq)
     }
 
     fn afters(&mut self, first: Seq, after: Seq, most: usize) -> Result<Vec<Seq>, Fault> {
-        follows::afters(self.connection, first, after, most)
+        follows::afters(self.gathered.aside(), first, after, most)
     }
 
     fn remove_after(&mut self, first: Seq, seq: Seq) -> Result<(), Fault> {
-        follows::remove_after(self.connection, first, seq)
+        follows::remove_after(self.gathered.aside(), first, seq)
     }
 
     fn remove_firsts(&mut self, seq: Seq) -> Result<(), Fault> {
-        follows::remove_firsts(self.connection, seq)
+        follows::remove_firsts(self.gathered.aside(), seq)
     }
 
     fn callback(&mut self, seq: Seq) -> Result<Option<Callback>, Fault> {
-        follows::callback(self.connection, seq)
+        follows::callback(self.gathered.aside(), seq)
     }
 
     fn put_callback(&mut self, seq: Seq, callback: &Callback) -> Result<(), Fault> {
-        follows::put_callback(self.connection, seq, callback)
+        follows::put_callback(self.gathered.aside(), seq, callback)
     }
 
     fn remove_callback(&mut self, seq: Seq) -> Result<(), Fault> {
-        follows::remove_callback(self.connection, seq)
+        follows::remove_callback(self.gathered.aside(), seq)
     }
 
     fn next_work(&mut self, _: u16) -> Result<Option<Work>, Fault> {
-        follows::next_work(self.connection)
+        follows::next_work(self.gathered.aside())
     }
 
     fn put_work(&mut self, work: &Work) -> Result<(), Fault> {
-        follows::put_work(self.connection, work)
+        follows::put_work(self.gathered.aside(), work)
     }
 
     fn remove_work(&mut self, work: &Work) -> Result<(), Fault> {
-        follows::remove_work(self.connection, work)
+        follows::remove_work(self.gathered.aside(), work)
     }
 
     fn open(&mut self, line: i64, key: &str) -> Result<u32, Fault> {
-        lines::open(self.connection, line, key)
+        lines::open(self.gathered.aside(), line, key)
     }
 
     fn put_open(&mut self, line: i64, key: &Arc<str>, open: u32) -> Result<(), Fault> {
-        lines::put_open(self.connection, line, key, open)
+        lines::put_open(self.gathered.aside(), line, key, open)
     }
 
     fn is_asked_for(&mut self, line: i64, key: &str) -> Result<bool, Fault> {
-        next::is_asked_for(self.connection, line, key)
+        next::is_asked_for(self.gathered.all()?, line, key)
     }
 
     fn asking(&mut self, line: i64, key: &str, most: usize) -> Result<Vec<Unnamed>, Fault> {
-        next::asking(self.connection, line, key, most)
+        next::asking(self.gathered.all()?, line, key, most)
     }
 
     fn holding(
@@ -299,39 +335,39 @@ impl Tables for Sqlite<'_> {
         after: (i64, Seq),
         most: usize,
     ) -> Result<Vec<(i64, Seq)>, Fault> {
-        next::holding(self.connection, of, state, after, most)
+        next::holding(self.gathered.all()?, of, state, after, most)
     }
 
     fn due(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<Seq>, Fault> {
-        next::due(self.connection, now, most)
+        next::due(self.gathered.all()?, now, most)
     }
 
     fn next_due(&mut self, _: u16) -> Result<Option<Ms>, Fault> {
-        next::next_due(self.connection)
+        next::next_due(self.gathered.all()?)
     }
 
     fn ready(&mut self, line: i64, after: (i64, Seq), most: usize) -> Result<Vec<Unnamed>, Fault> {
-        next::ready(self.connection, line, after, most)
+        next::ready(self.gathered.all()?, line, after, most)
     }
 
     fn lines_ready(&mut self, _: u16, after: Option<&Line>, most: usize) -> Result<Vec<Line>, Fault> {
-        lines::ready(self.connection, after, most)
+        lines::ready(self.gathered.aside(), after, most)
     }
 
     fn leased(&mut self, _: u16, after: Seq, most: usize) -> Result<Vec<Unnamed>, Fault> {
-        next::leased(self.connection, after, most)
+        next::leased(self.gathered.all()?, after, most)
     }
 
     fn expired(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<(Seq, i64)>, Fault> {
-        next::expired(self.connection, now, most)
+        next::expired(self.gathered.all()?, now, most)
     }
 
     fn forgotten(&mut self, _: u16, now: Ms, most: usize) -> Result<Vec<Unnamed>, Fault> {
-        next::forgotten(self.connection, now, most)
+        next::forgotten(self.gathered.all()?, now, most)
     }
 
     fn page(&mut self, among: Among, before: Seq, most: usize) -> Result<Vec<Unnamed>, Fault> {
-        lists::page(self.connection, among, before, most)
+        lists::page(self.gathered.all()?, among, before, most)
     }
 
     fn depths(
@@ -341,28 +377,28 @@ impl Tables for Sqlite<'_> {
         after: Option<&Line>,
         most: usize,
     ) -> Result<Vec<Depth>, Fault> {
-        lists::depths(self.connection, queue, tenant, after, most)
+        lists::depths(self.gathered.aside(), queue, tenant, after, most)
     }
 
     fn totals(&mut self, lines_max: usize) -> Result<Vec<Total>, Fault> {
-        lists::totals(self.connection, lines_max)
+        lists::totals(self.gathered.all()?, lines_max)
     }
 
     fn pauses(&mut self) -> Result<Vec<Pause>, Fault> {
-        lists::pauses(self.connection)
+        lists::pauses(self.gathered.aside())
     }
 
     fn put_pause(&mut self, pause: &Pause, most: usize) -> Result<bool, Fault> {
-        lists::put_pause(self.connection, pause, most)
+        lists::put_pause(self.gathered.aside(), pause, most)
     }
 
     fn remove_pause(&mut self, pause: &Pause) -> Result<(), Fault> {
-        lists::remove_pause(self.connection, pause)
+        lists::remove_pause(self.gathered.aside(), pause)
     }
 
     #[cfg(any(test, debug_assertions))]
     fn audit(&mut self) -> Result<Vec<String>, Fault> {
-        Ok(audit::audit(self.connection)?)
+        Ok(audit::audit(self.gathered.all()?)?)
     }
 }
 

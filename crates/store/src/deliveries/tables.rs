@@ -224,6 +224,11 @@ pub(crate) trait Tables {
         Ok(())
     }
 
+    /// Writes what was kept, where that is not done by whoever made the tables: nothing more comes in this transaction.
+    fn flush(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     // Lines.
 
     /// A line, by its names.
@@ -268,7 +273,7 @@ pub(crate) trait Tables {
     /// A request, and how often it was changed. Each delivery has one.
     fn request(&mut self, seq: Seq) -> Result<Option<(Arc<Request>, u64)>, Fault>;
 
-    /// Keeps a request that was changed so often, in the place of an earlier one.
+    /// Keeps a request that was changed so often, in the place of an earlier one: one that never was is the first.
     fn put_request(&mut self, seq: Seq, request: &Arc<Request>, edits: u64) -> Result<(), Fault>;
 
     /// The attempts that are kept, the oldest first.

@@ -24,6 +24,7 @@ use crate::{Location, OpenError, Store, StoreSettings, Unavailable};
 mod follows;
 mod forgetting;
 mod forms;
+mod gathering;
 mod history;
 mod keys;
 mod lists;

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 const TOLD_MAX: usize = 10;
 
 /// What has to hold: what is wrong where a row is found, and how to find such rows. Each row is told by its first column.
-const RULES: [(&str, &str); 15] = [
+const RULES: [(&str, &str); 16] = [
     (
         "a line's counts are not those of its deliveries",
         "SELECT line FROM lines LEFT JOIN (
@@ -17,6 +17,7 @@ const RULES: [(&str, &str); 15] = [
          WHERE (blocked, scheduled, ready, leased, delivered, dead, cancelled, lines.bytes)
              IS NOT (s0, s1, s2, s3, s4, s5, s6, all_bytes)",
     ),
+    ("whether a line begins anything is not what it counts", "SELECT line FROM lines WHERE begins <> (ready > 0)"),
     ("a delivery has no line", "SELECT seq FROM deliveries WHERE line NOT IN (SELECT line FROM lines)"),
     (
         "a delivery is another tenant's than its line",

@@ -81,14 +81,17 @@ pub(super) fn put(connection: &Connection, tally: &Tally) -> Result<(), Fault> {
             cancelled,
             tally.bytes
         ])?;
+    connection
+        .prepare_cached("UPDATE lines SET begins = ?2 WHERE line = ?1 AND begins <> ?2")?
+        .execute(params![tally.number, ready > 0])?;
     Ok(())
 }
 
 pub(super) fn ready(connection: &Connection, after: Option<&Line>, most: usize) -> Result<Vec<Line>, Fault> {
     let (queue, tenant) = after.map_or(("", ""), |line| (&line.queue, &line.tenant));
     let mut select = connection.prepare_cached(
-        "SELECT queue, tenant FROM lines INDEXED BY lines_ready
-         WHERE ready > 0 AND (queue, tenant) > (?1, ?2) ORDER BY queue, tenant LIMIT ?3",
+        "SELECT queue, tenant FROM lines INDEXED BY lines_begins
+         WHERE begins AND (queue, tenant) > (?1, ?2) ORDER BY queue, tenant LIMIT ?3",
     )?;
     let found = select.query_map(params![queue, tenant, limit(most)], |row| {
         Ok(Line { queue: row.get(0)?, tenant: row.get(1)? })

@@ -94,7 +94,7 @@ pub(super) fn totals(connection: &Connection, lines_max: usize) -> Result<Vec<To
     let mut oldest = connection.prepare_cached(
         "SELECT min((SELECT due FROM deliveries INDEXED BY deliveries_ready
                      WHERE state = 2 AND deliveries.line = first.line ORDER BY rank LIMIT 1))
-         FROM (SELECT line FROM lines INDEXED BY lines_ready WHERE ready > 0 AND queue = ?1 LIMIT ?2) AS first",
+         FROM (SELECT line FROM lines INDEXED BY lines_begins WHERE begins AND queue = ?1 LIMIT ?2) AS first",
     )?;
     for total in totals.iter_mut().filter(|total| total.counts[Kind::Ready as usize] > 0) {
         let due: Option<i64> =

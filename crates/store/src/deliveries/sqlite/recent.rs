@@ -1,7 +1,7 @@
 //! What was written lately, at hand for who asks for it soon: a delivery that is begun at once is loaded twice, and its request is
 //! read, within milliseconds of when both were written.
 //!
-//! How much room there was when that was asked is kept here, too.
+//! How much room there was when that was asked is kept here, too, and which ids there are beside those that were written.
 //!
 //! What always holds: it is what the tables have. All that changes a row or a request tells it here, within the transaction;
 //! after one that failed nothing of it is believed. There is so much of it and no more: beyond that all is forgotten, and the
@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tidegate_model::delivery::{Request, Seq};
 
+use super::neighbours::Neighbours;
 use crate::deliveries::numbers::ByNumber;
 use crate::deliveries::rows::{Row, Unnamed};
 
@@ -26,6 +27,7 @@ const REQUEST_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Recent {
     /// Pages that there were for what is new when that was asked last, less what may have been taken since.
     pub(super) room: Option<i64>,
+    pub(super) neighbours: Neighbours,
     rows: ByNumber<Seq, Row>,
     requests: ByNumber<Seq, (Arc<Request>, u64)>,
     bytes: usize,

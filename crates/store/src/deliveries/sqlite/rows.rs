@@ -12,6 +12,7 @@ use tidegate_model::delivery::{Id, Kind, Lane, Record, Request, Seq, State, Toke
 use tidegate_model::fields::Fields;
 use tidegate_model::gate::Priority;
 
+use super::limit;
 use super::statements::Statements;
 use crate::deliveries::rows::{ANSWER_BYTES_MAX, ATTEMPTS_KEPT, Row, Unnamed, whole, words};
 use crate::deliveries::tables::Fault;
@@ -126,6 +127,19 @@ pub(super) fn seqs<const N: usize>(
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
+/// The first halves of the ids that there are in the neighbourhood of one, so many at most.
+pub(super) fn neighbours<T: FromIterator<i64>>(
+    connection: &Connection,
+    id: Id,
+    most: usize,
+) -> Result<T, Fault> {
+    let mut select =
+        connection.prepare_cached("SELECT high FROM deliveries WHERE high BETWEEN ?1 AND ?2 LIMIT ?3")?;
+    let (first, last) = id.neighbourhood();
+    let bounds = params![halves(first).0, halves(last).0, limit(most)];
+    Ok(select.query_map(bounds, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+}
+
 pub(super) fn find(statements: &mut Statements<'_>, id: Id) -> Result<Option<Seq>, Fault> {
     let (high, low) = halves(id);
     let select = statements.get("SELECT seq FROM deliveries WHERE high = ?1 AND low = ?2")?;
@@ -133,9 +147,6 @@ pub(super) fn find(statements: &mut Statements<'_>, id: Id) -> Result<Option<Seq
 }
 
 pub(super) fn insert(statements: &mut Statements<'_>, row: &Row) -> Result<(), Fault> {
-    if is_plain(row) {
-        return insert_plain(statements, row);
-    }
     let record = &row.record;
     let (high, low) = halves(record.id);
     let insert = statements.get(
@@ -149,50 +160,6 @@ pub(super) fn insert(statements: &mut Statements<'_>, row: &Row) -> Result<(), F
     for (place, value) in (24..).zip([row.line, row.owner, high, low, whole(record.created)]) {
         insert.raw_bind_parameter(place, value)?;
     }
-    insert.raw_execute()?;
-    Ok(())
-}
-
-/// Whether nothing is said of a delivery that most have nothing of.
-fn is_plain(row: &Row) -> bool {
-    let record = &row.record;
-    let (lane, place, sole) = (&record.lane, row.place, &row.sole);
-    (record.forgotten, record.expires, record.attempts_max) == (None, None, None)
-        && (lane.is_none() && place.is_none() && sole.is_none())
-        && (record.why.is_none() && record.progress.is_none())
-}
-
-/// To bind nothing costs as much as to bind a number.
-fn insert_plain(statements: &mut Statements<'_>, row: &Row) -> Result<(), Fault> {
-    let record = &row.record;
-    let (high, low) = halves(record.id);
-    let insert = statements.get(
-        "INSERT INTO deliveries (seq, state, token, attempts, kept, due, priority, rank, waits_for, marks, bytes, line, owner,
-             high, low, created, until)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-    )?;
-    let values = [
-        whole(record.seq.0),
-        i64::from(record.state.kind() as u8),
-        whole(record.token.0),
-        i64::from(record.attempts),
-        whole(row.kept),
-        whole(record.due),
-        i64::from(record.priority as u8),
-        record.rank,
-        i64::from(record.waits_for),
-        i64::from(row.marks),
-        whole(row.bytes),
-        row.line,
-        row.owner,
-        high,
-        low,
-        whole(record.created),
-    ];
-    for (place, value) in (1..).zip(values) {
-        insert.raw_bind_parameter(place, value)?;
-    }
-    insert.raw_bind_parameter(17, until(record))?;
     insert.raw_execute()?;
     Ok(())
 }
@@ -240,7 +207,7 @@ fn update_all(statements: &mut Statements<'_>, row: &Row) -> Result<(), Fault> {
     Ok(())
 }
 
-fn until(record: &Record) -> Option<i64> {
+pub(super) fn until(record: &Record) -> Option<i64> {
     match record.state {
         State::Leased { until, .. } => Some(whole(until)),
         _ => None,
@@ -285,6 +252,7 @@ pub(super) fn put_marks(connection: &Connection, seq: Seq, marks: u8) -> Result<
     Ok(())
 }
 
+/// Writes a request in the place of an earlier one.
 pub(super) fn put_request(
     statements: &mut Statements<'_>,
     seq: Seq,

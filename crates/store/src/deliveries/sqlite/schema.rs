@@ -163,3 +163,12 @@ pub(crate) const WAITS: &str = "
 
 /// And the one after that: the fields of requests are in their short form, which versions before cannot read.
 pub(crate) const SHORT: &str = "";
+
+/// And the one after that: whether a line has anything to begin is a column, which seldom changes. What an index is partial by is written
+/// there anew with each change of it: with the count in its place, that was a page of each commit.
+pub(crate) const BEGINS: &str = "
+    ALTER TABLE lines ADD COLUMN begins INTEGER NOT NULL DEFAULT 0;
+    UPDATE lines SET begins = ready > 0;
+    DROP INDEX lines_ready;
+    CREATE INDEX lines_begins ON lines (queue, tenant) WHERE begins;
+";

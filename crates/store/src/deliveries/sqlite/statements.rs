@@ -14,6 +14,11 @@ impl<'a> Statements<'a> {
         Statements { connection, known: Vec::new() }
     }
 
+    /// What they are carried out on.
+    pub(super) fn connection(&self) -> &'a Connection {
+        self.connection
+    }
+
     /// The statement of this text, prepared.
     pub(super) fn get(&mut self, sql: &'static str) -> rusqlite::Result<&mut CachedStatement<'a>> {
         let place = match self.known.iter().position(|(text, _)| *text == sql) {

@@ -50,7 +50,11 @@ fn what_an_earlier_version_noted_of_those_that_wait_no_more_goes_with_it() {
         by_hand(
             &stand.bed,
             stand.lives,
-            &format!("DROP INDEX afters_seq; INSERT INTO afters VALUES {stale}; PRAGMA user_version = 4"),
+            &format!(
+                "DROP INDEX lines_begins; ALTER TABLE lines DROP COLUMN begins;
+                 CREATE INDEX lines_ready ON lines (queue, tenant) WHERE ready > 0;
+                 DROP INDEX afters_seq; INSERT INTO afters VALUES {stale}; PRAGMA user_version = 4"
+            ),
             &format!(
                 "DROP INDEX tidegate.afters_seq; INSERT INTO tidegate.afters VALUES {stale}; DELETE FROM tidegate.versions WHERE version = 3"
             ),

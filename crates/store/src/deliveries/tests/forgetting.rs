@@ -3,10 +3,19 @@
 use rusqlite::Connection;
 
 use super::*;
+use crate::database::VERSIONS;
 use crate::deliveries::ledger::Ledger;
 use crate::deliveries::sqlite::recent::Recent;
-use crate::deliveries::sqlite::{Sqlite, schema};
+use crate::deliveries::sqlite::{self, Sqlite};
 use crate::deliveries::{Book, append, commit, look, prune};
+
+/// A database of the newest version.
+pub(super) fn tables() -> Connection {
+    let connection = crate::memory::nowhere();
+    VERSIONS.iter().for_each(|statements| connection.execute_batch(statements).unwrap());
+    sqlite::prepare(&connection).unwrap();
+    connection
+}
 
 /// Does something in a transaction.
 pub(super) fn done<T>(
@@ -24,8 +33,7 @@ pub(super) fn done<T>(
 
 #[test]
 fn one_that_others_come_after_is_not_forgotten_before_they_are_told() {
-    let connection = crate::memory::nowhere();
-    connection.execute_batch(schema::TABLES).unwrap();
+    let connection = tables();
     let (connection, mut book) = (&connection, Book::default());
     let head = promise(0, "acme");
     // More than one transaction tells.

@@ -3,9 +3,8 @@
 use http::header::{HOST, HeaderName, HeaderValue};
 use rusqlite::{Connection, params};
 
-use super::forgetting::done;
+use super::forgetting::{done, tables};
 use super::*;
-use crate::deliveries::sqlite::schema;
 use crate::deliveries::{Book, append};
 
 fn fields(connection: &Connection) -> Vec<u8> {
@@ -14,8 +13,7 @@ fn fields(connection: &Connection) -> Vec<u8> {
 
 #[test]
 fn fields_are_read_in_their_short_form_and_in_the_one_before_version_6() {
-    let connection = crate::memory::nowhere();
-    connection.execute_batch(schema::TABLES).unwrap();
+    let connection = tables();
     let mut promise = promise(1, "acme");
     let request = Arc::make_mut(&mut promise.request);
     request.fields.append(HOST, HeaderValue::from_static("shop.test"));

@@ -2,9 +2,8 @@
 
 use rusqlite::Connection;
 
-use super::forgetting::done;
+use super::forgetting::{done, tables};
 use super::*;
-use crate::deliveries::sqlite::schema;
 use crate::deliveries::{Book, append};
 
 fn number(connection: &Connection, sql: &str) -> i64 {
@@ -13,8 +12,7 @@ fn number(connection: &Connection, sql: &str) -> i64 {
 
 #[test]
 fn places_are_noted_ahead_and_whoever_begins_anew_gives_away_none_of_those() {
-    let connection = crate::memory::nowhere();
-    connection.execute_batch(schema::TABLES).unwrap();
+    let connection = tables();
     let accept = |book: &mut Book, id| {
         let promises = [promise(id, "acme")];
         done(&connection, book, |ledger| append::append(ledger, &promises, ROOM, NOW).unwrap());
