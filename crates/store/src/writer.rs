@@ -33,8 +33,8 @@ use crate::store::{Job, Named, Unavailable};
 
 /// Commands of one transaction.
 pub(crate) const BATCH_MAX: usize = 512;
-/// Commands from which on a round lets those go first who are about to hand in more: it costs little more then. Of fewer, some are
-/// better prepared while the disk keeps the others.
+/// Commands beyond which a round, and the one after it, lets those go first who are about to hand in more: it costs little more then. Of
+/// fewer, some are better prepared while the disk keeps the others.
 const CROWD: usize = 16;
 /// Bytes of the answers in one transaction, but for a single one that has more.
 const BATCH_BYTES_MAX: u64 = 8 << 20;

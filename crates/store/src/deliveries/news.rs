@@ -250,7 +250,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&woken));
         let [calm, urgent] = ["pulled", "pushed"].map(|queue| News::Ready(ready(queue)));
         let rounds: [(&[News], usize); 3] =
-            [(&[calm.clone()], WAITING_MAX), (&[calm.clone(), urgent], 1), (&[News::Due(7)], 1)];
+            [(std::slice::from_ref(&calm), WAITING_MAX), (&[calm.clone(), urgent], 1), (&[News::Due(7)], 1)];
         for (news, until) in rounds {
             let (before, mut next) = (woken.0.load(Relaxed), Box::pin(follower.next()));
             assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());

@@ -1,4 +1,4 @@
-//! Maps by numbers that the store gives away itself, one after the other. Nobody else chooses them, so that what is made of one
+//! Maps by numbers that the store gives away itself, one after the other or by chance. Nobody else chooses them, so that what is made of one
 //! for finding it need not be hard to foresee, and costs a multiplication.
 
 use std::collections::HashMap;

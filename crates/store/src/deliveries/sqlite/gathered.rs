@@ -2,7 +2,8 @@
 //! with all of its indices anew, which is a third of what it costs to write one row. SQLite reads them from here ([`shown`]).
 //!
 //! What always holds: who asks for what lies in one of the two tables comes through here ([`all`](Gathered::all) and [`of`](Gathered::of)),
-//! and finds it there. Nothing is left when the transaction is committed, as [`Tables::flush`] comes before that.
+//! and finds it there; or looks among what is gathered first ([`find`](Gathered::find)). Nothing is left when the transaction is
+//! committed, as [`Tables::flush`] comes before that.
 //!
 //! [`Tables::flush`]: crate::deliveries::tables::Tables::flush
 
@@ -56,7 +57,7 @@ impl<'a> Gathered<'a> {
         self.statements.connection()
     }
 
-    /// For what lies in other tables.
+    /// For what lies in other tables, or is not gathered.
     pub(super) fn others(&mut self) -> &mut Statements<'a> {
         &mut self.statements
     }
@@ -77,6 +78,12 @@ impl<'a> Gathered<'a> {
             self.all()?;
         }
         Ok(&mut self.statements)
+    }
+
+    /// Whether something of a delivery may be gathered.
+    #[cfg(debug_assertions)]
+    pub(super) fn may_have(&self, seq: Seq) -> bool {
+        seq >= self.since
     }
 
     /// Writes a row by and by.

@@ -133,8 +133,8 @@ pub(super) fn neighbours<T: FromIterator<i64>>(
     id: Id,
     most: usize,
 ) -> Result<T, Fault> {
-    let mut select =
-        connection.prepare_cached("SELECT high FROM deliveries WHERE high BETWEEN ?1 AND ?2 LIMIT ?3")?;
+    let mut select = connection
+        .prepare_cached("SELECT DISTINCT high FROM deliveries WHERE high BETWEEN ?1 AND ?2 LIMIT ?3")?;
     let (first, last) = id.neighbourhood();
     let bounds = params![halves(first).0, halves(last).0, limit(most)];
     Ok(select.query_map(bounds, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)

@@ -168,7 +168,7 @@ pub(crate) const SHORT: &str = "";
 /// there anew with each change of it: with the count in its place, that was a page of each commit.
 pub(crate) const BEGINS: &str = "
     ALTER TABLE lines ADD COLUMN begins INTEGER NOT NULL DEFAULT 0;
-    UPDATE lines SET begins = ready > 0;
+    UPDATE lines SET begins = 1 WHERE ready > 0;
     DROP INDEX lines_ready;
     CREATE INDEX lines_begins ON lines (queue, tenant) WHERE begins;
 ";

@@ -4,10 +4,11 @@ use tidegate_model::delivery::Lane;
 
 use super::forgetting::tables;
 use super::*;
+use crate::database::Trouble;
 use crate::deliveries::ledger::Ledger;
 use crate::deliveries::sqlite::Sqlite;
 use crate::deliveries::sqlite::recent::Recent;
-use crate::deliveries::tables::Among;
+use crate::deliveries::tables::{Among, Fault, Tables as _};
 use crate::deliveries::{Book, append};
 
 /// One of some that lie beside each other: plain ones, one of a key, one with a long body.
@@ -73,4 +74,38 @@ fn what_is_new_is_found_before_it_is_written() {
         }
     }
     ledger.close().unwrap();
+}
+
+#[test]
+fn what_finds_no_room_when_it_is_written_is_not_there_and_keeps_nothing_from_coming_later() {
+    let (connection, mut book, mut recent) = (tables(), Book::default(), Recent::default());
+    let accept = |numbers: std::ops::Range<u128>, book: &mut Book, recent: &mut Recent| {
+        let promises: Vec<_> = numbers.map(some).collect();
+        let transaction = connection.unchecked_transaction().unwrap();
+        let mut tables = Sqlite::new(&connection, recent);
+        let mut ledger = Ledger::new(&mut tables, book);
+        let done = append::append(&mut ledger, &promises, ROOM, NOW).and_then(|_| ledger.close());
+        drop(tables);
+        match done {
+            Ok(_) => transaction.commit().unwrap(),
+            Err(_) => {
+                transaction.rollback().unwrap();
+                book.forget();
+                recent.forget();
+            }
+        }
+        done.map(drop)
+    };
+    accept(1..3, &mut book, &mut recent).unwrap();
+    let pages: i64 = connection.query_row("PRAGMA page_count", (), |row| row.get(0)).unwrap();
+    let bound = |pages: i64| connection.pragma_update(None, "max_page_count", pages).unwrap();
+    // Some of them have room.
+    bound(pages + 20);
+    let failed = accept(10..60, &mut book, &mut recent).unwrap_err();
+    assert!(matches!(&failed, Fault::Sqlite(error) if Trouble::of(error) == Trouble::Full), "{failed}");
+    bound(1 << 20);
+    accept(30..40, &mut book, &mut recent).unwrap();
+    let mut tables = Sqlite::new(&connection, &mut recent);
+    let count = tables.page(Among::All, Seq(i64::MAX as u64), 100).unwrap().len();
+    assert_eq!((count, tables.audit().unwrap()), (12, Vec::<String>::new()));
 }
