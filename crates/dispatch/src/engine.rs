@@ -29,7 +29,7 @@ use tidegate_model::delivery::{Ms, Seq, Token};
 use tidegate_model::tenant::{ADDRESS_PREFIX, Tenant};
 use tidegate_model::tick::Tick;
 use tidegate_store::Unavailable;
-use tidegate_store::deliveries::{ByNumber, Committed, Epoch, Follower, Line, News, Pause, Ready};
+use tidegate_store::deliveries::{ByNumber, Committed, Epoch, Follower, Line, News, Pause, Queues, Ready};
 use tidegate_wire::{clock, task};
 use tokio::sync::{Notify, mpsc};
 
@@ -120,8 +120,8 @@ pub struct Engine {
     epoch: Epoch,
     scheduler: Scheduler,
     queues: HashMap<Arc<str>, Arc<QueueSettings>>,
-    /// Those that are pulled, and none.
-    pulled: [Arc<HashSet<Arc<str>>>; 2],
+    pulled: Queues,
+    none: Queues,
     running: ByNumber<Seq, Running>,
     /// What was cancelled between its start's command and the answer.
     cancelled: HashSet<Seq>,
@@ -152,7 +152,8 @@ impl Engine {
             epoch,
             scheduler: Scheduler::new(seat.maker.bounds().of(seat.parts.store.shards())),
             queues: HashMap::new(),
-            pulled: Default::default(),
+            pulled: Queues::default(),
+            none: Queues::default(),
             running: ByNumber::default(),
             cancelled: HashSet::new(),
             pull: Pull::default(),
@@ -268,7 +269,7 @@ impl Engine {
         self.take_back_all();
         self.scheduler.configure(&queues);
         let pulled = queues.iter().filter(|queue| queue.way == Way::Pull);
-        self.pulled[0] = Arc::new(pulled.map(|queue| Arc::clone(&queue.name)).collect());
+        self.pulled = Arc::new(pulled.map(|queue| Arc::clone(&queue.name)).collect());
         self.queues = queues.into_iter().map(|queue| (Arc::clone(&queue.name), queue)).collect();
         let parts = Rc::clone(&self.parts);
         self.scheduler.weigh(|tenant| parts.weight(tenant));
@@ -291,9 +292,8 @@ impl Engine {
     }
 
     /// Queues in which nobody waits for what becomes ready: who comes for something there brings an order.
-    fn unhurried(&self) -> &Arc<HashSet<Arc<str>>> {
-        let [pulled, none] = &self.pulled;
-        if self.pull.is_awaited() { none } else { pulled }
+    fn unhurried(&self) -> &Queues {
+        if self.pull.is_awaited() { &self.none } else { &self.pulled }
     }
 
     fn arrived(&mut self, ready: Ready) {

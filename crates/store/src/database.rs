@@ -1,6 +1,7 @@
 //! The database: a directory with one SQLite database in it, locked, of a known version.
 
 use std::fs::{File, TryLockError};
+use std::ops::Deref;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -288,6 +289,38 @@ fn migrate(connection: &mut Connection) -> Result<(), Unopened> {
         transaction.commit()?;
     }
     Ok(())
+}
+
+/// A transaction. What is not committed is undone.
+pub(crate) struct Begun<'a>(&'a Connection);
+
+/// rusqlite's own reads its statements anew each time.
+pub(crate) fn begin(connection: &Connection) -> rusqlite::Result<Begun<'_>> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
+    Ok(Begun(connection))
+}
+
+impl Begun<'_> {
+    pub(crate) fn commit(self) -> rusqlite::Result<()> {
+        self.0.prepare_cached("COMMIT")?.execute(()).map(drop)
+    }
+}
+
+impl Deref for Begun<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.0
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        // Some errors have undone it already. Where this fails, the next one cannot begin, and says so.
+        if !self.0.is_autocommit() {
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
 }
 
 /// What an error of SQLite's means for what comes next.

@@ -45,7 +45,7 @@ pub use door::TOGETHER_MAX;
 pub(crate) use door::{Errand, Tide};
 pub use fresh::fresh_id;
 pub use list::PAGE_MAX;
-pub use news::Follower;
+pub use news::{Follower, Queues};
 pub(crate) use news::{Followers, Tidings};
 pub use numbers::{ByNumber, Spread};
 pub use shards::{Leader, Roll, Who};

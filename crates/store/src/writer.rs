@@ -4,7 +4,6 @@
 //! room takes nobody down with it.
 
 use std::fs::File;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, UNIX_EPOCH};
@@ -20,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::backup::Frozen;
 use crate::claims::{self, Asked, Delta};
-use crate::database::{Database, PAGE_BYTES, Trouble};
+use crate::database::{self, Database, PAGE_BYTES, Trouble};
 use crate::deliveries::ledger::Ledger;
 use crate::deliveries::sqlite::Sqlite;
 use crate::deliveries::sqlite::recent::Recent;
@@ -329,11 +328,12 @@ impl Writer {
         work: impl FnOnce(&Connection, &mut Known) -> Result<(T, Brought), Fault>,
     ) -> Result<T, Unavailable> {
         let known = &mut self.known;
-        let result = begin(&self.database.connection).map_err(Fault::from).and_then(|transaction| {
-            let done = work(&transaction, known)?;
-            transaction.commit()?;
-            Ok(done)
-        });
+        let result =
+            database::begin(&self.database.connection).map_err(Fault::from).and_then(|transaction| {
+                let done = work(&transaction, known)?;
+                transaction.commit()?;
+                Ok(done)
+            });
         known.book.settled();
         self.followers.slots.settle(result.is_ok());
         match result {
@@ -548,38 +548,6 @@ fn apply(
     brought.pages += ledger.pages;
     brought.news = ledger.close()?;
     Ok((answers, brought))
-}
-
-/// A transaction. What is not committed is undone.
-struct Begun<'a>(&'a Connection);
-
-/// rusqlite's own reads its statements anew each time.
-fn begin(connection: &Connection) -> rusqlite::Result<Begun<'_>> {
-    connection.prepare_cached("BEGIN IMMEDIATE")?.execute(())?;
-    Ok(Begun(connection))
-}
-
-impl Begun<'_> {
-    fn commit(self) -> rusqlite::Result<()> {
-        self.0.prepare_cached("COMMIT")?.execute(()).map(drop)
-    }
-}
-
-impl Deref for Begun<'_> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.0
-    }
-}
-
-impl Drop for Begun<'_> {
-    fn drop(&mut self) {
-        // Some errors have undone it already. Where this fails, the next one cannot begin, and says so.
-        if !self.0.is_autocommit() {
-            let _ = self.0.execute_batch("ROLLBACK");
-        }
-    }
 }
 
 /// Milliseconds since the Unix epoch.

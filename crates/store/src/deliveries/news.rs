@@ -103,12 +103,19 @@ struct List {
 struct Kept {
     news: VecDeque<News>,
     /// What becomes ready in these wakes nobody.
-    unhurried: Arc<HashSet<Arc<str>>>,
+    unhurried: Queues,
 }
+
+/// Names of queues.
+pub type Queues = Arc<HashSet<Arc<str>>>;
 
 /// Takes news in their order. Nothing is lost where it is slow: what it is told to look at is on disk.
 #[derive(Debug)]
-pub struct Follower(Arc<List>, Arc<HashSet<Arc<str>>>);
+pub struct Follower {
+    list: Arc<List>,
+    /// As it is told there.
+    unhurried: Queues,
+}
 
 impl Follower {
     /// The next ones, all that there are; waits for one. What is dropped meanwhile is not lost.
@@ -118,21 +125,21 @@ impl Follower {
             if !all.is_empty() {
                 return all;
             }
-            self.0.come.notified().await;
+            self.list.come.notified().await;
         }
     }
 
     /// Those that there are, perhaps none.
     pub fn take(&mut self) -> VecDeque<News> {
-        std::mem::take(&mut self.0.kept.lock().news)
+        std::mem::take(&mut self.list.kept.lock().news)
     }
 
     /// From now on nobody waits for what becomes ready in these queues, and in no others: it is told with what comes next, or
     /// once it is much.
-    pub fn unhurried(&mut self, queues: &Arc<HashSet<Arc<str>>>) {
-        if !Arc::ptr_eq(&self.1, queues) {
-            self.1 = Arc::clone(queues);
-            self.0.kept.lock().unhurried = Arc::clone(queues);
+    pub fn unhurried(&mut self, queues: &Queues) {
+        if !Arc::ptr_eq(&self.unhurried, queues) {
+            self.unhurried = Arc::clone(queues);
+            self.list.kept.lock().unhurried = Arc::clone(queues);
         }
     }
 }
@@ -155,7 +162,7 @@ impl Followers {
         all.retain(|list| Arc::strong_count(list) > 1);
         all.push(Arc::clone(&list));
         let unhurried = Arc::clone(&list.kept.lock().unhurried);
-        Follower(list, unhurried)
+        Follower { list, unhurried }
     }
 
     /// Tells those who watch what a transaction has changed.
