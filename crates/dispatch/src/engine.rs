@@ -120,6 +120,7 @@ pub struct Engine {
     epoch: Epoch,
     scheduler: Scheduler,
     queues: HashMap<Arc<str>, Arc<QueueSettings>>,
+    /// The names of those that are pulled, and no names: one of both is what the store is told of.
     pulled: Queues,
     none: Queues,
     running: ByNumber<Seq, Running>,

@@ -22,7 +22,8 @@ use super::{Fields, LINES, LINES_ROOM, Line, ROOM};
 /// Room for the names of a message, as they stand in the text.
 const NAMES_ROOM: usize = 256;
 
-/// Names that have a number, which is their place here from 1 on. It is on disks: names are added behind the others, and none goes.
+/// Names that have a number, which is their place here from 1 on. It is on disks: names are added behind the others, and none goes,
+/// whatever other lists of names become.
 const NUMBERED: [&str; 63] = [
     "host",
     "accept",

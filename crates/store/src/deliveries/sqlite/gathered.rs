@@ -1,5 +1,5 @@
 //! What is new in a transaction, gathered: rows and requests are written several a statement, as each statement opens its table
-//! with all of its indices anew, which is a third of what it costs to write one row. SQLite reads them from here ([`shown`]).
+//! with all of its indices anew, which is a good part of what it costs to write one row. SQLite reads them from here ([`shown`]).
 //!
 //! What always holds: who asks for what lies in one of the two tables comes through here ([`all`](Gathered::all) and [`of`](Gathered::of)),
 //! and finds it there; or looks among what is gathered first ([`find`](Gathered::find)). Nothing is left when the transaction is

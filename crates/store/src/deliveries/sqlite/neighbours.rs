@@ -41,7 +41,7 @@ impl Neighbours {
         true
     }
 
-    /// In the neighbourhood of this id there are these, or there are more than are known.
+    /// In the neighbourhood of this id there are these; where they are more than [`IDS_MAX`], not all of them are here.
     pub(super) fn know(&mut self, id: Id, highs: Highs) {
         if self.0.len() >= NEIGHBOURHOODS_MAX {
             self.0.clear();
