@@ -41,8 +41,8 @@ const BATCH_BYTES_MAX: u64 = 8 << 20;
 /// more than that.
 const LOG_BYTES_REST: u64 = 512 << 10;
 /// The same, whoever waits. The later it is, the fewer pages there are that were changed again meanwhile, which are written
-/// back once.
-const LOG_BYTES_MAX: u64 = 16 << 20;
+/// back once; and the longer those wait who come then.
+const LOG_BYTES_MAX: u64 = 4 << 20;
 /// The same, while the database's file is left alone.
 const FROZEN_LOG_BYTES_MAX: u64 = 512 << 20;
 /// Pages that a command changes beside those of its answer, at most: table, indices, account.

@@ -8,7 +8,7 @@
 //! What always holds: nobody who was woken is forgotten. Where the core's runtime has ended, tasks are woken as if there were
 //! no bell.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,6 +18,10 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 
 use crate::task;
+
+/// Tasks beyond which those that are woken together are a crowd: to have many do the same step one after the other costs less than to
+/// have each go all its way. Of fewer, each gains more by being early.
+const CROWD: usize = 16;
 
 /// Waits for what another thread answers, together with many others. What is waited for is woken for each answer, once.
 ///
@@ -32,6 +36,11 @@ pub async fn hear<F: Future>(future: F) -> F::Output {
         future.as_mut().poll(&mut Context::from_waker(&waker))
     })
     .await
+}
+
+/// Whether a crowd was woken on this core, of whom some have not had their turn yet.
+pub(crate) fn is_crowd_awake() -> bool {
+    CROWD_IS_AWAKE.get()
 }
 
 /// A core's bell.
@@ -82,6 +91,12 @@ impl Future for Ringer {
         self.0.ringer.register(context.waker());
         let callers = std::mem::take(&mut self.0.woken.lock().callers);
         callers.iter().for_each(|caller| caller.task.wake());
+        let is_crowd = callers.len() > CROWD;
+        CROWD_IS_AWAKE.set(is_crowd);
+        if is_crowd {
+            // The next look comes behind the turns of all of them.
+            context.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 }
@@ -89,6 +104,7 @@ impl Future for Ringer {
 impl Drop for Ringer {
     fn drop(&mut self) {
         let callers = {
+            CROWD_IS_AWAKE.set(false);
             let mut woken = self.0.woken.lock();
             woken.is_over = true;
             std::mem::take(&mut woken.callers)
@@ -98,6 +114,7 @@ impl Drop for Ringer {
 }
 
 thread_local! {
+    static CROWD_IS_AWAKE: Cell<bool> = const { Cell::new(false) };
     static BELL: RefCell<Option<Arc<Bell>>> = const { RefCell::new(None) };
 }
 
@@ -166,6 +183,53 @@ mod tests {
     fn the_next_runtime_of_a_thread_has_its_own() {
         assert_eq!(check(&core(), 3), 3);
         assert_eq!(check(&core(), 3), 3);
+    }
+
+    /// Each of so many who are answered in one go says when it hears that, and goes on behind the others of a crowd.
+    fn rung_at_once(count: usize) -> Vec<&'static str> {
+        let steps = Rc::<RefCell<Vec<&str>>>::default();
+        core().block_on(async {
+            let (mut waiting, mut told) = (Vec::new(), Vec::new());
+            for _ in 0..count {
+                let (tells, answer) = oneshot::channel::<()>();
+                let (done, is_done) = oneshot::channel::<()>();
+                let steps = Rc::clone(&steps);
+                task::spawn(async move {
+                    hear(answer).await.unwrap();
+                    steps.borrow_mut().push("hears");
+                    if is_crowd_awake() {
+                        let mut waits = true;
+                        poll_fn(|context| match std::mem::take(&mut waits) {
+                            true => {
+                                context.waker().wake_by_ref();
+                                Poll::Pending
+                            }
+                            false => Poll::Ready(()),
+                        })
+                        .await;
+                        assert!(!is_crowd_awake(), "each has had its turn");
+                    }
+                    steps.borrow_mut().push("goes on");
+                    done.send(()).unwrap();
+                });
+                told.push(tells);
+                waiting.push(is_done);
+            }
+            // All of them wait by then.
+            tokio::task::yield_now().await;
+            told.into_iter().for_each(|tells| tells.send(()).unwrap());
+            for is_done in waiting {
+                is_done.await.unwrap();
+            }
+        });
+        steps.take()
+    }
+
+    #[test]
+    fn a_crowd_takes_each_step_together_and_few_go_on_each_for_itself() {
+        let crowd = CROWD + 1;
+        assert_eq!(rung_at_once(crowd), [["hears"].repeat(crowd), ["goes on"].repeat(crowd)].concat());
+        assert_eq!(rung_at_once(CROWD), ["hears", "goes on"].repeat(CROWD));
     }
 
     #[test]

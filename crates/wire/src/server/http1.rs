@@ -25,6 +25,7 @@ use tidegate_model::tick::Tick;
 
 use super::inbound::{Inbound, Lent, head_limits, stalled};
 use super::{Drain, answer};
+use crate::bell;
 use crate::body::{BoxError, Incoming};
 use crate::clock;
 use crate::farewell::LINGER;
@@ -160,7 +161,13 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
                 Stage::Handling => match running.as_mut().as_pin_mut().map(|running| running.poll(context)) {
                     Some(Poll::Ready(response)) => {
                         running.set(None);
-                        Poll::Ready(self.begin_answer(response))
+                        let ended = self.begin_answer(response);
+                        if ended.is_none() && bell::is_crowd_awake() {
+                            // All of them are ready to write before the first one does: who reads it does not sleep between two.
+                            context.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
+                        Poll::Ready(ended)
                     }
                     Some(Poll::Pending) => self.watch(context).map(Some),
                     None => unreachable!("it was set with the stage"),
