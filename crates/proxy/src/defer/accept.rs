@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 use tidegate_model::delivery::{BODY_BYTES_MAX, Id};
+use tidegate_model::fields::Value;
 use tidegate_model::idempotency::{Key, fingerprint};
 use tidegate_model::message::Response;
 use tidegate_model::prefer::{PREFERENCE_APPLIED, Prefer};
@@ -36,6 +37,9 @@ use crate::whole;
 const LOOK_FIRST: Duration = Duration::from_millis(10);
 /// The longest.
 const LOOK_MAX: Duration = Duration::from_millis(500);
+/// Room for the fields of an answer that says where to look, and for what is said of each answer.
+const SAID_LINES: usize = 8;
+const SAID_BYTES: usize = 256;
 
 /// What the stages before have found out.
 #[derive(Clone, Copy)]
@@ -122,8 +126,9 @@ fn accepted(id: Id) -> Response<Content> {
     let mut response = Response::new(Content::Full(Bytes::from(body)));
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.extend(HeaderValue::from_str(&place).ok().map(|place| (LOCATION, place)));
+    headers.reserve(SAID_LINES, SAID_BYTES);
+    headers.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.extend(Value::of(place.as_bytes()).map(|place| (LOCATION, place)));
     response
 }
 

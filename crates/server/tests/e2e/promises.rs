@@ -155,7 +155,12 @@ fn whenever_the_power_goes_nothing_acknowledged_is_lost_and_no_attempt_is_made_t
         assert!(attempts.insert(attempt.clone()), "{attempt:?} was made twice");
     }
     // Twice was made what was under way, four at a time.
-    assert!(attempts.len() - made.len() <= moments.len() * 4, "{} attempts of {}", attempts.len(), made.len());
+    assert!(
+        attempts.len() - made.len() <= moments.len() * 4,
+        "{} attempts of {}",
+        attempts.len(),
+        made.len()
+    );
 }
 
 #[test]
