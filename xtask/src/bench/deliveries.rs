@@ -19,6 +19,7 @@ mod drive;
 mod journey;
 mod measure;
 mod node;
+mod nothing;
 mod own;
 mod peers;
 mod postgres;

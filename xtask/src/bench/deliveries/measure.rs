@@ -69,7 +69,8 @@ pub fn peer(program: &Program, rows: &[Row], folder: &Path) -> Result<Cells, Str
     let disk = Disk::of(&place.folder);
     let mut course = Course { peer: program.peer, running, desk: &desk, disk, runs: 0 };
     let mut cells = Cells::new();
-    for row in rows {
+    let accepts_one = |row: &&Row| matches!(row.kind, Kind::Accept { batch: 1, .. });
+    for row in rows.iter().filter(|row| program.peer.keeps() || accepts_one(row)) {
         let cell = course.row(row);
         match &cell {
             Ok(Some(figures)) => println!("  {:<12} {}", row.name, figures.line()),

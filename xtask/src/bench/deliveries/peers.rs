@@ -17,7 +17,7 @@ use super::wires::amqp::Rabbit;
 use super::wires::http::{Restate, Tidegate};
 use super::wires::nats::Nats;
 use super::wires::resp::Redis;
-use super::{node, receiver, restate};
+use super::{node, nothing, receiver, restate};
 use crate::bench::now;
 use crate::bench::peers::{first_line, from_pypi, package};
 use crate::bench::process::{Server, free_port};
@@ -37,10 +37,12 @@ pub enum Peer {
     Pgboss,
     Bullmq,
     Restate,
+    /// It keeps nothing: no peer, but beside them.
+    Nginx,
 }
 
 impl Peer {
-    pub const ALL: [Peer; 8] = [
+    pub const ALL: [Peer; 9] = [
         Peer::Tidegate,
         Peer::TidegatePostgres,
         Peer::Rabbitmq,
@@ -49,6 +51,7 @@ impl Peer {
         Peer::Pgboss,
         Peer::Bullmq,
         Peer::Restate,
+        Peer::Nginx,
     ];
 
     /// As the command line names it.
@@ -62,6 +65,7 @@ impl Peer {
             Peer::Pgboss => "pg-boss",
             Peer::Bullmq => "bullmq",
             Peer::Restate => "restate",
+            Peer::Nginx => "nginx",
         }
     }
 
@@ -75,11 +79,17 @@ impl Peer {
             Peer::Pgboss => "pg-boss",
             Peer::Bullmq => "BullMQ",
             Peer::Restate => "Restate",
+            Peer::Nginx => "nginx, which keeps nothing",
         }
     }
 
     pub fn is_tidegate(self) -> bool {
         matches!(self, Peer::Tidegate | Peer::TidegatePostgres)
+    }
+
+    /// Whether it keeps what it accepts.
+    pub fn keeps(self) -> bool {
+        self != Peer::Nginx
     }
 
     /// What makes it durable, and how it is used.
@@ -110,6 +120,9 @@ impl Peer {
             Peer::Restate => {
                 "one node as it is by default, its log's WAL synced; `send` over HTTP; a service in Node answers at once. What nobody shall \
                  take is sent with a delay"
+            }
+            Peer::Nginx => {
+                "no peer: `return 202` with as many bytes as Tidegate answers, one worker. What HTTP takes by itself on the core of the servers"
             }
         }
     }
@@ -179,6 +192,7 @@ impl Program {
                 let version = first_line(&path, "--version")?;
                 (path, Some(packages), version)
             }
+            Peer::Nginx => (package("nginx", "nginx")?, None, debian("nginx")?),
         };
         Ok(Program { peer, version, path, packages })
     }
@@ -216,6 +230,7 @@ impl Program {
                 let way = Way::Own(Box::new(Restate { ingress: restate.ingress }));
                 Running { beside: vec![restate.service], ..Running::of(restate.server, way) }
             }
+            Peer::Nginx => nothing::start(&self.path, &place.folder)?,
         };
         running.prepare(&place.folder)?;
         Ok(running)
@@ -303,7 +318,7 @@ impl Program {
 }
 
 impl Running {
-    fn of(server: Server, way: Way) -> Running {
+    pub fn of(server: Server, way: Way) -> Running {
         Running { servers: vec![server], beside: Vec::new(), way, own: None }
     }
 

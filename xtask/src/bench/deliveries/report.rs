@@ -122,7 +122,7 @@ impl Report {
     /// Tidegate's figure on SQLite beside the best of all others, which is the largest one or the smallest.
     fn beside(&self, row: &str, of: Of, largest: bool) -> Option<(f64, f64, Peer)> {
         let own = self.figures(row).find(|(peer, _)| *peer == Peer::Tidegate).and_then(|(_, it)| of(it))?;
-        let others = self.figures(row).filter(|(peer, _)| !peer.is_tidegate());
+        let others = self.figures(row).filter(|(peer, _)| peer.keeps() && !peer.is_tidegate());
         let others = others.filter_map(|(peer, it)| Some((of(it)?, peer)));
         let better = |one: &(f64, Peer), two: &(f64, Peer)| {
             if largest { one.0.total_cmp(&two.0) } else { two.0.total_cmp(&one.0) }
@@ -184,7 +184,8 @@ impl Report {
         let headings: Vec<&str> = shown.iter().map(|shown| shown.heading).collect();
         let _ = writeln!(text, "### `{}`: {}\n", row.name, row.title);
         let _ = writeln!(text, "| | {} |\n| --- |{}", headings.join(" | "), " ---: |".repeat(columns.max(1)));
-        for (peer, cells) in self.cells() {
+        let asked = |peer: Peer, cells: &Cells| peer.keeps() || cells.contains_key(row.name);
+        for (peer, cells) in self.cells().filter(|(peer, cells)| asked(*peer, cells)) {
             let cell =
                 cells.get(row.name).map_or_else(|| "not run".to_owned(), |cell| line(cell, row, &shown));
             let _ = writeln!(text, "| {} | {cell} |", peer.title());
@@ -276,12 +277,16 @@ mod tests {
     use super::*;
 
     fn report(row: &'static str, cells: &[(Peer, Cell)]) -> String {
+        parts(row, cells).markdown()
+    }
+
+    fn parts(row: &'static str, cells: &[(Peer, Cell)]) -> Report {
         let peers = cells
             .iter()
             .map(|(peer, cell)| (*peer, Ok(("1.0".to_owned(), Cells::from([(row, cell.clone())])))));
         let rows = ROWS.into_iter().filter(|it| it.name == row).collect();
         let (machine, command) = (Machine::default(), "cargo".to_owned());
-        Report { machine, command, disk_ms: 1.0, rows, peers: peers.collect() }.markdown()
+        Report { machine, command, disk_ms: 1.0, rows, peers: peers.collect() }
     }
 
     fn rate(per_second: f64) -> Cell {
@@ -304,6 +309,19 @@ mod tests {
             &cells(15.0),
             &["| 15, NATS JetStream 20 | **missed** |", "deliveries/s: NATS JetStream 1.33"],
         );
+    }
+
+    #[test]
+    fn who_keeps_nothing_is_shown_and_is_no_peer() {
+        let cells = [(Peer::Tidegate, rate(15.0)), (Peer::Redis, rate(10.0)), (Peer::Nginx, rate(90.0))];
+        check(
+            "accept-16",
+            &cells,
+            &["| 15, Redis Streams 10 | met |", "| nginx, which keeps nothing | 90 |"],
+        );
+        assert!(!report("accept-16", &cells).contains("times ours"));
+        let nothing = Report { rows: ROWS.to_vec(), ..parts("accept-16", &cells) }.markdown();
+        assert_eq!(nothing.matches("| nginx, which keeps nothing |").count(), 1, "it has no other rows");
     }
 
     #[test]
