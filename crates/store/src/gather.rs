@@ -79,8 +79,8 @@ struct Gathering {
     pending: Vec<u8>,
     /// Where it belongs.
     at: i64,
-    /// The database's own descriptor for what SQLite's is not asked for; not of the log. It is closed after SQLite's: any that is
-    /// closed takes the process's locks on the file away.
+    /// Of the database, not of the log: a descriptor beside SQLite's. It is closed after that one, as any that is closed takes the
+    /// process's locks on the file away.
     database: Option<File>,
 }
 
@@ -134,7 +134,10 @@ impl Gathering {
             return ffi::SQLITE_OK;
         }
         let code = self.real.write(&self.pending, self.at);
-        if let Some(file) = &self.database {
+        // A call that fails would cover up why the write did.
+        if code == ffi::SQLITE_OK
+            && let Some(file) = &self.database
+        {
             write_back(file, self.at, self.pending.len());
         }
         self.pending.clear();
@@ -228,6 +231,7 @@ unsafe extern "C" fn open_file(
             let base = ffi::sqlite3_file { pMethods: &raw const METHODS };
             let database = match flags & ffi::SQLITE_OPEN_MAIN_DB {
                 0 => None,
+                // A database has a name.
                 _ => File::open(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())).ok(),
             };
             file.cast::<Gathering>().write(Gathering { base, real, pending: Vec::new(), at: 0, database });
@@ -345,6 +349,11 @@ mod tests {
 
     impl Log {
         fn open(path: &Path) -> Log {
+            Log::open_as(path, ffi::SQLITE_OPEN_WAL)
+        }
+
+        /// Opens what is this to SQLite.
+        fn open_as(path: &Path, kind: c_int) -> Log {
             memory::prepare();
             register().unwrap();
             // SQLite looks behind a file's name for parameters, which end with an empty one.
@@ -352,7 +361,7 @@ mod tests {
             name.extend([0; 4]);
             // SAFETY: its bytes end with zeros, and no others are among them.
             let name = unsafe { CString::from_vec_unchecked(name) };
-            let flags = ffi::SQLITE_OPEN_WAL | ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE;
+            let flags = kind | ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE;
             // SAFETY: SQLite is begun; the file is given as many bytes as it wants, and its name outlives it.
             let file = unsafe {
                 assert_eq!(ffi::sqlite3_initialize(), ffi::SQLITE_OK);
@@ -368,6 +377,12 @@ mod tests {
 
         fn file(&mut self) -> *mut ffi::sqlite3_file {
             self.file.as_mut_ptr().cast()
+        }
+
+        /// Whether what is written to it is on its way to the disk at once.
+        fn has_own(&mut self) -> bool {
+            // SAFETY: the file is open.
+            unsafe { gathering(self.file()).database.is_some() }
         }
 
         fn write(&mut self, bytes: &[u8], at: usize) -> c_int {
@@ -423,10 +438,14 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_file_is_as_if_each_write_had_gone_to_it(steps in proptest::collection::vec(step(), 1..60)) {
+        fn a_file_is_as_if_each_write_had_gone_to_it(
+            kind in prop_oneof![Just(ffi::SQLITE_OPEN_WAL), Just(ffi::SQLITE_OPEN_MAIN_DB)],
+            steps in proptest::collection::vec(step(), 1..60),
+        ) {
             let place = tempfile::tempdir().unwrap();
             let path = place.path().join("log");
-            let (mut log, mut model, mut end) = (Log::open(&path), Vec::new(), 0);
+            let (mut log, mut model, mut end) = (Log::open_as(&path, kind), Vec::new(), 0);
+            prop_assert_eq!(log.has_own(), kind == ffi::SQLITE_OPEN_MAIN_DB);
             for step in steps {
                 match step {
                     Step::Write { at, count, byte } => {

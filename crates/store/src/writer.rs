@@ -308,6 +308,7 @@ impl Writer {
             Ok(answers) => {
                 self.told.done.fetch_add(group.len() as u64, Relaxed);
                 group.into_iter().zip(answers).for_each(|(waiting, told)| waiting.tell(Ok(told)));
+                self.relieve();
             }
             Err(_) if group.len() > 1 && self.stopped.is_none() => {
                 group.into_iter().for_each(|waiting| self.write(vec![waiting]));
@@ -351,9 +352,6 @@ impl Writer {
                 let written = self.database.written();
                 self.logged += written;
                 self.known.recent.wrote(written / PAGE_BYTES);
-                if self.logged >= LOG_BYTES_MAX {
-                    self.check_point("PASSIVE");
-                }
                 Ok(made)
             }
             Err(error) => {
@@ -392,6 +390,13 @@ impl Writer {
         }
     }
 
+    /// Writes the log back once it has much: behind those who are told already.
+    fn relieve(&mut self) {
+        if self.logged >= LOG_BYTES_MAX && self.stopped.is_none() {
+            self.check_point("PASSIVE");
+        }
+    }
+
     /// Writes the log back into the database, so that it begins anew.
     fn check_point(&mut self, how: &str) {
         if self.frozen.is_some() && self.logged < FROZEN_LOG_BYTES_MAX && how != "TRUNCATE" {
@@ -423,6 +428,7 @@ impl Writer {
         });
         // Where it failed, it is tried again later.
         let Ok((count, more)) = swept else { return false };
+        self.relieve();
         self.told.swept.fetch_add(count as u64, Relaxed);
         more
     }
@@ -439,6 +445,7 @@ impl Writer {
             let pages = ledger.pages;
             Ok(((), Brought { delta: Delta::default(), pages, news: ledger.close()? }))
         });
+        self.relieve();
         done.is_ok()
     }
 

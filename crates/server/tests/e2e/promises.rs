@@ -124,7 +124,7 @@ fn whenever_the_power_goes_nothing_acknowledged_is_lost_and_no_attempt_is_made_t
     let faults = Faults::new(&data.0);
     let config = config(&data, &origin, "");
     let mut places = BTreeMap::new();
-    // Later on, one transaction is prepared while another is synced.
+    // Later on a transaction has more in it, and the log was written back meanwhile.
     let early = [("before", 1), ("after", 1), ("before", 2), ("after", 2), ("after", 3), ("before", 9)];
     let later = [("before", 30), ("after", 31), ("before", 62), ("before", 93), ("after", 124)];
     let moments: Vec<_> = early.iter().chain(&later).collect();

@@ -163,7 +163,7 @@ impl<'a, B: HttpBody<Data = Bytes, Error = BoxError> + Unpin> Driver<'a, B> {
                         running.set(None);
                         let ended = self.begin_answer(response);
                         if ended.is_none() && bell::is_crowd_awake() {
-                            // All of them are ready to write before the first one does: who reads it does not sleep between two.
+                            // Each has made its answer before the first one writes: who reads them does not sleep between two.
                             context.waker().wake_by_ref();
                             return Poll::Pending;
                         }

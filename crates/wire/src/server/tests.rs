@@ -5,6 +5,7 @@ use std::time::Duration;
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::body::Body;
@@ -14,9 +15,11 @@ use crate::task::LocalExecutor;
 use crate::tls::{CertificateSet, Certificates};
 use crate::tunnel::{self, ClientSide};
 
+mod crowd;
 mod ends;
 
-/// Answers `/` at once, `/wait` when the gate opens, `/body` with the body's length; anything else with its path.
+/// Answers `/` at once, `/wait` when the gate opens, `/told` when it is told to, `/body` with the body's length; anything else with its
+/// path.
 #[derive(Default)]
 struct Fake {
     gate: Notify,
@@ -26,6 +29,8 @@ struct Fake {
     cancelled: Rc<Notify>,
     seen: RefCell<Vec<String>>,
     refused: RefCell<Vec<&'static str>>,
+    /// Who waits at `/told`.
+    waiting: RefCell<Vec<oneshot::Sender<()>>>,
 }
 
 struct Cancelled(Option<Rc<Notify>>);
@@ -47,6 +52,10 @@ impl Fake {
             "/wait" => {
                 self.gate.notified().await;
                 "waited".to_owned()
+            }
+            "/told" => {
+                guard.0 = None;
+                return crowd::told(&self).await;
             }
             "/peer" => peer.to_string(),
             "/body" => match request.into_body().collect().await {

@@ -1,5 +1,5 @@
-//! nginx as one that keeps nothing: it takes a request with all of its content, and answers at once as if that were accepted. No peer, but
-//! what HTTP alone takes on the servers' core.
+//! nginx as one that keeps nothing: it answers each request as if that were accepted, and lets its content go. No peer, but what HTTP alone
+//! takes on the servers' core.
 
 use std::path::Path;
 
@@ -15,6 +15,7 @@ pub fn start(program: &Path, folder: &Path) -> Result<Running, String> {
     let address = local(free_port()?);
     let text = format!(
         "# Tidegate's benchmark writes this file.
+user root;
 worker_processes 1;
 daemon off;
 pid {folder}/pid;
@@ -24,7 +25,6 @@ events {{ worker_connections 4096; }}
 http {{
   access_log off;
   keepalive_requests 1000000000;
-  client_body_buffer_size 16k;
   default_type application/json;
   server {{
     listen {address} backlog=4096;

@@ -122,7 +122,7 @@ impl Peer {
                  take is sent with a delay"
             }
             Peer::Nginx => {
-                "no peer: `return 202` with as many bytes as Tidegate answers, one worker. What HTTP takes by itself on the core of the servers"
+                "no peer: `return 202` with content as long as that of Tidegate's answer, one worker. What HTTP takes by itself on the core of the servers"
             }
         }
     }

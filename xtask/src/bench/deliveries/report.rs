@@ -227,7 +227,7 @@ impl Report {
     fn method(&self, text: &mut String) {
         text.push_str(
             "How it is measured:\n\n\
-             - Whoever is told that a delivery is accepted can rely on it after a power failure: all are set so, as said below. A delivery is \
+             - Whoever is told that a delivery is accepted can rely on it after a power failure: all peers are set so, as said below. A delivery is \
              1,024 bytes of JSON. All that a server consists of, a database included, has core 0; those who offer and take have core 1. One \
              peer runs at a time, and all rows on the same running server.\n\
              - A producer has one request under way (`batch`: one with 100 deliveries), on a connection of its own, but for those whose client \
