@@ -65,12 +65,6 @@ impl Fields {
         Fields { text: Vec::with_capacity(ROOM + lines * 32), lines: Vec::with_capacity(lines) }
     }
 
-    /// Makes room for so many lines beside these, with so many bytes in all.
-    pub fn reserve(&mut self, lines: usize, bytes: usize) {
-        self.text.reserve(bytes);
-        self.lines.reserve(lines);
-    }
-
     /// Those that were found in a head that was read.
     #[must_use]
     pub fn of_lines(head: &[u8], found: Lines) -> Fields {

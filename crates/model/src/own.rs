@@ -103,8 +103,6 @@ pub struct Said<'a> {
 const LINES: &[u8; 137] = b"via: 1.1 tidegate\r\n\
     x-request-id: 00000000000000000000000000000000\r\n\
     traceparent: 0000000000000000000000000000000000000000000000000000000\r\n";
-/// What is said of the tenant, before its id.
-const TENANT_LINE: &[u8] = b"tidegate-tenant: ";
 const MINOR_AT: usize = "via: 1.".len();
 const ID_AT: usize = "via: 1.1 tidegate\r\nx-request-id: ".len();
 const TRACE_AT: usize = LINES.len() - 2 - TRACEPARENT_BYTES;
@@ -153,7 +151,7 @@ impl Said<'_> {
         lines[TRACE_AT..TRACE_AT + TRACEPARENT_BYTES].copy_from_slice(&self.traceparent(number));
         out.extend_from_slice(&lines);
         if let Some(tenant) = self.tenant() {
-            out.extend_from_slice(TENANT_LINE);
+            out.extend_from_slice(b"tidegate-tenant: ");
             out.extend_from_slice(tenant);
             out.extend_from_slice(b"\r\n");
         }
@@ -173,10 +171,7 @@ impl OwnFields<'_> {
         if let Some(said) = self.said.take() {
             debug_assert!(said.told.fields().keys().all(|name| !headers.contains_key(name)));
             debug_assert!(!headers.contains_key(&X_REQUEST_ID) && !headers.contains_key(&TRACEPARENT));
-            let told = said.told.fields();
-            let bytes = told.bytes() + LINES.len() + TENANT_LINE.len() + said.tenant.len() + 2;
-            headers.reserve(told.len() + 4, bytes);
-            headers.append_all(told);
+            headers.append_all(said.told.fields());
             said.each_beside(0, |name, value| headers.append(name, checked(value)));
         }
     }

@@ -379,8 +379,8 @@ mod tests {
             self.file.as_mut_ptr().cast()
         }
 
-        /// Whether what is written to it is on its way to the disk at once.
-        fn has_own(&mut self) -> bool {
+        /// Whether it has a descriptor beside SQLite's, by which what is written is on its way to the disk at once.
+        fn has_descriptor(&mut self) -> bool {
             // SAFETY: the file is open.
             unsafe { gathering(self.file()).database.is_some() }
         }
@@ -445,7 +445,7 @@ mod tests {
             let place = tempfile::tempdir().unwrap();
             let path = place.path().join("log");
             let (mut log, mut model, mut end) = (Log::open_as(&path, kind), Vec::new(), 0);
-            prop_assert_eq!(log.has_own(), kind == ffi::SQLITE_OPEN_MAIN_DB);
+            prop_assert_eq!(log.has_descriptor(), kind == ffi::SQLITE_OPEN_MAIN_DB);
             for step in steps {
                 match step {
                     Step::Write { at, count, byte } => {

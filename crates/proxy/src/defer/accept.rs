@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 use tidegate_model::delivery::{BODY_BYTES_MAX, Id};
-use tidegate_model::fields::Value;
+use tidegate_model::fields::{Fields, Value};
 use tidegate_model::idempotency::{Key, fingerprint};
 use tidegate_model::message::Response;
 use tidegate_model::prefer::{PREFERENCE_APPLIED, Prefer};
@@ -37,9 +37,8 @@ use crate::whole;
 const LOOK_FIRST: Duration = Duration::from_millis(10);
 /// The longest.
 const LOOK_MAX: Duration = Duration::from_millis(500);
-/// Room for the fields of an answer that says where to look, and for what is said of each answer.
-const SAID_LINES: usize = 8;
-const SAID_BYTES: usize = 256;
+/// Fields of an answer that says where to look, and of what is said of each answer: there is room for them from the first on.
+const SAID: usize = 8;
 
 /// What the stages before have found out.
 #[derive(Clone, Copy)]
@@ -126,7 +125,7 @@ fn accepted(id: Id) -> Response<Content> {
     let mut response = Response::new(Content::Full(Bytes::from(body)));
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
-    headers.reserve(SAID_LINES, SAID_BYTES);
+    *headers = Fields::with_capacity(SAID);
     headers.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.extend(Value::of(place.as_bytes()).map(|place| (LOCATION, place)));
     response
