@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use tidegate_model::idempotency::{Command, Kept, Told};
 use tidegate_model::tick::Tick;
-use tidegate_wire::clock;
+use tidegate_wire::{bell, clock};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -307,7 +307,9 @@ impl Writer {
         match self.transaction(work) {
             Ok(answers) => {
                 self.told.done.fetch_add(group.len() as u64, Relaxed);
-                group.into_iter().zip(answers).for_each(|(waiting, told)| waiting.tell(Ok(told)));
+                bell::together(group.len(), || {
+                    group.into_iter().zip(answers).for_each(|(waiting, told)| waiting.tell(Ok(told)));
+                });
                 self.relieve();
             }
             Err(_) if group.len() > 1 && self.stopped.is_none() => {

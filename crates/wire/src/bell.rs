@@ -5,6 +5,9 @@
 //! So they are put on a list, and the core is rung once until it has looked there: then it wakes them by itself, which costs
 //! next to nothing.
 //!
+//! Where both threads share a processor, a core that is rung goes before whoever rings, answers the few that it finds, and sleeps
+//! again. Whoever answers a crowd rings behind the last of them ([`together`]).
+//!
 //! What always holds: nobody who was woken is forgotten. Where the core's runtime has ended, tasks are woken as if there were
 //! no bell.
 
@@ -44,6 +47,35 @@ pub(crate) fn is_crowd_awake() -> bool {
     CROWD_IS_AWAKE.get()
 }
 
+/// Answers so many who wait. If they are a crowd, cores are rung once all are answered.
+pub fn together<T>(count: usize, answer: impl FnOnce() -> T) -> T {
+    if count <= CROWD {
+        return answer();
+    }
+    let _held = Held { outer: HELD.replace(Some(Vec::new())) };
+    answer()
+}
+
+/// Rings what was held back, also where answering has panicked.
+struct Held {
+    outer: Option<Vec<Arc<Bell>>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let bells = HELD.replace(self.outer.take());
+        bells.into_iter().flatten().for_each(|bell| bell.ringer.wake());
+    }
+}
+
+/// Rings, or leaves that to [`together`].
+fn ring(bell: Arc<Bell>) {
+    let held_back = HELD.with_borrow_mut(|held| held.as_mut().map(|bells| bells.push(Arc::clone(&bell))));
+    if held_back.is_none() {
+        bell.ringer.wake();
+    }
+}
+
 /// A core's bell.
 #[derive(Default)]
 struct Bell {
@@ -76,7 +108,7 @@ impl Wake for Caller {
         woken.callers.push(self);
         drop(woken);
         if is_first {
-            bell.ringer.wake();
+            ring(bell);
         }
     }
 }
@@ -116,6 +148,7 @@ impl Drop for Ringer {
 
 thread_local! {
     static CROWD_IS_AWAKE: Cell<bool> = const { Cell::new(false) };
+    static HELD: RefCell<Option<Vec<Arc<Bell>>>> = const { RefCell::new(None) };
     static BELL: RefCell<Option<Arc<Bell>>> = const { RefCell::new(None) };
 }
 
@@ -188,19 +221,60 @@ mod tests {
 
     #[test]
     fn who_is_woken_many_times_is_woken_once_a_look() {
-        let rung = Arc::new(Count::default());
-        let bell = Arc::<Bell>::default();
-        let mut ringer = Ringer(Arc::clone(&bell));
-        let waker = Waker::from(Arc::clone(&rung));
-        let mut look = || Pin::new(&mut ringer).poll(&mut Context::from_waker(&waker)).is_pending();
-        assert!(look());
-        let callers: Vec<_> =
-            (0..5).map(|_| Arc::new(Caller { bell: Arc::clone(&bell), task: AtomicWaker::new() })).collect();
+        let mut core = Core::new();
+        let callers = core.callers(5);
         callers.iter().for_each(|caller| Arc::clone(caller).wake());
-        assert_eq!(*rung.0.lock(), 1);
-        assert!(look());
+        assert_eq!(core.rung(), 1);
+        core.look();
         Arc::clone(&callers[0]).wake();
-        assert_eq!(*rung.0.lock(), 2);
+        assert_eq!(core.rung(), 2);
+    }
+
+    #[test]
+    fn who_answers_a_crowd_rings_behind_the_last_of_them() {
+        let mut core = Core::new();
+        let callers = core.callers(CROWD + 1);
+        let rung = together(callers.len(), || {
+            callers.iter().for_each(|caller| Arc::clone(caller).wake());
+            core.rung()
+        });
+        assert_eq!((rung, core.rung()), (0, 1));
+    }
+
+    #[test]
+    fn of_a_few_the_first_rings() {
+        let core = Core::new();
+        let callers = core.callers(CROWD);
+        let rung = together(callers.len(), || {
+            Arc::clone(&callers[0]).wake();
+            core.rung()
+        });
+        assert_eq!(rung, 1);
+    }
+
+    #[test]
+    fn a_crowd_within_a_crowd_rings_for_itself() {
+        let (outer, inner) = (Core::new(), Core::new());
+        together(CROWD + 1, || {
+            Arc::clone(&outer.callers(1)[0]).wake();
+            together(CROWD + 1, || Arc::clone(&inner.callers(1)[0]).wake());
+            assert_eq!((outer.rung(), inner.rung()), (0, 1));
+        });
+        assert_eq!((outer.rung(), inner.rung()), (1, 1));
+    }
+
+    #[test]
+    fn who_was_answered_before_a_panic_hears_it() {
+        let core = Core::new();
+        let caller = core.callers(1).remove(0);
+        let panics = std::panic::AssertUnwindSafe(|| {
+            together(CROWD + 1, || {
+                caller.wake();
+                panic!("on purpose");
+            })
+        });
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert_eq!(core.rung(), 1);
     }
 
     #[test]
@@ -218,6 +292,36 @@ mod tests {
         assert_eq!(*woken.0.lock(), 1);
         caller().wake();
         assert_eq!(*woken.0.lock(), 2);
+    }
+
+    /// A core that looks when it is told to.
+    struct Core {
+        ringer: Ringer,
+        rung: Arc<Count>,
+    }
+
+    impl Core {
+        /// One that has looked once.
+        fn new() -> Core {
+            let mut core = Core { ringer: Ringer(Arc::default()), rung: Arc::default() };
+            core.look();
+            core
+        }
+
+        fn look(&mut self) {
+            let waker = Waker::from(Arc::clone(&self.rung));
+            assert!(Pin::new(&mut self.ringer).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+
+        fn callers(&self, count: usize) -> Vec<Arc<Caller>> {
+            let caller = || Arc::new(Caller { bell: Arc::clone(&self.ringer.0), task: AtomicWaker::new() });
+            (0..count).map(|_| caller()).collect()
+        }
+
+        /// How often it was rung.
+        fn rung(&self) -> usize {
+            *self.rung.0.lock()
+        }
     }
 
     #[derive(Default)]

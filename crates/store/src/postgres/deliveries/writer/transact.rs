@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tidegate_wire::clock;
+use tidegate_wire::{bell, clock};
 
 use super::{Doubt, Waiting, Writer};
 use crate::deliveries::ledger::Ledger;
@@ -154,7 +154,9 @@ impl Writer {
     pub(super) fn tell_all(&mut self, group: Vec<Waiting>) {
         self.told.done.fetch_add(group.len() as u64, Relaxed);
         self.hindrance.is_over();
-        group.into_iter().for_each(|waiting| waiting.errand.tell(Ok(())));
+        bell::together(group.len(), || {
+            group.into_iter().for_each(|waiting| waiting.errand.tell(Ok(())));
+        });
         self.well();
     }
 
