@@ -37,7 +37,7 @@ pub(crate) const BATCH_MAX: usize = 512;
 const CROWD: usize = 16;
 /// Bytes of the answers in one transaction, but for a single one that has more.
 const BATCH_BYTES_MAX: u64 = 8 << 20;
-/// Bytes of the log from which on it is written back into the database while nobody waits. Whoever comes meanwhile waits for no
+/// Bytes of the log from which on it is written back into the database while nothing comes. Whoever comes meanwhile waits for no
 /// more than that.
 const LOG_BYTES_REST: u64 = 512 << 10;
 /// The same, whoever waits. The later it is, the fewer pages there are that were changed again meanwhile, which are written
@@ -45,6 +45,8 @@ const LOG_BYTES_REST: u64 = 512 << 10;
 const LOG_BYTES_MAX: u64 = 4 << 20;
 /// The same, while the database's file is left alone.
 const FROZEN_LOG_BYTES_MAX: u64 = 512 << 20;
+/// How long nothing has come when the store is at rest. Whoever was told just now comes again sooner, if there is more.
+const REST: Duration = Duration::from_millis(5);
 /// Pages that a command changes beside those of its answer, at most: table, indices, account.
 const COMMAND_PAGES: u64 = 8;
 /// How often records that have come to their end are looked for.
@@ -140,19 +142,24 @@ impl Waiting {
 /// When what nobody asks for is done.
 pub(crate) struct Pace {
     sweep_at: Tick,
+    /// When the log is written back, should nothing come until then.
+    rest_at: Option<Tick>,
     /// Commands have left something to be done.
     busy: bool,
 }
 
 impl Pace {
     pub(crate) fn begin() -> Pace {
-        Pace { sweep_at: clock::now().after(SWEEP_EVERY), busy: false }
+        Pace { sweep_at: clock::now().after(SWEEP_EVERY), rest_at: None, busy: false }
     }
 
     /// When the next round is due, whether something comes or not: what commands have left to be done is done behind those
     /// that wait, without a pause.
     pub(crate) fn until(&self) -> Tick {
-        if self.busy { clock::now() } else { self.sweep_at }
+        if self.busy {
+            return clock::now();
+        }
+        self.rest_at.map_or(self.sweep_at, |rest_at| rest_at.min(self.sweep_at))
     }
 }
 
@@ -236,6 +243,7 @@ impl Writer {
     pub(crate) fn round(&mut self, got: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>, pace: &mut Pace) {
         let (mut batch, mut freeze) = (Vec::with_capacity(got.len()), None);
         let mut errands = Vec::new();
+        let is_at_rest = got.is_empty() && self.later.is_empty();
         for job in got.drain(..) {
             match job {
                 Job::Claims { named, account, command, told } => {
@@ -256,10 +264,7 @@ impl Writer {
         let errands = self.later.round(errands, |errand| errand.tide());
         batch.extend(errands.into_iter().map(Waiting::Deliveries));
         self.write_all(batch);
-        let is_at_rest = jobs.is_empty() && self.later.is_empty();
-        if self.logged >= LOG_BYTES_REST && is_at_rest && self.stopped.is_none() {
-            self.check_point("PASSIVE");
-        }
+        self.rest(is_at_rest, pace);
         if let Some(told) = freeze {
             let _ = told.send(self.freeze());
         }
@@ -389,6 +394,18 @@ impl Writer {
     fn thaw(&mut self) {
         if let Some(frozen) = self.frozen.take() {
             frozen.thawed.store(true, SeqCst);
+        }
+    }
+
+    /// Writes the log back, if it has some, once nothing has come for a while.
+    fn rest(&mut self, is_at_rest: bool, pace: &mut Pace) {
+        if self.logged < LOG_BYTES_REST || self.stopped.is_some() {
+            pace.rest_at = None;
+        } else if !is_at_rest {
+            pace.rest_at = Some(clock::now().after(REST));
+        } else if pace.rest_at.is_none_or(|rest_at| clock::now() >= rest_at) {
+            pace.rest_at = None;
+            self.check_point("PASSIVE");
         }
     }
 

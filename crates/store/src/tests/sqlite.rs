@@ -108,6 +108,18 @@ fn a_backup_is_what_was_there_when_it_was_begun_and_the_store_goes_on() {
 }
 
 #[test]
+fn the_log_is_written_back_once_nothing_comes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).unwrap();
+    let bytes = 1 << 20;
+    let commands = [(claim(1, LATER), Told::Claimed), (finish(1, whole(bytes), LATER), Told::Done)];
+    check(&store, &named("a", "1"), &commands);
+    let database = directory.path().join("data").join(NAME);
+    until("it is in the database", || database.metadata().unwrap().len() > bytes as u64);
+    store.close();
+}
+
+#[test]
 fn what_is_damaged_is_told() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory).unwrap();
