@@ -21,10 +21,10 @@ pub(crate) const APPLICATION: i32 = 0x5469_6465;
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// The smallest database: its tables, and some room.
 pub(crate) const BYTES_MIN: u64 = 1 << 18;
-/// KiB of pages that are kept in memory: those that are written to just now, and the upper ones of each tree. Now and then a commit
-/// looks through all of them; what is not here is in the system's memory. Twice as much as a batch may have: pages of it that leave
-/// before it is committed, and come back, are written twice.
-const CACHE_KIB: i64 = 16 << 10;
+/// KiB of pages that are kept in memory: those that are written to just now, and the upper ones of each tree. What is not here is in
+/// the system's memory; of more of them fewer are in the processor's, and now and then a commit looks through them all. A
+/// transaction that changes more has more, until it is committed.
+const CACHE_KIB: i64 = 2 << 10;
 /// Statements that are kept prepared: all that there are.
 const STATEMENTS: usize = 128;
 /// What `statfs` says of a file system whose locks and fsyncs are another machine's word.
@@ -265,6 +265,8 @@ fn connect(directory: &Path, bytes_max: u64) -> Result<Connection, Unopened> {
         i64::try_from(bytes_max / PAGE_BYTES).unwrap_or(i64::MAX),
     )?;
     migrate(&mut connection)?;
+    // From here on transactions are small: pages of one that leave memory before it is committed, and come back, are written twice.
+    connection.pragma_update(None, "cache_spill", false)?;
     sqlite::prepare(&connection)?;
     Ok(connection)
 }
