@@ -47,7 +47,7 @@ pub(crate) fn is_crowd_awake() -> bool {
     CROWD_IS_AWAKE.get()
 }
 
-/// Answers so many who wait. If they are a crowd, cores are rung once all are answered.
+/// Answers so many who wait. If they are a crowd, cores are rung once all are answered: that is to wait for nothing itself.
 pub fn together<T>(count: usize, answer: impl FnOnce() -> T) -> T {
     if count <= CROWD {
         return answer();
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn who_answers_a_crowd_rings_behind_the_last_of_them() {
-        let mut core = Core::new();
+        let core = Core::new();
         let callers = core.callers(CROWD + 1);
         let rung = together(callers.len(), || {
             callers.iter().for_each(|caller| Arc::clone(caller).wake());

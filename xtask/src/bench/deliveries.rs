@@ -1,14 +1,18 @@
 //! `cargo xtask bench deliveries`: Tidegate's deliveries beside the queues that the field has, with the same durability.
 //!
 //! What is measured is in `rows`, how in `measure` and `drive`, how each peer is set in `peers`; `wires` speaks to them. It needs
-//! Linux with two cores, Debian's packages, npm and PyPI or what they would install. It does not tune the machine, and is over
-//! in ten minutes; a peer that cannot be had is told as such.
+//! Linux with two cores, Debian's packages, npm and PyPI or what they would install. It does not tune the machine; a peer that cannot
+//! be had is told as such.
+//!
+//! A machine is faster at one time than some minutes later. So rates are measured in rounds, all peers by turns in each, and of
+//! each peer and row the round in the middle is told. The first round has all rows and takes some six minutes, each other one four.
 
 use std::io::Write as _;
 use std::path::Path;
 
+use self::measure::Cells;
 use self::peers::{Peer, Program};
-use self::report::Report;
+use self::report::{Found, Report};
 use self::rows::{ROWS, Row};
 use super::measure::median;
 use super::place::Machine;
@@ -29,8 +33,11 @@ mod restate;
 mod rows;
 mod wires;
 
-pub const USAGE: &str =
-    "cargo xtask bench deliveries [--row NAME,...] [--peer NAME,...] [--built PROGRAM] [--write]";
+pub const USAGE: &str = "cargo xtask bench deliveries [--row NAME,...] [--peer NAME,...] [--rounds COUNT] [--built PROGRAM] [--write]";
+/// Rounds, where none are asked for.
+const ROUNDS: usize = 3;
+/// The most that are: an hour.
+const ROUNDS_MAX: usize = 15;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -38,6 +45,7 @@ struct Wanted {
     /// None: all rows.
     rows: Option<Vec<String>>,
     peers: Option<Vec<String>>,
+    rounds: usize,
     /// A Tidegate that is built already.
     built: Option<String>,
     write: bool,
@@ -68,24 +76,52 @@ pub fn deliveries(arguments: &[String], root: &Path) -> Result<(), String> {
     let disk_ms = disk_ms(&folder)?;
     println!("the disk takes {disk_ms:.2} ms to keep a block");
     let rows: Vec<Row> = ROWS.into_iter().filter(|row| has(&wanted.rows, row.name)).collect();
-    let mut peers = Vec::new();
-    for peer in wanted_peers {
+    let rates: Vec<Row> = rows.iter().filter(|row| row.kind.has_rate()).copied().collect();
+    let mut peers: Vec<Turns> =
+        wanted_peers.into_iter().map(|peer| Turns::new(peer, &built, &target)).collect();
+    for round in 0..wanted.rounds {
+        println!("round {} of {}", round + 1, wanted.rounds);
+        let rows = if round == 0 { &rows } else { &rates };
+        peers.iter_mut().for_each(|peer| peer.turn(rows, &folder));
+    }
+    let peers = peers.into_iter().map(Turns::end).collect();
+    let command = format!("cargo xtask bench deliveries {}", arguments.join(" ")).trim_end().to_owned();
+    let text = Report { machine, command, disk_ms, rounds: wanted.rounds, rows, peers }.markdown();
+    println!("\n{text}");
+    if wanted.write { sections::write_section(root, "deliveries", &text) } else { Ok(()) }
+}
+
+/// A peer's part in all rounds.
+struct Turns {
+    peer: Peer,
+    /// What it was found to do in each, or why it is not there.
+    found: Result<(Program, Vec<Cells>), String>,
+}
+
+impl Turns {
+    fn new(peer: Peer, built: &Path, target: &Path) -> Turns {
+        Turns { peer, found: Program::find(peer, built, target).map(|program| (program, Vec::new())) }
+    }
+
+    /// Starts it, and measures these rows.
+    fn turn(&mut self, rows: &[Row], folder: &Path) {
         let began = now();
-        println!("{}", peer.title());
-        let found = Program::find(peer, &built, &target).and_then(|program| {
-            let cells = measure::peer(&program, &rows, &folder)?;
-            Ok((program.version, cells))
-        });
-        if let Err(why) = &found {
+        println!("{}", self.peer.title());
+        if let Ok((program, rounds)) = &mut self.found {
+            match measure::peer(program, rows, folder) {
+                Ok(cells) => rounds.push(cells),
+                Err(why) => self.found = Err(why),
+            }
+        }
+        if let Err(why) = &self.found {
             println!("  left out: {why}");
         }
         println!("  {:.0} s", began.elapsed().as_secs_f64());
-        peers.push((peer, found));
     }
-    let command = format!("cargo xtask bench deliveries {}", arguments.join(" ")).trim_end().to_owned();
-    let text = Report { machine, command, disk_ms, rows, peers }.markdown();
-    println!("\n{text}");
-    if wanted.write { sections::write_section(root, "deliveries", &text) } else { Ok(()) }
+
+    fn end(self) -> (Peer, Found) {
+        (self.peer, self.found.map(|(program, rounds)| (program.version, measure::middle(rounds))))
+    }
 }
 
 /// How long the disk takes to keep a block that is written behind others: the median of some.
@@ -109,7 +145,7 @@ fn has(wanted: &Option<Vec<String>>, name: &str) -> bool {
 
 impl Wanted {
     fn read(arguments: &[String]) -> Result<Wanted, String> {
-        let mut wanted = Wanted { rows: None, peers: None, built: None, write: false };
+        let mut wanted = Wanted { rows: None, peers: None, rounds: ROUNDS, built: None, write: false };
         let mut arguments = arguments.iter();
         let usage = || format!("usage: {USAGE}");
         while let Some(argument) = arguments.next() {
@@ -124,6 +160,11 @@ impl Wanted {
             match argument.as_str() {
                 "--row" => wanted.rows = names(&ROWS.map(|row| row.name))?,
                 "--peer" => wanted.peers = names(&Peer::ALL.map(Peer::name))?,
+                "--rounds" => {
+                    let count = arguments.next().and_then(|count| count.parse().ok());
+                    let count = count.filter(|count| (1..=ROUNDS_MAX).contains(count));
+                    wanted.rounds = count.ok_or_else(|| format!("--rounds takes 1 to {ROUNDS_MAX}"))?;
+                }
                 "--built" => wanted.built = Some(arguments.next().ok_or_else(usage)?.clone()),
                 "--write" => wanted.write = true,
                 _ => return Err(usage()),
@@ -158,5 +199,8 @@ mod tests {
         check("--peer kafka", Err("there is no kafka; there are tidegate, tidegate-postgres"));
         check("--peer", Err(USAGE));
         check("--fast", Err(USAGE));
+        check("--rounds 5", Ok((ROWS.len(), Peer::ALL.len())));
+        check("--rounds 0", Err("--rounds takes 1 to 15"));
+        check("--rounds", Err("--rounds takes 1 to 15"));
     }
 }

@@ -1,5 +1,6 @@
 //! The rows of one peer, one after the other on the same running server; what goes wrong in one is told in its cell.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -82,6 +83,27 @@ pub fn peer(program: &Program, rows: &[Row], folder: &Path) -> Result<Cells, Str
     drop(course);
     let _ = std::fs::remove_dir_all(&place.folder);
     Ok(cells)
+}
+
+/// Of each row, the round in the middle, with the slowest and the fastest window of all.
+pub fn middle(rounds: Vec<Cells>) -> Cells {
+    let mut by_row = BTreeMap::<&str, Vec<Cell>>::new();
+    for (row, cell) in rounds.into_iter().flatten() {
+        by_row.entry(row).or_default().push(cell);
+    }
+    by_row.into_iter().map(|(row, cells)| (row, middle_of(cells))).collect()
+}
+
+/// Why one of them has no figures is told in the place of the others'.
+fn middle_of(cells: Vec<Cell>) -> Cell {
+    let all: Vec<Option<Figures>> = cells.into_iter().collect::<Result<_, _>>()?;
+    let mut all: Vec<Figures> = all.into_iter().flatten().collect();
+    all.sort_by(|one, other| one.per_second.partial_cmp(&other.per_second).unwrap_or(Ordering::Equal));
+    let windows = || all.iter().filter_map(|figures| figures.from_to);
+    let slowest = windows().map(|(from, _)| from).reduce(f64::min);
+    let fastest = windows().map(|(_, to)| to).reduce(f64::max);
+    let middle = all.get(all.len().saturating_sub(1) / 2);
+    Ok(middle.map(|figures| Figures { from_to: slowest.zip(fastest), ..*figures }))
 }
 
 impl Course<'_> {
@@ -238,6 +260,42 @@ mod tests {
         let figures = outcome(&[0, 1000, 1100, 1600]).figures(|sample| sample.accepted).unwrap();
         assert_eq!((figures.per_second, figures.from_to), (Some(500.0), Some((100.0, 1000.0))));
         assert_eq!((figures.cpu_us, figures.flushes), (Some(200.0), Some(0.01)));
+    }
+
+    fn round(per_second: f64, cpu_us: f64) -> Cells {
+        let from_to = Some((per_second - 10.0, per_second + 10.0));
+        let rate =
+            Figures { per_second: Some(per_second), from_to, cpu_us: Some(cpu_us), ..Figures::default() };
+        Cells::from([("accept-16", Ok(Some(rate)))])
+    }
+
+    #[test]
+    fn the_round_in_the_middle_is_told_with_the_windows_of_all() {
+        let figures = |rounds: Vec<Cells>| match &middle(rounds)["accept-16"] {
+            Ok(Some(it)) => (it.per_second, it.cpu_us, it.from_to),
+            other => panic!("{other:?}"),
+        };
+        let all = Some((90.0, 310.0));
+        let rounds = [(300.0, 1.0), (100.0, 2.0), (200.0, 3.0)];
+        let rounds = rounds.map(|(rate, cpu)| round(rate, cpu)).to_vec();
+        assert_eq!(figures(rounds.clone()), (Some(200.0), Some(3.0), all));
+        // Of two, the slower one.
+        assert_eq!(figures(rounds[..2].to_vec()), (Some(100.0), Some(2.0), all));
+    }
+
+    #[test]
+    fn a_round_that_went_wrong_is_told_in_the_place_of_the_others() {
+        let wrong = Cells::from([("accept-16", Err("it fell".to_owned()))]);
+        assert_eq!(middle(vec![round(1.0, 1.0), wrong])["accept-16"], Err("it fell".to_owned()));
+        let none = Cells::from([("accept-16", Ok(None))]);
+        assert_eq!(middle(vec![none])["accept-16"], Ok(None));
+    }
+
+    #[test]
+    fn what_is_measured_once_is_told_as_it_is() {
+        let share = Figures { share: Some(3.0), ..Figures::default() };
+        let once = Cells::from([("shared", Ok(Some(share)))]);
+        assert_eq!(middle(vec![once, round(1.0, 1.0)])["shared"], Ok(Some(share)));
     }
 
     #[test]

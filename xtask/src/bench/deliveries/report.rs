@@ -18,6 +18,7 @@ pub struct Report {
     pub command: String,
     /// How long the disk takes to keep a block, in milliseconds.
     pub disk_ms: f64,
+    pub rounds: usize,
     pub rows: Vec<Row>,
     pub peers: Vec<(Peer, Found)>,
 }
@@ -232,8 +233,18 @@ impl Report {
              peer runs at a time, and all rows on the same running server.\n\
              - A producer has one request under way (`batch`: one with 100 deliveries), on a connection of its own, but for those whose client \
              is a library for Node (pg-boss, BullMQ): there it shares the library's. The other drivers are in Rust, a thread for each \
-             producer and consumer. Figures are medians of 3 windows of 1 s.\n\
-             - `end-to-end`: 64 producers, which wait while they are more than 1,000 ahead, and 64 consumers with one delivery each, \
+             producer and consumer. Figures are medians of 3 windows of 1 s.\n",
+        );
+        if self.rounds > 1 {
+            let _ = writeln!(
+                text,
+                "- Rates are measured in {} rounds, all peers by turns in each: figures are those of the round in the middle of that row, \
+                 the windows the slowest and the fastest of all.",
+                self.rounds
+            );
+        }
+        text.push_str(
+            "- `end-to-end`: 64 producers, which wait while they are more than 1,000 ahead, and 64 consumers with one delivery each, \
              which they acknowledge before the next one. CPU, bytes and flushes (both those of the disk, \
              /proc/diskstats: whoever asked for them) are for each delivery that was attempted.\n\
              - Latency: an open loop at half of that peer's own maximum; from when a delivery was due to its acknowledgement, and from there to \
@@ -286,7 +297,7 @@ mod tests {
             .map(|(peer, cell)| (*peer, Ok(("1.0".to_owned(), Cells::from([(row, cell.clone())])))));
         let rows = ROWS.into_iter().filter(|it| it.name == row).collect();
         let (machine, command) = (Machine::default(), "cargo".to_owned());
-        Report { machine, command, disk_ms: 1.0, rows, peers: peers.collect() }
+        Report { machine, command, disk_ms: 1.0, rounds: 3, rows, peers: peers.collect() }
     }
 
     fn rate(per_second: f64) -> Cell {

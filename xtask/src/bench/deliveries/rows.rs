@@ -30,6 +30,13 @@ pub enum Kind {
     Key,
 }
 
+impl Kind {
+    /// Whether it says how many there are a second: what changes with the machine's day.
+    pub fn has_rate(self) -> bool {
+        matches!(self, Kind::Accept { .. } | Kind::EndToEnd)
+    }
+}
+
 /// How many take, each one at a time.
 pub const CONSUMERS: usize = 64;
 /// How many offer, where it is not the row's subject.
@@ -141,8 +148,11 @@ mod tests {
             // Tidegate alone has these.
             Kind::Fair | Kind::Shared | Kind::Key => Duration::ZERO,
         };
-        // Each is started once, within seconds.
+        // Each is started once a round, within seconds.
         let peer: Duration = ROWS.iter().map(row).sum::<Duration>() + Duration::from_secs(10);
         assert!(peer * 9 + DELAYED_OWN_MAX * 2 < Duration::from_secs(720), "{peer:?}");
+        let rates = ROWS.iter().filter(|row| row.kind.has_rate());
+        let again = rates.map(row).sum::<Duration>() + Duration::from_secs(10);
+        assert!(again * 9 < Duration::from_secs(400), "{again:?}");
     }
 }

@@ -2,6 +2,7 @@
 //! `cargo test --release -p tidegate-store deliveries::tests::measure -- --ignored --nocapture --test-threads 1`.
 
 use super::*;
+use crate::database::{self, Database};
 
 /// Deliveries that are appended together.
 const BATCH: usize = 256;
@@ -64,6 +65,12 @@ fn cpu() -> (f64, f64) {
     (seconds(11), seconds(12))
 }
 
+fn cpu_each(what: &str, count: usize, before: (f64, f64), after: (f64, f64)) {
+    let each = |seconds: f64| seconds * 1e6 / count as f64;
+    let [user, system] = [each(after.0 - before.0), each(after.1 - before.1)];
+    eprintln!("CPU of {what}: {user:.1} us user, {system:.1} us system");
+}
+
 fn rss_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
@@ -105,15 +112,47 @@ fn whole_lives() {
     assert_eq!(done, count);
     per_second("looked for, started and ended", count, lives);
     per_second("whole lives", count, began);
-    let after = cpu();
-    let each = |seconds: f64| seconds * 1e6 / count as f64;
-    let [user, system] = [each(accepted.0 - before.0), each(accepted.1 - before.1)];
-    eprintln!("CPU of what was accepted: {user:.1} us user, {system:.1} us system");
-    eprintln!(
-        "CPU of a life: {:.1} us user, {:.1} us system",
-        each(after.0 - before.0),
-        each(after.1 - before.1)
+    cpu_each("what was accepted", count, before, accepted);
+    cpu_each("a life", count, before, cpu());
+}
+
+/// What is left of an acceptance where nobody asks anything: the rows and indices of a delivery, so many in each transaction.
+#[test]
+#[ignore = "a measurement"]
+fn sqlite_alone() {
+    const EACH: usize = 84;
+    const TRANSACTIONS: usize = 1000;
+    let numbers =
+        format!("WITH RECURSIVE n (k) AS (SELECT 0 UNION ALL SELECT k + 1 FROM n WHERE k < {})", EACH - 1);
+    let deliveries = format!(
+        "{numbers} INSERT INTO deliveries (seq, high, low, state, token, attempts, kept, due, priority, rank, waits_for, marks,
+         bytes, line, owner, created) SELECT ?1 + k, ?1 + k, random(), 2, 0, 0, 0, ?2, 1, ?1 + k, 0, 0, 1100, 1, 1, ?2 FROM n"
     );
+    let requests = format!(
+        "{numbers} INSERT INTO requests (seq, method, target, fields, body, edits) SELECT ?1 + k, 'POST', '/jobs', ?2, ?3, 0
+         FROM n"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let database = Database::open(folder.path(), 16 << 30).unwrap();
+    let connection = &database.connection;
+    let (began, before, mut logged) = (clock::now(), cpu(), 0);
+    for transaction in 0..TRANSACTIONS {
+        let first = (transaction * EACH + 1) as i64;
+        let begun = database::begin(connection).unwrap();
+        let rows = connection.prepare_cached(&deliveries).unwrap().execute((first, NOW as i64)).unwrap();
+        let bodies =
+            connection.prepare_cached(&requests).unwrap().execute((first, [7; 60], [7; 1024])).unwrap();
+        begun.commit().unwrap();
+        assert_eq!((rows, bodies), (EACH, EACH));
+        logged += database.written();
+        if logged >= 4 << 20 {
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(())).unwrap();
+            logged = 0;
+        }
+    }
+    let count = TRANSACTIONS * EACH;
+    per_second("accepted by SQLite alone, 1 KiB", count, began);
+    cpu_each("each", count, before, cpu());
 }
 
 #[test]
