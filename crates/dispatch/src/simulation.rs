@@ -203,7 +203,8 @@ fn attempts_that_are_made_twice_are_seen() {
 
 #[test]
 fn what_is_begun_ahead_and_forgotten_is_seen() {
-    sees(On::Sqlite, Sabotage::ForgetsBegun, "what is accepted comes to its end");
+    // Of some twenty seeds one shows it.
+    sees_in(On::Sqlite, 50..90, Sabotage::ForgetsBegun, |_| (), "what is accepted comes to its end");
 }
 
 /// The store that `cargo xtask sim` asks for.
