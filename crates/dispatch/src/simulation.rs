@@ -175,6 +175,13 @@ fn a_disk_that_loses_commits_is_seen() {
 }
 
 #[test]
+fn what_is_ahead_of_the_tables_and_lost_is_seen() {
+    // It is there for moments: the next round brings most of it into the tables.
+    let dies_often = |plan: &mut Plan| plan.deaths = (1..20).map(|nth| nth * 40).collect();
+    sees_in(On::Sqlite, 10..40, Sabotage::LosesAhead, dies_often, "what is accepted comes to its end");
+}
+
+#[test]
 fn a_server_that_undoes_what_it_tells_to_be_committed_is_seen() {
     sees(On::Postgres, Sabotage::LosesCommits(10), "what is accepted comes to its end");
 }

@@ -92,7 +92,7 @@ pub fn backup(from: &Path, to: &Path) -> Result<u64, BackupError> {
     if !from.join(NAME).exists() {
         return Err(OpenError::Foreign(from.to_owned()).into());
     }
-    let database = Database::open(from, u64::MAX)?;
+    let database = Database::open_whole(from)?;
     database.whole().map_err(|source| OpenError::Database { path: from.to_owned(), source })?;
     let file = File::open(from.join(NAME));
     let copied = copy(&file.map_err(|source| BackupError::Copy { path: from.to_owned(), source })?, to);
@@ -119,7 +119,7 @@ pub fn check(directory: &Path) -> Result<Vec<String>, OpenError> {
     if !directory.join(NAME).exists() {
         return Err(OpenError::Foreign(directory.to_owned()));
     }
-    let database = Database::open(directory, u64::MAX)?;
+    let database = Database::open_whole(directory)?;
     let connection = &database.connection;
     let look = || {
         let mut wrong = Vec::new();

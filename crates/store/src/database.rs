@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
-use crate::deliveries::sqlite::{self, schema};
+use crate::ahead::{self, Ahead};
+use crate::deliveries::sqlite::{self, fresh, schema};
+use crate::deliveries::tables::Fault;
 use crate::gather;
 use crate::postgres::{Away, PostgresSettings};
 
@@ -31,7 +33,7 @@ const STATEMENTS: usize = 128;
 const NFS: i64 = 0x6969;
 
 /// What each version adds to the one before, the first to nothing.
-pub(crate) const VERSIONS: [&str; 7] = [
+pub(crate) const VERSIONS: [&str; 8] = [
     "
     CREATE TABLE claims (
         id INTEGER PRIMARY KEY,
@@ -62,6 +64,7 @@ pub(crate) const VERSIONS: [&str; 7] = [
     schema::WAITS,
     schema::SHORT,
     schema::BEGINS,
+    ahead::TABLE,
 ];
 
 /// Where the store is, and how large it may become.
@@ -130,6 +133,14 @@ pub enum OpenError {
         /// Its version.
         version: i64,
     },
+    /// It holds something that no Tidegate has written.
+    #[error("the store in {} cannot be opened: {what}", path.display())]
+    Odd {
+        /// Where.
+        path: PathBuf,
+        /// What that is.
+        what: String,
+    },
     /// SQLite cannot open it.
     #[error("the store in {} cannot be opened: {source}", path.display())]
     Database {
@@ -146,6 +157,10 @@ pub enum OpenError {
 /// A database that is open, and the lock on its directory.
 pub(crate) struct Database {
     pub(crate) connection: Connection,
+    /// What is on disk and not in the tables.
+    pub(crate) ahead: Ahead,
+    /// Some of that may be there alone, and not at hand: it comes into the tables before anything else is done.
+    pub(crate) owes: bool,
     _lock: Lock,
 }
 
@@ -161,7 +176,39 @@ impl Database {
         // The names of what was made just now outlive a crash.
         let unusable = |source| OpenError::Directory { path: path.to_owned(), source };
         File::open(path).and_then(|directory| directory.sync_all()).map_err(unusable)?;
-        Ok(Database { connection, _lock })
+        let ahead = Ahead::open(path, &connection);
+        let ahead = ahead.map_err(|source| OpenError::Database { path: path.to_owned(), source })?;
+        let mut database = Database { connection, ahead, owes: true, _lock };
+        match database.settle() {
+            // Where there is no room now, there may be some later.
+            Err(Fault::Sqlite(error)) if Trouble::of(&error) == Trouble::Full => {}
+            settled => settled.map_err(|fault| fault.unopened(path))?,
+        }
+        Ok(database)
+    }
+
+    /// Opens it, with all in its tables.
+    pub(crate) fn open_whole(path: &Path) -> Result<Database, OpenError> {
+        let mut database = Database::open(path, u64::MAX)?;
+        database.settle().map_err(|fault| fault.unopened(path))?;
+        Ok(database)
+    }
+
+    /// Brings into the tables what is ahead of them, where that was not at hand any more.
+    pub(crate) fn settle(&mut self) -> Result<(), Fault> {
+        if !self.owes {
+            return Ok(());
+        }
+        let rounds = self.ahead.rounds()?;
+        if !rounds.is_empty() {
+            let transaction = begin(&self.connection)?;
+            fresh::bring(&transaction, &rounds)?;
+            self.ahead.note(&transaction)?;
+            transaction.commit()?;
+            self.ahead.begin_anew();
+        }
+        self.owes = false;
+        Ok(())
     }
 
     /// Writes the log back into the database, all of it: its file is all that there is then.
@@ -185,6 +232,17 @@ impl Database {
     /// The database's file.
     pub(crate) fn file(&self) -> std::io::Result<File> {
         File::open(self.connection.path().unwrap_or_default())
+    }
+}
+
+impl Fault {
+    /// What it means for who opens a store.
+    fn unopened(self, path: &Path) -> OpenError {
+        let path = path.to_owned();
+        match self {
+            Fault::Sqlite(source) => OpenError::Database { path, source },
+            other => OpenError::Odd { path, what: other.to_string() },
+        }
     }
 }
 
@@ -320,7 +378,7 @@ impl Drop for Begun<'_> {
     fn drop(&mut self) {
         // Some errors have undone it already. Where this fails, the next one cannot begin, and says so.
         if !self.0.is_autocommit() {
-            let _ = self.0.execute_batch("ROLLBACK");
+            let _ = self.0.prepare_cached("ROLLBACK").and_then(|mut undo| undo.execute(()));
         }
     }
 }

@@ -13,12 +13,13 @@ use tidegate_model::tick::Tick;
 use tidegate_wire::clock;
 use tokio::sync::mpsc;
 
+use crate::come::{BATCH_MAX, take};
 use crate::database::{Location, OpenError, StoreSettings};
 use crate::deliveries::Followers;
 use crate::postgres::{self, Remote};
 use crate::standing;
 use crate::store::{Job, Store, Unavailable, WAITING_MAX, writer};
-use crate::writer::{BATCH_MAX, Pace, Writer, take};
+use crate::writer::{Pace, Writer};
 
 /// Whoever has it writes.
 pub struct Hand {

@@ -19,8 +19,10 @@
 //!
 //! What it does not do: on SQLite it serves no other node; nowhere does it copy anything to a second place by itself.
 
+mod ahead;
 mod backup;
 mod claims;
+mod come;
 mod database;
 pub mod deliveries;
 pub mod documents;

@@ -117,7 +117,7 @@ pub fn migrate(from: &Path, to: StoreSettings) -> Result<Migrated, MigrateError>
     if !from.join(NAME).exists() {
         return Err(OpenError::Foreign(from.to_owned()).into());
     }
-    let database = Database::open(from, u64::MAX)?;
+    let database = Database::open_whole(from)?;
     let connection = &database.connection;
     if !claims::audit(connection)?.is_empty() || !audit::audit(connection)?.is_empty() {
         return Err(MigrateError::Damaged(from.to_owned()));

@@ -3,6 +3,8 @@
 //! It alone touches the database. When a transaction fails, its commands are tried one by one, so that one that needs
 //! room takes nobody down with it.
 
+mod transaction;
+
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -14,27 +16,22 @@ use tidegate_model::idempotency::{Command, Kept, Told};
 use tidegate_model::tick::Tick;
 use tidegate_wire::{bell, clock};
 use tokio::runtime::Builder;
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
+use self::transaction::{Brought, Known, apply};
 use crate::backup::Frozen;
-use crate::claims::{self, Asked, Delta};
-use crate::database::{self, Database, PAGE_BYTES, Trouble};
+use crate::claims::{self, Delta};
+use crate::come::{BATCH_MAX, gather, take};
+use crate::database::{Database, Trouble};
 use crate::deliveries::ledger::Ledger;
 use crate::deliveries::sqlite::Sqlite;
-use crate::deliveries::sqlite::recent::Recent;
 use crate::deliveries::tables::Fault;
-use crate::deliveries::{Book, Errand, Followers, Slots, Tidings, prune};
+use crate::deliveries::{Errand, Followers, Tide, prune};
 use crate::documents;
 use crate::later::Later;
 use crate::standing::{self, State};
 use crate::store::{Job, Named, Unavailable};
 
-/// Commands of one transaction.
-pub(crate) const BATCH_MAX: usize = 512;
-/// Commands beyond which a round, and the one after it, lets those go first who are about to hand in more: it costs little more then. Of
-/// fewer, some are better prepared while the disk keeps the others.
-const CROWD: usize = 16;
 /// Bytes of the answers in one transaction, but for a single one that has more.
 const BATCH_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of the log from which on it is written back into the database while nothing comes. Whoever comes meanwhile waits for no
@@ -78,13 +75,6 @@ pub(crate) struct Writer {
 /// The only shard of a store in a directory.
 const SHARD: u16 = 0;
 
-/// What is known of the deliveries between two transactions, all of it on disk.
-#[derive(Default)]
-struct Known {
-    book: Book,
-    recent: Recent,
-}
-
 /// A command that waits to be on disk.
 enum Waiting {
     Claims(Claim),
@@ -124,6 +114,11 @@ impl Waiting {
         }
     }
 
+    /// Whether it is for what is new alone.
+    fn comes(&self) -> bool {
+        matches!(self, Waiting::Deliveries(errand) if matches!(errand.tide(), Tide::Comes(_)))
+    }
+
     fn tell(self, how: Result<Option<Told>, Unavailable>) {
         match self {
             Waiting::Claims(claim) => {
@@ -161,27 +156,6 @@ impl Pace {
         }
         self.rest_at.map_or(self.sweep_at, |rest_at| rest_at.min(self.sweep_at))
     }
-}
-
-/// Takes what has come by now. `false`: nothing will come any more.
-pub(crate) fn take(jobs: &mut mpsc::Receiver<Job>, got: &mut Vec<Job>) -> bool {
-    while got.len() < BATCH_MAX {
-        match jobs.try_recv() {
-            Ok(job) => got.push(job),
-            Err(why) => return why == TryRecvError::Empty,
-        }
-    }
-    true
-}
-
-/// What a transaction has come to, beside what it was for.
-#[derive(Default)]
-struct Brought {
-    delta: Delta,
-    /// Pages that it has changed, about. What has changed none has told nothing of the disk.
-    pages: u64,
-    /// What whoever follows the deliveries is told.
-    news: Tidings,
 }
 
 impl Writer {
@@ -228,11 +202,7 @@ impl Writer {
             } else {
                 take(&mut jobs, &mut got)
             };
-            if open && got.len().max(before) > CROWD {
-                // Where all share a core, whoever has more to hand in comes first.
-                std::thread::yield_now();
-                open = take(&mut jobs, &mut got);
-            }
+            open = open && gather(&mut jobs, &mut got, before);
             before = got.len();
             self.round(&mut got, &mut jobs, &mut pace);
         }
@@ -306,10 +276,11 @@ impl Writer {
             return self.refuse(group, Unavailable::Stopped);
         }
         let (bytes_max, followers) = (self.tenant_bytes_max, Arc::clone(&self.followers));
+        let all_comes = group.iter().all(Waiting::comes);
         let work = |connection: &Connection, known: &mut Known| {
             apply(connection, known, &followers.slots, &mut group, bytes_max)
         };
-        match self.transaction(work) {
+        match self.transaction(all_comes, work) {
             Ok(answers) => {
                 self.told.done.fetch_add(group.len() as u64, Relaxed);
                 bell::together(group.len(), || {
@@ -330,45 +301,6 @@ impl Writer {
         group.into_iter().for_each(|waiting| waiting.tell(Err(why)));
     }
 
-    /// Does something in one transaction, and tells what it came to once that is on disk.
-    fn transaction<T>(
-        &mut self,
-        work: impl FnOnce(&Connection, &mut Known) -> Result<(T, Brought), Fault>,
-    ) -> Result<T, Unavailable> {
-        let known = &mut self.known;
-        let result =
-            database::begin(&self.database.connection).map_err(Fault::from).and_then(|transaction| {
-                let done = work(&transaction, known)?;
-                transaction.commit()?;
-                Ok(done)
-            });
-        known.book.settled();
-        self.followers.slots.settle(result.is_ok());
-        match result {
-            Ok((made, Brought { pages: 0, .. })) => Ok(made),
-            Ok((made, Brought { delta, news, .. })) => {
-                self.told.commits.fetch_add(1, Relaxed);
-                self.told.more(delta.records, delta.bytes);
-                news.by_shard().for_each(|(shard, news)| self.followers.tell(shard, news));
-                self.followers.tell_changed(&news);
-                if news.has_begun() {
-                    // Where all share a core, whoever makes what was begun goes before those who are told that it was accepted.
-                    std::thread::yield_now();
-                }
-                self.well();
-                let written = self.database.written();
-                self.logged += written;
-                self.known.recent.wrote(written / PAGE_BYTES);
-                Ok(made)
-            }
-            Err(error) => {
-                self.known.book.forget();
-                self.known.recent.forget();
-                Err(self.ill(&error))
-            }
-        }
-    }
-
     /// Leaves the database's file alone, once all is in it.
     fn freeze(&mut self) -> Result<Frozen, Unavailable> {
         if self.stopped.is_some() {
@@ -377,6 +309,7 @@ impl Writer {
         if self.frozen.is_some() {
             return Err(Unavailable::Busy);
         }
+        self.catch_up()?;
         if let Err(error) = self.database.whole() {
             return Err(self.ill(&error.into()));
         }
@@ -422,6 +355,9 @@ impl Writer {
             return;
         }
         self.thaw();
+        if self.catch_up().is_err() {
+            return;
+        }
         let sql = format!("PRAGMA wal_checkpoint({how})");
         match self.database.connection.query_row(&sql, (), |_| Ok(())) {
             Ok(()) => self.logged = 0,
@@ -435,14 +371,14 @@ impl Writer {
         if self.stopped.is_some() {
             return false;
         }
-        let swept = self.transaction(|connection, known| {
+        let swept = self.transaction(false, |connection, known| {
             let (count, delta, more) = claims::sweep(connection, now(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
             let (gone, further) = documents::sweep(connection, now_ms(), SWEEP_MAX)?;
             let mut tables = Sqlite::new(connection, &mut known.recent);
             let mut ledger = Ledger::new(&mut tables, &mut known.book);
             let (pruned, left) = prune::prune(&mut ledger, SHARD, now_ms(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
             let pages = ledger.pages + (count + gone) as u64;
-            let brought = Brought { delta, pages, news: ledger.close()? };
+            let brought = Brought { delta, pages, news: ledger.close()?, ..Brought::default() };
             Ok(((count + pruned, more || further || left), brought))
         });
         // Where it failed, it is tried again later.
@@ -457,12 +393,12 @@ impl Writer {
         if self.stopped.is_some() {
             return false;
         }
-        let done = self.transaction(|connection, known| {
+        let done = self.transaction(false, |connection, known| {
             let mut tables = Sqlite::new(connection, &mut known.recent);
             let mut ledger = Ledger::new(&mut tables, &mut known.book);
             ledger.work(SHARD, now_ms())?;
             let pages = ledger.pages;
-            Ok(((), Brought { delta: Delta::default(), pages, news: ledger.close()? }))
+            Ok(((), Brought { pages, news: ledger.close()?, ..Brought::default() }))
         });
         self.relieve();
         done.is_ok()
@@ -531,49 +467,6 @@ fn smaller(group: &mut Vec<Waiting>) -> Option<Waiting> {
         Waiting::Claims(_) | Waiting::Documents(_) => false,
     };
     is_smaller.then(|| group.pop()).flatten()
-}
-
-/// Carries out a group of commands. What became of those that are to claims.
-fn apply(
-    connection: &Connection,
-    known: &mut Known,
-    slots: &Slots,
-    group: &mut [Waiting],
-    bytes_max: u64,
-) -> Result<(Vec<Option<Told>>, Brought), Fault> {
-    let now = now();
-    let mut answers = Vec::with_capacity(group.len());
-    let (mut brought, mut tables) = (Brought::default(), Sqlite::new(connection, &mut known.recent));
-    let mut ledger = Ledger::new(&mut tables, &mut known.book).taking(slots);
-    for waiting in group {
-        match waiting {
-            Waiting::Claims(claim) => {
-                let Claim { named, account, command, .. } = &*claim;
-                let asked = Asked { named, account, bytes_max, now };
-                let (told, change) = claims::apply(connection, asked, command.clone())?;
-                answers.push(Some(told));
-                if let Some(change) = change {
-                    brought.delta.add(change);
-                    brought.pages += COMMAND_PAGES + claim.bytes() / PAGE_BYTES;
-                }
-            }
-            Waiting::Documents(inquiry) => {
-                let (answer, bytes) = documents::apply(connection, &inquiry.question)?;
-                if matches!(answer, documents::Answer::Written(documents::Written::Done(_))) {
-                    brought.pages += COMMAND_PAGES + bytes / PAGE_BYTES;
-                }
-                inquiry.answer = Some(answer);
-                answers.push(None);
-            }
-            Waiting::Deliveries(errand) => {
-                errand.apply(&mut ledger)?;
-                answers.push(None);
-            }
-        }
-    }
-    brought.pages += ledger.pages;
-    brought.news = ledger.close()?;
-    Ok((answers, brought))
 }
 
 /// Milliseconds since the Unix epoch.

@@ -6,7 +6,7 @@
 //! next to nothing.
 //!
 //! Where both threads share a processor, a core that is rung goes before whoever rings, answers the few that it finds, and sleeps
-//! again. Whoever answers a crowd rings behind the last of them ([`together`]).
+//! again. Whoever answers some rings behind the last of them ([`together`]).
 //!
 //! What always holds: nobody who was woken is forgotten. Where the core's runtime has ended, tasks are woken as if there were
 //! no bell.
@@ -25,6 +25,8 @@ use crate::task;
 /// Tasks beyond which those that are woken together are a crowd: to have many do the same step one after the other costs less than to
 /// have each go all its way. Of fewer, each gains more by being early.
 const CROWD: usize = 16;
+/// Those who are answered together, beyond which a core is rung behind the last of them.
+const SOME: usize = 3;
 
 /// Waits for what another thread answers, together with many others. What is waited for is woken for each answer, once.
 ///
@@ -47,9 +49,9 @@ pub(crate) fn is_crowd_awake() -> bool {
     CROWD_IS_AWAKE.get()
 }
 
-/// Answers so many who wait. If they are a crowd, cores are rung once all are answered: that is to wait for nothing itself.
+/// Answers so many who wait. If they are some, cores are rung once all are answered: that is to wait for nothing itself.
 pub fn together<T>(count: usize, answer: impl FnOnce() -> T) -> T {
-    if count <= CROWD {
+    if count <= SOME {
         return answer();
     }
     let _held = Held { outer: HELD.replace(Some(Vec::new())) };
@@ -231,9 +233,9 @@ mod tests {
     }
 
     #[test]
-    fn who_answers_a_crowd_rings_behind_the_last_of_them() {
+    fn who_answers_some_rings_behind_the_last_of_them() {
         let core = Core::new();
-        let callers = core.callers(CROWD + 1);
+        let callers = core.callers(SOME + 1);
         let rung = together(callers.len(), || {
             callers.iter().for_each(|caller| Arc::clone(caller).wake());
             core.rung()
@@ -244,7 +246,7 @@ mod tests {
     #[test]
     fn of_a_few_the_first_rings() {
         let core = Core::new();
-        let callers = core.callers(CROWD);
+        let callers = core.callers(SOME);
         let rung = together(callers.len(), || {
             Arc::clone(&callers[0]).wake();
             core.rung()
@@ -253,11 +255,11 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_within_a_crowd_rings_for_itself() {
+    fn some_among_others_ring_for_themselves() {
         let (outer, inner) = (Core::new(), Core::new());
-        together(CROWD + 1, || {
+        together(SOME + 1, || {
             Arc::clone(&outer.callers(1)[0]).wake();
-            together(CROWD + 1, || Arc::clone(&inner.callers(1)[0]).wake());
+            together(SOME + 1, || Arc::clone(&inner.callers(1)[0]).wake());
             assert_eq!((outer.rung(), inner.rung()), (0, 1));
         });
         assert_eq!((outer.rung(), inner.rung()), (1, 1));
@@ -268,7 +270,7 @@ mod tests {
         let core = Core::new();
         let caller = core.callers(1).remove(0);
         let panics = std::panic::AssertUnwindSafe(|| {
-            together(CROWD + 1, || {
+            together(SOME + 1, || {
                 caller.wake();
                 panic!("on purpose");
             })

@@ -106,6 +106,10 @@ impl Folder {
         let kept = self.images.borrow_mut().pop_front().filter(|_| was_killed);
         self.images.borrow_mut().clear();
         let next = kept.unwrap_or_else(|| self.copy());
+        if was_killed && self.sabotage == Sabotage::LosesAhead {
+            // There may be none.
+            let _ = std::fs::remove_file(next.join("tidegate.db-ahead"));
+        }
         let before = self.home.replace(next);
         // The process before may have it open: of that nobody reads any more.
         let _ = std::fs::remove_dir_all(before);

@@ -27,6 +27,8 @@ pub enum Sabotage {
     /// What was on disk at a death is lost, back to the commit before the last so many. On a server: of so many commits one is undone,
     /// and told to be done.
     LosesCommits(usize),
+    /// In a directory: what is on disk ahead of the tables is lost at a death.
+    LosesAhead,
     /// On a server: who stood still is taken for the owner when it goes on.
     IgnoresFence,
     /// On a server: what was committed when a connection was lost is taken for undone.

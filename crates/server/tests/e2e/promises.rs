@@ -185,6 +185,29 @@ fn a_full_disk_refuses_what_is_new_and_what_was_made_is_told_once_there_is_room(
 }
 
 #[test]
+fn what_was_accepted_before_a_crash_is_made_once_a_disk_that_is_full_has_room() {
+    let let_through = Arc::<AtomicUsize>::default();
+    let origin = gated(&let_through);
+    let data = Data::new("promises-crash-full");
+    let faults = Faults::new(&data.0);
+    let config = config(&data, &origin, "");
+    let mut gate = start("crash-full-1", &faults, &config);
+    // Four are under way, the others wait: some of them on disk ahead of the tables.
+    let places: Vec<_> = (0..12).map(|number| put_off(&gate, &format!("/{number}"))).collect();
+    until("some are under way", || origin.recorded().len() == 4);
+    gate.signal("-KILL");
+    gate.wait();
+    faults.strike("full", true);
+    let gate = start("crash-full-2", &faults, &config);
+    refused(&ask(&gate, "POST /refused"), 503, "store.unavailable");
+    let_through.store(usize::MAX / 2, SeqCst);
+    faults.strike("full", false);
+    places.iter().for_each(|place| delivered(&gate, place));
+    let made: BTreeSet<String> = paths(&origin).into_iter().collect();
+    assert_eq!(made, (0..12).map(|number| format!("/{number}")).collect());
+}
+
+#[test]
 fn a_failed_fsync_stops_deliveries_and_says_so_and_the_next_process_goes_on() {
     let let_through = Arc::<AtomicUsize>::default();
     let origin = gated(&let_through);

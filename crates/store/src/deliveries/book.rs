@@ -67,8 +67,13 @@ impl Book {
         Ok(known.as_mut().map(|known| &mut known.shard))
     }
 
+    /// Whether all places that were given away are noted.
+    pub(crate) fn has_noted_places(&self) -> bool {
+        self.shards.iter().flatten().all(|known| known.shard.seq.0 <= known.written)
+    }
+
     /// Writes what has changed.
-    pub(super) fn write(&mut self, tables: &mut dyn Tables) -> Result<(), Fault> {
+    pub(crate) fn write(&mut self, tables: &mut dyn Tables) -> Result<(), Fault> {
         self.lines.write(tables)?;
         for known in self.shards.iter_mut().flatten() {
             if known.shard.seq.0 > known.written {

@@ -72,6 +72,11 @@ impl<'a> Ledger<'a> {
         Ok(self.tidings)
     }
 
+    /// Writes nothing of what was counted: that is for later. What is told then.
+    pub(crate) fn leave(self) -> Tidings {
+        self.tidings
+    }
+
     /// A shard, as it stands. `None`: there is no such shard.
     pub(super) fn shard(&mut self, shard: u16) -> Result<Option<&mut Shard>, Fault> {
         self.book.shard(self.tables, shard)

@@ -166,7 +166,7 @@ impl Lines {
 
     /// A transaction is over: keeps no more in memory than it may.
     pub(super) fn trim(&mut self) {
-        if self.known.len() > LINES_MAX || self.owners.len() > LINES_MAX {
+        if self.changed.is_empty() && (self.known.len() > LINES_MAX || self.owners.len() > LINES_MAX) {
             self.clear();
         }
     }

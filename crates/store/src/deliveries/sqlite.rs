@@ -5,6 +5,7 @@
 
 pub(crate) mod audit;
 mod follows;
+pub(crate) mod fresh;
 mod gathered;
 mod lines;
 mod lists;
@@ -23,6 +24,7 @@ use tidegate_model::delivery::{Id, Kind, Ms, Request, Seq, Token};
 
 use self::gathered::Gathered;
 pub(crate) use self::gathered::prepare;
+use self::neighbours::Highs;
 use self::recent::Recent;
 
 use super::rows::{Row, Unnamed, whole};
@@ -48,7 +50,12 @@ pub(crate) struct Sqlite<'a> {
 impl<'a> Sqlite<'a> {
     /// In the transaction that this connection is in.
     pub(crate) fn new(connection: &'a Connection, recent: &'a mut Recent) -> Sqlite<'a> {
-        Sqlite { gathered: Gathered::new(connection), recent }
+        Sqlite { gathered: Gathered::new(connection, std::mem::take(&mut recent.fresh)), recent }
+    }
+
+    /// Leaves what is gathered as it is, for a later transaction.
+    pub(crate) fn leave(self) {
+        self.recent.fresh = self.gathered.left();
     }
 
     /// Pages that there are for what is new. To ask is dear: SQLite reads such a question anew each time.
@@ -195,7 +202,8 @@ impl Tables for Sqlite<'_> {
         self.gathered.insert(row)?;
         let id = row.record.id;
         if !self.recent.neighbours.put(id) {
-            let found = rows::neighbours(self.gathered.all()?, id, neighbours::IDS_MAX + 1)?;
+            let mut found: Highs = rows::neighbours(self.gathered.aside(), id, neighbours::IDS_MAX + 1)?;
+            found.extend(self.gathered.neighbours(id));
             self.recent.neighbours.know(id, found);
         }
         self.recent.put(row);

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{Location, OpenError, Store, StoreSettings, Unavailable};
 
+mod ahead;
 mod follows;
 mod forgetting;
 mod forms;
@@ -83,8 +84,10 @@ impl Bed {
         };
         let [from, to] = [lives, lives + 1].map(|lives| directory.path().join(lives.to_string()));
         std::fs::create_dir_all(&to).unwrap();
-        for name in ["tidegate.db", "tidegate.db-wal"] {
-            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        for name in ["tidegate.db", "tidegate.db-wal", "tidegate.db-ahead"] {
+            if from.join(name).exists() {
+                std::fs::copy(from.join(name), to.join(name)).unwrap();
+            }
         }
     }
 }

@@ -16,14 +16,15 @@ use rusqlite::Connection;
 use rusqlite::vtab::{Context, Module};
 use tidegate_model::delivery::{Id, Request, Seq};
 
+use super::fresh::Fresh;
 use super::rows::{self, halves};
 use super::shown::{self, Shown, Table};
 use super::statements::Statements;
 use crate::deliveries::rows::{Row, whole};
 use crate::deliveries::tables::Fault;
 
-/// So many are gathered.
-const GATHERED_MAX: usize = 64;
+/// So many are gathered, in one transaction or several.
+const GATHERED_MAX: usize = 256;
 
 /// Lets a connection read what is gathered.
 pub(crate) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
@@ -36,20 +37,18 @@ pub(crate) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 /// See the module.
 pub(super) struct Gathered<'a> {
     statements: Statements<'a>,
-    rows: Vec<PlainRow>,
-    requests: Vec<NewRequest>,
-    /// None before this one is gathered: places only grow.
-    since: Seq,
+    fresh: Fresh,
 }
 
-/// None is gathered.
-const NONE: Seq = Seq(u64::MAX);
-
 impl<'a> Gathered<'a> {
-    /// Nothing yet.
-    pub(super) fn new(connection: &'a Connection) -> Gathered<'a> {
-        let statements = Statements::new(connection);
-        Gathered { statements, rows: Vec::new(), requests: Vec::new(), since: NONE }
+    /// What was gathered before and is not written yet.
+    pub(super) fn new(connection: &'a Connection, fresh: Fresh) -> Gathered<'a> {
+        Gathered { statements: Statements::new(connection), fresh }
+    }
+
+    /// What is not written yet.
+    pub(super) fn left(self) -> Fresh {
+        self.fresh
     }
 
     /// The connection, for what lies in other tables.
@@ -64,17 +63,17 @@ impl<'a> Gathered<'a> {
 
     /// The connection, for what is in both tables.
     pub(super) fn all(&mut self) -> Result<&'a Connection, Fault> {
-        if self.since != NONE {
-            self.write_requests()?;
-            self.write_rows()?;
-            self.since = NONE;
+        if !self.fresh.is_empty() {
+            let mut fresh = std::mem::take(&mut self.fresh);
+            shown::write(&mut self.statements, REQUEST, &mut fresh.requests)?;
+            shown::write(&mut self.statements, PLAIN, &mut fresh.rows)?;
         }
         Ok(self.aside())
     }
 
     /// For what is in both tables of one delivery.
     pub(super) fn of(&mut self, seq: Seq) -> Result<&mut Statements<'a>, Fault> {
-        if seq >= self.since {
+        if seq >= self.fresh.since {
             self.all()?;
         }
         Ok(&mut self.statements)
@@ -83,43 +82,47 @@ impl<'a> Gathered<'a> {
     /// Whether something of a delivery may be gathered.
     #[cfg(debug_assertions)]
     pub(super) fn may_have(&self, seq: Seq) -> bool {
-        seq >= self.since
+        seq >= self.fresh.since
+    }
+
+    /// The first halves of the ids that are gathered in the neighbourhood of one.
+    pub(super) fn neighbours(&self, id: Id) -> impl Iterator<Item = i64> {
+        let (first, last) = id.neighbourhood();
+        let highs = halves(first).0..=halves(last).0;
+        self.fresh.rows.iter().map(PlainRow::high).filter(move |high| highs.contains(high))
     }
 
     /// Writes a row by and by.
     pub(super) fn insert(&mut self, row: &Row) -> Result<(), Fault> {
         let Some(plain) = PlainRow::of(row) else { return rows::insert(&mut self.statements, row) };
-        self.since = self.since.min(row.record.seq);
-        self.rows.push(plain);
-        if self.rows.len() == GATHERED_MAX { self.write_rows() } else { Ok(()) }
+        self.fresh.since = self.fresh.since.min(row.record.seq);
+        self.fresh.rows.push(plain);
+        self.bound()
     }
 
     /// Writes a request that was never changed by and by: there is none of that delivery yet.
     pub(super) fn put_request(&mut self, seq: Seq, request: &Arc<Request>) -> Result<(), Fault> {
-        self.since = self.since.min(seq);
-        self.requests.push(NewRequest { seq, request: Arc::clone(request) });
-        if self.requests.len() == GATHERED_MAX { self.write_requests() } else { Ok(()) }
+        self.fresh.since = self.fresh.since.min(seq);
+        self.fresh.requests.push(NewRequest { seq, request: Arc::clone(request) });
+        self.bound()
+    }
+
+    fn bound(&mut self) -> Result<(), Fault> {
+        if self.fresh.requests.len() > GATHERED_MAX { self.all().map(drop) } else { Ok(()) }
     }
 
     /// Where a delivery is that is gathered.
     pub(super) fn find(&self, id: Id) -> Option<Seq> {
         let (high, low) = halves(id);
-        self.rows.iter().find(|row| row.is(high, low)).map(PlainRow::seq)
-    }
-
-    fn write_rows(&mut self) -> Result<(), Fault> {
-        shown::write(&mut self.statements, PLAIN, &mut self.rows)
-    }
-
-    fn write_requests(&mut self) -> Result<(), Fault> {
-        shown::write(&mut self.statements, REQUEST, &mut self.requests)
+        self.fresh.rows.iter().find(|row| row.is(high, low)).map(PlainRow::seq)
     }
 }
 
 /// A row of which nothing is said that most have nothing of.
-struct PlainRow {
-    values: [i64; 16],
-    until: Option<i64>,
+#[derive(Debug)]
+pub(super) struct PlainRow {
+    pub(super) values: [i64; 16],
+    pub(super) until: Option<i64>,
 }
 
 /// How those are written.
@@ -177,8 +180,13 @@ impl PlainRow {
     }
 
     /// Where it is.
-    fn seq(&self) -> Seq {
+    pub(super) fn seq(&self) -> Seq {
         Seq(self.values[0] as u64)
+    }
+
+    /// The first half of its id.
+    fn high(&self) -> i64 {
+        self.values[1]
     }
 
     /// Whether these are the halves of its id.
@@ -188,9 +196,10 @@ impl PlainRow {
 }
 
 /// A request that was never changed.
-struct NewRequest {
-    seq: Seq,
-    request: Arc<Request>,
+#[derive(Debug)]
+pub(super) struct NewRequest {
+    pub(super) seq: Seq,
+    pub(super) request: Arc<Request>,
 }
 
 /// How those are written.

@@ -17,7 +17,7 @@ pub(super) const IDS_MAX: usize = 1_024;
 const NEIGHBOURHOODS_MAX: usize = 256;
 
 /// The first halves of ids.
-type Highs = HashSet<i64, BuildHasherDefault<Spread>>;
+pub(super) type Highs = HashSet<i64, BuildHasherDefault<Spread>>;
 
 /// Neighbourhoods, by what their ids share. `None`: there are too many of it.
 #[derive(Debug, Default)]

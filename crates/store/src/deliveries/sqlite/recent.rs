@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tidegate_model::delivery::{Request, Seq};
 
+use super::fresh::Fresh;
 use super::neighbours::Neighbours;
 use crate::deliveries::numbers::ByNumber;
 use crate::deliveries::rows::{Row, Unnamed};
@@ -28,6 +29,8 @@ pub(crate) struct Recent {
     /// Pages that there were for what is new when that was asked last, less what may have been taken since.
     pub(super) room: Option<i64>,
     pub(super) neighbours: Neighbours,
+    /// What is not in the tables yet.
+    pub(crate) fresh: Fresh,
     rows: ByNumber<Seq, Row>,
     requests: ByNumber<Seq, (Arc<Request>, u64)>,
     bytes: usize,

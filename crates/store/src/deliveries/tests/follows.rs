@@ -51,7 +51,7 @@ fn what_an_earlier_version_noted_of_those_that_wait_no_more_goes_with_it() {
             &stand.bed,
             stand.lives,
             &format!(
-                "DROP INDEX lines_begins; ALTER TABLE lines DROP COLUMN begins;
+                "DROP TABLE ahead; DROP INDEX lines_begins; ALTER TABLE lines DROP COLUMN begins;
                  CREATE INDEX lines_ready ON lines (queue, tenant) WHERE ready > 0;
                  DROP INDEX afters_seq; INSERT INTO afters VALUES {stale}; PRAGMA user_version = 4"
             ),

@@ -1,0 +1,102 @@
+//! What comes to the writing thread, and how long it waits for more of it.
+//!
+//! Where all share a processor, who was told just now has the next thing to hand in within microseconds, and the disk takes a hundred
+//! times as long. With the first of them alone, a sync is for one, while the others wait for the one after it.
+//!
+//! What always holds: one who comes alone, as the one before did, waits for nobody; and nobody waits long for those who do not come.
+
+use std::time::Duration;
+
+use tidegate_wire::clock;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+
+use crate::store::Job;
+
+/// Commands of one transaction.
+pub(crate) const BATCH_MAX: usize = 512;
+/// Commands of which more are waited for, where they are as many or were in the round before.
+const SOME: usize = 4;
+/// How long none comes until none is waited for.
+const QUIET: Duration = Duration::from_micros(20);
+/// How long they are waited for, however they come: about what the disk takes.
+const WAIT_MAX: Duration = Duration::from_micros(200);
+
+/// Takes what has come by now. `false`: nothing will come any more.
+pub(crate) fn take(jobs: &mut mpsc::Receiver<Job>, got: &mut Vec<Job>) -> bool {
+    while got.len() < BATCH_MAX {
+        match jobs.try_recv() {
+            Ok(job) => got.push(job),
+            Err(why) => return why == TryRecvError::Empty,
+        }
+    }
+    true
+}
+
+/// Takes what comes at once, until it is as much as it was `before`. `false`: nothing will come any more.
+pub(crate) fn gather(jobs: &mut mpsc::Receiver<Job>, got: &mut Vec<Job>, before: usize) -> bool {
+    if got.len().max(before) < SOME {
+        return true;
+    }
+    let begun = clock::now();
+    let mut last = begun;
+    loop {
+        let had = got.len();
+        // Whoever has something to hand in goes first.
+        std::thread::yield_now();
+        if !take(jobs, got) {
+            return false;
+        }
+        let now = clock::now();
+        if got.len() > had {
+            last = now;
+        }
+        if got.len() >= before || now.since(last) >= QUIET || now.since(begun) >= WAIT_MAX {
+            return true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(count: usize) -> (mpsc::Sender<Job>, mpsc::Receiver<Job>) {
+        let (sender, list) = mpsc::channel(2 * BATCH_MAX);
+        (0..count).for_each(|_| sender.try_send(Job::Thaw).unwrap());
+        (sender, list)
+    }
+
+    #[test]
+    fn no_more_is_taken_than_one_transaction_has() {
+        let (sender, mut jobs) = list(BATCH_MAX + 3);
+        let mut got = Vec::new();
+        assert!(gather(&mut jobs, &mut got, BATCH_MAX) && got.len() == BATCH_MAX);
+        got.clear();
+        assert!(gather(&mut jobs, &mut got, BATCH_MAX), "those who do not come are not waited for");
+        assert_eq!(got.len(), 3);
+        drop(sender);
+        assert!(!gather(&mut jobs, &mut got, BATCH_MAX));
+    }
+
+    #[test]
+    fn of_few_no_more_are_waited_for() {
+        let (_sender, mut jobs) = list(2);
+        let mut got = vec![Job::Thaw];
+        assert!(gather(&mut jobs, &mut got, 2));
+        assert_eq!(got.len(), 1);
+        assert!(gather(&mut jobs, &mut got, SOME));
+        assert_eq!(got.len(), 3);
+    }
+
+    #[test]
+    fn who_comes_meanwhile_is_taken() {
+        let (sender, mut jobs) = list(0);
+        let mut got = Vec::new();
+        let comes =
+            std::thread::spawn(move || (0..400).for_each(|_| sender.blocking_send(Job::Thaw).unwrap()));
+        while gather(&mut jobs, &mut got, 400) && got.len() < 400 {}
+        comes.join().unwrap();
+        assert_eq!(got.len(), 400);
+    }
+}

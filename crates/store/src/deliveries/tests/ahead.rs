@@ -1,0 +1,138 @@
+//! What few accept is on disk ahead of the tables, is there for whoever asks, and comes into them whatever happens.
+
+use std::path::Path;
+
+use super::*;
+use crate::deliveries::tables::{Fault, Needs};
+
+/// Where one process has the store.
+fn stand() -> Stand {
+    let mut stand = Stand::on(Bed::directory(256 << 20));
+    // The first of a line makes the line.
+    let first = stand.promise("acme");
+    stand.accept(&first);
+    stand
+}
+
+impl Stand {
+    /// The directory of the process that has it.
+    fn directory(&self) -> std::path::PathBuf {
+        let Location::Directory(path) = self.bed.settings(self.lives).location else { panic!("a directory") };
+        path
+    }
+
+    /// Accepts so many, one after the other.
+    fn accept_some(&mut self, count: usize) -> Vec<Promise> {
+        let promises: Vec<_> = (0..count).map(|_| self.promise("acme")).collect();
+        for promise in &promises {
+            assert_eq!(self.append(std::slice::from_ref(promise)), [Appended::Accepted(promise.id)]);
+        }
+        promises
+    }
+
+    /// A transaction that fails.
+    fn fail(&self) {
+        let fails = self.store().led(self.epoch, Needs::looks(), |_| Err::<(), _>(Fault::Odd("a fault")));
+        assert_eq!(self.runtime.block_on(fails), Err(Unavailable::Failing));
+    }
+
+    /// All are there, as they were handed in, and counted.
+    fn has(&self, promises: &[Promise]) {
+        for promise in promises {
+            let whole = self.whole(promise.id).unwrap();
+            assert_eq!((whole.record.id, &whole.request), (promise.id, &promise.request));
+        }
+        assert_eq!(self.runtime.block_on(self.store().audit()), Ok(Vec::new()));
+    }
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn what_few_accept_changes_no_page_and_outlives_a_crash() {
+    let mut stand = stand();
+    let log = stand.directory().join("tidegate.db-wal");
+    // A second may end meanwhile, and with it all comes into the tables.
+    let promises = (0..9).find_map(|_| {
+        stand.runtime.block_on(stand.store().audit()).unwrap();
+        let before = bytes(&log);
+        let promises = stand.accept_some(9);
+        (before == bytes(&log)).then_some(promises)
+    });
+    let promises = promises.expect("nothing of it is in the database's log");
+    stand.kill();
+    stand.has(&promises);
+    // Whoever begins anew has brought it into the tables: another one after that finds it there.
+    stand.kill();
+    stand.has(&promises);
+    assert!(promises.iter().is_sorted_by_key(|promise| stand.record(promise.id).seq));
+}
+
+#[test]
+fn what_is_ahead_is_there_after_a_transaction_that_failed() {
+    let mut stand = stand();
+    let mut promises = stand.accept_some(5);
+    stand.fail();
+    promises.extend(stand.accept_some(5));
+    stand.fail();
+    stand.has(&promises);
+    assert_eq!(
+        stand.append(&promises),
+        promises.iter().map(|one| Appended::Already(one.id)).collect::<Vec<_>>()
+    );
+    stand.kill();
+    stand.has(&promises);
+}
+
+#[test]
+fn however_much_is_accepted_at_once_and_whatever_fails_between_all_of_it_is_there() {
+    let mut stand = stand();
+    let mut all = Vec::new();
+    for (step, count) in [1, 33, 2, 3, 32, 40, 1, 1, 300, 7, 64, 1, 2, 90].into_iter().enumerate() {
+        let promises: Vec<_> = (0..count).map(|_| stand.promise("acme")).collect();
+        assert_eq!(stand.append(&promises).len(), count);
+        all.extend(promises);
+        match step % 4 {
+            0 => stand.fail(),
+            1 => {}
+            2 => stand.kill(),
+            _ => {
+                let ready = stand.ready("acme");
+                stand.make(ready[0], DONE);
+            }
+        }
+        all.extend(stand.accept_some(step % 3));
+    }
+    stand.has(&all);
+    stand.open();
+    stand.has(&all);
+}
+
+#[test]
+fn what_is_large_goes_into_the_tables() {
+    let mut stand = stand();
+    let large = Request { body: vec![b'x'; 1 << 20].into(), ..(*promise(0, "acme").request).clone() };
+    let large = Promise { request: Arc::new(large), ..stand.promise("acme") };
+    let mut promises = stand.accept_some(3);
+    stand.accept(&large);
+    promises.push(large);
+    promises.extend(stand.accept_some(3));
+    stand.kill();
+    stand.has(&promises);
+}
+
+#[test]
+fn a_file_of_another_store_is_taken_for_nothing() {
+    let [mut one, mut other] = [(); 2].map(|()| stand());
+    let (ours, theirs) = (one.accept_some(3), other.accept_some(3));
+    let foreign = bytes(&other.directory().join("tidegate.db-ahead"));
+    one.open();
+    std::fs::write(one.directory().join("tidegate.db-ahead"), foreign).unwrap();
+    one.open();
+    one.has(&ours);
+    other.has(&theirs);
+    let more = one.accept_some(3);
+    one.has(&more);
+}

@@ -1,0 +1,194 @@
+//! One transaction of the writing thread: on disk in the database's log or, where it is little and all of it new, [ahead](crate::ahead) of
+//! the tables.
+//!
+//! What always holds: whoever looks into the tables for more than what is new finds all there that was told to be on disk. After a
+//! transaction that failed nothing of what is at hand is believed, so that what is ahead is brought into the tables before
+//! anything else is done.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use rusqlite::Connection;
+use tidegate_model::idempotency::Told;
+
+use super::{COMMAND_PAGES, Claim, Inquiry, Waiting, Writer, now};
+use crate::ahead::Ahead;
+use crate::claims::{self, Asked, Delta};
+use crate::database::{self, Database, PAGE_BYTES};
+use crate::deliveries::ledger::Ledger;
+use crate::deliveries::sqlite::Sqlite;
+use crate::deliveries::sqlite::recent::Recent;
+use crate::deliveries::tables::{Fault, Tables as _};
+use crate::deliveries::{Book, Slots, Tidings};
+use crate::documents;
+use crate::store::Unavailable;
+
+/// Deliveries of a transaction that may be on disk ahead of the tables. More of them fill most of the pages that they change.
+const ROUND_MAX: usize = 32;
+/// The same, in bytes.
+const ROUND_BYTES_MAX: usize = 64 << 10;
+
+/// What is known of the deliveries between two transactions, all of it on disk.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) book: Book,
+    pub(super) recent: Recent,
+}
+
+impl Known {
+    /// Writes into the tables what is ahead of them.
+    fn catch_up(&mut self, connection: &Connection) -> Result<(), Fault> {
+        let mut tables = Sqlite::new(connection, &mut self.recent);
+        self.book.write(&mut tables)?;
+        tables.flush()
+    }
+}
+
+/// What a transaction has come to, beside what it was for.
+#[derive(Default)]
+pub(super) struct Brought {
+    pub(super) delta: Delta,
+    /// Pages that it has changed, about. What has changed none has told nothing of the disk.
+    pub(super) pages: u64,
+    /// What whoever follows the deliveries is told.
+    pub(super) news: Tidings,
+    /// It has changed nothing in the tables: all that it has brought about is new, and gathered.
+    pub(super) is_gathered: bool,
+}
+
+impl Writer {
+    /// Does something in one transaction, and tells what it came to once that is on disk. What all `comes` is for what is new alone.
+    pub(super) fn transaction<T>(
+        &mut self,
+        all_comes: bool,
+        work: impl FnOnce(&Connection, &mut Known) -> Result<(T, Brought), Fault>,
+    ) -> Result<T, Unavailable> {
+        let result = self.database.settle().and_then(|()| self.carry_out(all_comes, work));
+        self.known.book.settled();
+        self.followers.slots.settle(result.is_ok());
+        match result {
+            Ok((made, Brought { pages: 0, .. })) => Ok(made),
+            Ok((made, Brought { delta, news, .. })) => {
+                self.told.commits.fetch_add(1, Relaxed);
+                self.told.more(delta.records, delta.bytes);
+                news.by_shard().for_each(|(shard, news)| self.followers.tell(shard, news));
+                self.followers.tell_changed(&news);
+                if news.has_begun() {
+                    // Where all share a core, whoever makes what was begun goes before those who are told that it was accepted.
+                    std::thread::yield_now();
+                }
+                self.well();
+                let written = self.database.written();
+                self.logged += written;
+                self.known.recent.wrote(written / PAGE_BYTES);
+                Ok(made)
+            }
+            Err(error) => {
+                self.known.book.forget();
+                self.known.recent.forget();
+                self.database.owes = !self.database.ahead.is_empty();
+                Err(self.ill(&error))
+            }
+        }
+    }
+
+    fn carry_out<T>(
+        &mut self,
+        all_comes: bool,
+        work: impl FnOnce(&Connection, &mut Known) -> Result<(T, Brought), Fault>,
+    ) -> Result<(T, Brought), Fault> {
+        let (known, Database { connection, ahead, .. }) = (&mut self.known, &mut self.database);
+        let transaction = database::begin(connection)?;
+        if !all_comes {
+            known.catch_up(&transaction)?;
+        }
+        let (made, mut brought) = work(&transaction, known)?;
+        if all_comes && brought.is_gathered && keep(&mut known.recent, ahead)? {
+            // There is nothing in it.
+            drop(transaction);
+            return Ok((made, brought));
+        }
+        known.catch_up(&transaction)?;
+        let was_ahead = !ahead.is_empty();
+        if was_ahead {
+            ahead.note(&transaction)?;
+            brought.pages += 1;
+        }
+        transaction.commit()?;
+        if was_ahead {
+            ahead.begin_anew();
+        }
+        Ok((made, brought))
+    }
+
+    /// Brings into the tables what is ahead of them.
+    pub(super) fn catch_up(&mut self) -> Result<(), Unavailable> {
+        if self.database.ahead.is_empty() {
+            return Ok(());
+        }
+        self.transaction(false, |_, _| Ok(((), Brought::default())))
+    }
+}
+
+/// Carries out a group of commands. What became of those that are to claims.
+pub(super) fn apply(
+    connection: &Connection,
+    known: &mut Known,
+    slots: &Slots,
+    group: &mut [Waiting],
+    bytes_max: u64,
+) -> Result<(Vec<Option<Told>>, Brought), Fault> {
+    let (now, changes) = (now(), connection.total_changes());
+    let mut answers = Vec::with_capacity(group.len());
+    let (mut brought, mut tables) = (Brought::default(), Sqlite::new(connection, &mut known.recent));
+    let mut ledger = Ledger::new(&mut tables, &mut known.book).taking(slots);
+    for waiting in group {
+        match waiting {
+            Waiting::Claims(claim) => {
+                let Claim { named, account, command, .. } = &*claim;
+                let asked = Asked { named, account, bytes_max, now };
+                let (told, change) = claims::apply(connection, asked, command.clone())?;
+                answers.push(Some(told));
+                if let Some(change) = change {
+                    brought.delta.add(change);
+                    brought.pages += COMMAND_PAGES + claim.bytes() / PAGE_BYTES;
+                }
+            }
+            Waiting::Documents(inquiry) => {
+                let Inquiry { question, answer, .. } = inquiry;
+                let (found, bytes) = documents::apply(connection, question)?;
+                if matches!(found, documents::Answer::Written(documents::Written::Done(_))) {
+                    brought.pages += COMMAND_PAGES + bytes / PAGE_BYTES;
+                }
+                *answer = Some(found);
+                answers.push(None);
+            }
+            Waiting::Deliveries(errand) => {
+                errand.apply(&mut ledger)?;
+                answers.push(None);
+            }
+        }
+    }
+    brought.pages += ledger.pages;
+    brought.news = ledger.leave();
+    tables.leave();
+    brought.is_gathered = connection.total_changes() == changes && known.book.has_noted_places();
+    Ok((answers, brought))
+}
+
+/// Keeps what is new ahead of the tables, if it is little. `false`: it is not there.
+fn keep(recent: &mut Recent, ahead: &mut Ahead) -> Result<bool, Fault> {
+    let fresh = &mut recent.fresh;
+    let (count, bytes) = fresh.size();
+    if count == 0 {
+        return Ok(true);
+    }
+    if count > ROUND_MAX || bytes > ROUND_BYTES_MAX {
+        return Ok(false);
+    }
+    fresh.write(ahead.round());
+    let is_kept = ahead.keep()?;
+    if is_kept {
+        fresh.is_on_disk();
+    }
+    Ok(is_kept)
+}
