@@ -1,4 +1,4 @@
-//! What is known of deliveries between two transactions, all of it on disk: how each shard stands, what lines have counted.
+//! What is known of deliveries between two transactions, all of it on disk, in the tables or ahead of them: how each shard stands, what lines have counted.
 
 use tidegate_model::delivery::Seq;
 

@@ -1,8 +1,8 @@
 //! Lines: a queue and a tenant are a number in the tables, with what it has counted.
 //!
 //! Counts are kept in memory while they change and written once a transaction, so that they cost a transaction as much as it
-//! touches lines, not deliveries. Memory holds some lines; when it holds too many, all are forgotten between two
-//! transactions. After a transaction that failed, too: what it had counted did not happen. And those of a shard that another
+//! touches lines, not deliveries, or later, with what is [ahead](crate::ahead) of the tables. Memory holds some lines; when it holds too many,
+//! all are forgotten between two transactions, once all is written. After a transaction that failed, too: what it had counted did not happen. And those of a shard that another
 //! has changed.
 
 use std::collections::HashMap;

@@ -1,7 +1,8 @@
 //! The tables of deliveries in SQLite: one shard, in the transaction that its connection is in.
 //!
-//! Each operation is one statement, prepared once; what is new is gathered and written several rows a statement (`gathered`). Its pages are in this process's memory; of what was written lately, rows
-//! and requests themselves are at hand (`recent`), as to read a row of thirty columns costs as much as to change it.
+//! Each operation is one statement, prepared once; what is new is gathered and written several rows a statement (`gathered`). Its pages are
+//! in this process's memory; of what was written lately, rows and requests themselves are at hand (`recent`), as to read a row of
+//! thirty columns costs as much as to change it.
 
 pub(crate) mod audit;
 mod follows;

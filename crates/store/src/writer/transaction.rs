@@ -56,7 +56,7 @@ pub(super) struct Brought {
 }
 
 impl Writer {
-    /// Does something in one transaction, and tells what it came to once that is on disk. What all `comes` is for what is new alone.
+    /// Does something in one transaction, and tells what it came to once that is on disk. Where `all_comes`, it is for what is new alone.
     pub(super) fn transaction<T>(
         &mut self,
         all_comes: bool,

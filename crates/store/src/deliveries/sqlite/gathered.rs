@@ -3,7 +3,7 @@
 //!
 //! What always holds: who asks for what lies in one of the two tables comes through here ([`all`](Gathered::all) and [`of`](Gathered::of)),
 //! and finds it there; or looks among what is gathered first ([`find`](Gathered::find)). Nothing is left when the transaction is
-//! committed, as [`Tables::flush`] comes before that.
+//! committed, as [`Tables::flush`] comes before that. What is left where nothing is committed is on disk [ahead](crate::ahead) of the tables.
 //!
 //! [`Tables::flush`]: crate::deliveries::tables::Tables::flush
 

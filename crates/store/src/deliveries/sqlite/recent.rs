@@ -1,9 +1,10 @@
 //! What was written lately, at hand for who asks for it soon: a delivery that is begun at once is loaded twice, and its request is
 //! read, within milliseconds of when both were written.
 //!
-//! How much room there was when that was asked is kept here, too, and which ids there are beside those that were written.
+//! How much room there was when that was asked is kept here, too, and which ids there are beside those that were written; and what is on
+//! disk [ahead](crate::ahead) of the tables.
 //!
-//! What always holds: it is what the tables have. All that changes a row or a request tells it here, within the transaction;
+//! What always holds: it is what the tables have, or will have. All that changes a row or a request tells it here, within the transaction;
 //! after one that failed nothing of it is believed. There is so much of it and no more: beyond that all is forgotten, and the
 //! tables are asked.
 
