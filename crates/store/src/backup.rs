@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use tokio::sync::oneshot;
 
+use crate::ahead;
 use crate::claims;
-use crate::database::{Database, NAME, OpenError};
+use crate::database::{Database, LOG, NAME, OpenError};
 use crate::deliveries::sqlite::audit;
 use crate::store::{Job, Store, Unavailable};
 
@@ -34,7 +35,7 @@ pub enum BackupError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// There is something already.
-    #[error("there is something in {} already", .0.display())]
+    #[error("there is {} already", .0.display())]
     There(PathBuf),
     /// It could not be copied.
     #[error("{} could not be copied: {source}", path.display())]
@@ -105,9 +106,7 @@ pub fn backup(from: &Path, to: &Path) -> Result<u64, BackupError> {
 /// # Errors
 /// [`BackupError`].
 pub fn restore(from: &Path, to: &Path) -> Result<u64, BackupError> {
-    if to.join(NAME).exists() {
-        return Err(BackupError::There(to.to_owned()));
-    }
+    vacant(to)?;
     backup(from, to)
 }
 
@@ -138,11 +137,16 @@ pub fn check(directory: &Path) -> Result<Vec<String>, OpenError> {
     look().map_err(|source| OpenError::Database { path: directory.to_owned(), source })
 }
 
+/// There is nothing of a store's here: neither one, nor what another has left behind, which would be taken for the copy's own.
+fn vacant(directory: &Path) -> Result<(), BackupError> {
+    let names = [NAME, LOG, ahead::NAME];
+    let there = names.iter().map(|name| directory.join(name)).find(|path| path.exists());
+    there.map_or(Ok(()), |path| Err(BackupError::There(path)))
+}
+
 /// Copies a database's file into a directory in which there is none: whole and on disk, or not at all.
 fn copy(file: &File, to: &Path) -> Result<u64, BackupError> {
-    if to.join(NAME).exists() {
-        return Err(BackupError::There(to.to_owned()));
-    }
+    vacant(to)?;
     let part = to.join(format!("{NAME}.part"));
     let done = (|| {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to)?;

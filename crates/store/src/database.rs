@@ -15,6 +15,8 @@ use crate::postgres::{Away, PostgresSettings};
 
 /// The database's name in its directory.
 pub(crate) const NAME: &str = "tidegate.db";
+/// SQLite's name for the log beside it.
+pub(crate) const LOG: &str = "tidegate.db-wal";
 /// The file that whoever uses the directory holds a lock on.
 const LOCK: &str = "lock";
 /// In the header of the database, so that no other program's is taken for ours: "Tide".
@@ -159,8 +161,10 @@ pub(crate) struct Database {
     pub(crate) connection: Connection,
     /// What is on disk and not in the tables.
     pub(crate) ahead: Ahead,
-    /// Some of that may be there alone, and not at hand: it comes into the tables before anything else is done.
+    /// That is not at hand in rows: it comes into the tables before they are looked into.
     pub(crate) owes: bool,
+    /// The most pages of the database.
+    pub(crate) pages_max: i64,
     _lock: Lock,
 }
 
@@ -176,12 +180,12 @@ impl Database {
         // The names of what was made just now outlive a crash.
         let unusable = |source| OpenError::Directory { path: path.to_owned(), source };
         File::open(path).and_then(|directory| directory.sync_all()).map_err(unusable)?;
-        let ahead = Ahead::open(path, &connection);
-        let ahead = ahead.map_err(|source| OpenError::Database { path: path.to_owned(), source })?;
-        let mut database = Database { connection, ahead, owes: true, _lock };
+        let ahead = Ahead::open(path, &connection).map_err(|fault| fault.unopened(path))?;
+        let owes = !ahead.is_empty();
+        let mut database = Database { connection, ahead, owes, pages_max: pages_max(bytes_max), _lock };
         match database.settle() {
-            // Where there is no room now, there may be some later.
-            Err(Fault::Sqlite(error)) if Trouble::of(&error) == Trouble::Full => {}
+            // Where nothing can be written now, that may change.
+            Err(Fault::Sqlite(error)) if Trouble::of(&error) != Trouble::Final => {}
             settled => settled.map_err(|fault| fault.unopened(path))?,
         }
         Ok(database)
@@ -194,19 +198,16 @@ impl Database {
         Ok(database)
     }
 
-    /// Brings into the tables what is ahead of them, where that was not at hand any more.
-    pub(crate) fn settle(&mut self) -> Result<(), Fault> {
+    /// Brings into the tables what is ahead of them, where that is not at hand any more.
+    fn settle(&mut self) -> Result<(), Fault> {
         if !self.owes {
             return Ok(());
         }
-        let rounds = self.ahead.rounds()?;
-        if !rounds.is_empty() {
-            let transaction = begin(&self.connection)?;
-            fresh::bring(&transaction, &rounds)?;
-            self.ahead.note(&transaction)?;
-            transaction.commit()?;
-            self.ahead.begin_anew();
-        }
+        let transaction = begin(&self.connection)?;
+        bring(&transaction, &self.ahead, self.pages_max)?;
+        self.ahead.note(&transaction)?;
+        transaction.commit()?;
+        self.ahead.begin_anew();
         self.owes = false;
         Ok(())
     }
@@ -317,16 +318,31 @@ fn connect(directory: &Path, bytes_max: u64) -> Result<Connection, Unopened> {
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "trusted_schema", false)?;
-    connection.pragma_update(
-        None,
-        "max_page_count",
-        i64::try_from(bytes_max / PAGE_BYTES).unwrap_or(i64::MAX),
-    )?;
+    bound(&connection, pages_max(bytes_max))?;
     migrate(&mut connection)?;
     // From here on transactions are small: pages of one that leave memory before it is committed, and come back, are written twice.
     connection.pragma_update(None, "cache_spill", false)?;
     sqlite::prepare(&connection)?;
     Ok(connection)
+}
+
+/// The most pages of a database of so many bytes.
+fn pages_max(bytes: u64) -> i64 {
+    i64::try_from(bytes / PAGE_BYTES).unwrap_or(i64::MAX)
+}
+
+/// The database has so many pages at most. If it has more by now, it has none beyond those.
+fn bound(connection: &Connection, pages_max: i64) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "max_page_count", pages_max)
+}
+
+/// Brings into the tables what is ahead of them, in the transaction that the connection is in. It was accepted: it finds room, however
+/// small the database is to be by now.
+pub(crate) fn bring(connection: &Connection, ahead: &Ahead, pages_max: i64) -> Result<(), Fault> {
+    bound(connection, i64::MAX)?;
+    let brought = fresh::bring(connection, ahead.rounds());
+    bound(connection, pages_max)?;
+    brought
 }
 
 /// Brings a database to the newest version, each step whole or not at all.

@@ -18,7 +18,7 @@ use tidegate_wire::{bell, clock};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
-use self::transaction::{Brought, Known, apply};
+use self::transaction::{Brought, Concern, Known, apply};
 use crate::backup::Frozen;
 use crate::claims::{self, Delta};
 use crate::come::{BATCH_MAX, gather, take};
@@ -66,6 +66,8 @@ pub(crate) struct Writer {
     file: Option<Arc<File>>,
     /// While the database's file is left alone.
     frozen: Option<Frozen>,
+    /// The last write went well.
+    is_well: bool,
     /// Why nothing may be written any more.
     stopped: Option<Arc<str>>,
     /// What is to be accepted in a later round.
@@ -114,9 +116,13 @@ impl Waiting {
         }
     }
 
-    /// Whether it is for what is new alone.
-    fn comes(&self) -> bool {
-        matches!(self, Waiting::Deliveries(errand) if matches!(errand.tide(), Tide::Comes(_)))
+    /// What it has to do with deliveries.
+    fn concern(&self) -> Concern {
+        match self {
+            Waiting::Claims(_) | Waiting::Documents(_) => Concern::Nothing,
+            Waiting::Deliveries(errand) if matches!(errand.tide(), Tide::Comes(_)) => Concern::New,
+            Waiting::Deliveries(_) => Concern::Any,
+        }
     }
 
     fn tell(self, how: Result<Option<Told>, Unavailable>) {
@@ -178,6 +184,7 @@ impl Writer {
             logged: 0,
             file: None,
             frozen: None,
+            is_well: true,
             stopped: None,
             later: Later::new(),
         };
@@ -249,6 +256,8 @@ impl Writer {
 
     fn end(&mut self) {
         if self.stopped.is_none() {
+            // Where that fails, the next process does it.
+            let _ = self.catch_up();
             self.check_point("TRUNCATE");
         }
         self.told.stand(State::Closed);
@@ -276,11 +285,11 @@ impl Writer {
             return self.refuse(group, Unavailable::Stopped);
         }
         let (bytes_max, followers) = (self.tenant_bytes_max, Arc::clone(&self.followers));
-        let all_comes = group.iter().all(Waiting::comes);
+        let concern = group.iter().map(Waiting::concern).max().unwrap_or(Concern::Nothing);
         let work = |connection: &Connection, known: &mut Known| {
             apply(connection, known, &followers.slots, &mut group, bytes_max)
         };
-        match self.transaction(all_comes, work) {
+        match self.transaction(concern, work) {
             Ok(answers) => {
                 self.told.done.fetch_add(group.len() as u64, Relaxed);
                 bell::together(group.len(), || {
@@ -355,9 +364,6 @@ impl Writer {
             return;
         }
         self.thaw();
-        if self.catch_up().is_err() {
-            return;
-        }
         let sql = format!("PRAGMA wal_checkpoint({how})");
         match self.database.connection.query_row(&sql, (), |_| Ok(())) {
             Ok(()) => self.logged = 0,
@@ -371,7 +377,11 @@ impl Writer {
         if self.stopped.is_some() {
             return false;
         }
-        let swept = self.transaction(false, |connection, known| {
+        if self.told.state() == State::Full {
+            // The log's room is there again for what comes next.
+            self.check_point("PASSIVE");
+        }
+        let swept = self.transaction(Concern::Any, |connection, known| {
             let (count, delta, more) = claims::sweep(connection, now(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
             let (gone, further) = documents::sweep(connection, now_ms(), SWEEP_MAX)?;
             let mut tables = Sqlite::new(connection, &mut known.recent);
@@ -393,7 +403,7 @@ impl Writer {
         if self.stopped.is_some() {
             return false;
         }
-        let done = self.transaction(false, |connection, known| {
+        let done = self.transaction(Concern::Any, |connection, known| {
             let mut tables = Sqlite::new(connection, &mut known.recent);
             let mut ledger = Ledger::new(&mut tables, &mut known.book);
             ledger.work(SHARD, now_ms())?;
@@ -405,7 +415,10 @@ impl Writer {
     }
 
     /// A write went well.
-    fn well(&self) {
+    fn well(&mut self) {
+        if !std::mem::replace(&mut self.is_well, true) {
+            self.database.ahead.look_again();
+        }
         match self.told.stand(State::Serving) {
             State::Full | State::Failing(_) => tracing::info!("the store can be written to again"),
             State::Serving | State::Stopped(_) | State::Closed => {}
@@ -414,6 +427,7 @@ impl Writer {
 
     /// A write failed. Says so when that is new.
     fn ill(&mut self, error: &Fault) -> Unavailable {
+        self.is_well = false;
         let said: Arc<str> = error.to_string().into();
         let trouble = match error {
             Fault::Sqlite(error) => Trouble::of(error),

@@ -185,26 +185,41 @@ fn a_full_disk_refuses_what_is_new_and_what_was_made_is_told_once_there_is_room(
 }
 
 #[test]
-fn what_was_accepted_before_a_crash_is_made_once_a_disk_that_is_full_has_room() {
+fn what_was_accepted_on_a_full_disk_is_told_of_and_made_once_there_is_room_whoever_was_killed_meanwhile() {
     let let_through = Arc::<AtomicUsize>::default();
     let origin = gated(&let_through);
-    let data = Data::new("promises-crash-full");
+    let data = Data::new("promises-filled");
     let faults = Faults::new(&data.0);
     let config = config(&data, &origin, "");
-    let mut gate = start("crash-full-1", &faults, &config);
-    // Four are under way, the others wait: some of them on disk ahead of the tables.
-    let places: Vec<_> = (0..12).map(|number| put_off(&gate, &format!("/{number}"))).collect();
+    let mut gate = start("filled-1", &faults, &config);
+    let mut places: Vec<_> = (0..12).map(|number| put_off(&gate, &format!("/{number}"))).collect();
     until("some are under way", || origin.recorded().len() == 4);
+    // No file may grow any more. That which lies ahead of the tables has its length already, the database's log has not.
+    faults.strike("filled", true);
+    let before = places.len();
+    while let Some(place) = try_put_off(gate.address, &format!("/{}", places.len())) {
+        places.push(place);
+        assert!(places.len() < 2_000, "there is no end of it");
+    }
+    assert!(places.len() > before, "some are on disk ahead of the tables");
+    let (told, config) = (|gate: &Gate| places.iter().all(|place| !state(gate, place).is_empty()), &config);
+    assert!(told(&gate));
+    refused(&ask(&gate, "POST /refused"), 503, "store.unavailable");
+    assert_eq!(gate.metric("tidegate_store_up"), Some(0.0));
     gate.signal("-KILL");
     gate.wait();
-    faults.strike("full", true);
-    let gate = start("crash-full-2", &faults, &config);
+    let mut gate = start("filled-2", &faults, config);
+    assert!(told(&gate));
     refused(&ask(&gate, "POST /refused"), 503, "store.unavailable");
+    gate.signal("-KILL");
+    gate.wait();
+    let gate = start("filled-3", &faults, config);
     let_through.store(usize::MAX / 2, SeqCst);
-    faults.strike("full", false);
+    faults.strike("filled", false);
     places.iter().for_each(|place| delivered(&gate, place));
     let made: BTreeSet<String> = paths(&origin).into_iter().collect();
-    assert_eq!(made, (0..12).map(|number| format!("/{number}")).collect());
+    assert_eq!(made, (0..places.len()).map(|number| format!("/{number}")).collect());
+    until("it is told", || gate.metric("tidegate_store_up") == Some(1.0));
 }
 
 #[test]

@@ -11,7 +11,8 @@ use crate::BINARY;
 /// What stands for a clock that is right.
 const CLOCK: i64 = 100_000;
 
-/// Writes to a database fail with ENOSPC while there is a file `full`, its fsyncs with EIO while there is one `broken`.
+/// Writes to a database fail with ENOSPC while there is a file `full`, those that make a file longer while there is one `filled`, and
+/// its fsyncs with EIO while there is one `broken`.
 /// At the fsync whose number is in `before` the machine loses its power: what was not synced is as it was. At that in
 /// `after` it does so once that is on disk. The wall clock is ahead by what `clock` says, less [`CLOCK`] seconds.
 const LIBRARY: &str = r#"
@@ -50,6 +51,13 @@ static int struck(const char *fault) {
     return number;
 }
 
+/* Whether there is no room for a write. */
+static int is_refused(int file, off_t at, size_t count) {
+    struct stat now;
+    if (struck("full") >= 0) return 1;
+    return struck("filled") >= 0 && fstat(file, &now) == 0 && at + (off_t) count > now.st_size;
+}
+
 /* What was written since the last fsync, the newest first. */
 struct unsynced { int file; off_t at, size; size_t count; char *old; struct unsynced *next; };
 static struct unsynced *all;
@@ -85,7 +93,7 @@ static void lose_power(void) {
     ssize_t name(int file, const void *bytes, size_t count, offset at) { \
         ssize_t (*real)(int, const void *, size_t, offset) = dlsym(RTLD_NEXT, #name); \
         if (is_ours(file)) { \
-            if (struck("full") >= 0) { errno = ENOSPC; return -1; } \
+            if (is_refused(file, at, count)) { errno = ENOSPC; return -1; } \
             note(file, at, count); \
         } \
         return real(file, bytes, count, at); \
@@ -96,8 +104,9 @@ WRITES(pwrite64, off64_t)
 ssize_t write(int file, const void *bytes, size_t count) {
     ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
     if (is_ours(file)) {
-        if (struck("full") >= 0) { errno = ENOSPC; return -1; }
-        note(file, lseek(file, 0, SEEK_CUR), count);
+        off_t at = lseek(file, 0, SEEK_CUR);
+        if (is_refused(file, at, count)) { errno = ENOSPC; return -1; }
+        note(file, at, count);
     }
     return real(file, bytes, count);
 }

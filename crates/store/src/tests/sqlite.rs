@@ -99,6 +99,15 @@ fn a_backup_is_what_was_there_when_it_was_begun_and_the_store_goes_on() {
     drop(store);
     assert_eq!(checked(&copy), Vec::<String>::new());
     let put_back = directory.path().join("back");
+    // What another store has left behind would be taken for this one's.
+    std::fs::create_dir(&put_back).unwrap();
+    for left in ["tidegate.db-wal", "tidegate.db-ahead"].map(|name| put_back.join(name)) {
+        std::fs::write(&left, b"").unwrap();
+        assert!(
+            matches!(crate::restore(&copy, &put_back), Err(crate::BackupError::There(path)) if path == left)
+        );
+        std::fs::remove_file(left).unwrap();
+    }
     until("it is put back", || crate::restore(&copy, &put_back).is_ok());
     assert!(matches!(crate::restore(&copy, &put_back), Err(crate::BackupError::There(_))));
     let store = reopened(put_back);

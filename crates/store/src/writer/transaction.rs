@@ -1,9 +1,9 @@
 //! One transaction of the writing thread: on disk in the database's log or, where it is little and all of it new, [ahead](crate::ahead) of
 //! the tables.
 //!
-//! What always holds: whoever looks into the tables for more than what is new finds all there that was told to be on disk. After a
-//! transaction that failed nothing of what is at hand is believed, so that what is ahead is brought into the tables before
-//! anything else is done.
+//! What always holds: whoever looks into the tables of deliveries for more than what is new finds all there that was told to be on disk.
+//! After a transaction that failed no row that is at hand is believed: what is ahead of the tables is brought there from its bytes, in
+//! each transaction that is for deliveries until one succeeds. Where that cannot be written, what changes nothing is answered all the same.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,7 +13,7 @@ use tidegate_model::idempotency::Told;
 use super::{COMMAND_PAGES, Claim, Inquiry, Waiting, Writer, now};
 use crate::ahead::Ahead;
 use crate::claims::{self, Asked, Delta};
-use crate::database::{self, Database, PAGE_BYTES};
+use crate::database::{self, Database, PAGE_BYTES, Trouble};
 use crate::deliveries::ledger::Ledger;
 use crate::deliveries::sqlite::Sqlite;
 use crate::deliveries::sqlite::recent::Recent;
@@ -43,6 +43,15 @@ impl Known {
     }
 }
 
+/// What a transaction has to do with deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Concern {
+    Nothing,
+    /// It is for those that are new.
+    New,
+    Any,
+}
+
 /// What a transaction has come to, beside what it was for.
 #[derive(Default)]
 pub(super) struct Brought {
@@ -55,19 +64,27 @@ pub(super) struct Brought {
     pub(super) is_gathered: bool,
 }
 
+/// What became of a transaction.
+enum Outcome<T> {
+    /// All that it has changed is on disk.
+    Done(T, Brought),
+    /// It was to change nothing, and what is ahead could not be brought into the tables with it.
+    Looked(T, Fault),
+}
+
 impl Writer {
-    /// Does something in one transaction, and tells what it came to once that is on disk. Where `all_comes`, it is for what is new alone.
+    /// Does something in one transaction, and tells what it came to once that is on disk.
     pub(super) fn transaction<T>(
         &mut self,
-        all_comes: bool,
+        concern: Concern,
         work: impl FnOnce(&Connection, &mut Known) -> Result<(T, Brought), Fault>,
     ) -> Result<T, Unavailable> {
-        let result = self.database.settle().and_then(|()| self.carry_out(all_comes, work));
+        let result = self.carry_out(concern, work);
         self.known.book.settled();
         self.followers.slots.settle(result.is_ok());
         match result {
-            Ok((made, Brought { pages: 0, .. })) => Ok(made),
-            Ok((made, Brought { delta, news, .. })) => {
+            Ok(Outcome::Done(made, Brought { pages: 0, .. })) => Ok(made),
+            Ok(Outcome::Done(made, Brought { delta, news, .. })) => {
                 self.told.commits.fetch_add(1, Relaxed);
                 self.told.more(delta.records, delta.bytes);
                 news.by_shard().for_each(|(shard, news)| self.followers.tell(shard, news));
@@ -76,48 +93,75 @@ impl Writer {
                     // Where all share a core, whoever makes what was begun goes before those who are told that it was accepted.
                     std::thread::yield_now();
                 }
-                self.well();
+                if !self.database.owes {
+                    self.well();
+                }
                 let written = self.database.written();
                 self.logged += written;
                 self.known.recent.wrote(written / PAGE_BYTES);
                 Ok(made)
             }
-            Err(error) => {
-                self.known.book.forget();
-                self.known.recent.forget();
-                self.database.owes = !self.database.ahead.is_empty();
-                Err(self.ill(&error))
+            Ok(Outcome::Looked(made, error)) => {
+                self.failed(&error);
+                Ok(made)
             }
+            Err(error) => Err(self.failed(&error)),
         }
+    }
+
+    /// A transaction is undone.
+    fn failed(&mut self, error: &Fault) -> Unavailable {
+        self.known.book.forget();
+        self.known.recent.forget();
+        self.database.owes = !self.database.ahead.is_empty();
+        self.ill(error)
     }
 
     fn carry_out<T>(
         &mut self,
-        all_comes: bool,
+        concern: Concern,
         work: impl FnOnce(&Connection, &mut Known) -> Result<(T, Brought), Fault>,
-    ) -> Result<(T, Brought), Fault> {
-        let (known, Database { connection, ahead, .. }) = (&mut self.known, &mut self.database);
+    ) -> Result<Outcome<T>, Fault> {
+        let (known, Database { connection, ahead, owes, pages_max, .. }) =
+            (&mut self.known, &mut self.database);
         let transaction = database::begin(connection)?;
-        if !all_comes {
+        if concern == Concern::Nothing {
+            let (made, brought) = work(&transaction, known)?;
+            transaction.commit()?;
+            return Ok(Outcome::Done(made, brought));
+        }
+        if *owes {
+            database::bring(&transaction, ahead, *pages_max)?;
+        } else if concern == Concern::Any {
             known.catch_up(&transaction)?;
         }
+        let changes = transaction.total_changes();
         let (made, mut brought) = work(&transaction, known)?;
-        if all_comes && brought.is_gathered && keep(&mut known.recent, ahead)? {
+        let may_be_ahead = concern == Concern::New && self.is_well && !*owes;
+        if may_be_ahead && brought.is_gathered && keep(&mut known.recent, ahead)? {
             // There is nothing in it.
             drop(transaction);
-            return Ok((made, brought));
+            return Ok(Outcome::Done(made, brought));
         }
         known.catch_up(&transaction)?;
-        let was_ahead = !ahead.is_empty();
-        if was_ahead {
+        let has_looked = brought.pages == 0 && transaction.total_changes() == changes;
+        let was_touched = ahead.is_touched();
+        if was_touched {
             ahead.note(&transaction)?;
             brought.pages += 1;
         }
-        transaction.commit()?;
-        if was_ahead {
+        match transaction.commit() {
+            Ok(()) => {}
+            Err(error) if has_looked && Trouble::of(&error) != Trouble::Final => {
+                return Ok(Outcome::Looked(made, error.into()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if was_touched {
             ahead.begin_anew();
         }
-        Ok((made, brought))
+        *owes = false;
+        Ok(Outcome::Done(made, brought))
     }
 
     /// Brings into the tables what is ahead of them.
@@ -125,7 +169,7 @@ impl Writer {
         if self.database.ahead.is_empty() {
             return Ok(());
         }
-        self.transaction(false, |_, _| Ok(((), Brought::default())))
+        self.transaction(Concern::Any, |_, _| Ok(((), Brought { pages: 1, ..Brought::default() })))
     }
 }
 

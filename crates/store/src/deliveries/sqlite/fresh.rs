@@ -82,7 +82,10 @@ impl Fresh {
 }
 
 /// Brings rounds into the tables, with what lines count of them, in the transaction that the connection is in.
-pub(crate) fn bring(connection: &Connection, rounds: &[Vec<u8>]) -> Result<(), Fault> {
+pub(crate) fn bring<'a>(
+    connection: &Connection,
+    rounds: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), Fault> {
     let mut counted = BTreeMap::new();
     for round in rounds {
         let mut fresh = Fresh::default();

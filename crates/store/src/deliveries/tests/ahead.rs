@@ -30,6 +30,21 @@ impl Stand {
         promises
     }
 
+    /// Accepts some, and tells whether that has written nothing to the database's log.
+    fn is_ahead(&mut self, promises: &[Promise]) -> bool {
+        let log = self.directory().join("tidegate.db-wal");
+        assert_eq!(self.runtime.block_on(self.store().audit()), Ok(Vec::new()), "all is in the tables");
+        let before = bytes(&log);
+        assert_eq!(self.append(promises).len(), promises.len());
+        before == bytes(&log)
+    }
+
+    /// One with a body of so many bytes.
+    fn promise_of(&mut self, bytes: usize) -> Promise {
+        let request = Request { body: vec![b'x'; bytes].into(), ..(*promise(0, "acme").request).clone() };
+        Promise { request: Arc::new(request), ..self.promise("acme") }
+    }
+
     /// A transaction that fails.
     fn fail(&self) {
         let fails = self.store().led(self.epoch, Needs::looks(), |_| Err::<(), _>(Fault::Odd("a fault")));
@@ -53,13 +68,10 @@ fn bytes(path: &Path) -> Vec<u8> {
 #[test]
 fn what_few_accept_changes_no_page_and_outlives_a_crash() {
     let mut stand = stand();
-    let log = stand.directory().join("tidegate.db-wal");
     // A second may end meanwhile, and with it all comes into the tables.
     let promises = (0..9).find_map(|_| {
-        stand.runtime.block_on(stand.store().audit()).unwrap();
-        let before = bytes(&log);
-        let promises = stand.accept_some(9);
-        (before == bytes(&log)).then_some(promises)
+        let promises: Vec<_> = (0..9).map(|_| stand.promise("acme")).collect();
+        stand.is_ahead(&promises).then_some(promises)
     });
     let promises = promises.expect("nothing of it is in the database's log");
     stand.kill();
@@ -111,16 +123,52 @@ fn however_much_is_accepted_at_once_and_whatever_fails_between_all_of_it_is_ther
 }
 
 #[test]
-fn what_is_large_goes_into_the_tables() {
+fn what_is_large_or_many_goes_into_the_tables() {
     let mut stand = stand();
-    let large = Request { body: vec![b'x'; 1 << 20].into(), ..(*promise(0, "acme").request).clone() };
-    let large = Promise { request: Arc::new(large), ..stand.promise("acme") };
-    let mut promises = stand.accept_some(3);
-    stand.accept(&large);
-    promises.push(large);
-    promises.extend(stand.accept_some(3));
+    let mut all = stand.accept_some(3);
+    let mut ahead = |stand: &mut Stand, count, bytes| {
+        (0..9).any(|_| {
+            let promises: Vec<_> = (0..count).map(|_| stand.promise_of(bytes)).collect();
+            all.extend(promises.iter().cloned());
+            stand.is_ahead(&promises)
+        })
+    };
+    assert!(ahead(&mut stand, 1, 60 << 10) && ahead(&mut stand, 32, 10) && ahead(&mut stand, 9, 6 << 10));
+    assert!(!ahead(&mut stand, 1, 65 << 10) && !ahead(&mut stand, 33, 10) && !ahead(&mut stand, 9, 8 << 10));
+    all.extend(stand.accept_some(3));
+    stand.kill();
+    stand.has(&all);
+}
+
+#[test]
+fn what_is_ahead_is_at_hand_where_its_file_is_gone() {
+    let mut stand = stand();
+    let mut promises = stand.accept_some(5);
+    std::fs::remove_file(stand.directory().join("tidegate.db-ahead")).unwrap();
+    stand.fail();
+    promises.extend(stand.accept_some(5));
+    stand.has(&promises);
     stand.kill();
     stand.has(&promises);
+}
+
+#[test]
+fn what_was_accepted_finds_room_in_a_store_that_is_to_be_smaller_by_now() {
+    let mut stand = stand();
+    let promises = (0..9).find_map(|_| {
+        let promises: Vec<_> = (0..9).map(|_| stand.promise_of(6 << 10)).collect();
+        stand.is_ahead(&promises).then_some(promises)
+    });
+    let mut promises = promises.expect("they are ahead");
+    promises.extend((0..9).map(|_| stand.promise_of(6 << 10)));
+    stand.append(&promises[9..]);
+    let Bed::Directory(_, bytes_max) = &mut stand.bed else { panic!("a directory") };
+    *bytes_max = crate::database::BYTES_MIN;
+    stand.kill();
+    stand.has(&promises);
+    let more = vec![stand.promise_of(6 << 10)];
+    let told = stand.runtime.block_on(stand.store().append(more, ROOM, NOW));
+    assert_eq!(told, Err(Unavailable::Full), "there is room for nothing else");
 }
 
 #[test]
