@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::ahead::{self, Ahead};
@@ -317,6 +318,8 @@ fn connect(directory: &Path, bytes_max: u64) -> Result<Connection, Unopened> {
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Else SQLite reads a statement anew whenever it is asked with other bounds, to see whether they suit another plan.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     bound(&connection, pages_max(bytes_max))?;
     migrate(&mut connection)?;

@@ -2,7 +2,7 @@
 //!
 //! SQLite writes its log page by page, each with a head of its own, and the same way the log back into the database: dozens of
 //! system calls a commit. Nothing of that has to be in a file before it is read, or synced. What is written back into the database is
-//! on its way to the disk at once: whoever waits behind its sync waits for less.
+//! on its way to the disk once it is some: whoever waits behind its sync waits for less.
 //!
 //! What always holds: what is read, synced, cut or measured of a file is so after what was written to it. Where that could not be
 //! written, the call that found that out is told, and what was gathered is gone: SQLite counts no page of a transaction, and none that
@@ -14,6 +14,7 @@
 
 use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -28,6 +29,8 @@ use crate::memory;
 const NAME: &CStr = c"tidegate-gather";
 /// Bytes that are gathered. SQLite's own way to a file takes no more than 131,071 at once.
 const BYTES_MAX: usize = 124 << 10;
+/// Bytes that were written back into the database when they are sent on their way. To tell the disk of less costs as much.
+const BACK_BYTES: usize = 256 << 10;
 
 /// Opens a database whose writes are gathered. It is to be locked for itself alone before anything else is asked of it.
 pub(crate) fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
@@ -79,9 +82,18 @@ struct Gathering {
     pending: Vec<u8>,
     /// Where it belongs.
     at: i64,
-    /// Of the database, not of the log: a descriptor beside SQLite's. It is closed after that one, as any that is closed takes the
-    /// process's locks on the file away.
-    database: Option<File>,
+    /// Of the database, not of the log.
+    database: Option<Back>,
+}
+
+/// What was written back into the database.
+struct Back {
+    /// A descriptor beside SQLite's. It is closed after that one, as any that is closed takes the process's locks on the file away.
+    file: File,
+    /// Where that is which is not on its way to the disk.
+    place: Range<i64>,
+    /// Its bytes.
+    bytes: usize,
 }
 
 /// The system's file: as many bytes as SQLite's own way wants, aligned as it may want them.
@@ -136,9 +148,9 @@ impl Gathering {
         let code = self.real.write(&self.pending, self.at);
         // A call that fails would cover up why the write did.
         if code == ffi::SQLITE_OK
-            && let Some(file) = &self.database
+            && let Some(back) = &mut self.database
         {
-            write_back(file, self.at, self.pending.len());
+            back.add(self.at, self.pending.len());
         }
         self.pending.clear();
         code
@@ -193,11 +205,28 @@ impl Gathering {
     }
 }
 
-/// Has the system begin to write back what was written to a file just now, so that its sync has less to wait for. Where that fails,
-/// the sync does all of it, and is told itself of what could not be written: each descriptor is.
-fn write_back(file: &File, at: i64, count: usize) {
-    // SAFETY: the descriptor is open.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), at, count as i64, libc::SYNC_FILE_RANGE_WRITE) };
+impl Back {
+    fn of(file: File) -> Back {
+        Back { file, place: 0..0, bytes: 0 }
+    }
+
+    /// Has the system begin to write back what was written just now, and before, so that its sync has less to wait for. Where that
+    /// fails, the sync does all of it, and is told itself of what could not be written: each descriptor is.
+    fn add(&mut self, at: i64, count: usize) {
+        let end = at + count as i64;
+        self.place =
+            if self.bytes == 0 { at..end } else { self.place.start.min(at)..self.place.end.max(end) };
+        self.bytes += count;
+        if self.bytes < BACK_BYTES {
+            return;
+        }
+        let Range { start, end } = self.place;
+        // SAFETY: the descriptor is open.
+        unsafe {
+            libc::sync_file_range(self.file.as_raw_fd(), start, end - start, libc::SYNC_FILE_RANGE_WRITE)
+        };
+        self.bytes = 0;
+    }
 }
 
 /// What SQLite holds is one of these.
@@ -232,7 +261,7 @@ unsafe extern "C" fn open_file(
             let database = match flags & ffi::SQLITE_OPEN_MAIN_DB {
                 0 => None,
                 // A database has a name.
-                _ => File::open(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())).ok(),
+                _ => File::open(OsStr::from_bytes(CStr::from_ptr(name).to_bytes())).ok().map(Back::of),
             };
             file.cast::<Gathering>().write(Gathering { base, real, pending: Vec::new(), at: 0, database });
         }

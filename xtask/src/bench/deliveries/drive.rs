@@ -93,23 +93,24 @@ pub fn run(
     };
     let samples = std::thread::scope(|scope| {
         let run = &run;
-        for mut consumer in consumers.into_iter().flatten() {
-            scope.spawn(move || run.note(run.consume(&mut *consumer)));
-        }
+        let consumers = consumers.into_iter().flatten();
+        let consume =
+            |mut consumer: Box<dyn Consumer>| scope.spawn(move || run.note(run.consume(&mut *consumer)));
+        let consumers: Vec<_> = consumers.map(consume).collect();
         let numbered = (0..).zip(producers);
         let spawn = |(which, mut producer): (u64, Box<dyn Producer>)| {
             scope.spawn(move || run.note(run.produce(which, &mut *producer)))
         };
-        let producers: Vec<_> = numbered.map(spawn).collect();
+        let mut producers: Vec<_> = numbered.map(spawn).collect();
         let samples = run.watch(used);
         if plan.rate.is_some() {
             // All that was due is offered, however late.
-            for producer in producers {
-                let _ = producer.join();
-            }
+            producers.drain(..).for_each(|producer| drop(producer.join()));
             run.wait_for_the_last();
         }
         run.over.store(true, Relaxed);
+        // To let go of one that ends at the same moment is a race in glibc 2.36: it looks at the thread once more.
+        producers.into_iter().chain(consumers).for_each(|thread| drop(thread.join()));
         samples
     });
     if let Some(why) = run.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {

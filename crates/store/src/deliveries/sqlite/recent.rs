@@ -6,7 +6,7 @@
 //!
 //! What always holds: it is what the tables have, or will have. All that changes a row or a request tells it here, within the transaction;
 //! after one that failed nothing of it is believed. There is so much of it and no more: beyond that all is forgotten, and the
-//! tables are asked.
+//! tables are asked. Where so many are written and nobody asks for one, none is kept until somebody does.
 
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub(crate) struct Recent {
     rows: ByNumber<Seq, Row>,
     requests: ByNumber<Seq, (Arc<Request>, u64)>,
     bytes: usize,
+    /// So many rows were put here since one was asked for.
+    unasked: usize,
 }
 
 impl Recent {
@@ -51,6 +53,11 @@ impl Recent {
     /// A row is as this from now on.
     pub(super) fn put(&mut self, row: &Row) {
         let seq = row.record.seq;
+        self.unasked += 1;
+        if self.is_idle() {
+            self.rows.clear();
+            return;
+        }
         // Of words not all are written, and what is told of progress may be long. What has ended is seldom asked for.
         if row.record.state.has_ended() || row.record.why.is_some() || row.record.progress.is_some() {
             self.rows.remove(&seq);
@@ -62,6 +69,11 @@ impl Recent {
         self.rows.insert(seq, row.clone());
     }
 
+    /// Whether nobody asks for what is put here.
+    fn is_idle(&self) -> bool {
+        self.unasked > ROWS_MAX
+    }
+
     /// A row has these marks from now on.
     pub(super) fn put_marks(&mut self, seq: Seq, marks: u8) {
         if let Some(row) = self.rows.get_mut(&seq) {
@@ -70,7 +82,8 @@ impl Recent {
     }
 
     /// A row, if it is at hand.
-    pub(super) fn row(&self, seq: Seq) -> Option<Unnamed> {
+    pub(super) fn row(&mut self, seq: Seq) -> Option<Unnamed> {
+        self.unasked = 0;
         let mut row = self.rows.get(&seq)?.clone();
         (row.record.queue, row.record.tenant) = (Arc::default(), Arc::default());
         Some(Unnamed(row))
@@ -80,7 +93,7 @@ impl Recent {
     pub(super) fn put_request(&mut self, seq: Seq, request: &Arc<Request>, edits: u64) {
         self.take_request(seq);
         let bytes = size(request);
-        if bytes > REQUEST_BYTES_MAX {
+        if bytes > REQUEST_BYTES_MAX || self.is_idle() {
             return;
         }
         if self.bytes + bytes > BYTES_MAX {
@@ -113,6 +126,7 @@ fn size(request: &Request) -> usize {
 mod tests {
     use bytes::Bytes;
     use http::Method;
+    use tidegate_model::delivery::{Id, Record};
     use tidegate_model::fields::Fields;
 
     use super::*;
@@ -124,6 +138,11 @@ mod tests {
             fields: Fields::default(),
             body: Bytes::from(vec![7; bytes]),
         })
+    }
+
+    fn row(seq: u64) -> Row {
+        let record = Record::new(Id(seq.into()), Seq(seq), "jobs".into(), "acme".into(), 7);
+        Row { record, line: 1, owner: 1, place: None, sole: None, marks: 0, bytes: 1, kept: 0 }
     }
 
     #[test]
@@ -139,6 +158,23 @@ mod tests {
         assert_eq!(recent.take_request(Seq(1)), None);
         (0..1_000).for_each(|seq| recent.remove(Seq(seq)));
         assert_eq!((recent.bytes, recent.requests.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_not_kept_until_somebody_does() {
+        let mut recent = Recent::default();
+        let put = |recent: &mut Recent, seq| {
+            recent.put(&row(seq));
+            recent.put_request(Seq(seq), &request(1), 0);
+        };
+        let most = ROWS_MAX as u64;
+        (0..most).for_each(|seq| put(&mut recent, seq));
+        assert!(recent.row(Seq(most - 1)).is_some());
+        (most..3 * most).for_each(|seq| put(&mut recent, seq));
+        assert!(recent.rows.is_empty());
+        assert_eq!(recent.row(Seq(3 * most - 1)).map(|row| row.0.record.seq), None);
+        put(&mut recent, 3 * most);
+        assert!(recent.row(Seq(3 * most)).is_some() && recent.take_request(Seq(3 * most)).is_some());
     }
 
     #[test]
