@@ -12,7 +12,8 @@
 //! was not written whole, ends what is read; where a whole one of this generation is behind that end, the file is damaged, and that is
 //! told. The last one cannot be told from one that was not written whole.
 //!
-//! What is in the file is in memory, too, until it is in the tables: the file is read once, by whoever opens the store.
+//! What is in the file is in memory, too, until it is in the tables: the file is read once, by whoever opens the store, and what counts of
+//! it is synced again then.
 //!
 //! What always holds: what is told to be accepted is synced here or in the database's log; and nothing of it is written over before a
 //! transaction that has it is synced. As with the database's log it is relied on that a write which power's failure cuts short
@@ -81,6 +82,9 @@ impl Ahead {
         }
         let end = rounds.len() - rest.len();
         rounds.truncate(end);
+        if end > 0 {
+            renew(directory, &rounds)?;
+        }
         let directory = directory.to_owned();
         Ok(Ahead { directory, file: Place::Unknown, generation, rounds, end, is_touched: end > 0 })
     }
@@ -189,6 +193,20 @@ fn read(directory: &Path) -> io::Result<Vec<u8>> {
         opened => drop(opened?.take(BYTES as u64).read_to_end(&mut all)?),
     }
     Ok(all)
+}
+
+/// Has on disk what was read: whoever wrote it may have been killed before its sync, or been told that this failed, and then the system may
+/// take it for written. Most file systems need no room for that.
+fn renew(directory: &Path, rounds: &[u8]) -> rusqlite::Result<()> {
+    let written = File::options().write(true).open(directory.join(NAME)).and_then(|file| {
+        file.write_all_at(rounds, 0)?;
+        Ok(file)
+    });
+    let file = written.map_err(|error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => failure(ffi::SQLITE_FULL),
+        _ => failure(ffi::SQLITE_IOERR_WRITE),
+    })?;
+    file.sync_data().map_err(|_| failure(ffi::SQLITE_IOERR_FSYNC))
 }
 
 /// The file, of its length, with a name that outlives a crash.

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use crate::ahead::{self, Ahead};
 use crate::deliveries::sqlite::{self, fresh, schema};
@@ -186,7 +186,7 @@ impl Database {
         let mut database = Database { connection, ahead, owes, pages_max: pages_max(bytes_max), _lock };
         match database.settle() {
             // Where nothing can be written now, that may change.
-            Err(Fault::Sqlite(error)) if Trouble::of(&error) != Trouble::Final => {}
+            Err(Fault::Sqlite(error)) if is_of_disk(&error) => {}
             settled => settled.map_err(|fault| fault.unopened(path))?,
         }
         Ok(database)
@@ -211,6 +211,14 @@ impl Database {
         self.ahead.begin_anew();
         self.owes = false;
         Ok(())
+    }
+
+    /// A transaction is undone: there is no more room than before, and what it had written to the log is not counted.
+    pub(crate) fn undone(&mut self) {
+        self.owes = !self.ahead.is_empty();
+        self.written();
+        // Where that fails, the next transaction that fails tries it again.
+        let _ = bound(&self.connection, self.pages_max);
     }
 
     /// Writes the log back into the database, all of it: its file is all that there is then.
@@ -293,7 +301,7 @@ enum Unopened {
 impl From<rusqlite::Error> for Unopened {
     fn from(error: rusqlite::Error) -> Unopened {
         match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::NotADatabase) => Unopened::Foreign,
+            Some(ErrorCode::NotADatabase) => Unopened::Foreign,
             _ => Unopened::Database(error),
         }
     }
@@ -368,6 +376,12 @@ fn migrate(connection: &mut Connection) -> Result<(), Unopened> {
         transaction.commit()?;
     }
     Ok(())
+}
+
+/// Whether an error is one that the disk may be over with.
+fn is_of_disk(error: &rusqlite::Error) -> bool {
+    let passes = matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure));
+    passes && Trouble::of(error) != Trouble::Final
 }
 
 /// A transaction. What is not committed is undone.

@@ -174,7 +174,7 @@ impl Writer {
     ) -> rusqlite::Result<(Writer, u64)> {
         let Delta { records, bytes } = claims::all(&database.connection)?;
         told.more(records, bytes);
-        let last = claims_begun();
+        let (last, is_well) = (claims_begun(), !database.owes);
         let writer = Writer {
             database,
             tenant_bytes_max,
@@ -184,7 +184,7 @@ impl Writer {
             logged: 0,
             file: None,
             frozen: None,
-            is_well: true,
+            is_well,
             stopped: None,
             later: Later::new(),
         };
@@ -285,6 +285,7 @@ impl Writer {
             return self.refuse(group, Unavailable::Stopped);
         }
         let (bytes_max, followers) = (self.tenant_bytes_max, Arc::clone(&self.followers));
+        let owed = self.database.owes;
         let concern = group.iter().map(Waiting::concern).max().unwrap_or(Concern::Nothing);
         let work = |connection: &Connection, known: &mut Known| {
             apply(connection, known, &followers.slots, &mut group, bytes_max)
@@ -297,11 +298,21 @@ impl Writer {
                 });
                 self.relieve();
             }
-            Err(_) if group.len() > 1 && self.stopped.is_none() => {
-                group.into_iter().for_each(|waiting| self.write(vec![waiting]));
-            }
+            Err(_) if group.len() > 1 && self.stopped.is_none() => self.write_singly(group),
+            Err(_) if concern != Concern::Nothing && self.has_to_try_again(owed) => self.write(group),
             Err(Unavailable::Full) if let Some(smaller) = smaller(&mut group) => self.write(vec![smaller]),
             Err(why) => self.refuse(group, why),
+        }
+    }
+
+    /// Writes commands one by one. Where what is ahead of the tables finds no place there, nothing new does.
+    fn write_singly(&mut self, group: Vec<Waiting>) {
+        let refused = self.catch_up().err();
+        for waiting in group {
+            match refused {
+                Some(why) if waiting.concern() == Concern::New => self.refuse(vec![waiting], why),
+                _ => self.write(vec![waiting]),
+            }
         }
     }
 
@@ -389,7 +400,8 @@ impl Writer {
             let (pruned, left) = prune::prune(&mut ledger, SHARD, now_ms(), SWEEP_MAX, SWEEP_BYTES_MAX)?;
             let pages = ledger.pages + (count + gone) as u64;
             let brought = Brought { delta, pages, news: ledger.close()?, ..Brought::default() };
-            Ok(((count + pruned, more || further || left), brought))
+            let is_idle = count + gone + pruned == 0;
+            Ok(((count + pruned, !is_idle && (more || further || left)), brought))
         });
         // Where it failed, it is tried again later.
         let Ok((count, more)) = swept else { return false };

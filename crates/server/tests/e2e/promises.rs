@@ -192,16 +192,18 @@ fn what_was_accepted_on_a_full_disk_is_told_of_and_made_once_there_is_room_whoev
     let faults = Faults::new(&data.0);
     let config = config(&data, &origin, "");
     let mut gate = start("filled-1", &faults, &config);
-    let mut places: Vec<_> = (0..12).map(|number| put_off(&gate, &format!("/{number}"))).collect();
+    let mut places: Vec<_> = (0..12).map(|number| put_off(&gate, &format!("/filled-{number}"))).collect();
     until("some are under way", || origin.recorded().len() == 4);
     // No file may grow any more. That which lies ahead of the tables has its length already, the database's log has not.
     faults.strike("filled", true);
     let before = places.len();
-    while let Some(place) = try_put_off(gate.address, &format!("/{}", places.len())) {
+    while let Some(place) = try_put_off(gate.address, &format!("/filled-{}", places.len())) {
         places.push(place);
         assert!(places.len() < 2_000, "there is no end of it");
     }
-    assert!(places.len() > before, "some are on disk ahead of the tables");
+    let ahead = std::fs::read(data.0.join("store/tidegate.db-ahead")).unwrap();
+    let first = format!("/filled-{before}");
+    assert!(ahead.windows(first.len()).any(|some| some == first.as_bytes()), "some are ahead of the tables");
     let (told, config) = (|gate: &Gate| places.iter().all(|place| !state(gate, place).is_empty()), &config);
     assert!(told(&gate));
     refused(&ask(&gate, "POST /refused"), 503, "store.unavailable");
@@ -218,7 +220,7 @@ fn what_was_accepted_on_a_full_disk_is_told_of_and_made_once_there_is_room_whoev
     faults.strike("filled", false);
     places.iter().for_each(|place| delivered(&gate, place));
     let made: BTreeSet<String> = paths(&origin).into_iter().collect();
-    assert_eq!(made, (0..places.len()).map(|number| format!("/{number}")).collect());
+    assert_eq!(made, (0..places.len()).map(|number| format!("/filled-{number}")).collect());
     until("it is told", || gate.metric("tidegate_store_up") == Some(1.0));
 }
 

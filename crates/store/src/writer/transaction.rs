@@ -93,10 +93,10 @@ impl Writer {
                     // Where all share a core, whoever makes what was begun goes before those who are told that it was accepted.
                     std::thread::yield_now();
                 }
-                if !self.database.owes {
+                let written = self.database.written();
+                if written > 0 && !self.database.owes {
                     self.well();
                 }
-                let written = self.database.written();
                 self.logged += written;
                 self.known.recent.wrote(written / PAGE_BYTES);
                 Ok(made)
@@ -113,7 +113,7 @@ impl Writer {
     fn failed(&mut self, error: &Fault) -> Unavailable {
         self.known.book.forget();
         self.known.recent.forget();
-        self.database.owes = !self.database.ahead.is_empty();
+        self.database.undone();
         self.ill(error)
     }
 
@@ -169,7 +169,18 @@ impl Writer {
         if self.database.ahead.is_empty() {
             return Ok(());
         }
-        self.transaction(Concern::Any, |_, _| Ok(((), Brought { pages: 1, ..Brought::default() })))
+        let owed = self.database.owes;
+        let bring = |_: &Connection, _: &mut Known| Ok(((), Brought { pages: 1, ..Brought::default() }));
+        match self.transaction(Concern::Any, bring) {
+            Err(_) if self.has_to_try_again(owed) => self.transaction(Concern::Any, bring),
+            told => told,
+        }
+    }
+
+    /// Whether a transaction that failed by itself may succeed: it has brought into the tables what was at hand in rows, within the store's
+    /// bound, and the next one does so from its bytes, beyond it.
+    pub(super) fn has_to_try_again(&self, owed: bool) -> bool {
+        !owed && self.database.owes && self.stopped.is_none()
     }
 }
 

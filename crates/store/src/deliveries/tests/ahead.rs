@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use tidegate_model::idempotency::{self, Key};
+
 use super::*;
+use crate::Named;
 use crate::deliveries::tables::{Fault, Needs};
 
 /// Where one process has the store.
@@ -143,10 +146,9 @@ fn what_is_large_or_many_goes_into_the_tables() {
 #[test]
 fn what_is_ahead_is_at_hand_where_its_file_is_gone() {
     let mut stand = stand();
-    let mut promises = stand.accept_some(5);
+    let promises = stand.accept_some(5);
     std::fs::remove_file(stand.directory().join("tidegate.db-ahead")).unwrap();
     stand.fail();
-    promises.extend(stand.accept_some(5));
     stand.has(&promises);
     stand.kill();
     stand.has(&promises);
@@ -169,6 +171,36 @@ fn what_was_accepted_finds_room_in_a_store_that_is_to_be_smaller_by_now() {
     let more = vec![stand.promise_of(6 << 10)];
     let told = stand.runtime.block_on(stand.store().append(more, ROOM, NOW));
     assert_eq!(told, Err(Unavailable::Full), "there is room for nothing else");
+}
+
+#[test]
+fn what_is_ahead_is_there_for_who_looks_where_others_have_taken_its_room() {
+    let claim = |stand: &Stand, number: u64| {
+        let named = Named {
+            tenant: "acme".into(),
+            scope: "r".into(),
+            key: Key::parse(format!("{number:0>250}").as_bytes()).unwrap(),
+        };
+        let (fingerprint, again, records_max, until) = ([1; 32], false, 10_000, u64::MAX / 2000);
+        let claim = idempotency::Command::Claim { fingerprint, claim: number, again, records_max, until };
+        stand.runtime.block_on(stand.store().tell(named, "acme".into(), claim))
+    };
+    let filled = || {
+        let mut stand = Stand::on(Bed::directory(1 << 20));
+        let first = stand.promise("acme");
+        stand.accept(&first);
+        let promises: Vec<_> = (0..20).map(|_| stand.promise_of(1500)).collect();
+        assert_eq!(stand.append(&promises).len(), 20);
+        (stand, promises)
+    };
+    let (stand, _) = filled();
+    let most = (0..10_000).find(|number| claim(&stand, *number).is_err()).expect("it is full");
+    for fewer in [1, 9, 30] {
+        let (stand, promises) = filled();
+        (0..most - fewer).for_each(|number| drop(claim(&stand, number)));
+        let told = stand.runtime.block_on(stand.store().read(None, promises[0].id));
+        assert!(told.is_ok(), "{fewer} fewer: {told:?}");
+    }
 }
 
 #[test]
