@@ -103,16 +103,16 @@ mod tests {
     #[test]
     fn who_comes_while_others_go_first_is_taken_until_they_are_as_many_as_before() {
         // Where this thread is kept from going on for too long none is waited for: not each time.
-        let most = |before| {
+        let most = |before, each| {
             let most = (0..99).map(|_| {
                 let (sender, mut jobs) = list(0);
                 let mut got = Vec::new();
-                let comes = || sender.try_send(Job::Thaw).unwrap();
+                let comes = || (0..each).for_each(|_| sender.try_send(Job::Thaw).unwrap());
                 assert!(gather_behind(&mut jobs, &mut got, before, comes));
                 got.len()
             });
             most.max()
         };
-        assert_eq!((most(8), most(BATCH_MAX)), (Some(8), Some(ENOUGH)));
+        assert_eq!((most(8, 2), most(BATCH_MAX, ENOUGH / 2)), (Some(8), Some(ENOUGH)));
     }
 }

@@ -76,7 +76,7 @@ fn a_store_in_use_is_copied_and_what_is_put_back_is_what_was_there() {
     let socket = format!("unix:{}", Gate::folder("store-backup").join("control.sock").display());
     check(&["check", "-c", &here], false, "another process uses");
     check(&["backup", &copy, "-c", &here, "--control", &socket], true, "bytes");
-    check(&["backup", &copy, "-c", &here, "--control", &socket], false, "already");
+    check(&["backup", &copy, "-c", &here, "--control", &socket], false, "tidegate.db already");
     check(&["check", &copy], true, "ok");
     assert_eq!(pay(&gate), (200, "true".to_owned()), "it goes on");
     gate.signal("-TERM");
@@ -126,7 +126,7 @@ fn a_store_that_was_brought_into_postgresql_is_served_as_it_was() {
     let (config, brought) = (file.display().to_string(), ["migrate", "--to", &url, "-c"]);
     let arguments: Vec<&str> = brought.into_iter().chain([config.as_str()]).collect();
     check(&arguments, true, "3 deliveries, 1 keys");
-    check(&arguments, false, "already");
+    check(&arguments, false, "there is something in");
     is_open.store(true, SeqCst);
     let gate = Gate::start_whole(BINARY, "store-migrated", &[], &whole(&format!("url = \"{url}\"")));
     until("all are made", || {

@@ -96,8 +96,8 @@ impl Peer {
     pub fn told(self) -> &'static str {
         match self {
             Peer::Tidegate => {
-                "SQLite with `synchronous=FULL`, and what few accept synced in a file before it; routes with `defer = \"always\"`, batches over the control API; pushed over HTTP/1.1 \
-                 to a server that answers 204, `concurrency = 64`; access log off"
+                "SQLite with `synchronous=FULL`, and what few accept synced in a file before it; routes with `defer = \"always\"`, \
+                 batches over the control API; pushed over HTTP/1.1 to a server that answers 204, `concurrency = 64`; access log off"
             }
             Peer::TidegatePostgres => "the same, with its store in a PostgreSQL as pg-boss has it",
             Peer::Rabbitmq => {
