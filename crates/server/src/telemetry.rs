@@ -52,8 +52,9 @@ pub const KEY_OUTCOMES: [&str; 7] =
 const ROUTES_MAX: usize = 10_000;
 /// Bytes of a request's target that are kept of a recent exchange.
 const TARGET_KEPT_MAX: usize = 1024;
-/// Receipts that a core has to spare: as many exchanges as begin before another one of the same turn ends.
-const SPARE_MAX: usize = 64;
+/// Receipts that a core has to spare: as many exchanges as begin before another one ends. Some hundred end together where they have
+/// waited for the same commit.
+const SPARE_MAX: usize = 256;
 /// Bytes of access log that a core gathers before it hands them on.
 const CHUNK: usize = 32 * 1024;
 /// How long a line waits at most for others.

@@ -27,8 +27,9 @@ use crate::memory;
 
 /// What this is called among the ways to files that SQLite knows.
 const NAME: &CStr = c"tidegate-gather";
-/// Bytes that are gathered. SQLite's own way to a file takes no more than 131,071 at once.
-const BYTES_MAX: usize = 124 << 10;
+/// Bytes that are gathered: so few that they are in the processor's caches yet when the system copies them. SQLite's own way to a file
+/// takes no more than 131,071 at once.
+const BYTES_MAX: usize = 32 << 10;
 /// Bytes that were written back into the database when they are sent on their way. To tell the disk of less costs as much.
 const BACK_BYTES: usize = 256 << 10;
 
@@ -522,12 +523,17 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("log");
         let mut log = Log::open(&path);
-        for page in 0..20 {
-            assert_eq!(log.write(&[page; 4_096], usize::from(page) * 4_096), ffi::SQLITE_OK);
+        let written = || std::fs::metadata(&path).unwrap().len();
+        let pages = BYTES_MAX / 4_096;
+        for page in 0..pages {
+            assert_eq!(log.write(&[7; 4_096], page * 4_096), ffi::SQLITE_OK);
         }
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+        assert_eq!(written(), 0);
+        // There is no room for one more: it is the first of the next piece.
+        assert_eq!(log.write(&[7; 4_096], pages * 4_096), ffi::SQLITE_OK);
+        assert_eq!(written(), BYTES_MAX as u64);
         assert_eq!(log.sync(), ffi::SQLITE_OK);
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 20 * 4_096);
+        assert_eq!(written(), (BYTES_MAX + 4_096) as u64);
     }
 
     #[test]

@@ -112,7 +112,9 @@ static BY_LENGTH: [[u8; ALIKE_MAX]; NUMBERED_MAX + 1] = {
 /// A name's number; 0: it has none.
 fn number_of(name: &[u8]) -> u8 {
     let alike = BY_LENGTH.get(name.len()).map_or(&[][..], |alike| alike);
-    let is_it = |number: &u8| name_of(*number).is_some_and(|known| known == name);
+    // Few that are of one length end alike: to compare the rest of each would cost the most of all this.
+    let is_it =
+        |number: &u8| name_of(*number).is_some_and(|known| known.last() == name.last() && known == name);
     alike.iter().copied().find(is_it).unwrap_or_default()
 }
 

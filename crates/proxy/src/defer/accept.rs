@@ -94,7 +94,8 @@ pub async fn accept(
     let waited = match prefer.wait.filter(|wait| !wait.is_zero()) {
         Some(wait) => {
             let tenant = Arc::clone(permitted.permit().tenant().id());
-            ended(site, &store, &tenant, id, clock::now().after(wait).min(by)).await
+            // Few wait: what that takes is no part of what each exchange holds.
+            Box::pin(ended(site, &store, &tenant, id, clock::now().after(wait).min(by))).await
         }
         None => None,
     };

@@ -37,7 +37,7 @@ impl OfShard {
 impl Tidings {
     fn of(&mut self, shard: u16) -> &mut OfShard {
         let place = self.of_shards.iter().position(|known| known.shard == shard).unwrap_or_else(|| {
-            self.of_shards.push(OfShard { shard, news: Vec::new(), due: None });
+            self.of_shards.push(OfShard { shard, news: Vec::with_capacity(NEWS), due: None });
             self.of_shards.len() - 1
         });
         &mut self.of_shards[place]
@@ -87,6 +87,8 @@ impl Tidings {
     }
 }
 
+/// News of a transaction for which there is room from the first on.
+const NEWS: usize = 32;
 /// News that one follower has not yet taken.
 const NEWS_MAX: usize = 16_384;
 /// The same, of those that may wait.
@@ -191,6 +193,9 @@ impl Followers {
                 waiting.push_front(News::Look);
             }
             let looks = waiting.front() == Some(&News::Look);
+            if !looks {
+                waiting.reserve(news.len());
+            }
             waiting.extend(news.iter().filter(|news| !looks || was_begun(news)).cloned());
             let hurries = |news: &News| match news {
                 News::Ready(ready) => !unhurried.contains(&ready.line.queue),

@@ -39,7 +39,9 @@ impl Known {
     fn catch_up(&mut self, connection: &Connection) -> Result<(), Fault> {
         let mut tables = Sqlite::new(connection, &mut self.recent);
         self.book.write(&mut tables)?;
-        tables.flush()
+        tables.flush()?;
+        tables.leave();
+        Ok(())
     }
 }
 

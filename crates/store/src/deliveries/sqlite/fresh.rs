@@ -44,6 +44,14 @@ impl Fresh {
         self.since == NONE
     }
 
+    /// Nothing, with the room that there was.
+    pub(super) fn emptied(self) -> Fresh {
+        let Fresh { mut rows, mut requests, .. } = self;
+        rows.clear();
+        requests.clear();
+        Fresh { rows, requests, ..Fresh::default() }
+    }
+
     /// How many there are that are not on disk, and about how many bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
         let requests = &self.requests[self.ahead.1..];

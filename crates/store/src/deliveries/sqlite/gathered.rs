@@ -67,6 +67,7 @@ impl<'a> Gathered<'a> {
             let mut fresh = std::mem::take(&mut self.fresh);
             shown::write(&mut self.statements, REQUEST, &mut fresh.requests)?;
             shown::write(&mut self.statements, PLAIN, &mut fresh.rows)?;
+            self.fresh = fresh.emptied();
         }
         Ok(self.aside())
     }
