@@ -140,7 +140,8 @@ pub fn check(directory: &Path) -> Result<Vec<String>, OpenError> {
 /// There is nothing of a store's here: neither one, nor what another has left behind, which would be taken for the copy's own.
 fn vacant(directory: &Path) -> Result<(), BackupError> {
     let names = [NAME, LOG, ahead::NAME];
-    let there = names.iter().map(|name| directory.join(name)).find(|path| path.exists());
+    // A link is there wherever it leads.
+    let there = names.iter().map(|name| directory.join(name)).find(|path| path.symlink_metadata().is_ok());
     there.map_or(Ok(()), |path| Err(BackupError::There(path)))
 }
 

@@ -132,11 +132,22 @@ impl Real {
                 |write, file| unsafe { write(file, some.as_ptr().cast(), count, at) },
             );
             if code != ffi::SQLITE_OK {
-                return code;
+                return if self.is_over_its_quota(code) { ffi::SQLITE_FULL } else { code };
             }
             at += i64::from(count);
         }
         ffi::SQLITE_OK
+    }
+
+    /// Whether a write failed as a quota is used up: that is a full disk, which SQLite does not know of it.
+    fn is_over_its_quota(&mut self, code: c_int) -> bool {
+        let mut number: c_int = 0;
+        // SAFETY: what it failed with last is told there.
+        let told = self.call(
+            |methods| methods.xFileControl,
+            |control, file| unsafe { control(file, ffi::SQLITE_FCNTL_LAST_ERRNO, (&raw mut number).cast()) },
+        );
+        (code, told, number) == (ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_OK, libc::EDQUOT)
     }
 }
 

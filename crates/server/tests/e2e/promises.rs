@@ -172,9 +172,14 @@ fn a_full_disk_refuses_what_is_new_and_what_was_made_is_told_once_there_is_room(
     let gate = start("full", &faults, &config(&data, &origin, ""));
     let first = put_off(&gate, "/first");
     until("it is under way", || origin.recorded().len() == 1);
-    faults.strike("full", true);
-    refused(&ask(&gate, "POST /refused"), 503, "store.unavailable");
-    assert_eq!(gate.metric("tidegate_store_up"), Some(0.0));
+    // A quota that is used up is the same.
+    for number in [28 /* ENOSPC */, 122 /* EDQUOT */] {
+        faults.strike_at("full", number);
+        let answer = ask(&gate, "POST /refused");
+        refused(&answer, 503, "store.unavailable");
+        assert!(answer.body.contains("the store has no room left"), "{}", answer.body);
+        assert_eq!(gate.metric("tidegate_store_up"), Some(0.0));
+    }
     let_through.store(usize::MAX / 2, SeqCst);
     until("it is over", || gate.metric("tidegate_queue_under_way{queue=\"jobs\"}") == Some(0.0));
     faults.strike("full", false);

@@ -11,8 +11,8 @@ use crate::BINARY;
 /// What stands for a clock that is right.
 const CLOCK: i64 = 100_000;
 
-/// Writes to a database fail with ENOSPC while there is a file `full`, those that make a file longer while there is one `filled`, and
-/// its fsyncs with EIO while there is one `broken`.
+/// Writes to a database fail with ENOSPC while there is a file `full`, or with the number in it, those that make a file longer while there
+/// is one `filled`, and its fsyncs with EIO while there is one `broken`.
 /// At the fsync whose number is in `before` the machine loses its power: what was not synced is as it was. At that in
 /// `after` it does so once that is on disk. The wall clock is ahead by what `clock` says, less [`CLOCK`] seconds.
 const LIBRARY: &str = r#"
@@ -51,11 +51,13 @@ static int struck(const char *fault) {
     return number;
 }
 
-/* Whether there is no room for a write. */
-static int is_refused(int file, off_t at, size_t count) {
+/* What a write fails with for which there is no room; 0: there is some. */
+static int refusal_of(int file, off_t at, size_t count) {
     struct stat now;
-    if (struck("full") >= 0) return 1;
-    return struck("filled") >= 0 && fstat(file, &now) == 0 && at + (off_t) count > now.st_size;
+    int full = struck("full");
+    if (full >= 0) return full > 0 ? full : ENOSPC;
+    if (struck("filled") >= 0 && fstat(file, &now) == 0 && at + (off_t) count > now.st_size) return ENOSPC;
+    return 0;
 }
 
 /* What was written since the last fsync, the newest first. */
@@ -93,7 +95,8 @@ static void lose_power(void) {
     ssize_t name(int file, const void *bytes, size_t count, offset at) { \
         ssize_t (*real)(int, const void *, size_t, offset) = dlsym(RTLD_NEXT, #name); \
         if (is_ours(file)) { \
-            if (is_refused(file, at, count)) { errno = ENOSPC; return -1; } \
+            int refusal = refusal_of(file, at, count); \
+            if (refusal != 0) { errno = refusal; return -1; } \
             note(file, at, count); \
         } \
         return real(file, bytes, count, at); \
@@ -105,7 +108,8 @@ ssize_t write(int file, const void *bytes, size_t count) {
     ssize_t (*real)(int, const void *, size_t) = dlsym(RTLD_NEXT, "write");
     if (is_ours(file)) {
         off_t at = lseek(file, 0, SEEK_CUR);
-        if (is_refused(file, at, count)) { errno = ENOSPC; return -1; }
+        int refusal = refusal_of(file, at, count);
+        if (refusal != 0) { errno = refusal; return -1; }
         note(file, at, count);
     }
     return real(file, bytes, count);

@@ -99,10 +99,16 @@ fn a_backup_is_what_was_there_when_it_was_begun_and_the_store_goes_on() {
     drop(store);
     assert_eq!(checked(&copy), Vec::<String>::new());
     let put_back = directory.path().join("back");
-    // What another store has left behind would be taken for this one's.
+    // What another store has left behind would be taken for this one's, and be it a link to nothing by now.
     std::fs::create_dir(&put_back).unwrap();
-    for left in ["tidegate.db-wal", "tidegate.db-ahead"].map(|name| put_back.join(name)) {
-        std::fs::write(&left, b"").unwrap();
+    for (name, is_link) in
+        [("tidegate.db-wal", false), ("tidegate.db-ahead", false), ("tidegate.db-wal", true)]
+    {
+        let left = put_back.join(name);
+        match is_link {
+            true => std::os::unix::fs::symlink("gone", &left).unwrap(),
+            false => std::fs::write(&left, b"").unwrap(),
+        }
         assert!(
             matches!(crate::restore(&copy, &put_back), Err(crate::BackupError::There(path)) if path == left)
         );
