@@ -19,8 +19,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::receipt::RequestId;
 
-/// Room in the text for what is said beside a head that was read.
-const ROOM: usize = 128;
+/// Room in the text for what is said beside a head that was read: all that we say of an exchange, in most cases.
+const ROOM: usize = 320;
 /// The same, in lines.
 const LINES_ROOM: usize = 4;
 /// Lines for which there is room from the first on: a head that is read seldom has more.
@@ -111,6 +111,19 @@ impl Fields {
         let moved = |at: u32| place(behind + at as usize);
         let lines = others.lines.iter();
         self.lines.extend(lines.map(|line| Line { from: moved(line.from), to: moved(line.to), ..*line }));
+    }
+
+    /// Adds lines that are written as all lines are. Of each: how long its name is, and its value.
+    pub(crate) fn append_written(&mut self, lines: &[u8], lengths: &[(u16, u16)]) {
+        let mut from = self.text.len();
+        self.text.extend_from_slice(lines);
+        self.lines.extend(lengths.iter().map(|(name, value)| {
+            let to = from + usize::from(*name) + 2 + usize::from(*value);
+            let line = Line { from: place(from), to: place(to), name_length: *name };
+            from = to + 2;
+            line
+        }));
+        assert_eq!(from, self.text.len(), "the lines are as long as is said");
     }
 
     /// Says this and nothing else under this name: in the place of the first such field, or behind the others.

@@ -103,6 +103,8 @@ pub struct Said<'a> {
 const LINES: &[u8; 137] = b"via: 1.1 tidegate\r\n\
     x-request-id: 00000000000000000000000000000000\r\n\
     traceparent: 0000000000000000000000000000000000000000000000000000000\r\n";
+/// How long their names and values are.
+const LENGTHS: [(u16, u16); 3] = [(3, 12), (12, 32), (11, TRACEPARENT_BYTES as u16)];
 const MINOR_AT: usize = "via: 1.".len();
 const ID_AT: usize = "via: 1.1 tidegate\r\nx-request-id: ".len();
 const TRACE_AT: usize = LINES.len() - 2 - TRACEPARENT_BYTES;
@@ -141,6 +143,16 @@ impl Said<'_> {
     /// Writes what [`Said::each`] tells, as it is over HTTP/1.1.
     fn write(&self, number: u32, out: &mut Vec<u8>) {
         self.told.fields().write(out, |_, _| true);
+        out.extend_from_slice(&self.lines(number));
+        if let Some(tenant) = self.tenant() {
+            out.extend_from_slice(b"tidegate-tenant: ");
+            out.extend_from_slice(tenant);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// [`LINES`], with what the so many-th try says.
+    fn lines(&self, number: u32) -> [u8; LINES.len()] {
         let mut lines = *LINES;
         match self.via {
             Version::HTTP_10 => lines[MINOR_AT] = b'0',
@@ -149,12 +161,7 @@ impl Said<'_> {
         }
         lines[ID_AT..ID_AT + 32].copy_from_slice(&self.request_id.hex());
         lines[TRACE_AT..TRACE_AT + TRACEPARENT_BYTES].copy_from_slice(&self.traceparent(number));
-        out.extend_from_slice(&lines);
-        if let Some(tenant) = self.tenant() {
-            out.extend_from_slice(b"tidegate-tenant: ");
-            out.extend_from_slice(tenant);
-            out.extend_from_slice(b"\r\n");
-        }
+        lines
     }
 
     /// The tenant's id. One that no field can hold is not told.
@@ -172,7 +179,10 @@ impl OwnFields<'_> {
             debug_assert!(said.told.fields().keys().all(|name| !headers.contains_key(name)));
             debug_assert!(!headers.contains_key(&X_REQUEST_ID) && !headers.contains_key(&TRACEPARENT));
             headers.append_all(said.told.fields());
-            said.each_beside(0, |name, value| headers.append(name, checked(value)));
+            headers.append_written(&said.lines(0), &LENGTHS);
+            if let Some(tenant) = said.tenant() {
+                headers.append(TIDEGATE_TENANT, checked(tenant));
+            }
         }
     }
 

@@ -255,17 +255,29 @@ pub async fn read(
 ) -> Result<Read, Refusal> {
     let mut all = BytesMut::new();
     loop {
-        let next = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
-        let Ok(frame) = clock::timeout_at(by, next).await else {
-            return Err(Refusal::new(&refusal::REQUEST_TIMEOUT, late));
+        // What has come already needs no clock.
+        let at_hand = poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context))).await;
+        let frame = match at_hand {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let next = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
+                let come = clock::timeout_at(by, next).await;
+                come.map_err(|_| Refusal::new(&refusal::REQUEST_TIMEOUT, late))?
+            }
         };
         let Some(frame) = frame else { return Ok(Read::Whole(all.freeze())) };
         let frame = frame.map_err(|_| {
             let fault = fault.told().unwrap_or(BROKEN);
             Refusal::new(fault.kind, fault.why)
         })?;
-        all.extend_from_slice(&frame.into_data().unwrap_or_default());
-        if all.len() as u64 > most {
+        let piece = frame.into_data().unwrap_or_default();
+        let is_longer = (all.len() + piece.len()) as u64 > most;
+        if all.is_empty() && !is_longer && body.size_hint().exact() == Some(0) {
+            // As most are. What it lies in is the connection's.
+            return Ok(Read::Whole(Bytes::copy_from_slice(&piece)));
+        }
+        all.extend_from_slice(&piece);
+        if is_longer {
             return Ok(Read::Longer(all.freeze()));
         }
     }

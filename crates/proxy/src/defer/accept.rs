@@ -7,11 +7,11 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 use tidegate_model::delivery::{BODY_BYTES_MAX, Id};
-use tidegate_model::fields::{Fields, Value};
+use tidegate_model::fields::{FieldValue, Fields};
 use tidegate_model::idempotency::{Key, fingerprint};
 use tidegate_model::message::Response;
 use tidegate_model::prefer::{PREFERENCE_APPLIED, Prefer};
-use tidegate_model::receipt::{Step, digits_as_text};
+use tidegate_model::receipt::Step;
 use tidegate_model::refusal::{self, Refusal};
 use tidegate_model::tick::Tick;
 use tidegate_store::deliveries::{Appended, Otherwise, Promise, Unique, Watch, Whole};
@@ -119,17 +119,27 @@ pub async fn accept(
 /// 202, with where to look.
 fn accepted(id: Id) -> Response<Content> {
     let digits = id.hex();
-    let id = digits_as_text(&digits);
-    let place = [DELIVERIES_PATH, id].concat();
     // Digits and letters, which JSON takes as they are.
-    let body = [r#"{"id":""#, id, r#"","status":""#, &place, r#""}"#].concat();
+    let body =
+        [&br#"{"id":""#[..], &digits, br#"","status":""#, DELIVERIES_PATH.as_bytes(), &digits, br#""}"#]
+            .concat();
     let mut response = Response::new(Content::Full(Bytes::from(body)));
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
     *headers = Fields::with_capacity(SAID);
     headers.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.extend(Value::of(place.as_bytes()).map(|place| (LOCATION, place)));
+    headers.append(LOCATION, Place(digits));
     response
+}
+
+/// Where a delivery of this id is looked for.
+struct Place([u8; 32]);
+
+impl FieldValue for Place {
+    fn say(&self, text: &mut Vec<u8>) {
+        text.extend_from_slice(DELIVERIES_PATH.as_bytes());
+        text.extend_from_slice(&self.0);
+    }
 }
 
 /// The request as it will be made, and what is said of it.
