@@ -27,9 +27,8 @@ use crate::memory;
 
 /// What this is called among the ways to files that SQLite knows.
 const NAME: &CStr = c"tidegate-gather";
-/// Bytes that are gathered: so few that they are in the processor's caches yet when the system copies them. SQLite's own way to a file
-/// takes no more than 131,071 at once.
-const BYTES_MAX: usize = 32 << 10;
+/// Bytes that are gathered. SQLite's own way to a file takes no more than 131,071 at once.
+const BYTES_MAX: usize = 124 << 10;
 /// Bytes that were written back into the database when they are sent on their way. To tell the disk of less costs as much.
 const BACK_BYTES: usize = 256 << 10;
 
