@@ -89,33 +89,43 @@ const NUMBERED: [&str; 63] = [
     "signature",
     "signature-input",
 ];
-/// The longest of them.
-const NUMBERED_MAX: usize = 25;
-/// The most of one length.
-const ALIKE_MAX: usize = 8;
-/// Their numbers by their length. Zeros fill the rest.
-static BY_LENGTH: [[u8; ALIKE_MAX]; NUMBERED_MAX + 1] = {
-    let mut numbers = [[0; ALIKE_MAX]; NUMBERED_MAX + 1];
+/// Places for their numbers: four for each name, so that most are alone in theirs.
+const SLOTS: usize = 256;
+/// Their numbers, each where its name is looked for first, or behind that. Zeros are between them.
+static BY_SLOT: [u8; SLOTS] = {
+    let mut numbers = [0; SLOTS];
     let mut place = 0;
     while place < NUMBERED.len() {
-        let alike = &mut numbers[NUMBERED[place].len()];
-        let mut free = 0;
-        while alike[free] > 0 {
-            free += 1;
+        let mut slot = slot_of(NUMBERED[place].as_bytes());
+        while numbers[slot] > 0 {
+            slot = (slot + 1) % SLOTS;
         }
         place += 1;
-        alike[free] = place as u8;
+        numbers[slot] = place as u8;
     }
     numbers
 };
 
+/// Where a name is looked for first: its length and three of its bytes tell most from each other.
+const fn slot_of(name: &[u8]) -> usize {
+    let length = name.len();
+    if length == 0 {
+        return 0;
+    }
+    let [first, middle, last] = [name[0] as usize, name[length / 2] as usize, name[length - 1] as usize];
+    (length * 11 + first * 37 + middle + last * 3) % SLOTS
+}
+
 /// A name's number; 0: it has none.
 fn number_of(name: &[u8]) -> u8 {
-    let alike = BY_LENGTH.get(name.len()).map_or(&[][..], |alike| alike);
-    // Few that are of one length end alike: to compare the rest of each would cost the most of all this.
-    let is_it =
-        |number: &u8| name_of(*number).is_some_and(|known| known.last() == name.last() && known == name);
-    alike.iter().copied().find(is_it).unwrap_or_default()
+    let mut slot = slot_of(name);
+    loop {
+        let number = BY_SLOT[slot];
+        if name_of(number).is_none_or(|known| known == name) {
+            return number;
+        }
+        slot = (slot + 1) % SLOTS;
+    }
 }
 
 fn name_of(number: u8) -> Option<&'static [u8]> {
