@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 
+use futures_util::TryFutureExt as _;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Uri, Version};
@@ -143,8 +144,8 @@ pub fn deadline_of(site: &Site, exchange: &Exchange, settings: &RouteSettings) -
 ///
 /// # Errors
 /// `deadline.exceeded`.
-pub async fn told_by<T>(by: Tick, asked: impl Future<Output = T>) -> Result<T, Refusal> {
-    clock::timeout_at(by, asked).await.map_err(|_| {
+pub fn told_by<T>(by: Tick, asked: impl Future<Output = T>) -> impl Future<Output = Result<T, Refusal>> {
+    clock::timeout_at(by, asked).map_err(|_| {
         let why =
             "the deadline came before the store had answered: what was asked of it may be carried out yet";
         Refusal::new(&refusal::DEADLINE_EXCEEDED, why)

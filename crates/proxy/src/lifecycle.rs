@@ -106,27 +106,30 @@ impl Proxy {
         Rc::clone(&self.site.borrow())
     }
 
-    /// Answers one request, whatever happens.
-    async fn exchange(
-        self: Rc<Self>,
+    /// Answers one request, whatever happens. It is admitted at once: what waits for the answer has not to hold it as it came.
+    fn exchange(
+        self: &Rc<Self>,
         request: Request<Incoming>,
         connection: Rc<Connection>,
-    ) -> Response<ExchangeBody> {
-        let site = Rc::clone(&self.site.borrow());
-        let exchange = match admit::admit(&self, &site, request, connection) {
-            Ok(exchange) => exchange,
-            Err(refused) => return refused.into_response(),
-        };
-        let Some(secure) = &site.settings.secure else { return self.answered(&site, exchange).await };
-        if let Some(response) = Box::pin(secure::answer(&site, secure, &exchange)).await {
-            return respond::before_routes(*exchange, response);
+    ) -> impl Future<Output = Response<ExchangeBody>> + use<> {
+        let (proxy, site) = (Rc::clone(self), self.site());
+        let admitted = admit::admit(&proxy, &site, request, connection);
+        async move {
+            let exchange = match admitted {
+                Ok(exchange) => exchange,
+                Err(refused) => return refused.into_response(),
+            };
+            let Some(secure) = &site.settings.secure else { return proxy.answered(&site, exchange).await };
+            if let Some(response) = Box::pin(secure::answer(&site, secure, &exchange)).await {
+                return respond::before_routes(*exchange, response);
+            }
+            let hsts = secure::hsts(&site, secure, &exchange);
+            let mut response = proxy.answered(&site, exchange).await;
+            if let Some(hsts) = hsts {
+                secure::tell(&mut response, hsts);
+            }
+            response
         }
-        let hsts = secure::hsts(&site, secure, &exchange);
-        let mut response = self.answered(&site, exchange).await;
-        if let Some(hsts) = hsts {
-            secure::tell(&mut response, hsts);
-        }
-        response
     }
 
     /// What the stages come to.
@@ -196,7 +199,11 @@ impl Proxy {
                 let onward = defer::Onward { proxy: self, site, routed: &routed, settings };
                 (Box::pin(defer::accept(onward, exchange, &permitted, instead)).await?, permitted)
             }
-            None => (self.effect(site, exchange, &routed, &permitted, instead).await?, permitted),
+            None => {
+                // In a box: a delivery that is accepted, and a connection between two requests, have no use for its room.
+                let effect = Box::pin(self.effect(site, exchange, &routed, &permitted, instead));
+                (effect.await?, permitted)
+            }
             Some(settings) => {
                 let _use = site.idempotency.begin_use();
                 let onward = idempotency::Onward { proxy: self, site, routed: &routed, settings };
@@ -287,7 +294,7 @@ impl Handler for Proxy {
         request: Request<Incoming>,
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Response<ExchangeBody>> + 'static {
-        Rc::clone(self).exchange(request, Rc::clone(connection))
+        self.exchange(request, Rc::clone(connection))
     }
 
     fn turns_away(&self) -> Option<Refusal> {

@@ -261,7 +261,8 @@ pub async fn read(
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 let next = poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
-                let come = clock::timeout_at(by, next).await;
+                // In a box: most have not to wait, and what waits is larger than all else here.
+                let come = Box::pin(clock::timeout_at(by, next)).await;
                 come.map_err(|_| Refusal::new(&refusal::REQUEST_TIMEOUT, late))?
             }
         };

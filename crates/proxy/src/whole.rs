@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_model::delivery::{Id, Request};
+use tidegate_model::fields::Name;
 use tidegate_model::idempotency::Key;
 use tidegate_model::method::is_safe;
 use tidegate_model::refusal::{self, Refusal};
@@ -23,8 +24,11 @@ use crate::protect::Held;
 use crate::request_body::{self, Fault, Read};
 use crate::route::Routed;
 
-/// What is not kept: what frames the body that has come, what was wanted of us, and the tenant, which each attempt says anew.
-const NOT_KEPT: [&str; 5] = ["content-length", "expect", "trailer", "prefer", "tidegate-tenant"];
+/// Whether a field is kept. What is not: what frames the body that has come, what was wanted of us, and the tenant, which each attempt
+/// says anew.
+fn is_kept(name: Name<'_>) -> bool {
+    !matches!(name.as_bytes(), b"content-length" | b"expect" | b"trailer" | b"prefer" | b"tidegate-tenant")
+}
 
 /// The `Idempotency-Key` of a request; `None`: it needs none.
 ///
@@ -92,7 +96,7 @@ pub fn request(
         said.trace = spans.traceparent(spans.of_promise());
     }
     own.put(&mut head.headers);
-    head.headers.retain(|name, _| NOT_KEPT.iter().all(|not| name != **not));
+    head.headers.retain(|name, _| is_kept(name));
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     Ok(Request { method: head.method, target: Arc::from(target), fields: head.headers, body })
 }

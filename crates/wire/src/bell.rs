@@ -12,8 +12,8 @@
 //! no bell.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -32,15 +32,29 @@ const SOME: usize = 3;
 ///
 /// # Panics
 /// Outside a `tokio::runtime::LocalRuntime` (or a `LocalSet`).
-pub async fn hear<F: Future>(future: F) -> F::Output {
+pub fn hear<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let caller = Arc::new(Caller { bell: of_this_core(), task: AtomicWaker::new() });
-    let waker = Waker::from(Arc::clone(&caller));
-    let mut future = pin!(future);
-    poll_fn(|context| {
-        caller.task.register(context.waker());
-        future.as_mut().poll(&mut Context::from_waker(&waker))
-    })
-    .await
+    Hear { waker: Waker::from(Arc::clone(&caller)), caller, future }
+}
+
+pin_project_lite::pin_project! {
+    /// What waits so.
+    struct Hear<F> {
+        caller: Arc<Caller>,
+        waker: Waker,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Hear<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let hear = self.project();
+        hear.caller.task.register(context.waker());
+        hear.future.poll(&mut Context::from_waker(hear.waker))
+    }
 }
 
 /// Whether a crowd was woken on this core, of whom some have not had their turn yet. Whoever goes behind them for that has its next

@@ -288,14 +288,12 @@ impl<H: Handler> Server<H> {
         }
         let server = Rc::clone(self);
         let before = Before { begun, read };
-        task::spawn(async move {
-            // Before its first request nobody knows what it speaks.
-            if before.begun || tls || !before.read.is_empty() {
-                server.drive_h1(Socket::Plain(stream), seat, connection, Some(&before)).await;
-            } else {
-                server.first(stream, seat, connection).await;
-            }
-        });
+        // Before its first request nobody knows what it speaks.
+        if before.begun || tls || !before.read.is_empty() {
+            task::spawn(server.drive_h1(Socket::Plain(stream), seat, connection, Some(&before)));
+        } else {
+            task::spawn(server.first(stream, seat, connection));
+        }
         Ok(())
     }
 
@@ -479,7 +477,7 @@ impl<H: Handler> Server<H> {
             Err(_) => return self.census.fail_handshake(HandshakeFailure::Slow),
         };
         let (socket, h2) = secured(accepted, &mut connection);
-        self.drive(socket, seat, h2, connection).await;
+        self.drive(socket, seat, h2, connection);
     }
 
     /// Counts a handshake that failed, and says so where the client's certificate is why.
@@ -510,7 +508,7 @@ impl<H: Handler> Server<H> {
             },
         };
         match preface {
-            Ok(Ok(h2)) => self.drive(Socket::Plain(stream), seat, h2, connection).await,
+            Ok(Ok(h2)) => self.drive(Socket::Plain(stream), seat, h2, connection),
             Ok(Err(_)) => {}
             Err(_) => {
                 let refusal = Refusal::new(&refusal::REQUEST_TIMEOUT, "no request came in time");
@@ -520,32 +518,44 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    async fn drive(self: Rc<Self>, socket: Socket, seat: Seat, h2: bool, connection: Rc<Connection>) {
+    /// Drives a connection in a task of its own, which holds nothing of what has found out its protocol.
+    fn drive(self: Rc<Self>, socket: Socket, seat: Seat, h2: bool, connection: Rc<Connection>) {
         if h2 {
-            self.drive_h2(socket, seat, connection).await;
+            task::spawn(self.drive_h2(socket, seat, connection));
         } else {
-            self.drive_h1(socket, seat, connection, None).await;
+            task::spawn(self.drive_h1(socket, seat, connection, None));
         }
     }
 
     /// Drives a connection of HTTP/1.1. `before`: what the process before had of it.
-    async fn drive_h1(
+    fn drive_h1(
         self: Rc<Self>,
         socket: Socket,
         seat: Seat,
         connection: Rc<Connection>,
         before: Option<&Before>,
-    ) {
+    ) -> impl Future<Output = ()> + use<H> {
         let inbound = Inbound::new(socket, &connection.limits);
         if let Some(before) = before {
             inbound.borrow_mut().read.extend_from_slice(&before.read);
         }
         let _ = connection.inbound.set(Rc::downgrade(&inbound));
-        let _last = LastHand(&inbound);
-        let mut exchanges = match connection.last {
+        let exchanges = match connection.last {
             true => connection.limits.requests.saturating_sub(1),
             false => u64::from(before.is_some_and(|before| before.begun)),
         };
+        self.converse(inbound, seat, connection, exchanges)
+    }
+
+    /// Answers a connection's requests until it ends. `exchanges`: those that it has had.
+    async fn converse(
+        self: Rc<Self>,
+        inbound: Rc<RefCell<Inbound>>,
+        seat: Seat,
+        connection: Rc<Connection>,
+        mut exchanges: u64,
+    ) {
+        let _last = LastHand(&inbound);
         let ended = loop {
             let ended = {
                 // Not in this task itself: a connection that rests has no need of either.

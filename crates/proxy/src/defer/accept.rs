@@ -89,7 +89,8 @@ pub async fn accept(
     let bound = (BODY_BYTES_MAX as u64, too_large);
     let (body, _held) = whole::body(proxy, exchange, routed, permitted, bound, by).await?;
     let promise = promise(onward, exchange, permitted, key, body)?;
-    let id = append(proxy, &store, settings, promise, by).await?;
+    let appended = store.append(vec![promise], settings.room, now());
+    let id = found(proxy, told_by(by, bell::hear(appended)).await?)?;
     exchange.note(Step::Deferred(id));
     let waited = match prefer.wait.filter(|wait| !wait.is_zero()) {
         Some(wait) => {
@@ -181,15 +182,8 @@ fn promise(
     })
 }
 
-/// The id that the delivery is found by, once it is on disk.
-async fn append(
-    proxy: &Proxy,
-    store: &Store,
-    settings: &DeferSettings,
-    promise: Promise,
-    by: Tick,
-) -> Result<Id, Refusal> {
-    let appended = told_by(by, bell::hear(store.append(vec![promise], settings.room, now()))).await?;
+/// The id that the delivery is found by.
+fn found(proxy: &Proxy, appended: Result<Vec<Appended>, Unavailable>) -> Result<Id, Refusal> {
     let appended = appended.map_err(|why| unavailable(proxy, why))?;
     match appended.first() {
         Some(Appended::Accepted(id) | Appended::Already(id) | Appended::Replaced(id)) => Ok(*id),
