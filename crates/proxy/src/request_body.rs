@@ -273,8 +273,9 @@ pub async fn read(
         })?;
         let piece = frame.into_data().unwrap_or_default();
         let is_longer = (all.len() + piece.len()) as u64 > most;
-        if all.is_empty() && !is_longer && body.size_hint().exact() == Some(0) {
-            // As most are. What it lies in is the connection's.
+        if all.is_empty() && !is_longer && body.is_end_stream() {
+            // As most have by their first piece. What it lies in is the connection's. That nothing is left of what was announced is no
+            // end: over HTTP/2 the client may call it off yet, or go on, and then it is malformed.
             return Ok(Read::Whole(Bytes::copy_from_slice(&piece)));
         }
         all.extend_from_slice(&piece);

@@ -151,7 +151,9 @@ fn copy(file: &File, to: &Path) -> Result<u64, BackupError> {
     let part = to.join(format!("{NAME}.part"));
     let done = (|| {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to)?;
-        let mut out = File::create(&part)?;
+        // What an earlier copy has left behind goes; a link, not what it leads to.
+        let _ = std::fs::remove_file(&part);
+        let mut out = File::create_new(&part)?;
         let (mut chunk, mut at) = (vec![0; CHUNK], 0);
         loop {
             let count = file.read_at(&mut chunk, at)?;

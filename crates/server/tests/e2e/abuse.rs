@@ -7,6 +7,7 @@ use std::time::Duration;
 use tidegate_testkit::frames::{self, END_HEADERS, END_STREAM, Frame, Frames, get, kind};
 use tidegate_testkit::{Gate, Origin, Reply, ask, until};
 
+use crate::deferred::Data;
 use crate::{app, gate};
 
 const MIB: u64 = 1 << 20;
@@ -126,6 +127,57 @@ fn a_body_in_frames_that_is_not_as_long_as_announced_never_arrives_whole() {
         assert!(seen.iter().any(|frame| frame.code().is_some_and(|code| code != 0)), "{seen:?}");
     }
     assert!(origin.recorded().is_empty());
+}
+
+/// What a client says behind the last of the bytes that it has announced.
+const ENDINGS: [(&str, u8, &[u8]); 3] = [
+    ("longer", kind::DATA, b" and more"),
+    ("called-off", kind::RST_STREAM, &[0, 0, 0, 8]),
+    ("reset-without-error", kind::RST_STREAM, &[0, 0, 0, 0]),
+];
+
+#[test]
+fn a_body_in_frames_that_has_not_ended_has_no_effect() {
+    let (data, origin) = (Data::new("not-ended"), ok());
+    let config = format!(
+        "workers = 1\n[store]\nurl = \"sqlite:{}\"\n[tenants]\nfrom = [{{ address = \"client\" }}]\n[defaults.route]\ndeadline = \"20s\"\n\
+         [upstream.app]\nendpoints = [\"{}\"]\n[queue.jobs]\nupstream = \"app\"\n\
+         [[route]]\nname = \"later\"\npath = \"/later\"\nupstream = \"app\"\ndefer = \"always\"\nqueue = \"jobs\"\n\
+         [[route]]\nname = \"keyed\"\npath = \"/keyed\"\nupstream = \"app\"\nidempotency = {{}}\n",
+        data.0.display(),
+        origin.address
+    );
+    let (gate, mut arrived) = (gate("h2-not-ended", &config), 0);
+    for path in ["/later", "/keyed"] {
+        let mut frames = Frames::connect(gate.address);
+        let post = |key| {
+            let mut fields = get(path);
+            fields[0].1 = "POST";
+            fields.extend([("content-length", "5"), ("idempotency-key", key)]);
+            fields
+        };
+        for (stream, (how, kind, payload)) in (1..).step_by(4).zip(ENDINGS) {
+            frames.request(stream, false, &post("has-not-ended")).unwrap();
+            frames.send(kind::DATA, 0, stream, b"hello").unwrap();
+            // Whatever is made of it is made before this.
+            frames.request(stream + 2, false, &post(how)).unwrap();
+            frames.send(kind::DATA, END_STREAM, stream + 2, b"whole").unwrap();
+            let answered = frames.until(|frame| frame.stream > 0 && frame.flags & END_STREAM != 0).unwrap();
+            assert_eq!(answered.stream, stream + 2, "{path}, {how}: {answered:?}");
+            frames.send(kind, 0, stream, payload).unwrap();
+            if kind == kind::DATA {
+                let seen = outcome(&mut frames, stream);
+                assert!(
+                    seen.iter().all(|frame| frame.code().is_some_and(|code| code != 0)),
+                    "{path}: {seen:?}"
+                );
+            }
+        }
+        arrived += ENDINGS.len();
+        until("what had ended has arrived", || origin.recorded().len() >= arrived);
+    }
+    drop(gate);
+    assert_eq!(origin.recorded().len(), arrived, "{:?}", origin.recorded());
 }
 
 #[test]
